@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all of their own set-up in .venv; the second call finds it there.
+# For a smaller CPU-only torch, name its index:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH_INDEX ?=
+
+.PHONY: demo test lint figures clean
+
+demo: $(VENV)/demo.stamp
+	$(PY) examples/digits.py
+
+test: $(VENV)/test.stamp lint
+	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
+
+lint: $(VENV)/test.stamp
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+figures: $(VENV)/demo.stamp
+	$(PY) examples/collapse.py --figure docs/images/collapse.png
+
+# torch first and by its exact version, so that nothing else decides which build is taken.
+$(VENV)/torch.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP) --no-build-isolation -e ".[examples]"
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP) --no-build-isolation -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

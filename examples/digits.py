@@ -1,0 +1,111 @@
+"""A small convolutional network on scikit-learn's digits, watched while it trains, stopped by geometry.
+
+    make demo            # or: python examples/digits.py
+
+The model is a plain LightningModule that knows nothing of lightning-featgeo. One line adds the curves, one the stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Plateau
+
+
+class DigitsNet(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.backbone(x))
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        loss = cross_entropy(self(x), y)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self(x)
+        self.log("val/loss", cross_entropy(logits, y), prog_bar=True)
+        self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def digits_loaders(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
+    x, y = load_digits(return_X_y=True)
+    images = torch.tensor(x, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    data = TensorDataset(images, torch.tensor(y))
+    train, val = torch.utils.data.random_split(data, [1297, 500], torch.Generator().manual_seed(0))
+    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 250)
+
+
+def show(monitor: FeatureGeometryMonitor, stage: str) -> None:
+    """The curves as a table: every signal at a handful of epochs."""
+    records = [r for r in monitor.history if r.stage == stage]
+    picks = sorted({round(i * (len(records) - 1) / 6) for i in range(7)}) if records else []
+    table = Table(title=f"featgeo/{stage}/…", title_justify="left")
+    table.add_column("signal")
+    for i in picks:
+        table.add_column(f"epoch {records[i].epoch:g}", justify="right")
+    for signal in (name for name in records[-1].values if name != "n_samples"):
+        cells = [f"{records[i].values[signal]:.4g}" if signal in records[i].values else "–" for i in picks]
+        table.add_row(signal, *cells)
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=40)
+    args = parser.parse_args()
+
+    pl.seed_everything(0)
+    monitor = FeatureGeometryMonitor(stages=("train", "val"))
+    stop = GeometryEarlyStopping("featgeo/val/effective_rank", Plateau(checks=5, tolerance=0.03), patience=1)
+    logger = WandbLogger(project="featgeo-digits", name="digits", offline=True, save_dir=".")
+    trainer = pl.Trainer(
+        max_epochs=args.epochs,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[monitor, stop],
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(DigitsNet(), *digits_loaders())
+
+    show(monitor, "train")
+    show(monitor, "val")
+    last = [r for r in monitor.history if r.stage == "val"][-1]
+    print(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
+    print(
+        f"Price: {last.share:.1%} of a validation window; accuracy {trainer.callback_metrics['val/accuracy']:.3f}."
+    )
+    run_dir = logger.experiment.dir.removesuffix("/files")
+    logger.experiment.finish()
+    print(f"History: {monitor.history.path}")
+    print(f"Open the run in a terminal:  .venv/bin/wandb leet {run_dir}")
+
+
+if __name__ == "__main__":
+    main()

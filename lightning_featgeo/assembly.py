@@ -1,0 +1,151 @@
+"""From what a tap caught and what the batch says to rows that know their sample, view and label.
+
+Two views of an image must not become two samples: taken as separate rows they are each other's neighbours, and
+every dimension and density curve collapses. So each forward call of the batch's size is a view; a call of v times
+that size holds v stacked views; calls that add up to the batch are its pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_featgeo.batches import Selector, batch_size, describe, find_labels, find_mask
+from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
+from lightning_featgeo.pooling import NAMES, Pooled, infer, pool_rows
+from lightning_featgeo.types import ConfigurationError, Tensor
+
+Views = str | int | Callable[[Any], Any] | None
+
+
+@dataclass
+class RowAssembler:
+    """Turns one batch's calls into rows, always in the same way; the choices it made are there to be printed.
+
+    Args:
+        pool: a pooling name or pattern; None infers it from the first batch.
+        labels, mask: selectors (see ``batches``).
+        views: "auto", the number of views stacked in a call, a callable on the batch giving each row's view, or
+            None (every call brings new samples).
+        width: what the head takes in, if known: tells channels-first from channels-last.
+    """
+
+    pool: str | None = None
+    labels: Selector = "auto"
+    mask: Selector = "auto"
+    views: Views = "auto"
+    width: int | None = None
+    chosen_pool: str | None = None
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> tuple[list[Rows], int, bool]:
+        """Rows of each call, how many samples the batch has, and whether it has labels.
+
+        Raises:
+            ConfigurationError: if a selector, a pattern or the mask doesn't fit.
+        """
+        labels = find_labels(batch, self.labels)
+        size = self._samples(calls, labels, batch)
+        pooled = [self._pool(call, labels, batch) for call in calls]
+        layouts = self._layouts([p.inputs for p in pooled], size, batch)
+        parts: list[Rows] = []
+        any_labels = False
+        for part, layout in zip(pooled, layouts, strict=True):
+            device = part.rows.device
+            origin, view = layout.origin.to(device)[part.sample], layout.view.to(device)[part.sample]
+            label = None if labels is None else self._labels_of(part, labels.to(device), origin)
+            any_labels |= label is not None
+            known = origin >= 0
+            rows = build_rows(
+                part.rows,
+                labels=label,
+                # Samples nobody can place get numbers below zero: distinct, and never of one group.
+                sample_index=torch.where(known, first_sample + origin, -1 - first_sample - part.sample),
+                view=view,
+                position=part.position,
+                keep=part.keep,
+            )
+            parts.append(rows)
+        return parts, size, any_labels
+
+    def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:
+        if self.views is None:
+            return sum(int(call.shape[0]) for call in calls)
+        if labels is not None:
+            return int(labels.shape[0])
+        known = batch_size(batch)
+        return known if known is not None else (int(calls[0].shape[0]) if calls else 0)
+
+    def _pool(self, call: Tensor, labels: Tensor | None, batch: Any) -> Pooled:
+        if self.chosen_pool is None:
+            tokens = (
+                labels is not None
+                and labels.ndim == 2
+                and call.ndim == 3
+                and labels.shape[1] == call.shape[1]
+            )
+            self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
+        mask = find_mask(batch, self.mask) if self.chosen_pool in NAMES and call.ndim == 3 else None
+        return pool_rows(call, self.chosen_pool, mask)
+
+    def _layouts(self, sizes: list[int], size: int, batch: Any) -> list[_Layout]:
+        """Where each call's inputs come from."""
+        total = sum(sizes)
+        if callable(self.views):
+            given = torch.as_tensor(self.views(batch))
+            if given.shape != (total,):
+                raise ConfigurationError(
+                    f"views(batch) must give one integer a row, {total} in all, got shape {tuple(given.shape)}"
+                )
+            parts = given.to(torch.int64).split(sizes)
+            return [_Layout(self._cycle(n, size), view) for n, view in zip(sizes, parts, strict=True)]
+        in_pieces = self.views is None or (len(sizes) > 1 and total == size)
+        layouts: list[_Layout] = []
+        before = first_view = 0
+        for n in sizes:
+            if in_pieces:
+                origin, view = torch.arange(before, before + n), torch.zeros(n, dtype=torch.int64)
+            else:
+                fits = isinstance(self.views, int) and n % self.views == 0
+                per_view = max(1, n // self.views if fits and isinstance(self.views, int) else size)
+                origin = self._cycle(n, per_view)
+                view = first_view + torch.where(origin >= 0, torch.arange(n) // per_view, 0)
+                first_view = first_view + max(1, n // per_view)
+            layouts.append(_Layout(origin, view))
+            before += n
+        return layouts
+
+    def _cycle(self, n: int, size: int) -> Tensor:
+        """0…size−1 again and again; −1 throughout if n rows are no multiple of that."""
+        if size > 0 and n % size == 0:
+            return torch.arange(n) % size
+        self.notes[f"{n} rows are no multiple of the batch's {size} samples: they count as unlabelled"] = None
+        return torch.full((n,), -1)
+
+    def _labels_of(self, pooled: Pooled, labels: Tensor, origin: Tensor) -> Tensor | None:
+        """The label of each row, or None where the labels are not one class a row."""
+        if labels.ndim == 2 and self.chosen_pool == "tokens" and labels.numel() == len(pooled.rows):
+            return labels.reshape(-1)
+        if labels.ndim != 1:
+            self.notes[f"labels {describe(labels)} are not one class a row: they are left out"] = None
+            return None
+        if labels.numel() == 0:
+            return torch.full_like(origin, UNLABELLED)
+        known = (origin >= 0) & (origin < len(labels)) if self.views is None else origin >= 0
+        return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Per input of a call: which sample of the batch it shows (−1: can't be told), and which view of it."""
+
+    origin: Tensor
+    view: Tensor
+
+
+def may_hold_first_view(call: int, parts: list[Rows]) -> bool:
+    """Whether a call can hold rows of view 0: calls that can't cost nothing."""
+    return call == 0 or len(parts[call].view) == 0 or bool((parts[call].view[:1] == 0).any())

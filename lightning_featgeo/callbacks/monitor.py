@@ -1,0 +1,268 @@
+"""FeatureGeometryMonitor: the callback. It says when to catch, when to open and when to close; ``Run`` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_featgeo.assembly import Views
+from lightning_featgeo.batches import Selector
+from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks.run import Run
+from lightning_featgeo.callbacks.settings import Settings, fallback_stages
+from lightning_featgeo.history import History
+from lightning_featgeo.sources import FeaturesFrom
+from lightning_featgeo.taps import FeatureTap
+from lightning_featgeo.types import Tensor
+
+
+class FeatureGeometryMonitor(Callback):
+    """Streams a layer's features into bounded accumulators and logs geometry curves when a window closes.
+
+    Args:
+        layer: path or glob of the module(s) whose **output** is watched, one or many. None: the penultimate
+            features, that is the **input** of the head.
+        head: path of the classifier. None: found by rule (see ``heads``); an ambiguous model is an error.
+        features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
+        signals: names, groups or "all"; "auto" takes the classifier's eight or, without labels, six others.
+        pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
+        labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
+        views: "auto" (a call of the batch's size is a view), the number stacked in a call, a callable on the batch,
+            or None (each call brings new samples).
+        num_classes: C. None: the head's outputs, or what the model or datamodule says.
+        stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
+        loader_names: names of several validation (or test) loaders, used in the logged names.
+        every_n_epochs: a window every so many epochs.
+        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
+        bank_size, k, knn_vote_k, seed: see ``GeometryMetric``.
+        on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
+
+    Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
+    ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
+    """
+
+    def __init__(
+        self,
+        layer: str | Sequence[str] | None = None,
+        head: str | None = None,
+        features: FeaturesFrom | None = None,
+        signals: str | Sequence[str] = "auto",
+        pool: str | None = None,
+        labels: Selector = "auto",
+        mask: Selector = "auto",
+        views: Views = "auto",
+        num_classes: int | None = None,
+        stages: str | Sequence[str] = ("val",),
+        loader_names: Sequence[str] | None = None,
+        every_n_epochs: int = 1,
+        every_n_train_steps: int | None = None,
+        bank_size: int | Literal["auto"] = "auto",
+        k: int = 20,
+        knn_vote_k: int = 200,
+        seed: int = 0,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        self.settings = Settings(
+            layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
+            views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
+            every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
+            knn_vote_k=knn_vote_k, seed=seed, on_error=on_error,
+        )  # fmt: skip
+        self.history = History()
+        self._number = 0
+        self._taps: list[FeatureTap] = []  # kept over runs: a compiled graph remembers a tap's key
+        self._run: Run | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    @property
+    def state_key(self) -> str:
+        """Distinct for monitors of other layers or stages in one trainer."""
+        s = self.settings
+        return self._generate_state_key(layer=s.layer, head=s.head, features=str(s.features), stages=s.stages)
+
+    # --- a run begins and ends -------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the layer, hook it, and look at who watches our names."""
+        run = self._start(trainer, pl_module)
+        with run.guarded("looking at the trainer's own monitors"):
+            run.stages, note = fallback_stages(self.settings, trainer)
+            if note:
+                rank_zero_info(note)
+            stock_monitors.check_names(trainer, run.known_names())
+            self._undo = stock_monitors.let_gaps_pass(trainer)
+
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Run:
+        self.teardown(trainer, pl_module, "restart")
+        self.history.path = publishing.history_path(trainer)
+        self._run = Run(self.settings, trainer, pl_module, self.history, self._taps)
+        return self._run
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Unhook, and give stock monitors back what was changed."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+        for undo in self._undo:
+            undo()
+        self._undo = []
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Unhook also when the run dies; the history is on disk already."""
+        self.teardown(trainer, pl_module, "exception")
+
+    # --- training --------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Last epoch's values are stale now; an epoch's training window opens."""
+        if self._run is None:
+            return
+        if self.settings.every_n_train_steps is None:
+            self._run.publisher.forget_stale(trainer)
+            self._open_if_due("train", trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Catch this batch, for a window or to find the head."""
+        run = self._run
+        if run is None:
+            return
+        if self.settings.every_n_train_steps is not None and not run.is_open("train"):
+            self._open_if_due("train", trainer)
+        if run.is_open("train") or run.sources.scouting:
+            run.catch("train")
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """The forward is done: what backward runs again (activation checkpointing) is not caught."""
+        if self._run is not None and self._run.catching == "train":
+            self._run.forward_done(loss)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Manual optimisation may run further forwards."""
+        if self._run is not None and self._run.catching == "train":
+            self._run.backward_done()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stream what was caught; close a window of n steps."""
+        run, steps = self._run, self.settings.every_n_train_steps
+        if run is None or run.catching != "train":
+            return
+        run.consume("train", 0, outputs, batch)
+        if steps is not None and run.is_open("train") and run.steps_open("train") >= steps:
+            self._number += run.close("train", self._number, inside_epoch=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the epoch's training window."""
+        if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
+            self._number += self._run.close("train", self._number)
+
+    # --- validation and test ---------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open a window for each validation loader."""
+        self._evaluation_start("val", "validate", trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open a window for each test loader."""
+        self._evaluation_start("test", "test", trainer, pl_module)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Catch this batch."""
+        self._evaluation_batch_start("val")
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Catch this batch."""
+        self._evaluation_batch_start("test")
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Stream what was caught."""
+        self._evaluation_batch_end("val", dataloader_idx, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Stream what was caught."""
+        self._evaluation_batch_end("test", dataloader_idx, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the windows."""
+        self._evaluation_end("val", trainer)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the windows."""
+        self._evaluation_end("test", trainer)
+
+    def _evaluation_start(
+        self, stage: str, alone: str, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        if trainer.state.fn == alone:  # not inside fit
+            self._start(trainer, pl_module)
+        run = self._run
+        if run is None:
+            return
+        run.publisher.forget_stale(trainer, [f"featgeo/{name}/" for name in run.stage_names(stage)])
+        # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
+        if not (trainer.sanity_checking and run.sources.scouting):
+            self._open_if_due(stage, trainer)
+
+    def _evaluation_batch_start(self, stage: str) -> None:
+        if self._run is not None and self._run.is_open(stage):
+            self._run.catch(stage)
+
+    def _evaluation_batch_end(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:
+        if self._run is not None and self._run.catching == stage:
+            self._run.consume(stage, loader, outputs, batch)
+
+    def _evaluation_end(self, stage: str, trainer: pl.Trainer) -> None:
+        run = self._run
+        if run is None or not run.is_open(stage):
+            return
+        if trainer.sanity_checking:
+            run.drop(stage)
+        else:
+            self._number += run.close(stage, self._number)
+
+    def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
+        """Open the stage's windows, if it is watched and this epoch's turn."""
+        if self._run is None or stage not in self._run.stages:
+            return
+        every_time = trainer.state.fn != "fit" or trainer.sanity_checking
+        if every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0:
+            self._run.open(stage)
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many windows were closed."""
+        return {"windows": self._number}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting windows."""
+        self._number = int(state_dict["windows"])

@@ -1,0 +1,169 @@
+"""Publishing: which names there are, and how a closed window reaches loggers, other callbacks and the history."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from lightning_featgeo import sinks
+from lightning_featgeo._version import __version__
+from lightning_featgeo.history import History, Record
+from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
+from lightning_featgeo.types import Tensor
+
+COSTS = ("seconds", "share")
+
+
+def known_names(
+    signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]
+) -> list[str]:
+    """Every name that a run with these signals can log; ``stages`` as they appear in names."""
+    if signals == "auto":
+        chosen = tuple(dict.fromkeys([*PRESETS["classifier"], *PRESETS["unlabelled"]]))
+    else:
+        chosen = resolve(signals)
+    names = []
+    for stage in stages:
+        for layer in layers:
+            tail = f"{stage}/{layer}/" if layer else f"{stage}/"
+            names += [f"featgeo/{tail}{signal}" for signal in chosen]
+            names += [f"featgeo_monitor/{tail}{extra}" for extra in (COUNT_SIGNAL, *COSTS)]
+    return names
+
+
+def fractional_epoch(trainer: pl.Trainer) -> float:
+    """Epochs done, with the fraction of the running one; strictly increasing over a fit."""
+    epoch = float(trainer.current_epoch)
+    if trainer.state.fn != "fit":
+        return epoch
+    started = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    total = trainer.num_training_batches
+    return epoch + (min(1.0, started / total) if math.isfinite(total) and total else started / (started + 1))
+
+
+def history_path(trainer: pl.Trainer) -> Path | None:
+    """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
+    if trainer.fast_dev_run or not trainer.is_global_zero:
+        return None
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:6]}.jsonl"
+
+
+def diagnostics(record: Record) -> dict[str, float]:
+    """Row counts, standard errors and cost under ``featgeo_monitor/``."""
+    prefix = record.prefix.replace("featgeo/", "featgeo_monitor/", 1)
+    found = {f"{prefix}{name}_se": error for name, error in record.standard_errors.items()}
+    if COUNT_SIGNAL in record.values:
+        found[prefix + COUNT_SIGNAL] = record.values[COUNT_SIGNAL]
+    for name in ("nonfinite", "duplicates"):
+        if record.counts.get(name):
+            found[f"{prefix}n_{name}"] = float(record.counts[name])
+    found[prefix + "gaps"] = float(len(record.gaps))
+    found[prefix + "seconds"], found[prefix + "share"] = record.seconds, record.share
+    return found
+
+
+class Publisher:
+    """Sends records on; remembers which names carry a value, so that a stale one is never taken for a fresh one."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._live: dict[str, set[str]] = {}
+        self._defined: set[str] = set()
+        self._spectra: dict[str, sinks.Spectra] = {}
+        self._headline: str | None = None
+
+    def forget_stale(self, trainer: pl.Trainer, stages: Iterable[str] | None = None) -> None:
+        """Take our values of these stages (all by default) out of ``callback_metrics``, which Lightning never clears."""
+        for stage in list(self._live) if stages is None else stages:
+            for name in self._live.pop(stage, ()):
+                trainer.callback_metrics.pop(name, None)
+
+    def publish(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        record: Record,
+        curves: Mapping[str, Tensor],
+        asked: Sequence[str],
+        inside_epoch: bool,
+    ) -> None:
+        """One record to the history, every logger, and ``callback_metrics``; gaps are left out everywhere.
+
+        Args:
+            trainer, pl_module: of the run.
+            record: the closed window of one layer.
+            curves: its curves.
+            asked: the signals that were chosen; ``n_samples`` is logged among them only if it was.
+            inside_epoch: a window of n steps: Lightning would file its values under other steps.
+        """
+        self.history.append(record)
+        values = {record.prefix + s: v for s, v in record.values.items() if s in asked}
+        values.update(diagnostics(record))
+        self._tell_wandb_names(trainer, values)
+        self.forget_stale(trainer, [record.prefix])
+        self._live[record.prefix] = set(values)
+        device = pl_module.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        if inside_epoch:
+            for logger in trainer.loggers:
+                logger.log_metrics({**values, sinks.EPOCH: record.epoch}, step=trainer.global_step)
+            trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
+        else:
+            self._headline = self._headline or next(
+                (record.prefix + s for s in asked if s in record.values), None
+            )
+            for name, value in [(sinks.EPOCH, record.epoch), *values.items()]:
+                tensor = torch.tensor(value, dtype=dtype, device=device)
+                on_bar = name == self._headline
+                pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=on_bar, batch_size=1)
+        self._send_curves(trainer, record, curves)
+
+    def _tell_wandb_names(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+        new = [name for name in values if name not in self._defined]
+        self._defined.update(new)
+        if new and trainer.is_global_zero:
+            for logger in sinks.wandb_loggers(trainer.loggers):
+                sinks.wandb_define(logger, new)
+
+    def _send_curves(self, trainer: pl.Trainer, record: Record, curves: Mapping[str, Tensor]) -> None:
+        if not curves or not trainer.is_global_zero:
+            return
+        spectra = self._spectra.setdefault(record.prefix, [])
+        if "eigenvalues" in curves:
+            spectra.append((record.epoch, curves["eigenvalues"].clamp(min=0).tolist()))
+            if len(spectra) > 4 * sinks.MAX_LINES:
+                spectra[:] = sinks.thin(spectra)
+        for logger in sinks.wandb_loggers(trainer.loggers):
+            sinks.wandb_curves(logger, spectra, record, curves)
+
+    def stopped(self, trainer: pl.Trainer, record: Record, monitor: str, reason: str) -> None:
+        """A stop, to the history and the W&B summary."""
+        self.history.event(kind="stop", monitor=monitor, epoch=record.epoch, step=record.step, reason=reason)
+        if trainer.is_global_zero:
+            for logger in sinks.wandb_loggers(trainer.loggers):
+                sinks.wandb_stop(logger, reason)
+
+
+def run_facts(
+    line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int
+) -> dict[str, object]:
+    """What the first line of the history file says."""
+    return {
+        "described": line,
+        "layers": list(layers),
+        "signals": list(signals),
+        "memory_bytes": memory_bytes,
+        "versions": {
+            "lightning_featgeo": __version__,
+            "torch": torch.__version__,
+            "lightning": pl.__version__,
+        },
+    }

@@ -1,0 +1,278 @@
+"""One run of the monitor: catches features, feeds windows, closes them, and keeps our errors from ending training.
+
+The callback maps Lightning's hooks onto this; nothing here knows when a hook fires.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_featgeo.assembly import RowAssembler
+from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.callbacks.settings import Settings, seed_for
+from lightning_featgeo.callbacks.windows import Watched, Window
+from lightning_featgeo.history import History, Record
+from lightning_featgeo.metrics import GeometryMetric
+from lightning_featgeo.sources import Sources, segment
+from lightning_featgeo.taps import FeatureTap
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor
+
+
+class Run:
+    """What lives from a run's start to its end.
+
+    Args:
+        settings: what was asked for.
+        trainer, pl_module: of this run.
+        history: where closed windows go.
+        taps: taps of earlier runs, hooked again if their module comes back.
+
+    Raises:
+        ConfigurationError: if the layer or head can't be told.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        history: History,
+        taps: list[FeatureTap],
+    ) -> None:
+        self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
+        self.stages: tuple[str, ...] = settings.stages
+        self.history = history
+        self.publisher = publishing.Publisher(history)
+        self.catching: str | None = None
+        self._windows: dict[str, dict[int, Window]] = {}
+        self._open: set[str] = set()
+        self._checked: set[tuple[str, int]] = set()
+        self._warned: set[str] = set()
+        self._told = False
+        self._stated_classes = settings.class_count(trainer, pl_module)
+        self.sources = Sources(
+            pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps
+        )
+
+    # --- windows ---------------------------------------------------------------------------------------------
+
+    def is_open(self, stage: str) -> bool:
+        """Whether a window of this stage is being fed."""
+        return stage in self._open
+
+    def open(self, stage: str) -> None:
+        """Begin the stage's windows, one a loader."""
+        with self.guarded(f"opening a {stage} window", stage):
+            windows = self._windows.setdefault(stage, {})
+            for loader, name in enumerate(self.stage_names(stage)):
+                windows.setdefault(loader, Window(name, [])).open(self.trainer.global_step)
+            self._open.add(stage)
+
+    def steps_open(self, stage: str) -> int:
+        """Optimiser steps since the stage's window began."""
+        return int(self.trainer.global_step) - self._windows[stage][0].start_step
+
+    def drop(self, stage: str) -> None:
+        """Forget the stage's open windows: the sanity check leaves no trace."""
+        self._open.discard(stage)
+
+    def stage_names(self, stage: str) -> list[str]:
+        """What the stage's loaders are called in logged names."""
+        loaders = getattr(self.trainer, f"{stage}_dataloaders", None) if stage != "train" else None
+        count = len(loaders) if isinstance(loaders, (list, tuple)) else 1
+        given = [segment(n) for n in self.settings.loader_names or ()] if stage != "train" else []
+        return [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
+
+    def known_names(self, signals: str | Sequence[str] | None = None) -> list[str]:
+        """Every name this run can log."""
+        stages = [name for stage in self.stages for name in self.stage_names(stage)]
+        if self.settings.loader_names and "val" in self.stages:  # loaders may not be set up yet
+            stages += [segment(n) for n in self.settings.loader_names]
+        layers = [layer.name for layer in self.sources.layers] or [None]
+        chosen = self.settings.signals if signals is None else signals
+        return publishing.known_names(chosen, dict.fromkeys(stages), layers)
+
+    # --- batches ---------------------------------------------------------------------------------------------
+
+    def catch(self, stage: str) -> None:
+        """Catch what the coming forward makes."""
+        with self.guarded("catching features", stage):
+            self.sources.open()
+            self.catching = stage
+
+    def forward_done(self, loss: Tensor) -> None:
+        """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
+        with self.guarded("finding the head", "train", first_batch=True):
+            self.sources.pause()
+            self.sources.settle(loss)
+
+    def backward_done(self) -> None:
+        """Manual optimisation may run further forwards."""
+        self.sources.resume()
+
+    def consume(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:
+        """Stream what was caught into the stage's window, if one is open."""
+        self.catching = None
+        window = self._windows.get(stage, {}).get(loader) if stage in self._open else None
+        first = (stage, loader) not in self._checked
+        with (
+            window.timed() if window is not None else nullcontext(),
+            self.guarded(f"streaming a {stage} batch", stage, loader, first_batch=first),
+        ):
+            self.sources.settle(None)  # if no loss told (evaluation alone), the order of running decides
+            caught = self.sources.take(outputs, batch)
+            if window is None or window.failed is not None:
+                return
+            if not window.watched:
+                window.watched = self._watch(stage, loader)
+            window.add(caught, batch)
+            if first and any(caught):
+                self._checked.add((stage, loader))
+                self._tell(window)
+
+    def _watch(self, stage: str, loader: int) -> list[Watched]:
+        s, head = self.settings, self.sources.head
+        return [
+            Watched(
+                layer.name,
+                RowAssembler(s.pool, s.labels, s.mask, s.views, layer.width),
+                GeometryMetric(
+                    s.signals,
+                    s.classes_for(self._stated_classes, head, layer.width),
+                    head,
+                    s.bank_size,
+                    s.k,
+                    s.knn_vote_k,
+                    seed_for(s.seed, stage, loader),
+                ),
+            )
+            for layer in self.sources.layers
+        ]
+
+    # --- closing ---------------------------------------------------------------------------------------------
+
+    def close(self, stage: str, first_number: int, inside_epoch: bool = False) -> int:
+        """Close the stage's windows, publish their records, ask the stoppers; returns how many were closed."""
+        self._open.discard(stage)
+        windows = self._windows.get(stage, {})
+        for loader, window in windows.items():
+            number = first_number + loader
+            with self.guarded(f"closing the {window.name} window", stage, loader):
+                self._explain_emptiness(stage, loader, window)
+            closed: list[tuple[Record, Mapping[str, Tensor]]] = []
+            epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
+            with window.timed(), self.guarded(f"computing the {window.name} window", stage, loader):
+                closed = window.close(number, epoch, step)
+            for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
+                self._warn_of_gaps(record)
+                asked = window.watched[0].metric.signals or ()
+                with self.guarded("logging", stage, loader):
+                    self.publisher.publish(self.trainer, self.pl_module, record, curves, asked, inside_epoch)
+                self._ask_stoppers(record)
+        return len(windows)
+
+    def _explain_emptiness(self, stage: str, loader: int, window: Window) -> None:
+        """A window that nothing reached is a gap with a reason that helps."""
+        if not window.watched:
+            window.watched = self._watch(stage, loader)
+        if window.failed is not None:
+            return
+        if window.batches == 0:
+            window.failed = f"no batch arrived in {window.name}"
+        elif any(part.metric.dim is None for part in window.watched):
+            names = ", ".join(repr(tap.name) for tap in self.sources.taps) or "the step's output"
+            window.failed = (
+                f"no features were caught: {names} did not run in {window.name}. If the model was compiled and called "
+                "before fit, compile it anew; if this stage uses another part of the model, name a layer that runs in it"
+            )
+
+    def _ask_stoppers(self, record: Record) -> None:
+        callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
+        for stopper in callbacks:
+            if isinstance(stopper, GeometryEarlyStopping):
+                with self.guarded("asking the stopper"):
+                    reason = stopper.observe(self.trainer, record)
+                    if reason:
+                        self.publisher.stopped(self.trainer, record, stopper.monitor, reason)
+
+    def finish(self) -> None:
+        """Unhook everything."""
+        self.sources.remove()
+
+    # --- words -----------------------------------------------------------------------------------------------
+
+    def _tell(self, window: Window) -> None:
+        """One line, as soon as layer, dimension, classes, signals and memory are known."""
+        if self._told:
+            return
+        self._told = True
+        line = self._describe(window)
+        rank_zero_info(line)
+        signals = window.watched[0].metric.signals or ()
+        memory = sum(part.metric.memory_bytes for part in window.watched)
+        layers = [layer.described for layer in self.sources.layers]
+        self.history.describe(publishing.run_facts(line, layers, signals, memory))
+        if self.trainer.state.fn == "fit":
+            stock_monitors.check_names(self.trainer, self.known_names(signals))
+
+    def _describe(self, window: Window) -> str:
+        parts = []
+        for layer, part in zip(self.sources.layers, window.watched, strict=True):
+            metric = part.metric
+            pool = (
+                ""
+                if part.assembler.chosen_pool in (None, "rows")
+                else f", pooled by {part.assembler.chosen_pool!r}"
+            )
+            parts.append(f"{layer.described}, {metric.dim} dimensions{pool}")
+        metric = window.watched[0].metric
+        keeps_classes = any("labels" in row.requires for row in metric.rows)
+        classes = f"{metric.num_classes} classes" if keeps_classes else "no class signals"
+        memory = sum(part.metric.memory_bytes for part in window.watched)
+        loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
+        notes = "".join(f". Note: {note}" for part in window.watched for note in part.assembler.notes)
+        return (
+            f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(self.stages)}; "
+            f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
+            f"{f', {loaders} windows' if loaders > 1 else ''} on {metric.state_device}{notes}"
+        )
+
+    def _warn_of_gaps(self, record: Record) -> None:
+        for signal, reason in record.gaps.items():
+            self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
+        dropped = record.counts.get("nonfinite")
+        if dropped:
+            self._warn(
+                f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}"
+            )
+
+    def _warn(self, message: str, key: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(f"featgeo: {message} (said once)", FeatureGeometryWarning, stacklevel=2)
+
+    @contextmanager
+    def guarded(
+        self, doing: str, stage: str | None = None, loader: int | None = None, first_batch: bool = False
+    ) -> Iterator[None]:
+        """Nothing of ours ends a run, except a wrong configuration at fit's start or in the first batch."""
+        try:
+            with torch.no_grad():
+                yield
+        except Exception as error:
+            wrong_setting = isinstance(error, ConfigurationError) and (stage is None or first_batch)
+            if wrong_setting or self.settings.on_error == "raise":
+                raise
+            reason = f"{doing} failed with {type(error).__name__}: {error}"
+            for index, window in self._windows.get(stage or "", {}).items():
+                if loader in (None, index):
+                    window.failed = reason
+            self._warn(f"{reason}. Training goes on; this window is a gap", f"{doing} {type(error).__name__}")

@@ -1,0 +1,109 @@
+"""What the monitor was asked to do, checked once, when it is built."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+
+from lightning_featgeo.assembly import Views
+from lightning_featgeo.batches import Selector
+from lightning_featgeo.heads import known_class_count
+from lightning_featgeo.metrics.catalog import resolve
+from lightning_featgeo.pooling import check_pool
+from lightning_featgeo.sources import FeaturesFrom
+from lightning_featgeo.types import ConfigurationError, near_misses
+
+STAGES = ("train", "val", "test")
+AUTO_CLASS_BYTES = (
+    256 * 2**20
+)  # "auto" keeps class statistics up to here (a language model's head has 50,000)
+
+
+@dataclass
+class Settings:
+    """The monitor's arguments; see ``FeatureGeometryMonitor``."""
+
+    layer: str | Sequence[str] | None
+    head: str | None
+    features: FeaturesFrom | None
+    signals: str | Sequence[str]
+    pool: str | None
+    labels: Selector
+    mask: Selector
+    views: Views
+    num_classes: int | None
+    stages: Any
+    loader_names: Sequence[str] | None
+    every_n_epochs: int
+    every_n_train_steps: int | None
+    bank_size: int | Literal["auto"]
+    k: int
+    knn_vote_k: int
+    seed: int
+    on_error: Literal["warn", "raise"]
+
+    def __post_init__(self) -> None:
+        given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
+        for stage in given:
+            if stage not in STAGES:
+                raise ConfigurationError(
+                    f"unknown stage {stage!r} in stages=.{near_misses(str(stage), STAGES)}"
+                )
+        if not given:
+            raise ConfigurationError('stages is empty; use stages=("val",), and add "train" or "test"')
+        self.stages: tuple[str, ...] = given
+        if self.signals != "auto":
+            resolve(self.signals)
+        check_pool(self.pool)
+        if self.layer is not None and self.features is not None:
+            raise ConfigurationError(
+                "give layer= or features=, not both: each says where the features come from"
+            )
+        if self.every_n_epochs < 1 or (self.every_n_train_steps is not None and self.every_n_train_steps < 1):
+            raise ConfigurationError("every_n_epochs and every_n_train_steps must be at least 1")
+        if self.every_n_train_steps is not None and "train" not in given:
+            raise ConfigurationError(
+                f'every_n_train_steps={self.every_n_train_steps} makes training windows: add "train" to stages='
+            )
+        if self.on_error not in ("warn", "raise"):
+            raise ConfigurationError(f'on_error must be "warn" or "raise", got {self.on_error!r}')
+        if isinstance(self.views, int) and self.views < 1:
+            raise ConfigurationError(f"views={self.views}: a call holds at least one view")
+
+    def class_count(self, trainer: pl.Trainer, root: torch.nn.Module) -> int | None:
+        """C as given, or as the model or datamodule states it."""
+        if self.num_classes is not None:
+            return self.num_classes
+        datamodule = getattr(trainer, "datamodule", None)
+        return known_class_count(root, *root.children(), datamodule)
+
+    def classes_for(self, stated: int | None, head: torch.nn.Module | None, width: int | None) -> int | None:
+        """C for the accumulators: as given, else the head's outputs, else as stated; None if "auto" finds it too dear."""
+        if self.num_classes is not None:
+            return self.num_classes
+        outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
+        classes = max(outputs, 2) if isinstance(outputs, int) else stated
+        too_dear = classes is not None and classes * (width or 1) * 12 > AUTO_CLASS_BYTES
+        return None if self.signals == "auto" and too_dear else classes
+
+
+def fallback_stages(settings: Settings, trainer: pl.Trainer) -> tuple[tuple[str, ...], str | None]:
+    """The stages of this fit: training windows instead of validation where there is no validation."""
+    stages: tuple[str, ...] = settings.stages
+    if "val" not in stages or trainer.enable_validation:
+        return stages, None
+    rest = tuple(s for s in stages if s not in ("val", "train"))
+    return ("train", *rest), (
+        "featgeo: there is no validation loader, so the curves are training windows (featgeo/train/…); "
+        "they run over changing weights and augmented batches"
+    )
+
+
+def seed_for(seed: int, stage: str, loader: int) -> int:
+    """A seed of its own for each stage and loader, the same in every process and epoch."""
+    return (seed << 32) ^ zlib.crc32(f"{stage}/{loader}".encode())

@@ -1,0 +1,98 @@
+"""A window: what one stage and one loader accumulate between opening and closing, for each watched layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_featgeo.assembly import RowAssembler, may_hold_first_view
+from lightning_featgeo.history import Record
+from lightning_featgeo.metrics import GeometryMetric, WindowResult
+from lightning_featgeo.types import Tensor
+
+
+@dataclass
+class Watched:
+    """One layer's share of a window: how its rows are put together, and what they are streamed into."""
+
+    layer: str | None
+    assembler: RowAssembler
+    metric: GeometryMetric
+
+
+@dataclass
+class Window:
+    """Opened, fed batch by batch, closed into records. ``failed`` says why it became a gap."""
+
+    name: str
+    watched: list[Watched]
+    started: float = field(default_factory=time.perf_counter)
+    start_step: int = 0
+    seconds: float = 0.0
+    samples: int = 0
+    batches: int = 0
+    failed: str | None = None
+
+    def open(self, step: int) -> None:
+        """Forget everything and start the clocks."""
+        for part in self.watched:
+            part.metric.reset()
+        self.started, self.start_step = time.perf_counter(), step
+        self.seconds, self.samples, self.batches, self.failed = 0.0, 0, 0, None
+
+    def add(self, caught: list[list[Tensor]], batch: Any) -> None:
+        """Stream one batch: for each layer, one tensor a forward call."""
+        size = 0
+        for part, calls in zip(self.watched, caught, strict=True):
+            if not calls:
+                continue
+            rows, samples, has_labels = part.assembler.assemble(calls, batch, self.samples)
+            size = max(size, samples)
+            for call, piece in enumerate(rows):
+                if may_hold_first_view(call, rows):
+                    part.metric.update_rows(piece, has_labels)
+        self.samples += size
+        self.batches += 1
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time inside as the monitor's own."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def close(self, number: int, epoch: float, step: int) -> list[tuple[Record, Mapping[str, Tensor]]]:
+        """A record and its curves for each layer. A failed window is all gaps."""
+        results: list[WindowResult] = []
+        for part in self.watched:
+            if self.failed is not None:
+                names = part.metric.signals or ()
+                results.append(WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {}))
+            else:
+                results.append(part.metric.window())
+        elapsed = max(time.perf_counter() - self.started, 1e-9)
+        return [
+            (
+                Record(
+                    window=number,
+                    stage=self.name,
+                    layer=part.layer,
+                    epoch=epoch,
+                    step=step,
+                    values=dict(result.values),
+                    standard_errors=dict(result.standard_errors),
+                    gaps=dict(result.gaps),
+                    ceilings=dict(result.ceilings),
+                    counts={**result.counts, "batches": self.batches},
+                    seconds=self.seconds,
+                    share=min(1.0, self.seconds / elapsed),
+                ),
+                result.curves,
+            )
+            for part, result in zip(self.watched, results, strict=True)
+        ]

@@ -1,0 +1,209 @@
+"""Plain-torch reference of every compiled op: the fallback where no kernel is loaded, and the oracle of its tests.
+
+Accuracy comes first here and speed second: products are in float64 wherever a later step subtracts or
+takes a square root of what they yield. Nothing in this file draws from a random number generator, and on
+an accelerator no op of a training step waits for the device (``knn`` runs once a window and may).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# SplitMix64 (Steele, Lea & Flood, 2014, "Fast splittable pseudorandom number generators"), as signed int64.
+_GOLDEN = -7046029254386353131
+_MIX_1 = -4658895280553007687
+_MIX_2 = -7723592293110705685
+EMPTY_PRIORITY = torch.iinfo(torch.int64).max  # marks a free slot; hashes are below 2**62
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's shift of a negative int64 drags the sign bit along."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def hash_priority(index: Tensor, seed: int) -> Tensor:
+    """Counter-based priorities: SplitMix64 of (seed, index), uniform over [0, 2**62), the same everywhere."""
+    seed = (seed + 2**63) % 2**64 - 2**63
+    z = index.to(torch.int64) * _GOLDEN + seed
+    for _ in range(2):  # a second round decorrelates neighbouring seeds
+        z = (z ^ _shift_right(z, 30)) * _MIX_1
+        z = (z ^ _shift_right(z, 27)) * _MIX_2
+        z = z ^ _shift_right(z, 31)
+    return _shift_right(z, 2)
+
+
+def reservoir_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which slots of a bottom-k reservoir take which new rows, in fixed shapes and without a device sync.
+
+    Args: current priorities (capacity,), ``EMPTY_PRIORITY`` where free; new ones (n,), n <= capacity.
+    Returns ``(slots, sources, accepted)``, each (n,): new row ``sources[i]`` goes to ``slots[i]`` where
+    ``accepted[i]``. Slots are distinct. Ties keep the row that came first.
+    """
+    capacity, n = priorities.numel(), new_priorities.numel()
+    order = torch.sort(torch.cat([priorities, new_priorities]), stable=True).indices
+    keep = torch.zeros(capacity + n, dtype=torch.bool, device=priorities.device)
+    keep[order[:capacity]] = True
+    keep[capacity:] &= new_priorities != EMPTY_PRIORITY
+    sources = torch.sort(~keep[capacity:], stable=True).indices
+    accepted = keep[capacity:][sources]
+    # Slots to give up, the largest priorities first: exactly as many as there are accepted rows are needed.
+    slots = torch.sort(priorities, stable=True, descending=True).indices[:n]
+    return slots, sources, accepted
+
+
+def scatter_(
+    rows: Tensor,
+    groups: Tensor,
+    shift: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    squares: Tensor,
+    scatter: Tensor | None,
+    labelled_groups: int,
+    exact: bool,
+) -> None:
+    """Add rows to shifted first and second moments, per group; the shift is each group's first-seen mean."""
+    keep = groups >= 0
+    index = groups.clamp(min=0)
+    added = torch.zeros_like(counts).index_add_(0, index, keep.to(counts.dtype))
+    unseen = (counts == 0) & (added > 0)
+    on_cpu = rows.device.type == "cpu"
+    if not on_cpu or bool(unseen.any()):
+        wide = torch.where(keep[:, None], rows.double(), 0.0)
+        first = torch.zeros_like(sums).index_add_(0, index, wide) / added.clamp(min=1)[:, None]
+        shift.copy_(torch.where(unseen[:, None], first.to(shift.dtype), shift))
+
+    exact = exact or rows.dtype == torch.float64 or not _fp32_products_are_full()
+    work = torch.float64 if exact else torch.float32
+    # Rows near their class's mean: this subtraction is exact in fp32 (Sterbenz), and always exact in float64.
+    centred = torch.where(keep[:, None], rows.to(work) - shift.to(work)[index], 0.0)
+    wide = centred.double()
+    counts.add_(added)
+    sums.index_add_(0, index, wide)
+    squares.index_add_(0, index, wide.square().sum(dim=1))
+    if scatter is None:
+        return
+    buckets = scatter.shape[0]
+    if buckets == 1:
+        scatter[0].add_(centred.T @ centred)
+        return
+    unlabelled = index >= labelled_groups
+    any_unlabelled = not on_cpu or bool((unlabelled & keep).any())
+    labelled_rows = torch.where(unlabelled[:, None], 0.0, centred) if any_unlabelled else centred
+    scatter[0].add_(labelled_rows.T @ labelled_rows)
+    if any_unlabelled:
+        other = torch.where(unlabelled[:, None], centred, 0.0)
+        scatter[1].add_(other.T @ other)
+
+
+def _fp32_products_are_full() -> bool:
+    """Whether fp32 matrix products are computed in fp32 (not TF32 or bf16) under the user's settings."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch refuses to answer when its old and new precision settings were mixed
+        return False
+
+
+def direction_sums_(rows: Tensor, keep: Tensor, count: Tensor, sums: Tensor, squares: Tensor) -> None:
+    """Add L2-normalised rows to per-dimension sums. Zero rows have no direction: they add nothing."""
+    wide = torch.where(keep[:, None], rows.double(), 0.0)
+    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+    unit = torch.where(norm > 0, wide / norm, 0.0)
+    count.add_(torch.stack([keep.sum(), (norm.squeeze(1) > 0).sum()]).to(count.dtype))
+    sums.add_(unit.sum(dim=0))
+    squares.add_(unit.square().sum(dim=0))
+
+
+def unit_stats_(rows: Tensor, keep: Tensor, active: Tensor, minimum: Tensor, maximum: Tensor) -> None:
+    """Add rows to per-unit activity (how often above zero) and range."""
+    if rows.shape[0] == 0:
+        return
+    wide = rows.to(minimum.dtype)
+    active.add_(((wide > 0) & keep[:, None]).sum(dim=0).to(active.dtype))
+    minimum.copy_(torch.minimum(minimum, torch.where(keep[:, None], wide, torch.inf).amin(dim=0)))
+    maximum.copy_(torch.maximum(maximum, torch.where(keep[:, None], wide, -torch.inf).amax(dim=0)))
+
+
+def knn(
+    queries: Tensor,
+    reference: Tensor,
+    k: int,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+    exclude_self: bool,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Exact Euclidean neighbours in float64, tile by tile: the distance matrix is never held.
+
+    A tile's squared distances come from one product of centred rows. Pairs so near that the product cancels are
+    measured again by subtraction: duplicates are exactly zero apart, and tight clusters keep full precision.
+    """
+    n, m = queries.shape[0], reference.shape[0]
+    device = queries.device
+    distances = torch.full((n, k), torch.inf, dtype=torch.float64, device=device)
+    indices = torch.full((n, k), -1, dtype=torch.int64, device=device)
+    kernel_sums = torch.zeros(n, dtype=torch.float64, device=device)
+    kernel_counts = torch.zeros(n, dtype=torch.int64, device=device)
+    if n == 0 or m == 0:
+        return distances, indices, kernel_sums, kernel_counts
+    centre = reference.double().mean(dim=0)
+    b = reference.double() - centre
+    b_norm = b.square().sum(dim=1)
+    columns = torch.arange(m, device=device)
+    tile = max(1, _TILE_ELEMENTS // m)
+    for start in range(0, n, tile):
+        rows = torch.arange(start, min(start + tile, n), device=device)
+        q = queries[rows].double() - centre
+        q_norm = q.square().sum(dim=1)
+        squared = (q_norm[:, None] + b_norm[None, :]).addmm_(q, b.T, alpha=-2.0).clamp_(min=0.0)
+        barred = torch.zeros_like(squared, dtype=torch.bool)
+        if exclude_self:
+            barred |= columns[None, :] == rows[:, None]
+        if query_groups is not None and reference_groups is not None:
+            mine = query_groups[rows, None]
+            barred |= (mine == reference_groups[None, :]) & (mine >= 0)
+        squared.masked_fill_(barred, torch.inf)
+        if kernel_scale > 0:
+            kernel_sums[rows] = torch.exp(-kernel_scale * squared).sum(dim=1)
+            kernel_counts[rows] = (~barred).sum(dim=1)
+        near = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + 8))
+        found = _measure(q, b, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
+        order = found.sort(dim=1, stable=True)  # candidates lie in index order: ties go to the lower index
+        width = min(k, near.shape[1])
+        distances[rows, :width] = order.values[:, :width]
+        chosen = near.gather(1, order.indices)[:, :width]
+        indices[rows, :width] = chosen.masked_fill(order.values[:, :width].isinf(), -1)
+    return distances, indices, kernel_sums, kernel_counts
+
+
+_TILE_ELEMENTS = 2**23  # 64 MiB of float64 distances at a time
+_CANCELLING = 1e-4  # below this share of the norms, a squared distance from the product has lost 4 digits
+
+
+def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> Tensor:
+    """Columns of the ``width`` smallest entries a row, in index order; of many equal ones, those of lowest index."""
+    found = squared.topk(width, dim=1, largest=False)
+    near = found.indices
+    limit = found.values.max(dim=1).values if width <= k else found.values.sort(dim=1).values[:, k - 1]
+    slack = 16 * torch.finfo(torch.float64).eps * scale
+    within = squared <= (limit + slack)[:, None]
+    crowded = within.sum(dim=1) > width
+    if bool(crowded.any()):
+        sure = squared < (limit - slack)[:, None]
+        last = squared.shape[1]
+        rank = torch.arange(last, device=squared.device).expand_as(squared)
+        rank = torch.where(sure, -1, torch.where(within, rank, last))[crowded]
+        near[crowded] = rank.topk(width, dim=1, largest=False).indices
+    return near.sort(dim=1).values
+
+
+def _measure(q: Tensor, b: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> Tensor:
+    """Distances to the candidates: from the product where that is accurate, by subtraction where it is not."""
+    distances = squared.sqrt()
+    at, column = (squared < _CANCELLING * scale).nonzero(as_tuple=True)
+    step = max(1, _TILE_ELEMENTS // max(1, q.shape[1]))
+    for start in range(0, at.numel(), step):
+        i, j = at[start : start + step], column[start : start + step]
+        distances[i, j] = torch.linalg.vector_norm(q[i] - b[near[i, j]], dim=1)
+    return distances

@@ -1,0 +1,103 @@
+"""The tap's stash: an op, because a Python side effect would break or guard a compiled graph.
+
+``torch.ops.lightning_featgeo.stash(x, key)`` clones x into the open slot ``key``. Declared as an effect, the call keeps
+its place in compiled graphs, at one compile for any number of calls; with the slot closed it does nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from torch._library.effects import EffectType
+
+from lightning_featgeo.cuda_ext.ops import NAMESPACE
+from lightning_featgeo.types import Tensor
+
+
+@dataclass
+class Caught:
+    """One forward call: when it came among all calls, and the features, unless a budget made room."""
+
+    order: int
+    features: Tensor | None
+
+
+@dataclass
+class Budget:
+    """Bytes that a group of slots may hold together; the oldest make room. Guards the first batch of a large model."""
+
+    limit: int
+    held: deque[Caught] = field(default_factory=deque)
+    used: int = 0
+
+    def admit(self, x: Tensor) -> bool:
+        """Make room for x; False if it alone is too large."""
+        size = x.numel() * x.element_size()
+        if size > self.limit:
+            return False
+        while self.used + size > self.limit:
+            oldest = self.held.popleft()
+            if oldest.features is not None:
+                self.used -= oldest.features.numel() * oldest.features.element_size()
+                oldest.features = None
+        self.used += size
+        return True
+
+
+@dataclass
+class Slot:
+    """What one tap catches."""
+
+    calls: list[Caught] = field(default_factory=list)
+    budget: Budget | None = None
+    error: Exception | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Keep a clone: compiled code reuses the buffer that x lies in, eager code may write into it."""
+        keep = self.budget is None or self.budget.admit(x)
+        caught = Caught(next(_ORDER), x.detach().clone() if keep else None)
+        self.calls.append(caught)
+        if self.budget is not None and keep:
+            self.budget.held.append(caught)
+
+
+_ORDER = itertools.count()
+_OPEN: dict[int, Slot] = {}
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def _stash(x: Tensor, key: int) -> None:
+    slot = _OPEN.get(key)
+    if slot is not None and slot.error is None:
+        try:
+            slot.add(x)
+        except Exception as error:  # out of memory for the clone: the forward goes on, take() tells
+            slot.error = error
+
+
+def _fake_stash(x: Tensor, key: int) -> None:
+    """Nothing is caught while a graph is traced."""
+
+
+_library.define("stash(Tensor x, int key) -> ()")
+_library.impl("stash", _stash, "CompositeExplicitAutograd")
+torch.library.register_fake(f"{NAMESPACE}::stash", _fake_stash, lib=_library)
+_library._register_effectful_op(f"{NAMESPACE}::stash", EffectType.ORDERED)
+
+
+def stash(x: Tensor, key: int) -> None:
+    """Copy a tensor into the open slot ``key``; does nothing when that slot is closed."""
+    getattr(torch.ops, NAMESPACE).stash(x, key)
+
+
+def open_slot(key: int, slot: Slot) -> None:
+    """Catch what is stashed under ``key`` in this slot."""
+    _OPEN[key] = slot
+
+
+def close_slot(key: int) -> Slot | None:
+    """Stop catching under ``key``; returns the slot that was open."""
+    return _OPEN.pop(key, None)

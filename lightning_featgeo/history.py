@@ -1,0 +1,116 @@
+"""History: an append-only record of every window, one JSON line each, readable after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One closed window of one layer.
+
+    ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
+    ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
+    monitor's own time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank.
+    """
+
+    window: int
+    stage: str
+    layer: str | None
+    epoch: float
+    step: int
+    values: dict[str, float]
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    gaps: dict[str, str] = field(default_factory=dict)
+    ceilings: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    share: float = 0.0
+
+    @property
+    def prefix(self) -> str:
+        """What the logged names of this record start with."""
+        return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
+
+
+class History:
+    """Records in memory and, if a path is given, appended to a file as they come.
+
+    The file's first line describes the run; a line cut short by a crash is left out when it is read again.
+
+    >>> history = History()
+    >>> history.append(Record(0, "val", None, 1.0, 10, {"feature_std": 0.8}))
+    >>> history.series("featgeo/val/feature_std")
+    [(1.0, 0.8)]
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        self.run: dict[str, Any] = {}
+        self.records: list[Record] = []
+        self.events: list[dict[str, Any]] = []
+
+    def describe(self, run: dict[str, Any]) -> None:
+        """Write down what the run is: layer, signals, versions."""
+        self.run.update(run)
+        self._write({"run": run})
+
+    def append(self, record: Record) -> None:
+        """Add a closed window."""
+        self.records.append(record)
+        self._write({"window": asdict(record)})
+
+    def event(self, **event: Any) -> None:
+        """Add something that happened: a stop and its reason."""
+        self.events.append(event)
+        self._write({"event": event})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(epoch, value) of a logged name, such as "featgeo/val/effective_rank", gaps left out."""
+        return [
+            (record.epoch, record.values[signal])
+            for record in self.records
+            if name.startswith(record.prefix)
+            and (signal := name.removeprefix(record.prefix)) in record.values
+        ]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> History:
+        """Read a file back, whole or cut short.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        history = cls()
+        history.path = None
+        with Path(path).open(encoding="utf-8") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:
+                    continue  # the crash came in the middle of this line
+                if "run" in line:
+                    history.run.update(line["run"])
+                elif "window" in line:
+                    history.records.append(Record(**line["window"]))
+                elif "event" in line:
+                    history.events.append(line["event"])
+        return history

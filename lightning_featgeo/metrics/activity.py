@@ -1,0 +1,29 @@
+"""Unit signals: which units still fire, and how many rows there were.
+
+Voita, Ferrando & Nalmpantis (2023), "Neurons in Large Language Models: Dead, N-gram, Positional" (arXiv 2309.04827).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.types import Float, Tensor, Undefined
+
+
+def dead_fraction(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+    """Share of units that were above zero on no row of the window, in [0, 1].
+
+    Made for features behind a ReLU-like activation. For signed features a unit that is always negative counts as
+    dead as well, although a linear head still reads it.
+
+    Raises:
+        Undefined: without rows.
+    """
+    if row_count < 1:
+        raise Undefined("no rows")
+    return (unit_active == 0).double().mean()
+
+
+def n_samples(sample_count: int) -> Float[Tensor, ""]:
+    """Finite rows of the window, labelled or not: what every other value rests on. Always defined."""
+    return torch.tensor(float(sample_count), dtype=torch.float64)

@@ -1,0 +1,121 @@
+"""Density and neighbourhood signals: how crowded the features are and whether neighbours share a class.
+
+kNN density: Loftsgaarden & Quesenberry (1965). kNN accuracy: Wu et al. (2018), "Unsupervised Feature Learning via
+Non-Parametric Instance-level Discrimination" (arXiv 1805.01978). Uniformity: Wang & Isola (2020), "Understanding
+Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere" (arXiv 2005.10242).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lightning_featgeo.metrics.results import Estimate
+from lightning_featgeo.types import Float, Int64, Tensor, Undefined
+
+VOTE_TEMPERATURE = 0.07
+UNIFORMITY_SCALE = 2.0
+
+
+def log_unit_ball_volume(dim: int) -> float:
+    """ln of the volume of the unit ball in R^dim."""
+    return 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1)
+
+
+def log_densities(distances: Float[Tensor, "n k"], dim: int) -> Float[Tensor, " v"]:
+    """ln p̂(x_i) = ln(k−1) − ln(n−1) − ln V_d − d·ln r_k in nats, leave-one-out; rows with r_k = 0 or inf have none.
+
+    Args:
+        distances: to the k nearest other rows, ascending; k ≥ 2.
+        dim: d, the dimension of the space (or an intrinsic one, for a density on the manifold).
+    """
+    n, k = distances.shape
+    if k < 2:
+        raise Undefined("needs at least 2 neighbours a row")
+    radius = distances[:, -1].double()
+    radius = radius[(radius > 0) & radius.isfinite()]
+    return math.log(k - 1) - math.log(max(n - 1, 1)) - log_unit_ball_volume(dim) - dim * radius.log()
+
+
+def _defined(log_density: Tensor) -> Tensor:
+    if log_density.numel() < 2:
+        raise Undefined("fewer than 2 rows have k neighbours at a distance above zero")
+    return log_density
+
+
+def knn_log_density(log_density: Float[Tensor, " v"]) -> Estimate:
+    """Mean log density over rows, in nats; the standard error takes rows as independent (they share neighbours).
+
+    Raises:
+        Undefined: if fewer than 2 rows have a density (fewer rows than k, or duplicates only).
+    """
+    values = _defined(log_density)
+    return Estimate(values.mean(), values.std() / values.numel() ** 0.5, values.numel())
+
+
+def knn_log_density_q05(log_density: Float[Tensor, " v"]) -> Float[Tensor, ""]:
+    """5 % quantile of the log density: the sparse fringe."""
+    return _defined(log_density).quantile(0.05)
+
+
+def knn_log_density_q50(log_density: Float[Tensor, " v"]) -> Float[Tensor, ""]:
+    """Median log density."""
+    return _defined(log_density).quantile(0.5)
+
+
+def knn_log_density_q95(log_density: Float[Tensor, " v"]) -> Float[Tensor, ""]:
+    """95 % quantile of the log density: the crowded core."""
+    return _defined(log_density).quantile(0.95)
+
+
+def knn_accuracy(
+    vote_similarities: Float[Tensor, "n k"],
+    vote_labels: Int64[Tensor, "n k"],
+    row_labels: Int64[Tensor, " n"],
+) -> Estimate:
+    """Leave-one-out accuracy of a weighted vote among the k nearest labelled rows, weight exp(cos/0.07), in [0, 1].
+
+    Args:
+        vote_similarities: cosine to each neighbour; −inf where there is none.
+        vote_labels: class of each neighbour.
+        row_labels: class of each row.
+
+    Returns:
+        The share of rows voted right, its binomial standard error, and the number of rows. Ties go to the lower class.
+
+    Raises:
+        Undefined: with fewer than 2 labelled rows.
+    """
+    n = row_labels.numel()
+    if n < 2 or vote_similarities.shape[1] == 0:
+        raise Undefined(f"a leave-one-out vote needs at least 2 labelled rows with a direction, got {n}")
+    classes = int(row_labels.max()) + 1
+    best = vote_similarities.max(dim=1, keepdim=True).values
+    if not bool(best.isfinite().all()):
+        raise Undefined("some labelled rows have no neighbour from another sample")
+    weights = torch.exp(
+        (vote_similarities - best) / VOTE_TEMPERATURE
+    )  # the common factor doesn't change a vote
+    votes = torch.zeros(n, classes, dtype=torch.float64, device=weights.device)
+    votes.scatter_add_(1, vote_labels.clamp(min=0, max=classes - 1), weights.double())
+    right = (votes.argmax(dim=1) == row_labels).double().mean()
+    return Estimate(right, (right * (1 - right) / n).sqrt(), n)
+
+
+def uniformity(kernel_sums: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """ln of the mean over pairs of exp(−2‖x−y‖²) on L2-normalised rows: 0 is one point, lower is more uniform.
+
+    Bounded below by about −4 (the sphere in high dimension); rows of one sample form no pair.
+
+    Args:
+        kernel_sums: Σ_j exp(−2‖x_i−x_j‖²) per row, itself left out.
+        kernel_counts: the number of terms in each.
+
+    Raises:
+        Undefined: if there is no pair.
+    """
+    pairs = kernel_counts.sum()
+    if not pairs > 0:
+        raise Undefined("needs two rows of different samples that are not zero")
+    return (kernel_sums.sum() / pairs).log()

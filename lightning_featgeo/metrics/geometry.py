@@ -1,0 +1,368 @@
+"""GeometryMetric: accumulators and catalogue behind one ``torchmetrics.Metric``; no Lightning needed.
+
+>>> metric = GeometryMetric(signals=["effective_rank", "id_two_nn"])
+>>> for start in range(0, 300, 100):
+...     metric.update(torch.sin(torch.arange(start, start + 100.0)[:, None] * torch.arange(1, 9)))
+>>> sorted(metric.compute())
+['effective_rank', 'id_two_nn', 'n_samples']
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torchmetrics import Metric
+
+from lightning_featgeo.metrics.accumulator import Accumulator
+from lightning_featgeo.metrics.bank import BankAccumulator
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, Signal, resolve
+from lightning_featgeo.metrics.directions import DirectionAccumulator
+from lightning_featgeo.metrics.moments import MomentsAccumulator
+from lightning_featgeo.metrics.results import Estimate, WindowResult
+from lightning_featgeo.metrics.rows import Rows, build_rows
+from lightning_featgeo.metrics.statistics import Statistics
+from lightning_featgeo.metrics.units import UnitAccumulator
+from lightning_featgeo.types import ConfigurationError, Tensor, Undefined
+
+AUTO_BANK_ROWS = 4096
+AUTO_BANK_BYTES = 256 * 2**20
+_COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
+
+
+class GeometryMetric(Metric):
+    """Streams features, and computes the chosen signals of all rows seen since the last ``reset``.
+
+    Args:
+        signals: names, groups or presets (see ``catalog``). "auto": the classifier's eight if the first batch has
+            labels and ``num_classes`` is known, otherwise the six that need no labels.
+        num_classes: C, needed by class signals. Memory grows with it (C·d·12 bytes).
+        head: the classifier module, read for its weight by ``nc3`` and ``nc4``; not registered as a submodule.
+        bank_size: rows kept for neighbour signals. "auto": 4096, fewer if they would exceed 256 MiB.
+        k: neighbours of density and dimension signals, ≥ 2.
+        knn_vote_k: neighbours of the class vote, ≥ 1.
+        seed: of the bank's hash.
+
+    ``compute()`` returns the defined signals only: a name that is missing is a gap, and ``window()`` has the reason.
+    Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
+    """
+
+    full_state_update: ClassVar[bool] = False
+    is_differentiable: ClassVar[bool] = False
+    higher_is_better: ClassVar[None] = None
+
+    def __init__(
+        self,
+        signals: str | Sequence[str] = "auto",
+        num_classes: int | None = None,
+        head: torch.nn.Module | None = None,
+        bank_size: int | Literal["auto"] = "auto",
+        k: int = 20,
+        knn_vote_k: int = 200,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
+        for name, value, least in (
+            ("k", k, 2),
+            ("knn_vote_k", knn_vote_k, 1),
+            ("num_classes", num_classes, 1),
+        ):
+            if value is not None and value < least:
+                raise ConfigurationError(f"{name} must be at least {least}, got {value}")
+        if bank_size != "auto" and bank_size < 2:
+            raise ConfigurationError(f"bank_size must be 'auto' or at least 2 rows, got {bank_size}")
+        self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
+        self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
+        self.seed = seed
+        self._head = [head]  # in a list: a module attribute would be registered and travel in the state_dict
+        self.accumulators = torch.nn.ModuleDict()
+        self.dim: int | None = None
+        self._counters: dict[str, Tensor] = {}
+        self._arrived = 0
+
+    # --- streaming -------------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        sample_index: Tensor | None = None,
+        view: int | Tensor | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            features: (n, d), any real dtype.
+            labels: (n,) class indices, negative for unlabelled; None: no labels.
+            sample_index: (n,) where rows come from; rows of one sample are never neighbours. None: all distinct.
+            view: which view, an int or one a row; single-view signals read view 0.
+
+        Raises:
+            ValueError: if a shape does not fit, or the dimension changed since the first batch.
+            ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
+        """
+        rows = build_rows(features, labels, sample_index, view, first_sample=self._arrived)
+        self._arrived += len(rows)
+        self.update_rows(rows, has_labels=labels is not None)
+
+    def update_rows(self, rows: Rows, has_labels: bool) -> None:
+        """:meth:`update` for rows that are put together already."""
+        if rows.features.shape[1] == 0:
+            raise ValueError("features have 0 dimensions")
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(rows.features.device.type, enabled=False),
+        ):
+            if self.dim is None:
+                self._build(rows, has_labels)
+            if rows.features.shape[1] != self.dim:
+                raise ValueError(
+                    f"features had {self.dim} dimensions in the first batch and have {rows.features.shape[1]} now; "
+                    "watch one layer per metric, or pool to a fixed size"
+                )
+            if len(rows):
+                self._accumulate(rows.of_view(0))
+        self._update_count = max(self._update_count, 1)
+
+    def _build(self, rows: Rows, has_labels: bool) -> None:
+        if self.signals is None:
+            self.signals = PRESETS["classifier" if has_labels and self.num_classes else "unlabelled"]
+        chosen = [CATALOG[name] for name in self.signals]
+        labelled = [s.name for s in chosen if "labels" in s.requires]
+        if labelled and not has_labels:
+            raise ConfigurationError(
+                f"{', '.join(labelled)} need class labels and the first batch has none; "
+                "pass labels, or leave these signals out"
+            )
+        if labelled and not self.num_classes:
+            raise ConfigurationError(f"{', '.join(labelled)} need the number of classes: give num_classes=…")
+        requires = frozenset[str]().union(*(s.requires for s in chosen))
+        d, device = rows.features.shape[1], rows.features.device
+        build: dict[str, Callable[[], Accumulator]] = {
+            "moments": lambda: MomentsAccumulator(
+                d, self.num_classes or 0 if labelled else 0, "exact" in requires, device
+            ),
+            "directions": lambda: DirectionAccumulator(d, device),
+            "units": lambda: UnitAccumulator(d, device),
+            "bank": lambda: BankAccumulator(
+                d, self.bank_rows(d, rows.features.element_size()), self.seed, rows.features.dtype, device
+            ),
+        }
+        for name, make in build.items():
+            if name in requires:
+                self.accumulators[name] = make()
+        self.dim = d
+        self._counters = {n: torch.zeros((), dtype=torch.int64, device=device) for n in _COUNTERS}
+
+    def bank_rows(self, dim: int, itemsize: int = 4) -> int:
+        """Capacity of the bank for features of this size."""
+        if self.bank_size != "auto":
+            return int(self.bank_size)
+        return max(2, min(AUTO_BANK_ROWS, AUTO_BANK_BYTES // (dim * itemsize)))
+
+    def _accumulate(self, rows: Rows) -> None:
+        finite = rows.features.isfinite().all(dim=1)
+        count = self._counters
+        count["nonfinite"] += (rows.keep & ~finite).sum()
+        rows = rows.where(finite)
+        too_large = rows.keep & (rows.label >= (self.num_classes or math.inf))
+        count["seen"] += rows.keep.sum()
+        count["out_of_range"] += too_large.sum()
+        count["labelled"] += (rows.keep & (rows.label >= 0) & ~too_large).sum()
+        count["largest_label"] = torch.maximum(
+            count["largest_label"], torch.where(rows.keep, rows.label, -1).max()
+        )
+        for accumulator in self._each():
+            accumulator.update(rows.to(accumulator.device))
+
+    def _each(self) -> list[Accumulator]:
+        return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
+
+    # --- results ---------------------------------------------------------------------------------------------
+
+    def compute(self) -> dict[str, Tensor]:
+        """The defined signals as 0-d float64 tensors, and ``n_samples``."""
+        values = self.window().values
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def window(self) -> WindowResult:
+        """Values with standard errors, gaps with reasons, ceilings, counts and curves.
+
+        Raises:
+            RuntimeError: in a process group of more than one: this version does not merge across processes.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            world = torch.distributed.get_world_size()
+            if world > 1:
+                raise RuntimeError(
+                    f"{world} processes: this version can't merge their rows by itself, and one rank's rows alone "
+                    "would be another number. Gather the accumulators' states and merge_state() them"
+                )
+        values: dict[str, float] = {}
+        errors: dict[str, float] = {}
+        gaps: dict[str, str] = {}
+        ceilings: dict[str, float] = {}
+        counts = {name: int(c) for name, c in self._counters.items()}
+        n = counts.get("seen", 0)
+        values[COUNT_SIGNAL] = float(n)
+        if self.dim is None or n == 0:
+            reason = "no rows arrived" if self.dim is None else "every row was dropped (NaN, Inf or padding)"
+            return WindowResult(
+                values, {}, {s: reason for s in self.signals or () if s != COUNT_SIGNAL}, {}, counts
+            )
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(self.state_device.type, enabled=False),
+        ):
+            statistics = Statistics(
+                dict(self.accumulators), self.dim, self.k, self.knn_vote_k, self._head[0], n
+            )
+            for name in self.signals or ():
+                signal = CATALOG[name]
+                if signal.ceiling is not None:
+                    ceilings[name] = signal.ceiling(n, self.dim)
+                try:
+                    estimate = self._evaluate(signal, statistics, counts)
+                except Undefined as reason:
+                    gaps[name] = str(reason)
+                    continue
+                values[name] = estimate[0]
+                if estimate[1] is not None:
+                    errors[name] = estimate[1]
+            if "distances" in statistics.__dict__:
+                counts["duplicates"] = statistics.duplicate_count
+                counts["bank"] = len(statistics.distances)
+            curves = self._curves(statistics)
+        return WindowResult(values, errors, gaps, ceilings, counts, curves)
+
+    def _evaluate(
+        self, signal: Signal, statistics: Statistics, counts: Mapping[str, int]
+    ) -> tuple[float, float | None]:
+        if "labels" in signal.requires:
+            if counts["out_of_range"]:
+                raise Undefined(
+                    f"{counts['out_of_range']} labels are not below num_classes={self.num_classes} "
+                    f"(largest: {counts['largest_label']})"
+                )
+            if not counts["labelled"]:
+                raise Undefined("no row has a label")
+        result = signal.function(*(getattr(statistics, need) for need in signal.needs))
+        if not isinstance(result, Estimate):
+            result = Estimate(torch.as_tensor(result))
+        value = float(result.value)
+        if not math.isfinite(value):
+            raise Undefined(f"the result is not finite ({value})")
+        error = None if result.standard_error is None else float(result.standard_error)
+        return value, error if error is None or math.isfinite(error) else None
+
+    def _curves(self, statistics: Statistics) -> dict[str, Tensor]:
+        """Per-window curves that were computed anyway: eigenvalues, log densities, local dimensions."""
+        made = statistics.__dict__
+        curves = {name: made[name] for name in ("eigenvalues", "log_density") if name in made}
+        if "distances" in made and {"id_mle", "id_two_nn"} & set(self.signals or ()):
+            try:
+                curves["local_dimension"] = statistics.local_dimension
+            except Undefined:
+                pass
+        return {name: c.detach().cpu() for name, c in curves.items() if c.numel()}
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[Signal, ...]:
+        """Catalogue rows of the chosen signals; empty until "auto" has seen a batch."""
+        return tuple(CATALOG[name] for name in self.signals or ())
+
+    @property
+    def state_device(self) -> torch.device:
+        """Where the accumulators are."""
+        return next(iter(self._counters.values())).device if self._counters else torch.device("cpu")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all accumulators: 0 before the first batch, fixed after it."""
+        return sum(a.memory_bytes for a in self._each()) + 8 * len(self._counters)
+
+    def reset(self) -> None:
+        """Forget the rows, keep the configuration and the memory."""
+        super().reset()
+        self._arrived = 0
+        for accumulator in self._each():
+            accumulator.reset()
+        for counter in self._counters.values():
+            counter.zero_()
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Like :meth:`update`: the geometry of one batch alone would be another number, so none is returned."""
+        self.update(*args, **kwargs)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Fold another GeometryMetric, or its :meth:`checkpoint`, into this one, as if it had seen those rows too.
+
+        Rows should carry global sample indices when the parts are merged: arrival numbers repeat between parts.
+
+        Raises:
+            ValueError: if signals, dimension, classes, bank size or seed differ.
+        """
+        other = incoming_state.checkpoint() if isinstance(incoming_state, GeometryMetric) else incoming_state
+        if not isinstance(other, dict) or "settings" not in other:
+            raise ValueError("merge_state takes a GeometryMetric or what its checkpoint() returned")
+        if other["dim"] is None:
+            return
+        if self.dim is None:
+            self._rebuild(other)
+        if self._settings() != other["settings"] or self.dim != other["dim"]:
+            raise ValueError(
+                f"cannot merge: here {self._settings()}, dim {self.dim}; there {other['settings']}, dim {other['dim']}"
+            )
+        for name, states in other["accumulators"].items():
+            accumulator = self.accumulators[name]
+            if isinstance(accumulator, Accumulator):
+                accumulator.merge_state(states)
+        for name, value in other["counters"].items():
+            mine = self._counters[name]
+            self._counters[name] = (
+                max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
+            )
+        self._arrived += other["arrived"]
+        self._update_count = max(self._update_count, 1)
+
+    def _settings(self) -> dict[str, Any]:
+        dtype = str(self.accumulators["bank"].rows.dtype) if "bank" in self.accumulators else ""
+        return {
+            "signals": list(self.signals or ()),
+            "num_classes": self.num_classes,
+            "bank_size": self.bank_size,
+            "seed": self.seed,
+            "dtype": dtype,
+        }
+
+    def _rebuild(self, saved: Mapping[str, Any]) -> None:
+        signals = self.signals or tuple(saved["settings"]["signals"])
+        self.signals = signals
+        double = saved["settings"]["dtype"] == "torch.float64"
+        empty = torch.zeros(
+            0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device
+        )
+        with torch.inference_mode(False):
+            self._build(build_rows(empty), has_labels=any("labels" in CATALOG[s].requires for s in signals))
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
+        return {
+            "settings": self._settings(),
+            "dim": self.dim,
+            "arrived": self._arrived,
+            "counters": {name: c.clone() for name, c in self._counters.items()},
+            "accumulators": {
+                name: {
+                    key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)
+                }
+                for name, a in self.accumulators.items()
+                if isinstance(a, Accumulator)
+            },
+        }

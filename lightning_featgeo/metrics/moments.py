@@ -1,0 +1,142 @@
+"""Streaming moments: count, mean and scatter, per class in the same pass when labels are given.
+
+Each class g keeps a fixed fp32 shift s_g (its first-seen mean). From S = Σ(x−s)(x−s)ᵀ and T_g = Σ(x−s_g),
+with δ_g = T_g/n_g: mean μ_g = s_g + δ_g; within-class scatter W = S − Σ n_g δ_g δ_gᵀ; total = W + between.
+Subtracting a nearby constant is exact in fp32, so features far from the origin (mean 1000) lose nothing;
+a sum of products of raw features, or of fp32 batch means, would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.metrics.accumulator import Accumulator
+from lightning_featgeo.metrics.rows import Rows
+from lightning_featgeo.types import Float, Int64, Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Frozen result. Scatters are sums over rows, not averages; everything float64."""
+
+    count: int
+    mean: Float[Tensor, " d"]
+    scatter: Float[Tensor, "d d"]
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Frozen result over the labelled rows. ``variances``: mean squared distance to the class mean (trace)."""
+
+    counts: Int64[Tensor, " c"]
+    means: Float[Tensor, "c d"]
+    variances: Float[Tensor, " c"]
+    within: Float[Tensor, "d d"]
+
+
+class MomentsAccumulator(Accumulator):
+    """Count, mean and scatter of all rows; per class and within classes if ``num_classes`` > 0.
+
+    Args:
+        dim: feature dimension d.
+        num_classes: C; 0 keeps no class statistics. Unlabelled rows then or otherwise count in totals only.
+        exact: form products in float64 (needed for spectral entropies) instead of fp32 with a float64 fold.
+        device: where the states live.
+
+    State bytes: with G = C+1 groups, G·(12·d + 16) + B·8·d², B = 2 if C > 0 else 1.
+    """
+
+    shift: Tensor
+    counts: Tensor
+    sums: Tensor
+    squares: Tensor
+    scatter: Tensor
+
+    def __init__(
+        self, dim: int, num_classes: int = 0, exact: bool = True, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(device)
+        self.dim, self.num_classes, self.exact = dim, num_classes, exact
+        groups, buckets = num_classes + 1, 2 if num_classes else 1
+        self._state("shift", torch.zeros(groups, dim))
+        self._state("counts", torch.zeros(groups, dtype=torch.float64))
+        self._state("sums", torch.zeros(groups, dim, dtype=torch.float64))
+        self._state("squares", torch.zeros(groups, dtype=torch.float64))
+        self._state("scatter", torch.zeros(buckets, dim, dim, dtype=torch.float64))
+
+    def update(self, rows: Rows) -> None:
+        """Add rows; labels outside [0, C) count as unlabelled."""
+        unlabelled = (rows.label < 0) | (rows.label >= self.num_classes)
+        groups = torch.where(unlabelled, self.num_classes, rows.label)
+        groups = torch.where(rows.keep, groups, -1)
+        ops.scatter_(
+            rows.features,
+            groups,
+            self.shift,
+            self.counts,
+            self.sums,
+            self.squares,
+            self.scatter,
+            self.num_classes,
+            self.exact,
+        )
+
+    def _merge(self, other: Mapping[str, Tensor]) -> None:
+        # Re-express the other's sums about our shift; where we saw nothing, its shift becomes ours.
+        adopt = (self.counts == 0) & (other["counts"] > 0)
+        self.shift.copy_(torch.where(adopt[:, None], other["shift"], self.shift))
+        delta = other["shift"].double() - self.shift.double()
+        n, sums = other["counts"], other["sums"]
+        for bucket, members in enumerate(self._buckets()):
+            t, by = sums[members], delta[members]
+            cross = t.T @ by
+            self.scatter[bucket] += (
+                other["scatter"][bucket] + cross + cross.T + by.T @ (n[members][:, None] * by)
+            )
+        self.counts += n
+        self.sums += sums + n[:, None] * delta
+        self.squares += other["squares"] + 2 * (sums * delta).sum(dim=1) + n * delta.square().sum(dim=1)
+
+    def _buckets(self) -> list[slice]:
+        """Which groups each scatter bucket pools: labelled, unlabelled; or all."""
+        c = self.num_classes
+        return [slice(0, c), slice(c, c + 1)] if c else [slice(0, 1)]
+
+    def _within(self, bucket: int, members: slice) -> Tensor:
+        n = self.counts[members].clamp(min=1)
+        delta = self.sums[members] / n[:, None]
+        scatter = self.scatter[bucket] - delta.T @ (self.counts[members][:, None] * delta)
+        return (scatter + scatter.T) / 2
+
+    def _means(self) -> Tensor:
+        return self.shift.double() + self.sums / self.counts.clamp(min=1)[:, None]
+
+    def compute(self) -> Moments:
+        """Moments of all rows, labelled or not."""
+        n = self.counts.sum()
+        means = self._means()
+        # about an actual mean, not the origin: the weighted average of nearby numbers
+        origin = means[self.counts.argmax()]
+        mean = origin + (self.counts[:, None] * (means - origin)).sum(dim=0) / n.clamp(min=1)
+        away = means - mean
+        between = away.T @ (self.counts[:, None] * away)
+        within = sum((self._within(b, m) for b, m in enumerate(self._buckets())), torch.zeros_like(between))
+        return Moments(int(n), mean, within + (between + between.T) / 2)
+
+    def compute_classes(self) -> ClassMoments:
+        """Class moments of the labelled rows.
+
+        Raises:
+            ValueError: if the accumulator was built without classes.
+        """
+        if not self.num_classes:
+            raise ValueError("no class statistics were kept: build the accumulator with num_classes > 0")
+        c = self.num_classes
+        n = self.counts[:c]
+        delta = self.sums[:c] / n.clamp(min=1)[:, None]
+        variances = (self.squares[:c] / n.clamp(min=1) - delta.square().sum(dim=1)).clamp(min=0)
+        return ClassMoments(n.to(torch.int64), self._means()[:c], variances, self._within(0, slice(0, c)))

@@ -98,9 +98,7 @@ def main() -> None:
     show(monitor, "val")
     last = [r for r in monitor.history if r.stage == "val"][-1]
     print(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
-    print(
-        f"Price: {last.share:.1%} of a validation window; accuracy {trainer.callback_metrics['val/accuracy']:.3f}."
-    )
+    print(f"Price: {last.share:.1%} of a validation window; accuracy {trainer.callback_metrics['val/accuracy']:.3f}.")
     run_dir = logger.experiment.dir.removesuffix("/files")
     logger.experiment.finish()
     print(f"History: {monitor.history.path}")

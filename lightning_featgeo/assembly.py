@@ -81,12 +81,7 @@ class RowAssembler:
 
     def _pool(self, call: Tensor, labels: Tensor | None, batch: Any) -> Pooled:
         if self.chosen_pool is None:
-            tokens = (
-                labels is not None
-                and labels.ndim == 2
-                and call.ndim == 3
-                and labels.shape[1] == call.shape[1]
-            )
+            tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
         mask = find_mask(batch, self.mask) if self.chosen_pool in NAMES and call.ndim == 3 else None
         return pool_rows(call, self.chosen_pool, mask)

@@ -93,9 +93,8 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
         found: Tensor | None = value
         return found
     if isinstance(batch, Mapping):
-        return next(
-            (batch[key] for key in LABEL_KEYS if key in batch and _looks_like_classes(batch[key])), None
-        )
+        parts: list[Tensor] = [batch[key] for key in LABEL_KEYS if key in batch and _looks_like_classes(batch[key])]
+        return parts[0] if parts else None
     if isinstance(batch, Sequence) and not isinstance(batch, str):
         fitting = [v for v in batch[1:] if _looks_like_classes(v) and v.ndim == 1]
         if len(fitting) == 1:

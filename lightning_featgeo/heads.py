@@ -19,9 +19,7 @@ from lightning_featgeo.cuda_ext.stash import Budget
 from lightning_featgeo.taps import FeatureTap, display_name
 from lightning_featgeo.types import ConfigurationError, Tensor
 
-_SUSPECT = re.compile(
-    r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I
-)
+_SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I)
 _CLASS_COUNT_NAMES = ("num_classes", "n_classes", "num_labels", "nb_classes")
 
 
@@ -154,9 +152,7 @@ class Scout:
         Raises:
             ConfigurationError: if nothing ran or anything contradicts the last candidate.
         """
-        order = [
-            name for _, name in sorted((at, name) for name, tap in self.taps.items() for at in tap.calls)
-        ]
+        order = [name for _, name in sorted((at, name) for name, tap in self.taps.items() for at in tap.calls)]
         if not order:
             raise ambiguous(
                 self.found, "none of them ran in the first batch (was the model compiled and called before?)"

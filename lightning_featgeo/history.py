@@ -88,8 +88,7 @@ class History:
         return [
             (record.epoch, record.values[signal])
             for record in self.records
-            if name.startswith(record.prefix)
-            and (signal := name.removeprefix(record.prefix)) in record.values
+            if name.startswith(record.prefix) and (signal := name.removeprefix(record.prefix)) in record.values
         ]
 
     @classmethod

@@ -18,7 +18,7 @@ NAMES = ("mean", "cls", "last", "tokens")
 
 @dataclass(frozen=True)
 class Pooled:
-    """Rows (n, d) of one forward call; ``sample``: which of the call's b inputs each comes from; ``keep``: not padding."""
+    """Rows (n, d) of one call; ``sample``: which of its b inputs each comes from; ``keep``: False for padding."""
 
     rows: Tensor
     sample: Tensor
@@ -79,9 +79,7 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
     zeros = torch.zeros_like(index)
     if pool == "rows":
         if x.ndim > 2:
-            raise ConfigurationError(
-                f"features of shape {tuple(x.shape)} are no rows; give pool='mean' or a pattern"
-            )
+            raise ConfigurationError(f"features of shape {tuple(x.shape)} are no rows; give pool='mean' or a pattern")
         return Pooled(x.reshape(b, -1), index, zeros, None, b)
     if "->" in pool:
         return _by_pattern(x, pool)

@@ -56,7 +56,7 @@ def wandb_curves(logger: Any, spectra: Spectra, record: Record, curves: Mapping[
         )
     for name in ("log_density", "local_dimension"):
         if name in curves:
-            row[prefix + name] = wandb.Histogram(curves[name].numpy())
+            row[prefix + name] = wandb.Histogram(curves[name].tolist())
     if len(row) > 1:
         logger.experiment.log(row)  # never step=: a step behind W&B's own would drop the row
 

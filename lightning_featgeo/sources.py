@@ -94,9 +94,7 @@ class Sources:
     def _one(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
         found = find_modules(root, path)
         if len(found) > 1:
-            raise ConfigurationError(
-                f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one"
-            )
+            raise ConfigurationError(f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one")
         return next(iter(found.items()))
 
     def _tap(self, module: torch.nn.Module, name: str, side: Any) -> FeatureTap:
@@ -175,9 +173,7 @@ class Sources:
             )
         tensors = list(value) if isinstance(value, (list, tuple)) else [value]
         if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
-            raise ConfigurationError(
-                f"features=… gave {describe(value)}; it must give a tensor, or one a view"
-            )
+            raise ConfigurationError(f"features=… gave {describe(value)}; it must give a tensor, or one a view")
         return [[t.detach() for t in tensors]]
 
     def remove(self) -> None:

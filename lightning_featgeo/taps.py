@@ -46,9 +46,7 @@ def _stash_input(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         stash(x.detach(), key)
 
 
-def _stash_output(
-    _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int
-) -> None:
+def _stash_output(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int) -> None:
     x = _first_tensor(output)
     if x is not None:
         stash(x.detach(), key)

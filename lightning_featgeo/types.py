@@ -39,6 +39,4 @@ class Undefined(ValueError):
 def near_misses(name: str, known: Sequence[str]) -> str:
     """' Did you mean …?' with the closest known names, or the whole list."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return (
-        f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else f" Known: {', '.join(known)}."
-    )
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else f" Known: {', '.join(known)}."

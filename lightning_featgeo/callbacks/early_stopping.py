@@ -6,9 +6,10 @@ time a window closes (also inside an epoch) with a defined value: a gap is no ch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
@@ -20,16 +21,16 @@ from lightning_featgeo.metrics.catalog import CATALOG, Direction
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 
-class Rule(Protocol):
-    """What a stop rule is."""
+class Rule(ABC):
+    """A stop rule: subclass it for one of your own."""
 
+    @abstractmethod
     def check(self, values: Sequence[float], direction: Direction) -> str | None:
         """The reason to stop after the last of ``values`` (oldest first, never empty), or None."""
-        ...
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(Rule):
     """The signal is worse than its best so far by more than ``fraction`` of that best's size."""
 
     fraction: float = 0.5
@@ -42,7 +43,8 @@ class Drop:
         """See the class."""
         if direction == "none":
             raise ConfigurationError(
-                "Drop needs a signal with a better and a worse direction; use Threshold(below=…) or Plateau() for this one"
+                "Drop needs a signal with a better and a worse direction; "
+                "use Threshold(below=…) or Plateau() for this one"
             )
         best = max(values) if direction == "higher" else min(values)
         worse_by = best - values[-1] if direction == "higher" else values[-1] - best
@@ -54,7 +56,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Plateau:
+class Plateau(Rule):
     """The signal has converged: its last ``checks`` values lie within ``tolerance`` of their size."""
 
     checks: int = 5
@@ -63,7 +65,8 @@ class Plateau:
     def __post_init__(self) -> None:
         if self.checks < 2 or not self.tolerance >= 0:
             raise ConfigurationError(
-                f"Plateau(checks={self.checks}, tolerance={self.tolerance}): needs at least 2 checks and a tolerance ≥ 0"
+                f"Plateau(checks={self.checks}, tolerance={self.tolerance}): "
+                "needs at least 2 checks and a tolerance ≥ 0"
             )
 
     def check(self, values: Sequence[float], direction: Direction) -> str | None:
@@ -82,7 +85,7 @@ class Plateau:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Rule):
     """The signal is below ``below`` or above ``above``."""
 
     below: float | None = None
@@ -107,7 +110,7 @@ class GeometryEarlyStopping(EarlyStopping):
 
     Args:
         monitor: a logged name, such as "featgeo/val/feature_std". Which way is worse comes from the catalogue.
-        rule: ``Drop()``, ``Plateau()``, ``Threshold(below=…)``, or any object with their ``check``.
+        rule: ``Drop()``, ``Plateau()``, ``Threshold(below=…)``, or a ``Rule`` of your own.
         patience: consecutive fresh values for which the rule must hold, ≥ 1.
         warmup: first fresh values that are not judged and don't count as the best, ≥ 0.
 
@@ -145,7 +148,7 @@ class GeometryEarlyStopping(EarlyStopping):
         if (
             not self.monitor.startswith(record.prefix)
             or self._should_skip_check(trainer)
-            or trainer.fast_dev_run
+            or getattr(trainer, "fast_dev_run", False)
         ):
             return None
         value = record.values.get(self.monitor.removeprefix(record.prefix))
@@ -162,7 +165,7 @@ class GeometryEarlyStopping(EarlyStopping):
         past = " ".join(f"{v:.4g}" for v in self.values[-6:])
         self.stopping_reason_message = (
             f"featgeo: stopping at epoch {record.epoch:.2f} (step {record.step}). {self.monitor} {reason}, "
-            f"{self.wait_count} checks in a row. Last values: {past}."
+            f"{self.wait_count} check{'s' * (self.wait_count > 1)} in a row. Last values: {past}."
         )
         trainer.should_stop = True
         rank_zero_info(self.stopping_reason_message)

@@ -111,9 +111,7 @@ class FeatureGeometryMonitor(Callback):
             undo()
         self._undo = []
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already."""
         self.teardown(trainer, pl_module, "exception")
 
@@ -219,9 +217,7 @@ class FeatureGeometryMonitor(Callback):
         """Close the windows."""
         self._evaluation_end("test", trainer)
 
-    def _evaluation_start(
-        self, stage: str, alone: str, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> None:
+    def _evaluation_start(self, stage: str, alone: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == alone:  # not inside fit
             self._start(trainer, pl_module)
         run = self._run

@@ -6,6 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -20,9 +21,7 @@ from lightning_featgeo.types import Tensor
 COSTS = ("seconds", "share")
 
 
-def known_names(
-    signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]
-) -> list[str]:
+def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
     """Every name that a run with these signals can log; ``stages`` as they appear in names."""
     if signals == "auto":
         chosen = tuple(dict.fromkeys([*PRESETS["classifier"], *PRESETS["unlabelled"]]))
@@ -49,7 +48,7 @@ def fractional_epoch(trainer: pl.Trainer) -> float:
 
 def history_path(trainer: pl.Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
-    if trainer.fast_dev_run or not trainer.is_global_zero:
+    if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return None
     folder = Path(trainer.log_dir or trainer.default_root_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -80,10 +79,10 @@ class Publisher:
         self._spectra: dict[str, sinks.Spectra] = {}
         self._headline: str | None = None
 
-    def forget_stale(self, trainer: pl.Trainer, stages: Iterable[str] | None = None) -> None:
-        """Take our values of these stages (all by default) out of ``callback_metrics``, which Lightning never clears."""
-        for stage in list(self._live) if stages is None else stages:
-            for name in self._live.pop(stage, ()):
+    def forget_stale(self, trainer: pl.Trainer, prefixes: Iterable[str] | None = None) -> None:
+        """Take our values (of these name prefixes) out of ``callback_metrics``, which Lightning never clears."""
+        for prefix in list(self._live) if prefixes is None else prefixes:
+            for name in self._live.pop(prefix, ()):
                 trainer.callback_metrics.pop(name, None)
 
     def publish(
@@ -117,9 +116,7 @@ class Publisher:
                 logger.log_metrics({**values, sinks.EPOCH: record.epoch}, step=trainer.global_step)
             trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
         else:
-            self._headline = self._headline or next(
-                (record.prefix + s for s in asked if s in record.values), None
-            )
+            self._headline = self._headline or next((record.prefix + s for s in asked if s in record.values), None)
             for name, value in [(sinks.EPOCH, record.epoch), *values.items()]:
                 tensor = torch.tensor(value, dtype=dtype, device=device)
                 on_bar = name == self._headline
@@ -152,9 +149,7 @@ class Publisher:
                 sinks.wandb_stop(logger, reason)
 
 
-def run_facts(
-    line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int
-) -> dict[str, object]:
+def run_facts(line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int) -> dict[str, object]:
     """What the first line of the history file says."""
     return {
         "described": line,
@@ -164,6 +159,6 @@ def run_facts(
         "versions": {
             "lightning_featgeo": __version__,
             "torch": torch.__version__,
-            "lightning": pl.__version__,
+            "lightning": version("lightning"),
         },
     }

@@ -58,9 +58,7 @@ class Run:
         self._warned: set[str] = set()
         self._told = False
         self._stated_classes = settings.class_count(trainer, pl_module)
-        self.sources = Sources(
-            pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps
-        )
+        self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 
     # --- windows ---------------------------------------------------------------------------------------------
 
@@ -190,8 +188,9 @@ class Run:
         elif any(part.metric.dim is None for part in window.watched):
             names = ", ".join(repr(tap.name) for tap in self.sources.taps) or "the step's output"
             window.failed = (
-                f"no features were caught: {names} did not run in {window.name}. If the model was compiled and called "
-                "before fit, compile it anew; if this stage uses another part of the model, name a layer that runs in it"
+                f"no features were caught: {names} did not run in {window.name}. If the model was compiled and "
+                "called before fit, compile it anew; if this stage uses another part of the model, name a layer "
+                "that runs in it"
             )
 
     def _ask_stoppers(self, record: Record) -> None:
@@ -227,11 +226,7 @@ class Run:
         parts = []
         for layer, part in zip(self.sources.layers, window.watched, strict=True):
             metric = part.metric
-            pool = (
-                ""
-                if part.assembler.chosen_pool in (None, "rows")
-                else f", pooled by {part.assembler.chosen_pool!r}"
-            )
+            pool = "" if part.assembler.chosen_pool in (None, "rows") else f", pooled by {part.assembler.chosen_pool!r}"
             parts.append(f"{layer.described}, {metric.dim} dimensions{pool}")
         metric = window.watched[0].metric
         keeps_classes = any("labels" in row.requires for row in metric.rows)
@@ -250,9 +245,7 @@ class Run:
             self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
         dropped = record.counts.get("nonfinite")
         if dropped:
-            self._warn(
-                f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}"
-            )
+            self._warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
 
     def _warn(self, message: str, key: str) -> None:
         if key not in self._warned:

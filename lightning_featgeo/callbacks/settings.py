@@ -19,9 +19,7 @@ from lightning_featgeo.sources import FeaturesFrom
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 STAGES = ("train", "val", "test")
-AUTO_CLASS_BYTES = (
-    256 * 2**20
-)  # "auto" keeps class statistics up to here (a language model's head has 50,000)
+AUTO_CLASS_BYTES = 256 * 2**20  # "auto" keeps class statistics up to here (a language model's head has 50,000)
 
 
 @dataclass
@@ -51,9 +49,7 @@ class Settings:
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
         for stage in given:
             if stage not in STAGES:
-                raise ConfigurationError(
-                    f"unknown stage {stage!r} in stages=.{near_misses(str(stage), STAGES)}"
-                )
+                raise ConfigurationError(f"unknown stage {stage!r} in stages=.{near_misses(str(stage), STAGES)}")
         if not given:
             raise ConfigurationError('stages is empty; use stages=("val",), and add "train" or "test"')
         self.stages: tuple[str, ...] = given
@@ -61,9 +57,7 @@ class Settings:
             resolve(self.signals)
         check_pool(self.pool)
         if self.layer is not None and self.features is not None:
-            raise ConfigurationError(
-                "give layer= or features=, not both: each says where the features come from"
-            )
+            raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
         if self.every_n_epochs < 1 or (self.every_n_train_steps is not None and self.every_n_train_steps < 1):
             raise ConfigurationError("every_n_epochs and every_n_train_steps must be at least 1")
         if self.every_n_train_steps is not None and "train" not in given:
@@ -83,7 +77,7 @@ class Settings:
         return known_class_count(root, *root.children(), datamodule)
 
     def classes_for(self, stated: int | None, head: torch.nn.Module | None, width: int | None) -> int | None:
-        """C for the accumulators: as given, else the head's outputs, else as stated; None if "auto" finds it too dear."""
+        """C as given, else the head's outputs, else as stated; None if "auto" finds its memory too dear."""
         if self.num_classes is not None:
             return self.num_classes
         outputs = getattr(head, "out_features", getattr(head, "out_channels", None))

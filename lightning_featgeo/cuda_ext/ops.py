@@ -6,6 +6,8 @@ registered beneath them for every device, so a missing kernel is slower and neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def _fake_nothing(*args: object) -> None:
     """Fake kernel of an op that only writes into its arguments."""
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., object]] = {
     "hash_priority": lambda index, seed: torch.empty_like(index, dtype=torch.int64),
     "reservoir_slots": _fake_slots,
     "scatter_": _fake_nothing,
@@ -128,7 +130,7 @@ def unit_stats_(
 
 def knn(
     queries: Float[Tensor, "n d"],
-    reference: Float[Tensor, "m d"],
+    reference: Float[Tensor, "m e"],
     k: int,
     exclude_self: bool = False,
     *,
@@ -161,7 +163,7 @@ def knn(
 
 def knn_with_kernel(
     queries: Float[Tensor, "n d"],
-    reference: Float[Tensor, "m d"],
+    reference: Float[Tensor, "m e"],
     k: int,
     exclude_self: bool = False,
     *,

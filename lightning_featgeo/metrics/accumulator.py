@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torchmetrics import Metric
@@ -23,11 +23,11 @@ def state_device(device: torch.device) -> torch.device:
 
 
 class Accumulator(Metric):
-    """Bounded state over rows: fixed bytes from construction, ``update(rows)``, ``merge_state(other)``, ``compute()``."""
+    """Bounded state over rows: fixed bytes from the start, ``update(rows)``, ``merge_state(other)``, ``compute()``."""
 
-    full_state_update: ClassVar[bool] = False
-    higher_is_better: ClassVar[None] = None
-    is_differentiable: ClassVar[bool] = False
+    full_state_update: bool = False
+    higher_is_better: bool | None = None
+    is_differentiable: bool = False
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         # Merging across processes is ours (see DESIGN, "Ranks"): torchmetrics would gather every state.
@@ -61,8 +61,10 @@ class Accumulator(Metric):
         Raises:
             ValueError: if the other has states of other shapes (dimension, classes, capacity).
         """
-        states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
-        mine = self.metric_state
+        states: Mapping[str, Any] = (
+            incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        )
+        mine = self.tensors()
         for name, state in mine.items():
             theirs = states.get(name)
             if not isinstance(theirs, Tensor) or theirs.shape != state.shape:
@@ -79,7 +81,11 @@ class Accumulator(Metric):
         self.reset()
         self.merge_state(dict(states))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The states by name."""
+        return {name: state for name, state in self.metric_state.items() if isinstance(state, Tensor)}
+
     @property
     def memory_bytes(self) -> int:
         """Bytes of all states: fixed by the configuration."""
-        return sum(s.numel() * s.element_size() for s in self.metric_state.values())
+        return sum(state.numel() * state.element_size() for state in self.tensors().values())

@@ -94,9 +94,7 @@ def knn_accuracy(
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp(
-        (vote_similarities - best) / VOTE_TEMPERATURE
-    )  # the common factor doesn't change a vote
+    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE)  # the common factor doesn't change a vote
     votes = torch.zeros(n, classes, dtype=torch.float64, device=weights.device)
     votes.scatter_add_(1, vote_labels.clamp(min=0, max=classes - 1), weights.double())
     right = (votes.argmax(dim=1) == row_labels).double().mean()

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torchmetrics import Metric
 
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, Signal, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, resolve
 from lightning_featgeo.metrics.directions import DirectionAccumulator
+from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.results import Estimate, WindowResult
+from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
 from lightning_featgeo.metrics.units import UnitAccumulator
-from lightning_featgeo.types import ConfigurationError, Tensor, Undefined
+from lightning_featgeo.types import ConfigurationError, Tensor
 
 AUTO_BANK_ROWS = 4096
 AUTO_BANK_BYTES = 256 * 2**20
@@ -49,9 +50,9 @@ class GeometryMetric(Metric):
     Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
     """
 
-    full_state_update: ClassVar[bool] = False
-    is_differentiable: ClassVar[bool] = False
-    higher_is_better: ClassVar[None] = None
+    full_state_update: bool = False
+    is_differentiable: bool = False
+    higher_is_better: bool | None = None
 
     def __init__(
         self,
@@ -172,9 +173,7 @@ class GeometryMetric(Metric):
         count["seen"] += rows.keep.sum()
         count["out_of_range"] += too_large.sum()
         count["labelled"] += (rows.keep & (rows.label >= 0) & ~too_large).sum()
-        count["largest_label"] = torch.maximum(
-            count["largest_label"], torch.where(rows.keep, rows.label, -1).max()
-        )
+        count["largest_label"] = torch.maximum(count["largest_label"], torch.where(rows.keep, rows.label, -1).max())
         for accumulator in self._each():
             accumulator.update(rows.to(accumulator.device))
 
@@ -194,81 +193,17 @@ class GeometryMetric(Metric):
         Raises:
             RuntimeError: in a process group of more than one: this version does not merge across processes.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            world = torch.distributed.get_world_size()
-            if world > 1:
-                raise RuntimeError(
-                    f"{world} processes: this version can't merge their rows by itself, and one rank's rows alone "
-                    "would be another number. Gather the accumulators' states and merge_state() them"
-                )
-        values: dict[str, float] = {}
-        errors: dict[str, float] = {}
-        gaps: dict[str, str] = {}
-        ceilings: dict[str, float] = {}
-        counts = {name: int(c) for name, c in self._counters.items()}
-        n = counts.get("seen", 0)
-        values[COUNT_SIGNAL] = float(n)
-        if self.dim is None or n == 0:
-            reason = "no rows arrived" if self.dim is None else "every row was dropped (NaN, Inf or padding)"
-            return WindowResult(
-                values, {}, {s: reason for s in self.signals or () if s != COUNT_SIGNAL}, {}, counts
-            )
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(self.state_device.type, enabled=False),
-        ):
+        _refuse_several_processes()
+        counts = {name: int(counter) for name, counter in self._counters.items()}
+        signals = self.signals or ()
+        if self.dim is None or counts["seen"] == 0:
+            reason = "no rows arrived" if self.dim is None else "every row was left out (NaN, Inf or padding)"
+            return empty_window(signals, reason, counts)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
             statistics = Statistics(
-                dict(self.accumulators), self.dim, self.k, self.knn_vote_k, self._head[0], n
+                dict(self.accumulators), self.dim, self.k, self.knn_vote_k, self._head[0], counts["seen"]
             )
-            for name in self.signals or ():
-                signal = CATALOG[name]
-                if signal.ceiling is not None:
-                    ceilings[name] = signal.ceiling(n, self.dim)
-                try:
-                    estimate = self._evaluate(signal, statistics, counts)
-                except Undefined as reason:
-                    gaps[name] = str(reason)
-                    continue
-                values[name] = estimate[0]
-                if estimate[1] is not None:
-                    errors[name] = estimate[1]
-            if "distances" in statistics.__dict__:
-                counts["duplicates"] = statistics.duplicate_count
-                counts["bank"] = len(statistics.distances)
-            curves = self._curves(statistics)
-        return WindowResult(values, errors, gaps, ceilings, counts, curves)
-
-    def _evaluate(
-        self, signal: Signal, statistics: Statistics, counts: Mapping[str, int]
-    ) -> tuple[float, float | None]:
-        if "labels" in signal.requires:
-            if counts["out_of_range"]:
-                raise Undefined(
-                    f"{counts['out_of_range']} labels are not below num_classes={self.num_classes} "
-                    f"(largest: {counts['largest_label']})"
-                )
-            if not counts["labelled"]:
-                raise Undefined("no row has a label")
-        result = signal.function(*(getattr(statistics, need) for need in signal.needs))
-        if not isinstance(result, Estimate):
-            result = Estimate(torch.as_tensor(result))
-        value = float(result.value)
-        if not math.isfinite(value):
-            raise Undefined(f"the result is not finite ({value})")
-        error = None if result.standard_error is None else float(result.standard_error)
-        return value, error if error is None or math.isfinite(error) else None
-
-    def _curves(self, statistics: Statistics) -> dict[str, Tensor]:
-        """Per-window curves that were computed anyway: eigenvalues, log densities, local dimensions."""
-        made = statistics.__dict__
-        curves = {name: made[name] for name in ("eigenvalues", "log_density") if name in made}
-        if "distances" in made and {"id_mle", "id_two_nn"} & set(self.signals or ()):
-            try:
-                curves["local_dimension"] = statistics.local_dimension
-            except Undefined:
-                pass
-        return {name: c.detach().cpu() for name, c in curves.items() if c.numel()}
+            return evaluate(signals, statistics, counts, self.num_classes)
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -325,9 +260,7 @@ class GeometryMetric(Metric):
                 accumulator.merge_state(states)
         for name, value in other["counters"].items():
             mine = self._counters[name]
-            self._counters[name] = (
-                max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
-            )
+            self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
         self._arrived += other["arrived"]
         self._update_count = max(self._update_count, 1)
 
@@ -345,9 +278,7 @@ class GeometryMetric(Metric):
         signals = self.signals or tuple(saved["settings"]["signals"])
         self.signals = signals
         double = saved["settings"]["dtype"] == "torch.float64"
-        empty = torch.zeros(
-            0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device
-        )
+        empty = torch.zeros(0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device)
         with torch.inference_mode(False):
             self._build(build_rows(empty), has_labels=any("labels" in CATALOG[s].requires for s in signals))
 
@@ -359,10 +290,18 @@ class GeometryMetric(Metric):
             "arrived": self._arrived,
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {
-                name: {
-                    key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)
-                }
+                name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
                 for name, a in self.accumulators.items()
                 if isinstance(a, Accumulator)
             },
         }
+
+
+def _refuse_several_processes() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+        if world > 1:
+            raise RuntimeError(
+                f"{world} processes: this version can't merge their rows by itself, and one rank's rows alone "
+                "would be another number. Gather every rank's checkpoint() and merge_state() them"
+            )

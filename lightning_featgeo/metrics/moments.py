@@ -56,9 +56,7 @@ class MomentsAccumulator(Accumulator):
     squares: Tensor
     scatter: Tensor
 
-    def __init__(
-        self, dim: int, num_classes: int = 0, exact: bool = True, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, dim: int, num_classes: int = 0, exact: bool = True, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
         self.dim, self.num_classes, self.exact = dim, num_classes, exact
         groups, buckets = num_classes + 1, 2 if num_classes else 1
@@ -94,9 +92,7 @@ class MomentsAccumulator(Accumulator):
         for bucket, members in enumerate(self._buckets()):
             t, by = sums[members], delta[members]
             cross = t.T @ by
-            self.scatter[bucket] += (
-                other["scatter"][bucket] + cross + cross.T + by.T @ (n[members][:, None] * by)
-            )
+            self.scatter[bucket] += other["scatter"][bucket] + cross + cross.T + by.T @ (n[members][:, None] * by)
         self.counts += n
         self.sums += sums + n[:, None] * delta
         self.squares += other["squares"] + 2 * (sums * delta).sum(dim=1) + n * delta.square().sum(dim=1)

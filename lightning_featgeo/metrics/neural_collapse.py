@@ -88,7 +88,8 @@ def nc2_equinorm(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, 
     norms = torch.linalg.vector_norm(_centred_means(class_means, class_counts), dim=1)
     if not norms.mean() > 0:
         raise Undefined("all class means coincide: their centred lengths are zero")
-    return norms.std() / norms.mean()
+    deviation: Tensor = norms.std()
+    return deviation / norms.mean()
 
 
 def nc2_equiangle(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
@@ -108,7 +109,7 @@ def nc2_equiangle(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor,
 
 
 def nc3(
-    class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"], head_weight: Float[Tensor, "c d"]
+    class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"], head_weight: Float[Tensor, "h e"]
 ) -> Float[Tensor, ""]:
     """NC3, self-duality: ‖Wᵀ/‖W‖_F − M/‖M‖_F‖_F, in [0, 2]; 0 when weights and centred means are aligned.
 
@@ -128,9 +129,7 @@ def nc3(
     weight = head_weight[_used(class_counts)].to(centred.dtype)
     length, weight_length = torch.linalg.matrix_norm(centred), torch.linalg.matrix_norm(weight)
     if not (length > 0 and weight_length > 0):
-        raise Undefined(
-            "the class means coincide or the head's weight is zero: there is no direction to compare"
-        )
+        raise Undefined("the class means coincide or the head's weight is zero: there is no direction to compare")
     return torch.linalg.matrix_norm(weight / weight_length - centred / length)
 
 
@@ -138,8 +137,8 @@ def nc4(
     labelled_rows: Float[Tensor, "n d"],
     class_means: Float[Tensor, "c d"],
     class_counts: Int64[Tensor, " c"],
-    head_weight: Float[Tensor, "c d"],
-    head_bias: Float[Tensor, " c"],
+    head_weight: Float[Tensor, "h e"],
+    head_bias: Float[Tensor, " h"],
 ) -> Estimate:
     """NC4: share of rows on which the classifier and the nearest class mean disagree, in [0, 1].
 

@@ -82,9 +82,7 @@ def build_rows(
         if given is None or isinstance(given, int):
             return torch.full((n,), default if given is None else given, dtype=torch.int64, device=device)
         if given.shape != (n,) or given.is_floating_point() or given.is_complex():
-            raise ValueError(
-                f"{name} must be {n} integers, one a row, got shape {tuple(given.shape)} of {given.dtype}"
-            )
+            raise ValueError(f"{name} must be {n} integers, one a row, got shape {tuple(given.shape)} of {given.dtype}")
         return given.to(device=device, dtype=torch.int64)
 
     views = column("view", view, 0)

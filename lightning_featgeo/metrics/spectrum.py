@@ -8,6 +8,8 @@ only in the uncentred ones (``rankme``, ``feature_std``, ``mean_resultant``).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lightning_featgeo.types import Float, Tensor, Undefined
@@ -126,7 +128,7 @@ def feature_std(
         raise Undefined(f"a standard deviation needs at least 2 rows, got {row_count}")
     mean = direction_sums / row_count
     variance = (direction_squares - row_count * mean.square()).clamp(min=0) / (row_count - 1)
-    return variance.sqrt().mean() * direction_sums.numel() ** 0.5
+    return variance.sqrt().mean() * math.sqrt(direction_sums.numel())
 
 
 def mean_resultant(nonzero_count: int, direction_sums: Float[Tensor, " d"]) -> Float[Tensor, ""]:

@@ -74,6 +74,10 @@ class Statistics:
         self.dim, self.k, self.vote_k = dim, k, vote_k
         self._head = head
 
+    def computed(self) -> frozenset[str]:
+        """Statistics that some signal has asked for so far."""
+        return frozenset(_REQUIRES.keys() & self.__dict__.keys())
+
     # --- frozen accumulators ---------------------------------------------------------------------------------
 
     @cached_property
@@ -189,9 +193,7 @@ class Statistics:
     def _head_parameters(self) -> tuple[Tensor, Tensor]:
         weight = getattr(self._head, "weight", None)
         if hasattr(self._head, "base_layer"):
-            raise Undefined(
-                f"the head is an adapter ({type(self._head).__name__}); merge it to read its weight"
-            )
+            raise Undefined(f"the head is an adapter ({type(self._head).__name__}); merge it to read its weight")
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             raise Undefined("no linear head is known; name it with head='path.of.the.classifier'")
         weight = weight.detach().double().flatten(1)
@@ -205,9 +207,7 @@ class Statistics:
     def distances(self) -> Tensor:
         """(n, k) to the k nearest rows of other samples, ascending; inf where there are fewer."""
         bank = self._bank
-        table, _ = ops.knn(
-            bank.rows, bank.rows, self.k, True, query_groups=bank.samples, reference_groups=bank.samples
-        )
+        table, _ = ops.knn(bank.rows, bank.rows, self.k, True, query_groups=bank.samples, reference_groups=bank.samples)
         return table
 
     @statistic("bank")

@@ -1,0 +1,95 @@
+"""From a window's statistics to its result: each signal is a finite value or a gap with a reason, never NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
+from lightning_featgeo.metrics.results import Estimate, WindowResult
+from lightning_featgeo.metrics.statistics import Statistics
+from lightning_featgeo.types import Tensor, Undefined
+
+CURVES = ("eigenvalues", "log_density", "local_dimension")
+
+
+def evaluate(
+    signals: Sequence[str], statistics: Statistics, counts: Mapping[str, int], num_classes: int | None
+) -> WindowResult:
+    """Evaluate the signals; what several of them need is computed once.
+
+    Args:
+        signals: catalogue names.
+        statistics: of the window, not empty.
+        counts: rows seen, labelled, out of range, …
+        num_classes: C, for messages.
+    """
+    n = counts["seen"]
+    values: dict[str, float] = {COUNT_SIGNAL: float(n)}
+    errors: dict[str, float] = {}
+    gaps: dict[str, str] = {}
+    ceilings: dict[str, float] = {}
+    for name in signals:
+        signal = CATALOG[name]
+        if signal.ceiling is not None:
+            ceilings[name] = signal.ceiling(n, statistics.dim)
+        try:
+            _refuse_bad_labels(signal, counts, num_classes)
+            value, error = _numbers(signal, statistics)
+        except Undefined as reason:
+            gaps[name] = str(reason)
+            continue
+        values[name] = value
+        if error is not None:
+            errors[name] = error
+    computed = statistics.computed()
+    more = dict(counts)
+    if "distances" in computed:
+        more.update(duplicates=statistics.duplicate_count, bank=len(statistics.distances))
+    return WindowResult(values, errors, gaps, ceilings, more, _curves(signals, statistics))
+
+
+def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int]) -> WindowResult:
+    """A window without rows: every signal but the count is a gap."""
+    gaps = {name: reason for name in signals if name != COUNT_SIGNAL}
+    return WindowResult({COUNT_SIGNAL: 0.0}, {}, gaps, {}, dict(counts))
+
+
+def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: int | None) -> None:
+    if "labels" not in signal.requires:
+        return
+    if counts["out_of_range"]:
+        raise Undefined(
+            f"{counts['out_of_range']} labels are not below num_classes={num_classes} "
+            f"(largest: {counts['largest_label']})"
+        )
+    if not counts["labelled"]:
+        raise Undefined("no row has a label")
+
+
+def _numbers(signal: Signal, statistics: Statistics) -> tuple[float, float | None]:
+    result = signal.function(*(getattr(statistics, need) for need in signal.needs))
+    if not isinstance(result, Estimate):
+        result = Estimate(torch.as_tensor(result))
+    value = float(result.value)
+    if not math.isfinite(value):
+        raise Undefined(f"the result is not finite ({value})")
+    error = None if result.standard_error is None else float(result.standard_error)
+    return value, error if error is not None and math.isfinite(error) else None
+
+
+def _curves(signals: Sequence[str], statistics: Statistics) -> dict[str, Tensor]:
+    """Per-window curves that cost nothing more: eigenvalues, log densities, local dimensions."""
+    wanted = [name for name in CURVES if name in statistics.computed()]
+    if "distances" in statistics.computed() and {"id_mle", "id_two_nn"} & set(signals):
+        wanted.append("local_dimension")
+    curves: dict[str, Tensor] = {}
+    for name in wanted:
+        with contextlib.suppress(Undefined):
+            curve: Tensor = getattr(statistics, name)
+            if curve.numel():
+                curves[name] = curve.detach().cpu()
+    return curves

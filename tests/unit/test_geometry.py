@@ -1,0 +1,354 @@
+"""GeometryMetric: choosing signals, bad input, gaps instead of NaN, merging, checkpoints."""
+
+import io
+import warnings
+
+import pytest
+import torch
+from data import digits_features, head
+from torch import Tensor, nn
+
+from lightning_featgeo import ConfigurationError, GeometryMetric
+from lightning_featgeo.metrics import CATALOG, Estimate, Signal, register
+from lightning_featgeo.metrics.catalog import PRESETS, resolve
+from lightning_featgeo.metrics.rows import build_rows
+
+CLASS_SIGNALS = {"nc1", "nc1_ratio", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4", "cdnv", "knn_accuracy"}
+
+
+def test_auto_takes_eight_for_a_classifier_and_six_without_labels() -> None:
+    x, y = digits_features()
+    labelled, unlabelled = GeometryMetric(num_classes=10), GeometryMetric(num_classes=10)
+    labelled.update(x, y)
+    unlabelled.update(x)
+    assert set(labelled.compute()) == {*PRESETS["classifier"], "n_samples"}
+    assert len(PRESETS["classifier"]) == 8
+    assert set(unlabelled.compute()) == {*PRESETS["unlabelled"], "n_samples"}
+
+
+def test_only_the_needed_accumulators_run() -> None:
+    metric = GeometryMetric(["feature_std"])
+    metric.update(torch.randn(10, 4))
+    assert list(metric.accumulators) == ["directions"]
+    cheap = GeometryMetric(["participation_ratio", "dead_fraction"])
+    cheap.update(torch.randn(10, 4))
+    assert sorted(cheap.accumulators) == ["moments", "units"]
+    assert not cheap.accumulators["moments"].exact
+
+
+@pytest.mark.parametrize(
+    ("signals", "says"),
+    [
+        ("efective_rank", "Did you mean 'effective_rank'"),
+        (["nc1", "id_twonn"], "Did you mean 'id_two_nn'"),
+        (["zzz"], "Known:"),
+        ([], "signals is empty"),
+    ],
+)
+def test_unknown_signals_are_refused_with_near_misses(signals, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        GeometryMetric(signals)
+
+
+def test_groups_resolve_in_order_without_repeats() -> None:
+    assert resolve(["nc1", "neural_collapse"])[0] == "nc1"
+    assert len(resolve("neural_collapse")) == 7
+    assert resolve("all") == tuple(CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"k": 1}, "k must be at least 2"),
+        ({"knn_vote_k": 0}, "knn_vote_k must be at least 1"),
+        ({"num_classes": 0}, "num_classes must be at least 1"),
+        ({"bank_size": 1}, "bank_size"),
+    ],
+)
+def test_bad_settings_are_refused(arguments: dict, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        GeometryMetric("all", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m: m.update(torch.randn(4)), "must be .rows, dimensions."),
+        (lambda m: m.update(torch.randn(4, 2, 2)), "pool or flatten"),
+        (lambda m: m.update(torch.randn(4, 2), torch.zeros(3, dtype=torch.int64)), "labels must be 4 integers"),
+        (lambda m: m.update(torch.randn(4, 2), torch.zeros(4)), "labels must be 4 integers"),
+        (lambda m: m.update(torch.randn(4, 2), sample_index=torch.zeros(2, dtype=torch.int64)), "sample_index must"),
+        (lambda m: m.update(torch.randn(4, 2), view=torch.zeros(2, dtype=torch.int64)), "view must be"),
+        (lambda m: m.update(torch.randn(4, 0)), "0 dimensions"),
+        (lambda m: m.update(torch.randn(4, 2, dtype=torch.complex64)), "complex"),
+        (lambda m: [m.update(torch.randn(4, 2)), m.update(torch.randn(4, 3))], "2 dimensions in the first batch"),
+        (lambda m: build_rows(torch.randn(4, 2), keep=torch.ones(4)), "keep must be 4 booleans"),
+    ],
+)
+def test_bad_batches_are_refused_with_words(call, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call(GeometryMetric(["feature_std"]))
+
+
+def test_class_signals_without_labels_or_classes_are_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="nc1 need class labels"):
+        GeometryMetric(["nc1"], num_classes=3).update(torch.randn(4, 2))
+    with pytest.raises(ConfigurationError, match="give num_classes"):
+        GeometryMetric(["nc1"]).update(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+
+
+def finite(metric: GeometryMetric) -> tuple[set[str], dict[str, str]]:
+    """Names with values, and gaps; fails if anything is neither, both, or not finite."""
+    window = metric.window()
+    assert all(torch.isfinite(torch.tensor(v)) for v in window.values.values())
+    assert all(torch.isfinite(torch.tensor(v)) for v in window.standard_errors.values())
+    assert all(len(reason) > 5 for reason in window.gaps.values())
+    assert set(window.values) | set(window.gaps) == {*(metric.signals or ()), "n_samples"}
+    assert not set(window.values) & set(window.gaps)
+    return set(window.values), dict(window.gaps)
+
+
+def everything(x: Tensor, y: Tensor, classes: int = 3) -> tuple[set[str], dict[str, str]]:
+    metric = GeometryMetric("all", num_classes=classes, head=head(classes, x.shape[1]))
+    metric.update(x, y)
+    return finite(metric)
+
+
+CASES = {
+    "one row": (torch.randn(1, 4), torch.tensor([0])),
+    "two rows": (torch.randn(2, 4), torch.tensor([0, 1])),
+    "one class": (torch.randn(50, 4), torch.zeros(50, dtype=torch.int64)),
+    "empty class": (torch.randn(50, 4), torch.arange(50) % 2),
+    "one row a class": (torch.randn(3, 4), torch.arange(3)),
+    "fewer rows than k": (torch.randn(12, 4), torch.arange(12) % 3),
+    "identical rows": (torch.full((50, 4), 2.5), torch.arange(50) % 3),
+    "zero rows": (torch.zeros(50, 4), torch.arange(50) % 3),
+    "d = 1": (torch.randn(50, 1), torch.arange(50) % 3),
+    "float16": (torch.randn(50, 4).half(), torch.arange(50) % 3),
+    "bfloat16": (torch.randn(50, 4).bfloat16(), torch.arange(50) % 3),
+    "float64": (torch.randn(50, 4).double(), torch.arange(50) % 3),
+    "integers": (torch.randint(-9, 9, (50, 4)), torch.arange(50) % 3),
+    "booleans": (torch.rand(50, 4) > 0.5, torch.arange(50) % 3),
+    "huge": (1e30 * torch.randn(50, 4), torch.arange(50) % 3),
+    "tiny": (1e-38 * torch.randn(50, 4), torch.arange(50) % 3),
+    "unlabelled": (torch.randn(50, 4), torch.full((50,), -100)),
+    "a line": (torch.arange(50.0)[:, None].expand(50, 4), torch.arange(50) % 3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_never_nan_never_a_crash(case: str) -> None:
+    values, _ = everything(*CASES[case])
+    assert "n_samples" in values
+    if case in ("float16", "bfloat16", "float64", "integers", "huge"):
+        assert values == set(CATALOG)
+
+
+def test_what_is_a_gap_and_why() -> None:
+    assert everything(*CASES["identical rows"])[1]["effective_rank"].startswith("the features have no spread")
+    values, gaps = everything(*CASES["zero rows"])
+    assert "feature_std" in values  # every ReLU dead: this is what must be seen
+    assert gaps["mean_resultant"] == "every row is zero: no row has a direction"
+    assert set(everything(*CASES["one class"])[1]) == CLASS_SIGNALS - {"knn_accuracy"}
+    assert set(everything(*CASES["unlabelled"])[1]) == CLASS_SIGNALS
+    assert "id_mle" in everything(*CASES["fewer rows than k"])[1]
+    assert "1 classes" not in str(everything(*CASES["empty class"])[1])
+
+
+def test_labels_out_of_range_make_a_gap_that_names_them() -> None:
+    _, gaps = everything(torch.randn(50, 4), torch.arange(50) % 5)
+    assert set(gaps) == CLASS_SIGNALS
+    assert "20 labels are not below num_classes=3 (largest: 4)" in gaps["nc1"]
+
+
+def test_nan_and_inf_rows_are_dropped_and_counted() -> None:
+    x, y = digits_features()
+    dirty = x.clone()
+    dirty[5, 3], dirty[77, 0] = torch.nan, -torch.inf
+    clean = torch.ones(len(x), dtype=torch.bool)
+    clean[[5, 77]] = False
+    ours, expected = (GeometryMetric("all", num_classes=10, head=head(10, 96)) for _ in range(2))
+    ours.update(dirty, y)
+    expected.update(x[clean], y[clean], sample_index=torch.arange(len(x))[clean])
+    for name, value in expected.compute().items():
+        assert float(ours.compute()[name]) == pytest.approx(float(value), rel=1e-12)
+    assert ours.window().counts["nonfinite"] == 2
+
+
+def test_empty_batches_count_for_nothing_and_no_rows_is_all_gaps() -> None:
+    metric = GeometryMetric(["effective_rank"])
+    assert metric.window().gaps == {"effective_rank": "no rows arrived"}
+    metric.update(torch.zeros(0, 4))
+    assert "every row was left out" in metric.window().gaps["effective_rank"]
+    metric.update(torch.randn(9, 4))
+    assert metric.window().values["n_samples"] == 9
+
+
+def test_batch_size_one_equals_one_batch() -> None:
+    x, y = digits_features()
+    one, all_ = GeometryMetric("classifier", num_classes=10), GeometryMetric("classifier", num_classes=10)
+    for row, label in zip(x[:300].split(1), y[:300].split(1), strict=True):
+        one.update(row, label)
+    all_.update(x[:300], y[:300])
+    for name, value in all_.compute().items():
+        assert float(one.compute()[name]) == pytest.approx(float(value), rel=1e-10)
+
+
+def test_two_views_as_views_change_nothing_and_as_rows_would() -> None:
+    x, y = digits_features()
+    single, views = GeometryMetric("all", num_classes=10, head=head(10, 96)), None
+    single.update(x, y)
+    views = GeometryMetric("all", num_classes=10, head=head(10, 96))
+    index = torch.arange(len(x))
+    views.update(x, y, sample_index=index, view=0)
+    views.update(x + 0.01, y, sample_index=index, view=1)
+    stacked = GeometryMetric("all", num_classes=10, head=head(10, 96))
+    stacked.update(
+        torch.cat([x, x + 0.01]), y.repeat(2), sample_index=index.repeat(2), view=torch.arange(2 * len(x)) // len(x)
+    )
+    for name, value in single.compute().items():
+        assert float(views.compute()[name]) == pytest.approx(float(value), rel=1e-12)
+        assert float(stacked.compute()[name]) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_rows_of_one_sample_are_never_neighbours() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(500, 8), torch.randint(0, 10, (500,))
+    twice, labels = x.repeat_interleave(2, 0) + 1e-4 * torch.randn(1000, 8), y.repeat_interleave(2)
+    aware, naive = (GeometryMetric(["knn_accuracy", "id_two_nn"], num_classes=10, knn_vote_k=1) for _ in range(2))
+    aware.update(twice, labels, sample_index=torch.arange(500).repeat_interleave(2))
+    naive.update(twice, labels)
+    assert float(aware.compute()["knn_accuracy"]) < 0.2
+    assert float(naive.compute()["knn_accuracy"]) > 0.9
+
+
+def test_memory_after_10_and_1000_batches_is_what_was_announced() -> None:
+    x, y = digits_features()
+    metric = GeometryMetric("all", num_classes=10, head=head(10, 96))
+    metric.update(x[:8], y[:8])
+    announced = metric.memory_bytes
+    for batches in (10, 1000):
+        for _ in range(batches):
+            metric.update(x[:8], y[:8])
+        assert metric.memory_bytes == announced
+
+
+def test_checkpoint_and_merge_equal_the_whole() -> None:
+    x, y = digits_features()
+    index = torch.arange(len(x))
+    whole, a, b = (GeometryMetric("all", num_classes=10, head=head(10, 96)) for _ in range(3))
+    whole.update(x, y, sample_index=index)
+    a.update(x[:500], y[:500], sample_index=index[:500])
+    b.update(x[500:], y[500:], sample_index=index[500:])
+    file = io.BytesIO()
+    torch.save(b.checkpoint(), file)
+    file.seek(0)
+    restored = GeometryMetric("all", num_classes=10, head=head(10, 96))
+    restored.merge_state(torch.load(file, weights_only=True))
+    a.merge_state(restored)
+    a.merge_state(GeometryMetric("all", num_classes=10))  # one that saw nothing
+    for name, value in whole.compute().items():
+        assert float(a.compute()[name]) == pytest.approx(float(value), rel=1e-10)
+    assert a.window().counts == whole.window().counts
+
+
+def test_merging_refuses_other_settings_and_other_things() -> None:
+    a, b = GeometryMetric(["feature_std"]), GeometryMetric(["feature_std"], seed=1)
+    a.update(torch.randn(5, 3))
+    b.update(torch.randn(5, 3))
+    with pytest.raises(ValueError, match="cannot merge"):
+        a.merge_state(b)
+    with pytest.raises(ValueError, match="takes a GeometryMetric"):
+        a.merge_state({})
+
+
+def test_reset_keeps_memory_and_forgets_rows() -> None:
+    metric = GeometryMetric(["effective_rank", "id_two_nn"])
+    x = torch.randn(100, 5)
+    metric.update(x + 7)
+    memory = metric.memory_bytes
+    metric.reset()
+    metric(x)  # forward accumulates too
+    fresh = GeometryMetric(["effective_rank", "id_two_nn"])
+    fresh.update(x)
+    assert metric.memory_bytes == memory
+    for name, value in fresh.compute().items():
+        assert float(metric.compute()[name]) == pytest.approx(float(value), rel=1e-12)
+
+
+def test_inside_inference_mode_autocast_and_a_cast_parent() -> None:
+    x, y = digits_features()
+    expected = GeometryMetric("classifier", num_classes=10)
+    expected.update(x, y)
+    parent = nn.Module()
+    parent.metric = GeometryMetric("classifier", num_classes=10)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        parent.metric.update(x[:900].clone(), y[:900])
+    parent.to(torch.bfloat16)
+    parent.metric.update(x[900:], y[900:])
+    for name, value in expected.compute().items():
+        assert float(parent.metric.compute()[name]) == pytest.approx(float(value), rel=1e-10)
+    assert parent.state_dict() == {}
+
+
+def test_no_random_number_is_drawn() -> None:
+    x, y = digits_features()
+    before = torch.random.get_rng_state()
+    metric = GeometryMetric("all", num_classes=10, head=head(10, 96))
+    metric.update(x, y)
+    metric.compute()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_signal_is_added_with_a_function_and_a_row() -> None:
+    def feature_norm(covariance: Tensor) -> Estimate:
+        return Estimate(covariance.diagonal().sum().sqrt())
+
+    row = Signal(
+        "test_norm", feature_norm, ("covariance",), "none", "1", "[0, ∞)", "a test", ("spectrum",),
+    )  # fmt: skip
+    register(row)
+    try:
+        metric = GeometryMetric("spectrum")
+        metric.update(torch.randn(500, 4))
+        assert float(metric.compute()["test_norm"]) == pytest.approx(2, rel=0.1)
+        with pytest.raises(ConfigurationError, match="exists already"):
+            register(row)
+    finally:
+        del CATALOG["test_norm"]
+    for name, needs, says in (
+        ("Test", ("covariance",), "lower-case"),
+        ("test", ("covarianze",), "no statistic 'covarianze'"),
+    ):
+        with pytest.raises(ConfigurationError, match=says):
+            register(Signal(name, feature_norm, needs, "none", "1", "", "a test", ()))
+
+
+def test_the_bank_is_smaller_where_features_are_large() -> None:
+    metric = GeometryMetric(["id_two_nn"])
+    assert metric.bank_rows(512) == 4096
+    assert metric.bank_rows(32768) == 2048
+    assert GeometryMetric(["id_two_nn"], bank_size=77).bank_rows(5) == 77
+
+
+def test_several_processes_are_refused_not_answered_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = GeometryMetric(["feature_std"])
+    metric.update(torch.randn(5, 3))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="2 processes"):
+        metric.window()
+
+
+def test_compute_before_update_says_so_and_gives_no_number() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert float(GeometryMetric(["feature_std"]).compute()["n_samples"]) == 0
+
+
+def test_nc3_and_nc4_without_a_head_are_gaps() -> None:
+    x, y = digits_features()
+    for classifier, says in ((None, "no linear head is known"), (nn.ReLU(), "no linear head is known")):
+        metric = GeometryMetric(["nc3", "nc4"], num_classes=10, head=classifier)
+        metric.update(x, y)
+        assert says in metric.window().gaps["nc3"]

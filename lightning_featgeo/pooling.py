@@ -80,7 +80,7 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
     if pool == "rows":
         if x.ndim > 2:
             raise ConfigurationError(f"features of shape {tuple(x.shape)} are no rows; give pool='mean' or a pattern")
-        return Pooled(x.reshape(b, -1), index, zeros, None, b)
+        return Pooled(x if x.ndim == 2 else x.reshape(b, 1), index, zeros, None, b)
     if "->" in pool:
         return _by_pattern(x, pool)
     if x.ndim == 2:  # a vector a sample is its own mean, first and last token

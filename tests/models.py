@@ -27,7 +27,7 @@ class Classifier(pl.LightningModule):
         return cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.log("val_loss", cross_entropy(self(batch[0]), batch[1]), add_dataloader_idx=False)
+        self.log("val_loss", cross_entropy(self(batch[0]), batch[1]))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self(batch[0])

@@ -143,6 +143,20 @@ class GeometryEarlyStopping(EarlyStopping):
         self.warmup = warmup
         self.values: list[float] = []
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse to stand alone: values come from a monitor.
+
+        Raises:
+            ConfigurationError: with the line to paste.
+        """
+        super().setup(trainer, pl_module, stage)
+        callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
+        if not any(hasattr(callback, "feeds_geometry_stoppers") for callback in callbacks):
+            raise ConfigurationError(
+                f"GeometryEarlyStopping({self.monitor!r}) needs a FeatureGeometryMonitor: "
+                "Trainer(callbacks=[FeatureGeometryMonitor(), GeometryEarlyStopping(…)])"
+            )
+
     def observe(self, trainer: pl.Trainer, record: Record) -> str | None:
         """Look at a window that just closed; returns the reason if this is where the run stops."""
         if (

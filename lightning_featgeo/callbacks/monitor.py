@@ -45,6 +45,8 @@ class FeatureGeometryMonitor(Callback):
     ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
     """
 
+    feeds_geometry_stoppers = True
+
     def __init__(
         self,
         layer: str | Sequence[str] | None = None,

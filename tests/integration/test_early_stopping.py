@@ -1,0 +1,123 @@
+"""Stop rules as pure functions, and the stopper in real runs."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from models import Classifier, loaders, trainer
+
+from lightning_featgeo import (
+    ConfigurationError,
+    Drop,
+    FeatureGeometryMonitor,
+    GeometryEarlyStopping,
+    Plateau,
+    Threshold,
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "direction", "fires"),
+    [
+        (Drop(0.5), [0.8], "higher", False),
+        (Drop(0.5), [0.8, 0.41], "higher", False),
+        (Drop(0.5), [0.5, 0.8, 0.39], "higher", True),
+        (Drop(0.5), [-1.8, -0.5], "lower", True),
+        (Drop(0.5), [-1.8, -1.0], "lower", False),
+        (Drop(0.5), [0.2, 0.31], "lower", True),
+        (Drop(0.5), [0.0, 0.0], "lower", False),
+        (Drop(0.5), [0.0, 0.1], "lower", True),
+        (Plateau(3, 0.05), [9.0, 1.0, 1.02, 0.99], "none", True),
+        (Plateau(3, 0.05), [1.0, 1.02], "none", False),
+        (Plateau(3, 0.05), [1.0, 1.2, 1.0], "none", False),
+        (Plateau(2, 0.0), [0.0, 0.0], "none", True),
+        (Threshold(below=0.1), [0.2], "none", False),
+        (Threshold(below=0.1), [0.05], "none", True),
+        (Threshold(above=3.0), [4.0], "none", True),
+    ],
+)
+def test_rules(rule, values, direction, fires: bool) -> None:
+    reason = rule.check(values, direction)
+    assert (reason is not None) == fires
+    if reason:
+        assert "limit" in reason
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Drop(0.0), "above 0"),
+        (lambda: Plateau(1), "at least 2 checks"),
+        (lambda: Threshold(), "needs a limit"),
+        (lambda: GeometryEarlyStopping("val_loss"), "watches geometry names"),
+        (lambda: GeometryEarlyStopping("featgeo/val/feature_sdt"), "Did you mean 'feature_std'"),
+        (lambda: GeometryEarlyStopping("featgeo/val/id_two_nn"), "use Threshold"),
+        (lambda: GeometryEarlyStopping(patience=0), "patience"),
+    ],
+)
+def test_wrong_rules_are_refused(make, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        make()
+
+
+class Collapse(Callback):
+    """Shrinks the features towards one point from an epoch on: a real collapse, in the weights."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch >= self.at:
+            with torch.no_grad():
+                pl_module.net[0].weight.zero_()
+                pl_module.net[0].bias.fill_(1.0)
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = 0.0
+
+
+def test_it_stops_on_a_collapse_says_why_and_writes_it_down() -> None:
+    monitor, stop = FeatureGeometryMonitor(), GeometryEarlyStopping("featgeo/val/feature_std", patience=2)
+    assert isinstance(stop, EarlyStopping)
+    run = trainer(Collapse(3), monitor, stop, max_epochs=20)
+    with pytest.warns(UserWarning, match="has no value"):  # identical rows: the ranks are gaps
+        run.fit(Classifier(), *loaders())
+    assert run.current_epoch == 5
+    assert stop.stopped_epoch == 4
+    reason = stop.stopping_reason_message
+    for part in ("featgeo/val/feature_std fell 100%", "limit 50%", "2 checks in a row", "epoch 5.00"):
+        assert part in reason
+    assert monitor.history.events[0]["reason"] == reason
+
+
+def test_gaps_and_warm_up_are_no_checks() -> None:
+    stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=2, warmup=1)
+    monitor = FeatureGeometryMonitor(every_n_epochs=2, signals=["feature_std"])
+    run = trainer(monitor, stop, max_epochs=20)
+    run.fit(Classifier(), *loaders())
+    assert len(stop.values) == 3  # one warm-up, two checks
+    assert run.current_epoch == 6
+
+
+def test_it_stops_inside_an_epoch_when_a_window_closes() -> None:
+    stop = GeometryEarlyStopping("featgeo/train/feature_std", Threshold(below=9.0), patience=2)
+    monitor = FeatureGeometryMonitor(stages="train", every_n_train_steps=2, signals=["feature_std"])
+    run = trainer(monitor, stop, max_epochs=5)
+    run.fit(Classifier(), *loaders(train=1024))
+    assert run.global_step == 4
+
+
+def test_a_name_nobody_logs_is_refused_and_state_resumes(tmp_path) -> None:
+    with pytest.raises(ConfigurationError, match="never logs"):
+        trainer(FeatureGeometryMonitor(signals=["rankme"]), GeometryEarlyStopping()).fit(Classifier(), *loaders())
+    stop = GeometryEarlyStopping(rule=Plateau(50))
+    run = trainer(FeatureGeometryMonitor(), stop, max_epochs=2)
+    run.fit(Classifier(), *loaders())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = GeometryEarlyStopping(rule=Plateau(50))
+    trainer(FeatureGeometryMonitor(), again, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "x.ckpt")
+    assert again.values[:2] == stop.values
+    assert len(again.values) == 3
+
+
+def test_without_a_monitor_it_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="needs a FeatureGeometryMonitor"):
+        trainer(GeometryEarlyStopping()).fit(Classifier(), *loaders())

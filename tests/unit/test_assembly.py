@@ -1,0 +1,117 @@
+"""Rows know their sample, view and label, whatever way the model calls its encoder."""
+
+import pytest
+import torch
+from data import digits_features, head
+from torch import Tensor
+
+from lightning_featgeo import ConfigurationError, GeometryMetric
+from lightning_featgeo.assembly import RowAssembler
+
+Y = torch.tensor([3, 1, 2, 0])
+BATCH = (torch.randn(4, 9), Y)
+F = torch.arange(4.0)[:, None].expand(4, 2)
+
+
+def parts(calls: list[Tensor], batch=BATCH, **kwargs):
+    return RowAssembler(**kwargs).assemble(calls, batch, 100)
+
+
+def test_one_call_is_one_view() -> None:
+    (rows,), size, labelled = parts([F])
+    assert (size, labelled) == (4, True)
+    assert rows.sample.tolist() == [100, 101, 102, 103]
+    assert rows.view.tolist() == [0] * 4
+    assert torch.equal(rows.label, Y)
+
+
+def test_two_calls_are_two_views_of_the_same_samples() -> None:
+    (a, b), _, _ = parts([F, F])
+    assert torch.equal(a.sample, b.sample)
+    assert torch.equal(a.label, b.label)
+    assert (a.view.tolist(), b.view.tolist()) == ([0] * 4, [1] * 4)
+
+
+def test_stacked_views_are_told_by_size_or_number() -> None:
+    for kwargs in ({}, {"views": 2}):
+        (rows,), _, _ = parts([torch.cat([F, F])], **kwargs)
+        assert rows.sample.tolist() == [100, 101, 102, 103] * 2
+        assert rows.view.tolist() == [0] * 4 + [1] * 4
+        assert torch.equal(rows.label, Y.repeat(2))
+
+
+def test_pieces_of_a_batch_are_not_views() -> None:
+    (a, b), size, _ = parts([F[:3], F[3:]])
+    assert size == 4
+    assert torch.cat([a.sample, b.sample]).tolist() == [100, 101, 102, 103]
+    assert torch.equal(torch.cat([a.label, b.label]), Y)
+    assert b.view.tolist() == [0]
+
+
+def test_views_none_means_new_samples_each_call() -> None:
+    (a, b), size, _ = parts([F, F], views=None)
+    assert size == 8
+    assert b.sample.tolist() == [104, 105, 106, 107]
+    assert b.label.tolist() == [-1] * 4
+
+
+def test_views_from_a_callable() -> None:
+    (rows,), _, _ = parts([torch.cat([F, F])], views=lambda batch: torch.tensor([1] * 4 + [0] * 4))
+    assert rows.of_view(0).keep.tolist() == [False] * 4 + [True] * 4
+    with pytest.raises(ConfigurationError, match=r"one integer a row, 4 in all"):
+        parts([F], views=lambda batch: torch.tensor([1]))
+
+
+def test_rows_that_are_no_multiple_of_the_labels_are_unlabelled_and_that_is_stated() -> None:
+    assembler = RowAssembler()
+    (rows,), _, _ = assembler.assemble([torch.randn(7, 2)], BATCH, 0)
+    assert rows.label.tolist() == [-1] * 7
+    assert rows.sample.unique().numel() == 7
+    assert "7 rows are no multiple of the batch's 4 samples" in str(assembler.notes)
+
+
+def test_tokens_share_their_sample_and_take_its_label_or_their_own() -> None:
+    x = torch.randn(4, 3, 5)
+    (rows,), _, _ = parts([x], pool="tokens")
+    assert torch.equal(rows.label, Y.repeat_interleave(3))
+    assert rows.position.tolist() == [0, 1, 2] * 4
+    own = torch.arange(12).reshape(4, 3)
+    (rows,), _, labelled = parts([x], {"input": x, "labels": own})
+    assert torch.equal(rows.label, own.reshape(-1))
+    assembler = RowAssembler()
+    (rows,), _, labelled = assembler.assemble([F], {"input": x, "labels": own}, 0)
+    assert not labelled
+    assert "not one class a row" in str(assembler.notes)
+
+
+def test_masks_reach_the_pooling() -> None:
+    x, mask = torch.randn(4, 3, 5), torch.tensor([[1, 0, 0]] * 4)
+    (rows,), _, _ = parts([x], {"input": x, "attention_mask": mask, "labels": Y}, pool="tokens")
+    assert int(rows.keep.sum()) == 4
+    (rows,), _, _ = parts([x], {"input": x, "attention_mask": mask, "labels": Y})
+    torch.testing.assert_close(rows.features, x[:, 0])
+
+
+def test_empty_calls_and_batches_pass() -> None:
+    (rows,), size, labelled = parts([torch.zeros(0, 2)], (torch.zeros(0, 9), torch.zeros(0, dtype=torch.int64)))
+    assert (len(rows), size, labelled) == (0, 0, True)
+    assert parts([], BATCH) == ([], 4, False)
+
+
+@pytest.mark.parametrize("how", ["calls", "stacked"])
+def test_single_view_signals_of_two_views_equal_those_of_one(how: str) -> None:
+    x, y = digits_features()
+    results = []
+    for views in (1, 2):
+        metric = GeometryMetric("all", num_classes=10, head=head(10, 96))
+        assembler, samples = RowAssembler(), 0
+        for start in range(0, len(x), 100):
+            a, labels = x[start : start + 100], y[start : start + 100]
+            other = a + 0.05 * torch.randn_like(a)
+            calls = [a] if views == 1 else ([a, other] if how == "calls" else [torch.cat([a, other])])
+            rows, size, labelled = assembler.assemble(calls, (a, labels), samples)
+            for part in rows:
+                metric.update_rows(part, labelled)
+            samples += size
+        results.append(metric.window().values)
+    assert results[0] == pytest.approx(results[1], rel=1e-12)

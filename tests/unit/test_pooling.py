@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from lightning_featgeo.pooling import check_pool, infer, pool_rows
+from lightning_featgeo.types import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("shape", "width", "pool"),
+    [
+        ((8,), None, "rows"),
+        ((8, 5), 5, "rows"),
+        ((8, 7, 5), 5, "mean"),
+        ((8, 5, 7), 5, "b c t -> b c"),
+        ((8, 5, 4, 4), None, "b c h w -> b c"),
+        ((8, 5, 4, 4), 5, "b c h w -> b c"),
+        ((8, 4, 4, 5), 5, "b h w c -> b c"),
+        ((8, 5, 2, 4, 4), None, "b c t h w -> b c"),
+        ((8, 2, 4, 4, 5), 5, "b t h w c -> b c"),
+    ],
+)
+def test_layouts_are_inferred_from_shape_and_head(shape, width, pool: str) -> None:
+    assert infer(shape, width) == pool
+
+
+def test_token_labels_ask_for_tokens_and_odd_shapes_for_a_pattern() -> None:
+    assert infer((8, 7, 5), 5, per_token_labels=True) == "tokens"
+    with pytest.raises(ConfigurationError, match="give an einops pattern"):
+        infer((1, 2, 3, 4, 5, 6), None)
+
+
+def test_maps_are_averaged_over_space_by_pattern() -> None:
+    x = torch.randn(3, 5, 4, 4)
+    pooled = pool_rows(x, "b c h w -> b c")
+    torch.testing.assert_close(pooled.rows, x.mean((2, 3)))
+    assert pooled.sample.tolist() == [0, 1, 2]
+
+
+def test_a_pattern_that_makes_more_rows_knows_their_sample() -> None:
+    x = torch.randn(3, 5, 2, 2)
+    pooled = pool_rows(x, "b c h w -> (h w b) c")
+    assert pooled.sample.tolist() == [0, 1, 2] * 4
+    torch.testing.assert_close(pooled.rows[4], x[1, :, 0, 1])
+
+
+MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+
+
+def test_padding_never_counts() -> None:
+    x = torch.randn(3, 4, 5)
+    poisoned = torch.where(MASK[..., None] == 0, torch.nan, x)
+    mean = pool_rows(poisoned, "mean", MASK)
+    torch.testing.assert_close(mean.rows[0], x[0, :2].mean(0))
+    assert mean.keep is not None
+    assert mean.keep.tolist() == [True, True, False]
+    last = pool_rows(poisoned, "last", MASK)
+    torch.testing.assert_close(last.rows[:2], torch.stack([x[0, 1], x[1, 3]]))
+    tokens = pool_rows(poisoned, "tokens", MASK)
+    assert tokens.keep is not None
+    assert tokens.rows[tokens.keep].isfinite().all()
+    assert tokens.sample.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert tokens.position.tolist() == [0, 1, 2, 3] * 3
+
+
+def test_left_padding_and_no_mask() -> None:
+    x = torch.randn(2, 3, 5)
+    torch.testing.assert_close(pool_rows(x, "last", torch.tensor([[0, 1, 1], [0, 0, 1]])).rows, x[:, 2])
+    torch.testing.assert_close(pool_rows(x, "last").rows, x[:, 2])
+    torch.testing.assert_close(pool_rows(x, "cls").rows, x[:, 0])
+    torch.testing.assert_close(pool_rows(x, "mean").rows, x.mean(1))
+    flat = torch.randn(4, 3)
+    assert torch.equal(pool_rows(flat, "mean").rows, flat)
+    assert pool_rows(torch.randn(4), "rows").rows.shape == (4, 1)
+    assert pool_rows(torch.randint(0, 9, (4, 2)), "rows").rows.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: check_pool("avg"), "use one of mean, cls, last, tokens"),
+        (lambda: pool_rows(torch.randn(2, 3, 4, 4), "mean"), r"got shape \(2, 3, 4, 4\)"),
+        (lambda: pool_rows(torch.randn(2, 3, 4), "rows"), "are no rows"),
+        (lambda: pool_rows(torch.randn(2, 3, 4), "b c h w -> b c"), r"does not fit features of shape \(2, 3, 4\)"),
+        (lambda: pool_rows(torch.randn(2, 3, 4), "b t d -> b t d"), "must have two axes"),
+        (lambda: pool_rows(torch.randn(2, 3, 4), "mean", torch.ones(2, 5)), r"mask is \(2, 5\), the tokens are \(2, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_shape(call, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        call()

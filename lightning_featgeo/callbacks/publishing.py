@@ -48,9 +48,9 @@ def fractional_epoch(trainer: pl.Trainer) -> float:
 
 def history_path(trainer: pl.Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return None
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:6]}.jsonl"
 

@@ -167,7 +167,7 @@ class Run:
                 self._explain_emptiness(stage, loader, window)
             closed: list[tuple[Record, Mapping[str, Tensor]]] = []
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
-            with window.timed(), self.guarded(f"computing the {window.name} window", stage, loader):
+            with self.guarded(f"computing the {window.name} window", stage, loader):
                 closed = window.close(number, epoch, step)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
@@ -242,7 +242,8 @@ class Run:
 
     def _warn_of_gaps(self, record: Record) -> None:
         for signal, reason in record.gaps.items():
-            self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
+            if reason not in self._warned:  # else an error was reported already, in its own words
+                self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
         dropped = record.counts.get("nonfinite")
         if dropped:
             self._warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
@@ -269,3 +270,4 @@ class Run:
                 if loader in (None, index):
                     window.failed = reason
             self._warn(f"{reason}. Training goes on; this window is a gap", f"{doing} {type(error).__name__}")
+            self._warned.add(reason)

@@ -68,6 +68,7 @@ class Window:
 
     def close(self, number: int, epoch: float, step: int) -> list[tuple[Record, Mapping[str, Tensor]]]:
         """A record and its curves for each layer. A failed window is all gaps."""
+        begin = time.perf_counter()
         results: list[WindowResult] = []
         for part in self.watched:
             if self.failed is not None:
@@ -75,7 +76,8 @@ class Window:
                 results.append(WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {}))
             else:
                 results.append(part.metric.window())
-        elapsed = max(time.perf_counter() - self.started, 1e-9)
+        now = time.perf_counter()
+        seconds, elapsed = self.seconds + now - begin, max(now - self.started, 1e-9)
         return [
             (
                 Record(
@@ -89,8 +91,8 @@ class Window:
                     gaps=dict(result.gaps),
                     ceilings=dict(result.ceilings),
                     counts={**result.counts, "batches": self.batches},
-                    seconds=self.seconds,
-                    share=min(1.0, self.seconds / elapsed),
+                    seconds=seconds,
+                    share=min(1.0, seconds / elapsed),
                 ),
                 result.curves,
             )

@@ -302,6 +302,6 @@ def _refuse_several_processes() -> None:
         world = torch.distributed.get_world_size()
         if world > 1:
             raise RuntimeError(
-                f"{world} processes: this version can't merge their rows by itself, and one rank's rows alone "
-                "would be another number. Gather every rank's checkpoint() and merge_state() them"
+                f"{world} processes: merging their rows is not built yet, and one rank's rows alone would be another "
+                "number. Run on one device, or gather every rank's checkpoint() and merge_state() them"
             )

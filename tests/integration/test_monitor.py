@@ -249,7 +249,11 @@ class Breaks(Classifier):
 
 @pytest.mark.parametrize(
     ("how", "says"),
-    [("dimension", "48 dimensions in the first batch and have 7"), ("nan", "every row was left out"), ("some nan", "4 rows")],
+    [
+        ("dimension", "48 dimensions in the first batch and have 7"),
+        ("nan", "every row was left out"),
+        ("some nan", "4 rows"),
+    ],
 )
 def test_an_error_of_ours_is_one_warning_and_a_gap_and_the_next_window_is_whole(how: str, says: str) -> None:
     monitor = FeatureGeometryMonitor(features="h", signals=["effective_rank", "id_two_nn"])

@@ -45,7 +45,9 @@ def test_what_the_run_file_holds(run_files) -> None:
         assert sum(curves[0][f"featgeo_curves/val/{name}.values"]) == 200
     # one line a window so far, one point an eigenvalue
     assert [r["featgeo_curves/val/spectrum_table.nrows"] for r in curves] == [48, 96, 144]
-    assert summary["featgeo/val/feature_std"]["last"] == pytest.approx(monitor.history.records[-2].values["feature_std"])
+    assert summary["featgeo/val/feature_std"]["last"] == pytest.approx(
+        monitor.history.records[-2].values["feature_std"]
+    )
     assert summary["featgeo_stop_reason"] == stop.stopping_reason_message
     assert stop.stopping_reason_message is not None
 

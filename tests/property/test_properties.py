@@ -1,6 +1,7 @@
 """What must hold for any data: invariances, merging in any split, never NaN."""
 
 import math
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -43,7 +44,7 @@ def test_moments_and_bank_do_not_depend_on_the_split(seed: int, cuts: list[int],
     bank, merged_bank = (BankAccumulator(5, 50, seed=seed) for _ in range(2))
     whole.update(build_rows(x, y))
     bank.update(build_rows(x, y))
-    for a, b in zip(bounds, bounds[1:], strict=False):
+    for a, b in pairwise(bounds):
         part, part_bank = MomentsAccumulator(5, 3), BankAccumulator(5, 50, seed=seed)
         rows = build_rows(x[a:b], y[a:b], torch.arange(a, b))
         part.update(rows)

@@ -49,7 +49,7 @@ def test_pieces_of_a_batch_are_not_views() -> None:
 
 
 def test_views_none_means_new_samples_each_call() -> None:
-    (a, b), size, _ = parts([F, F], views=None)
+    (_, b), size, _ = parts([F, F], views=None)
     assert size == 8
     assert b.sample.tolist() == [104, 105, 106, 107]
     assert b.label.tolist() == [-1] * 4

@@ -9,7 +9,16 @@ X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 
 @pytest.mark.parametrize(
     "batch",
-    [(X, Y), [X, Y], {"image": X, "label": Y}, {"x": X, "labels": Y}, {"x": X, "y": Y}, ([X, X], Y), (X, X, Y), (X, {"y": Y})],
+    [
+        (X, Y),
+        [X, Y],
+        {"image": X, "label": Y},
+        {"x": X, "labels": Y},
+        {"x": X, "y": Y},
+        ([X, X], Y),
+        (X, X, Y),
+        (X, {"y": Y}),
+    ],
 )
 def test_labels_are_found_in_the_usual_shapes(batch) -> None:
     found = find_labels(batch)

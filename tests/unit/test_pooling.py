@@ -82,7 +82,10 @@ def test_left_padding_and_no_mask() -> None:
         (lambda: pool_rows(torch.randn(2, 3, 4), "rows"), "are no rows"),
         (lambda: pool_rows(torch.randn(2, 3, 4), "b c h w -> b c"), r"does not fit features of shape \(2, 3, 4\)"),
         (lambda: pool_rows(torch.randn(2, 3, 4), "b t d -> b t d"), "must have two axes"),
-        (lambda: pool_rows(torch.randn(2, 3, 4), "mean", torch.ones(2, 5)), r"mask is \(2, 5\), the tokens are \(2, 3\)"),
+        (
+            lambda: pool_rows(torch.randn(2, 3, 4), "mean", torch.ones(2, 5)),
+            r"mask is \(2, 5\), the tokens are \(2, 3\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_shape(call, says: str) -> None:

@@ -45,7 +45,7 @@ def test_at_nc1_near_1e_8(offset: float) -> None:
 
 
 def test_on_rank_five_data_in_2048_dimensions() -> None:
-    x, y = rank_five()
+    x, _ = rank_five()
     metric = GeometryMetric(["effective_rank", "rankme", "stable_rank"])
     for part in x.split(256):
         metric.update(part)

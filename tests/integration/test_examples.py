@@ -1,0 +1,50 @@
+"""The examples run as scripts, as a newcomer runs them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from wandb_file import read
+
+from lightning_featgeo import History
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "WANDB_MODE": "offline"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None:
+    output = run("digits.py")
+    assert "featgeo: stopping at epoch" in output
+    for part in ("featgeo/train/…", "featgeo/val/…", "effective_rank", "nc2_equiangle", "wandb leet"):
+        assert part in output
+    assert (tmp_path / re.findall(r"wandb leet (\S+)", output)[-1]).is_dir()
+    history = History.load(tmp_path / re.findall(r"History: (\S+)", output)[-1])
+    assert {r.stage for r in history} == {"train", "val"}
+    assert history.events[0]["kind"] == "stop"
+    metrics, _, summary = read(tmp_path)
+    assert metrics["featgeo/val/effective_rank"]["step"] == "featgeo/epoch"
+    assert "featgeo_stop_reason" in summary
+
+
+def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
+    output = run("collapse.py", "--epochs", "12", "--figure", "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    rows = {
+        line[:24].strip(): [float(v) for v in line[24:].split()]
+        for line in output.splitlines()
+        if "stop-g" in line or "as pub" in line
+    }
+    intact, broken = rows["as published"], rows["without stop-gradient"]
+    assert broken[0] < intact[0]  # the loss likes the broken run better
+    assert broken[1] < 0.5 < 0.8 < intact[1]  # its feature_std does not
+    assert "featgeo/val/feature_std fell" in output

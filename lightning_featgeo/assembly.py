@@ -41,7 +41,7 @@ class RowAssembler:
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
-    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> tuple[list[Rows], int, bool]:
+    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> tuple[list[Part], int, bool]:
         """Rows of each call, how many samples the batch has, and whether it has labels.
 
         Raises:
@@ -50,12 +50,12 @@ class RowAssembler:
         labels = find_labels(batch, self.labels)
         size = self._samples(calls, labels, batch)
         pooled = [self._pool(call, labels, batch) for call in calls]
-        layouts = self._layouts([p.inputs for p in pooled], size, batch)
-        parts: list[Rows] = []
+        device = pooled[0].rows.device if pooled else torch.device("cpu")
+        layouts = self._layouts([p.inputs for p in pooled], size, batch, device)
+        parts: list[Part] = []
         any_labels = False
         for part, layout in zip(pooled, layouts, strict=True):
-            device = part.rows.device
-            origin, view = layout.origin.to(device)[part.sample], layout.view.to(device)[part.sample]
+            origin, view = layout.origin[part.sample], layout.view[part.sample]
             label = None if labels is None else self._labels_of(part, labels.to(device), origin)
             any_labels |= label is not None
             known = origin >= 0
@@ -68,7 +68,7 @@ class RowAssembler:
                 position=part.position,
                 keep=part.keep,
             )
-            parts.append(rows)
+            parts.append(Part(rows, layout.may_hold_first_view))
         return parts, size, any_labels
 
     def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:
@@ -86,39 +86,40 @@ class RowAssembler:
         mask = find_mask(batch, self.mask) if self.chosen_pool in NAMES and call.ndim == 3 else None
         return pool_rows(call, self.chosen_pool, mask)
 
-    def _layouts(self, sizes: list[int], size: int, batch: Any) -> list[_Layout]:
-        """Where each call's inputs come from."""
+    def _layouts(self, sizes: list[int], size: int, batch: Any, device: torch.device) -> list[_Layout]:
+        """Where each call's inputs come from. Made on the rows' device: nothing is copied to it, nothing waits."""
         total = sum(sizes)
         if callable(self.views):
-            given = torch.as_tensor(self.views(batch))
+            given = torch.as_tensor(self.views(batch), device=device)
             if given.shape != (total,):
                 raise ConfigurationError(
                     f"views(batch) must give one integer a row, {total} in all, got shape {tuple(given.shape)}"
                 )
             parts = given.to(torch.int64).split(sizes)
-            return [_Layout(self._cycle(n, size), view) for n, view in zip(sizes, parts, strict=True)]
+            return [_Layout(self._cycle(n, size, device), view, True) for n, view in zip(sizes, parts, strict=True)]
         in_pieces = self.views is None or (len(sizes) > 1 and total == size)
         layouts: list[_Layout] = []
         before = first_view = 0
         for n in sizes:
+            index = torch.arange(n, device=device)
             if in_pieces:
-                origin, view = torch.arange(before, before + n), torch.zeros(n, dtype=torch.int64)
+                layouts.append(_Layout(before + index, torch.zeros_like(index), True))
             else:
-                fits = isinstance(self.views, int) and n % self.views == 0
-                per_view = max(1, n // self.views if fits and isinstance(self.views, int) else size)
-                origin = self._cycle(n, per_view)
-                view = first_view + torch.where(origin >= 0, torch.arange(n) // per_view, 0)
-                first_view = first_view + max(1, n // per_view)
-            layouts.append(_Layout(origin, view))
+                stacked = self.views if isinstance(self.views, int) and n % self.views == 0 else None
+                per_view = max(1, n // stacked if stacked else size)
+                origin = self._cycle(n, per_view, device)
+                view = first_view + torch.where(origin >= 0, index // per_view, 0)
+                layouts.append(_Layout(origin, view, first_view == 0))
+                first_view += max(1, n // per_view)
             before += n
         return layouts
 
-    def _cycle(self, n: int, size: int) -> Tensor:
+    def _cycle(self, n: int, size: int, device: torch.device) -> Tensor:
         """0…size−1 again and again; −1 throughout if n rows are no multiple of that."""
         if size > 0 and n % size == 0:
-            return torch.arange(n) % size
+            return torch.arange(n, device=device) % size
         self.notes[f"{n} rows are no multiple of the batch's {size} samples: they count as unlabelled"] = None
-        return torch.full((n,), -1)
+        return torch.full((n,), -1, device=device)
 
     def _labels_of(self, pooled: Pooled, labels: Tensor, origin: Tensor) -> Tensor | None:
         """The label of each row, or None where the labels are not one class a row."""
@@ -139,8 +140,12 @@ class _Layout:
 
     origin: Tensor
     view: Tensor
+    may_hold_first_view: bool
 
 
-def may_hold_first_view(call: int, parts: list[Rows]) -> bool:
-    """Whether a call can hold rows of view 0: calls that can't cost nothing."""
-    return call == 0 or len(parts[call].view) == 0 or bool((parts[call].view[:1] == 0).any())
+@dataclass(frozen=True)
+class Part:
+    """Rows of one forward call, and whether any can be of view 0 (known without asking the device)."""
+
+    rows: Rows
+    may_hold_first_view: bool

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_featgeo.assembly import RowAssembler, may_hold_first_view
+from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
 from lightning_featgeo.types import Tensor
@@ -49,11 +49,11 @@ class Window:
         for part, calls in zip(self.watched, caught, strict=True):
             if not calls:
                 continue
-            rows, samples, has_labels = part.assembler.assemble(calls, batch, self.samples)
+            pieces, samples, has_labels = part.assembler.assemble(calls, batch, self.samples)
             size = max(size, samples)
-            for call, piece in enumerate(rows):
-                if may_hold_first_view(call, rows):
-                    part.metric.update_rows(piece, has_labels)
+            for piece in pieces:
+                if piece.may_hold_first_view:  # no signal of this version reads other views
+                    part.metric.update_rows(piece.rows, has_labels)
         self.samples += size
         self.batches += 1
 

@@ -14,7 +14,8 @@ F = torch.arange(4.0)[:, None].expand(4, 2)
 
 
 def parts(calls: list[Tensor], batch=BATCH, **kwargs):
-    return RowAssembler(**kwargs).assemble(calls, batch, 100)
+    found, size, labelled = RowAssembler(**kwargs).assemble(calls, batch, 100)
+    return [part.rows for part in found], size, labelled
 
 
 def test_one_call_is_one_view() -> None:
@@ -27,6 +28,8 @@ def test_one_call_is_one_view() -> None:
 
 def test_two_calls_are_two_views_of_the_same_samples() -> None:
     (a, b), _, _ = parts([F, F])
+    found, _, _ = RowAssembler().assemble([F, F], BATCH, 0)
+    assert [part.may_hold_first_view for part in found] == [True, False]
     assert torch.equal(a.sample, b.sample)
     assert torch.equal(a.label, b.label)
     assert (a.view.tolist(), b.view.tolist()) == ([0] * 4, [1] * 4)
@@ -64,7 +67,8 @@ def test_views_from_a_callable() -> None:
 
 def test_rows_that_are_no_multiple_of_the_labels_are_unlabelled_and_that_is_stated() -> None:
     assembler = RowAssembler()
-    (rows,), _, _ = assembler.assemble([torch.randn(7, 2)], BATCH, 0)
+    (part,), _, _ = assembler.assemble([torch.randn(7, 2)], BATCH, 0)
+    rows = part.rows
     assert rows.label.tolist() == [-1] * 7
     assert rows.sample.unique().numel() == 7
     assert "7 rows are no multiple of the batch's 4 samples" in str(assembler.notes)
@@ -79,7 +83,7 @@ def test_tokens_share_their_sample_and_take_its_label_or_their_own() -> None:
     (rows,), _, labelled = parts([x], {"input": x, "labels": own})
     assert torch.equal(rows.label, own.reshape(-1))
     assembler = RowAssembler()
-    (rows,), _, labelled = assembler.assemble([F], {"input": x, "labels": own}, 0)
+    _, _, labelled = assembler.assemble([F], {"input": x, "labels": own}, 0)
     assert not labelled
     assert "not one class a row" in str(assembler.notes)
 
@@ -111,7 +115,7 @@ def test_single_view_signals_of_two_views_equal_those_of_one(how: str) -> None:
             calls = [a] if views == 1 else ([a, other] if how == "calls" else [torch.cat([a, other])])
             rows, size, labelled = assembler.assemble(calls, (a, labels), samples)
             for part in rows:
-                metric.update_rows(part, labelled)
+                metric.update_rows(part.rows, labelled)
             samples += size
         results.append(metric.window().values)
     assert results[0] == pytest.approx(results[1], rel=1e-12)

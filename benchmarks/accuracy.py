@@ -40,7 +40,7 @@ def differences(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     ours = metric.window().values
     weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
     truth = oracles.every_signal(x.double().numpy(), y.numpy(), weight, bias)
-    return {name: abs(ours[name] - v) / abs(v) if v else abs(ours[name]) for name, v in truth.items()}
+    return {name: abs(ours[name] - v) / abs(v) if v else abs(ours[name]) for name, v in truth.items() if v is not None}
 
 
 def main() -> None:
@@ -54,7 +54,10 @@ def main() -> None:
         "",
         "| signal | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
-        *(f"| `{s}` | " + " | ".join(f"{column[s]:.1e}" for column in columns.values()) + " |" for s in CATALOG),
+        *(
+            f"| `{s}` | " + " | ".join(f"{column[s]:.1e}" if s in column else "–" for column in columns.values()) + " |"
+            for s in CATALOG
+        ),
         "| **largest** | " + " | ".join(f"**{max(column.values()):.1e}**" for column in columns.values()) + " |",
     ]
     text = "\n".join(lines) + "\n"

@@ -7,7 +7,11 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
+from scipy.integrate import trapezoid
+from scipy.optimize import minimize_scalar
+from scipy.spatial.distance import cdist, pdist
+from scipy.special import digamma
+from scipy.stats import linregress, skew
 from sklearn.neighbors import NearestNeighbors
 
 Array = NDArray[np.float64]
@@ -30,11 +34,45 @@ def distances(x: Array, k: int) -> Array:
     return found[:, 1:]
 
 
-def spectrum(x: Array) -> dict[str, float]:
+def _unbiased_participation(x: Array) -> float:
+    """(trΣ)² and trΣ² as averages over rows that are all different: the definition of a U-statistic, from the Gram."""
+    n = len(x)
+    g = centred(x) @ centred(x).T
+    np.fill_diagonal(h := g.copy(), 0)
+    length = np.diag(g)
+    # sums over distinct i, j, k, l of (x_i·x_j)(x_k·x_l) and so on, of centred rows, by inclusion and exclusion
+    s2 = (h**2).sum()
+    s3 = (h.sum(1) ** 2).sum() - s2
+    s4 = h.sum() ** 2 - 2 * s2 - 4 * s3
+    below = s2 / (n * (n - 1)) - 2 * s3 / (n * (n - 1) * (n - 2)) + s4 / (n * (n - 1) * (n - 2) * (n - 3))
+    # (trΣ)²: ½|x_i−x_j|² · ½|x_k−x_l|² over distinct rows
+    q = length[:, None] + length[None, :] - 2 * g
+    np.fill_diagonal(q, 0)
+    t2 = (q**2).sum()
+    t3 = (q.sum(1) ** 2).sum() - t2
+    above = (q.sum() ** 2 - 2 * t2 - 4 * t3) / 4 / (n * (n - 1) * (n - 2) * (n - 3))
+    return float(above / below)
+
+
+def spectrum(x: Array) -> dict[str, float | None]:
     s = np.linalg.svd(centred(x), compute_uv=False)[: min(len(x) - 1, x.shape[1])]
     lam = s**2
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    return {
+    n, d = x.shape
+    shares = np.concatenate([[0], np.cumsum(np.pad(lam, (0, d - len(lam)))) / lam.sum()])
+    ranks = np.arange(6, min(50, int((lam > 1e-13 * lam[0]).sum())) + 1)
+    fit = linregress(np.log(ranks), np.log(lam[ranks - 1])) if len(ranks) >= 10 else None
+    full_rank = len(lam) == d and lam[-1] > d * np.finfo(float).eps * lam[0]
+    more = {
+        "numerical_rank": float(np.linalg.matrix_rank(centred(x), tol=s[0] * max(n, d) * np.finfo(np.float32).eps)),
+        "condition_number": float(lam[0] / lam[-1]) if full_rank else None,
+        "alpha_req": -fit.slope if fit else None,
+        "alpha_req_r2": fit.rvalue**2 if fit else None,
+        "spectral_spread": float(trapezoid(shares - np.arange(d + 1) / d) / ((d - 1) / 2)),
+        "participation_ratio_corrected": _unbiased_participation(x),
+        "coding_rate": 0.5 * float(np.linalg.slogdet(np.eye(d) + d / (n * 0.5) * unit.T @ unit)[1]),
+    }
+    return more | {
         "effective_rank": _entropy_rank(s, 0.0),
         "rankme": _entropy_rank(np.linalg.svd(x, compute_uv=False), 1e-7),
         "participation_ratio": float(lam.sum() ** 2 / (lam**2).sum()),
@@ -61,13 +99,27 @@ def id_mle(r: Array) -> float:
     return float(1 / inverse.mean())
 
 
+def gride(r: Array, n1: int) -> float:
+    """Maximum of the likelihood of μ = r_{2n₁}/r_{n₁}, by a scalar minimiser on the likelihood itself."""
+    mu, n2 = r[:, 2 * n1 - 1] / r[:, n1 - 1], 2 * n1
+
+    def loss(d: float) -> float:
+        return -float(len(mu) * np.log(d) + (n2 - n1 - 1) * np.log(np.expm1(d * np.log(mu))).sum()
+                      - ((n2 - 1) * d + 1) * np.log(mu).sum())  # fmt: skip
+
+    return float(minimize_scalar(loss, bounds=(0.01, 500), method="bounded", options={"xatol": 1e-10}).x)
+
+
+def _log_ball(d: int) -> float:
+    return 0.5 * d * math.log(math.pi) - math.lgamma(d / 2 + 1)
+
+
 def log_densities(r: Array, d: int) -> Array:
     n, k = r.shape
-    ball = 0.5 * d * math.log(math.pi) - math.lgamma(d / 2 + 1)
-    return math.log(k - 1) - math.log(n - 1) - ball - d * np.log(r[:, -1])
+    return math.log(k - 1) - math.log(n - 1) - _log_ball(d) - d * np.log(r[:, -1])
 
 
-def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -> dict[str, float]:
+def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -> dict[str, float | None]:
     r = distances(x, k)
     logs = log_densities(r, x.shape[1])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -79,7 +131,17 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
         votes = np.zeros(int(y.max()) + 1)
         np.add.at(votes, y[near], np.exp(row[near] / 0.07))
         right += votes.argmax() == y[i]
+    all_pairs = cdist(x, x)
+    np.fill_diagonal(all_pairs, np.inf)
+    near = np.argsort(all_pairs, axis=1, kind="stable")[:, :k]  # ties go to the lower index
+    log_mu = np.sort(np.log(r[:, 1] / r[:, 0]))
+    m = int(0.9 * len(x))
+    entropy = digamma(len(x)) - digamma(k) + _log_ball(x.shape[1]) + x.shape[1] * np.log(r[:, -1]).mean()
     return {
+        **{f"id_gride_{n1}": gride(r, n1) for n1 in (2, 4, 8)},
+        "id_two_nn_mle": float((m - 1) / (log_mu[:m].sum() + (len(x) - m) * log_mu[m - 1])),
+        "knn_entropy": float(entropy),
+        "hubness": float(skew(np.bincount(near.ravel(), minlength=len(x)))),
         "id_two_nn": two_nn(r),
         "id_mle": id_mle(r),
         "knn_log_density": float(logs.mean()),
@@ -91,9 +153,18 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
     }
 
 
+def _rate(z: Array) -> float:
+    return 0.5 * float(np.linalg.slogdet(np.eye(z.shape[1]) + z.shape[1] / (len(z) * 0.5) * z.T @ z)[1])
+
+
 def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float]:
     labels = np.unique(y)
     c = len(labels)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    rate = [_rate(unit)] + [len(unit[y == v]) / len(unit) * _rate(unit[y == v]) for v in labels]
+    raw = np.stack([x[y == v].mean(0) for v in labels])
+    raw_norms = np.linalg.norm(raw, axis=1)
+    raw_cos = (raw / raw_norms[:, None]) @ (raw / raw_norms[:, None]).T
     origin = x.mean(0)
     x, bias = x - origin, bias + weight @ origin
     groups = [x[y == label] for label in labels]
@@ -110,7 +181,12 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     pairs = [(i, j) for i in range(c) for j in range(c) if i < j]
     predicted = (x @ weight.T + bias).argmax(1)
     nearest = ((x[:, None, :] - means[None]) ** 2).sum(2).argmin(1)
+    directions = m / norms[:, None]
     return {
+        "coding_rate_reduction": rate[0] - sum(rate[1:]),
+        "nc2_equinorm_orthogonal": float(raw_norms.std(ddof=1) / raw_norms.mean()),
+        "nc2_equiangle_orthogonal": float(np.mean([abs(raw_cos[i, j]) for i, j in pairs])),
+        "gnc2": float(np.mean([-np.log(np.linalg.norm(directions[i] - directions[j])) for i, j in pairs])),
         "nc1": float(np.trace(within @ pinv) / c),
         "nc1_ratio": float(np.trace(within) / np.trace(between)),
         "nc2_equinorm": float(norms.std(ddof=1) / norms.mean()),
@@ -121,5 +197,6 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     }
 
 
-def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float]:
+def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:
+    """None where the definition has no value."""
     return {**spectrum(x), **neighbours(x, y), **classes(x, y, weight, bias), "n_samples": float(len(x))}

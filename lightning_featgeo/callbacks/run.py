@@ -233,7 +233,9 @@ class Run:
         classes = f"{metric.num_classes} classes" if keeps_classes else "no class signals"
         memory = sum(part.metric.memory_bytes for part in window.watched)
         loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
-        notes = "".join(f". Note: {note}" for part in window.watched for note in part.assembler.notes)
+        left_out = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
+        told = [*left_out, *(note for part in window.watched for note in part.assembler.notes)]
+        notes = "".join(f". Note: {note}" for note in told)
         return (
             f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(self.stages)}; "
             f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"

@@ -168,7 +168,7 @@ def knn(
             kernel_sums[rows] = torch.exp(-kernel_scale * squared).sum(dim=1)
             kernel_counts[rows] = (~barred).sum(dim=1)
         near = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + 8))
-        found = _measure(q, b, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
+        found = _measure(queries[rows], reference, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
         order = found.sort(dim=1, stable=True)  # candidates lie in index order: ties go to the lower index
         width = min(k, near.shape[1])
         distances[rows, :width] = order.values[:, :width]
@@ -178,6 +178,7 @@ def knn(
 
 
 _TILE_ELEMENTS = 2**23  # 64 MiB of float64 distances at a time
+_TYING = 1e-12  # squared distances nearer to each other than this share of the norms may be equal
 _CANCELLING = 1e-4  # below this share of the norms, a squared distance from the product has lost 4 digits
 
 
@@ -198,12 +199,23 @@ def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> Tensor:
     return near.sort(dim=1).values
 
 
-def _measure(q: Tensor, b: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> Tensor:
-    """Distances to the candidates: from the product where that is accurate, by subtraction where it is not."""
+def _measure(queries: Tensor, reference: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> Tensor:
+    """Distances to the candidates: from the product where that is accurate, by subtraction where it is not.
+
+    By subtraction also where two candidates are nearly equally far, so that exact ties (pixels, lattices, copies) are
+    seen as ties and not decided by round-off.
+    """
+    ordered = squared.sort(dim=1)
+    close = torch.zeros_like(squared, dtype=torch.bool)
+    tied = ordered.values.diff(dim=1) < _TYING * scale[:, :-1]
+    close[:, 1:] |= tied
+    close[:, :-1] |= tied
+    again = torch.zeros_like(close).scatter_(1, ordered.indices, close) | (squared < _CANCELLING * scale)
     distances = squared.sqrt()
-    at, column = (squared < _CANCELLING * scale).nonzero(as_tuple=True)
-    step = max(1, _TILE_ELEMENTS // max(1, q.shape[1]))
+    at, column = (again & squared.isfinite()).nonzero(as_tuple=True)
+    step = max(1, _TILE_ELEMENTS // max(1, queries.shape[1]))
     for start in range(0, at.numel(), step):
         i, j = at[start : start + step], column[start : start + step]
-        distances[i, j] = torch.linalg.vector_norm(q[i] - b[near[i, j]], dim=1)
+        difference = queries[i].double() - reference[near[i, j]].double()  # exact: both were fp32 or are float64
+        distances[i, j] = torch.linalg.vector_norm(difference, dim=1)
     return distances

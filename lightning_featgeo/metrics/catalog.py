@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_featgeo.metrics import activity, density, dimension, neural_collapse, spectrum
+from lightning_featgeo.metrics import activity, coding, density, dimension, neural_collapse, spectrum, spread
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.metrics.statistics import required_by
 from lightning_featgeo.types import ConfigurationError, Tensor, near_misses
@@ -57,7 +57,7 @@ _PAPYAN = "Papyan, Han & Donoho 2020, arXiv 2008.08186"
 _KNN_DENSITY = "Loftsgaarden & Quesenberry 1965"
 # fmt: off
 _ROWS: tuple[Signal, ...] = (
-    Signal("feature_std", spectrum.feature_std, ("row_count", "direction_sums", "direction_squares"),
+    Signal("feature_std", spread.feature_std, ("row_count", "direction_sums", "direction_squares"),
            "higher", "1", "[0, 1]", "Chen & He 2021, arXiv 2011.10566", ("spectrum",)),
     Signal("effective_rank", spectrum.effective_rank, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Roy & Vetterli 2007", ("spectrum",), _centred_ceiling),
@@ -70,12 +70,37 @@ _ROWS: tuple[Signal, ...] = (
            "higher", "dimensions", "[1, min(n−1, d)]", "Rudelson & Vershynin 2007", ("spectrum",), _centred_ceiling),
     Signal("top_eigenvalue_share", spectrum.top_eigenvalue_share, ("eigenvalues",),
            "lower", "share", "(0, 1]", "principal component analysis", ("spectrum",)),
-    Signal("mean_resultant", spectrum.mean_resultant, ("nonzero_count", "direction_sums"),
+    Signal("mean_resultant", spread.mean_resultant, ("nonzero_count", "direction_sums"),
            "lower", "1", "[0, 1]", "Mardia & Jupp 2000", ("spectrum",)),
+    Signal("participation_ratio_corrected", spectrum.participation_ratio_corrected, ("rows",),
+           "higher", "dimensions", "(0, ∞)", "Himeno & Yamada 2014; Chun et al. 2025, arXiv 2509.26560", ("spectrum",),
+           _centred_ceiling),
+    Signal("numerical_rank", spectrum.numerical_rank, ("eigenvalues", "sample_count", "dim"),
+           "higher", "dimensions", "[0, min(n−1, d)]", "numerical linear algebra", ("spectrum",), _centred_ceiling),
+    Signal("condition_number", spectrum.condition_number, ("eigenvalues", "dim"),
+           "lower", "1", "[1, ∞)", "numerical linear algebra", ("spectrum",)),
+    Signal("alpha_req", spectrum.alpha_req, ("eigenvalues",),
+           "none", "1", "(−∞, ∞)", "Agrawal et al. 2022", ("spectrum",)),
+    Signal("alpha_req_r2", spectrum.alpha_req_r2, ("eigenvalues",),
+           "none", "1", "[0, 1]", "Agrawal et al. 2022", ("spectrum",)),
+    Signal("spectral_spread", spectrum.spectral_spread, ("eigenvalues", "dim"),
+           "lower", "1", "[0, 1]", "Marbut et al. 2023", ("spectrum",)),
+    Signal("coding_rate", coding.coding_rate, ("unit_rows",),
+           "higher", "nats", "(0, ∞)", "Yu et al. 2020, arXiv 2006.08558", ("spectrum",)),
+    Signal("coding_rate_reduction", coding.coding_rate_reduction, ("unit_labelled_rows", "row_labels"),
+           "higher", "nats", "[0, ∞)", "Yu et al. 2020, arXiv 2006.08558", ("neural_collapse",)),
     Signal("id_two_nn", dimension.id_two_nn, ("distances",),
            "none", "dimensions", "(0, ∞)", "Facco et al. 2017", ("dimension",)),
+    Signal("id_two_nn_mle", dimension.id_two_nn_mle, ("distances",),
+           "none", "dimensions", "(0, ∞)", "Facco et al. 2017; Denti et al. 2022", ("dimension",)),
     Signal("id_mle", dimension.id_mle, ("distances",),
            "none", "dimensions", "(0, ∞)", "Levina & Bickel 2004; MacKay & Ghahramani 2005", ("dimension",)),
+    Signal("id_gride_2", dimension.id_gride_2, ("distances",),
+           "none", "dimensions", "(0, ∞)", "Denti et al. 2022", ("dimension",)),
+    Signal("id_gride_4", dimension.id_gride_4, ("distances",),
+           "none", "dimensions", "(0, ∞)", "Denti et al. 2022", ("dimension",)),
+    Signal("id_gride_8", dimension.id_gride_8, ("distances",),
+           "none", "dimensions", "(0, ∞)", "Denti et al. 2022", ("dimension",)),
     Signal("knn_log_density", density.knn_log_density, ("log_density",),
            "none", "nats", "(−∞, ∞)", _KNN_DENSITY, ("density",)),
     Signal("knn_log_density_q05", density.knn_log_density_q05, ("log_density",),
@@ -84,6 +109,10 @@ _ROWS: tuple[Signal, ...] = (
            "none", "nats", "(−∞, ∞)", _KNN_DENSITY, ("density",)),
     Signal("knn_log_density_q95", density.knn_log_density_q95, ("log_density",),
            "none", "nats", "(−∞, ∞)", _KNN_DENSITY, ("density",)),
+    Signal("knn_entropy", density.knn_entropy, ("distances", "dim"),
+           "none", "nats", "(−∞, ∞)", "Kozachenko & Leonenko 1987", ("density",)),
+    Signal("hubness", density.hubness, ("neighbor_indices",),
+           "lower", "1", "(−∞, ∞)", "Radovanović et al. 2010", ("density",)),
     Signal("knn_accuracy", density.knn_accuracy, ("vote_similarities", "vote_labels", "row_labels"),
            "higher", "share", "[0, 1]", "Wu et al. 2018, arXiv 1805.01978", ("density",)),
     Signal("uniformity", density.uniformity, ("kernel_sums", "kernel_counts"),
@@ -98,6 +127,12 @@ _ROWS: tuple[Signal, ...] = (
            "lower", "1", "[0, ∞)", _PAPYAN, ("neural_collapse",)),
     Signal("nc2_equiangle", neural_collapse.nc2_equiangle, _CLASSES,
            "lower", "1", "[0, 2]", _PAPYAN, ("neural_collapse",)),
+    Signal("nc2_equinorm_orthogonal", neural_collapse.nc2_equinorm_orthogonal, _CLASSES,
+           "lower", "1", "[0, ∞)", "Dang et al. 2023, arXiv 2301.00437", ("neural_collapse",)),
+    Signal("nc2_equiangle_orthogonal", neural_collapse.nc2_equiangle_orthogonal, _CLASSES,
+           "lower", "1", "[0, 1]", "Dang et al. 2023, arXiv 2301.00437", ("neural_collapse",)),
+    Signal("gnc2", neural_collapse.gnc2, _CLASSES,
+           "lower", "1", "[−ln 2, ∞)", "Liu et al. 2023, arXiv 2303.06484", ("neural_collapse",)),
     Signal("nc3", neural_collapse.nc3, (*_CLASSES, "head_weight"),
            "lower", "1", "[0, 2]", _PAPYAN, ("neural_collapse",)),
     Signal("nc4", neural_collapse.nc4, ("labelled_rows", *_CLASSES, "head_weight", "head_bias"),
@@ -134,6 +169,11 @@ def register(signal: Signal) -> None:
     except KeyError as error:
         raise ConfigurationError(f"signal {signal.name!r}: {error.args[0]}") from None
     CATALOG[signal.name] = signal
+
+
+def named(signals: str | Sequence[str]) -> frozenset[str]:
+    """Those asked for by their own name: they must be computable. Members of groups are left out where they aren't."""
+    return frozenset(CATALOG) & frozenset([signals] if isinstance(signals, str) else signals)
 
 
 def resolve(signals: str | Sequence[str]) -> tuple[str, ...]:

@@ -69,6 +69,45 @@ def knn_log_density_q95(log_density: Float[Tensor, " v"]) -> Float[Tensor, ""]:
     return _defined(log_density).quantile(0.95)
 
 
+def knn_entropy(distances: Float[Tensor, "n k"], dim: int) -> Estimate:
+    """Kozachenko–Leonenko entropy in nats: ψ(n) − ψ(k) + ln V_d + d·mean ln r_k, k the number of columns.
+
+    Source: Kozachenko & Leonenko (1987). Rows with r_k = 0 (more than k copies) are left out.
+
+    Raises:
+        Undefined: if fewer than 2 rows have k neighbours at a distance above zero.
+    """
+    n, k = distances.shape
+    radius = distances[:, -1].double()
+    logs = _defined(radius[(radius > 0) & radius.isfinite()].log())
+    digamma = torch.special.digamma(torch.tensor([float(n), float(k)], dtype=torch.float64))
+    value = float(digamma[0] - digamma[1]) + log_unit_ball_volume(dim) + dim * logs.mean()
+    return Estimate(value, dim * logs.std() / logs.numel() ** 0.5, logs.numel())
+
+
+def hubness(neighbor_indices: Int64[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Skewness of the k-occurrence counts: 0 when all rows are neighbours equally often, large with hubs.
+
+    Source: Radovanović, Nanopoulos & Ivanović (2010), "Hubs in Space".
+
+    Args:
+        neighbor_indices: neighbours of each row, −1 where there is none.
+
+    Raises:
+        Undefined: with fewer than 2 rows, or if every row occurs equally often.
+    """
+    n = neighbor_indices.shape[0]
+    found = neighbor_indices[neighbor_indices >= 0]
+    if n < 2 or found.numel() == 0:
+        raise Undefined(f"needs at least 2 rows with neighbours, got {n}")
+    counts = torch.bincount(found, minlength=n).double()
+    away = counts - counts.mean()
+    deviation = away.square().mean().sqrt()
+    if not deviation > 0:
+        raise Undefined("every row is a neighbour equally often: the counts have no spread")
+    return (away / deviation).pow(3).mean()
+
+
 def knn_accuracy(
     vote_similarities: Float[Tensor, "n k"],
     vote_labels: Int64[Tensor, "n k"],

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
 from lightning_featgeo.metrics.directions import DirectionAccumulator
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.moments import MomentsAccumulator
@@ -37,8 +37,9 @@ class GeometryMetric(Metric):
     """Streams features, and computes the chosen signals of all rows seen since the last ``reset``.
 
     Args:
-        signals: names, groups or presets (see ``catalog``). "auto": the classifier's eight if the first batch has
-            labels and ``num_classes`` is known, otherwise the six that need no labels.
+        signals: names, groups or presets (see ``catalog``). A name that can't be computed is an error at the first
+            batch; a group's member that can't is left out (``left_out`` says why). "auto": the classifier's eight if
+            the first batch has labels and ``num_classes`` is known, otherwise the six that need no labels.
         num_classes: C, needed by class signals. Memory grows with it (C·d·12 bytes).
         head: the classifier module, read for its weight by ``nc3`` and ``nc4``; not registered as a submodule.
         bank_size: rows kept for neighbour signals. "auto": 4096, fewer if they would exceed 256 MiB.
@@ -75,6 +76,8 @@ class GeometryMetric(Metric):
         if bank_size != "auto" and bank_size < 2:
             raise ConfigurationError(f"bank_size must be 'auto' or at least 2 rows, got {bank_size}")
         self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
+        self._named = named(signals)
+        self.left_out: dict[str, str] = {}
         self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
         self.seed = seed
         self._head = [head]  # in a list: a module attribute would be registered and travel in the state_dict
@@ -131,15 +134,8 @@ class GeometryMetric(Metric):
     def _build(self, rows: Rows, has_labels: bool) -> None:
         if self.signals is None:
             self.signals = PRESETS["classifier" if has_labels and self.num_classes else "unlabelled"]
-        chosen = [CATALOG[name] for name in self.signals]
-        labelled = [s.name for s in chosen if "labels" in s.requires]
-        if labelled and not has_labels:
-            raise ConfigurationError(
-                f"{', '.join(labelled)} need class labels and the first batch has none; "
-                "pass labels, or leave these signals out"
-            )
-        if labelled and not self.num_classes:
-            raise ConfigurationError(f"{', '.join(labelled)} need the number of classes: give num_classes=…")
+        labelled = self._drop_impossible(has_labels)
+        chosen = self.rows
         requires = frozenset[str]().union(*(s.requires for s in chosen))
         d, device = rows.features.shape[1], rows.features.device
         build: dict[str, Callable[[], Accumulator]] = {
@@ -157,6 +153,31 @@ class GeometryMetric(Metric):
                 self.accumulators[name] = make()
         self.dim = d
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=device) for n in _COUNTERS}
+
+    def _drop_impossible(self, has_labels: bool) -> bool:
+        """Leave out members of groups that this run can't compute; refuse those asked for by name.
+
+        Returns whether any remaining signal reads labels.
+        """
+        labelled = [row.name for row in self.rows if "labels" in row.requires]
+        if has_labels and self.num_classes:
+            return bool(labelled)
+        asked = [name for name in labelled if name in self._named]
+        if asked and not has_labels:
+            raise ConfigurationError(
+                f"{', '.join(asked)} need class labels and the first batch has none; "
+                "pass labels, or leave these signals out"
+            )
+        if asked:
+            raise ConfigurationError(f"{', '.join(asked)} need the number of classes: give num_classes=…")
+        reason = "needs the number of classes (num_classes=)" if has_labels else "needs class labels"
+        self.left_out = dict.fromkeys(labelled, reason)
+        self.signals = tuple(name for name in self.signals or () if name not in self.left_out)
+        if not self.signals:
+            raise ConfigurationError(
+                f"none of the signals asked for can be computed: {', '.join(labelled)} each {reason}"
+            )
+        return False
 
     def bank_rows(self, dim: int, itemsize: int = 4) -> int:
         """Capacity of the bank for features of this size."""

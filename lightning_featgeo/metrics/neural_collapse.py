@@ -108,6 +108,55 @@ def nc2_equiangle(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor,
     return ((unit @ unit.T)[off] + 1 / (classes - 1)).abs().mean()
 
 
+def nc2_equinorm_orthogonal(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
+    """NC2 against the orthogonal target, equal lengths: std/mean of ‖μ_c‖, **uncentred** (sample std), ≥ 0.
+
+    Without bias, with MSE, or with unequal classes the limit is an orthogonal frame, whose lengths follow the class
+    counts (Dang et al., 2023, "Neural Collapse in Deep Linear Networks", arXiv 2301.00437).
+
+    Raises:
+        Undefined: with fewer than two usable classes, or if all class means are zero.
+    """
+    norms = torch.linalg.vector_norm(class_means[_used(class_counts)], dim=1)
+    if not norms.mean() > 0:
+        raise Undefined("all class means are zero")
+    return norms.std() / norms.mean()
+
+
+def nc2_equiangle_orthogonal(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
+    """NC2 against the orthogonal target: mean over pairs of |cos(μ_c, μ_c')|, **uncentred**, in [0, 1].
+
+    Raises:
+        Undefined: with fewer than two usable classes, or if a class mean is zero.
+    """
+    means = class_means[_used(class_counts)]
+    norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+    if not bool((norms > 0).all()):
+        raise Undefined("a class mean is zero: it has no angle")
+    unit = means / norms
+    off = ~torch.eye(unit.shape[0], dtype=torch.bool, device=unit.device)
+    return (unit @ unit.T)[off].abs().mean()
+
+
+def gnc2(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
+    """Hyperspherical uniformity of class means: mean over pairs of ln(1/‖u_i−u_j‖), u normalised centred means.
+
+    Source: Liu et al. (2023), "Generalizing and Decoupling Neural Collapse via Hyperspherical Uniformity Gap"
+    (arXiv 2303.06484). Defined also for more classes than dimensions, where no simplex fits. ≥ −ln 2.
+
+    Raises:
+        Undefined: with fewer than two usable classes, or if two means have the same direction or none.
+    """
+    centred = _centred_means(class_means, class_counts)
+    norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    if not bool((norms > 0).all()):
+        raise Undefined("a class mean lies exactly on the centre of all classes: it has no direction")
+    apart = torch.nn.functional.pdist(centred / norms)
+    if not bool((apart > 0).all()):
+        raise Undefined("two class means have the same direction")
+    return -apart.log().mean()
+
+
 def nc3(
     class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"], head_weight: Float[Tensor, "h e"]
 ) -> Float[Tensor, ""]:

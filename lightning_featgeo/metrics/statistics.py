@@ -48,6 +48,9 @@ def required_by(needs: Iterable[str]) -> frozenset[str]:
     return found
 
 
+_REQUIRES["dim"] = frozenset()  # a plain attribute: the feature dimension
+
+
 class Statistics:
     """The frozen accumulators of one window, and what follows from them.
 
@@ -203,12 +206,25 @@ class Statistics:
 
     # --- neighbours ------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _neighbors(self) -> tuple[Tensor, Tensor]:
+        bank = self._bank
+        return ops.knn(bank.rows, bank.rows, self.k, True, query_groups=bank.samples, reference_groups=bank.samples)
+
+    @statistic("bank")
+    def rows(self) -> Tensor:
+        """(n, d) the bank's rows."""
+        return self._bank.rows
+
+    @statistic("bank")
+    def neighbor_indices(self) -> Tensor:
+        """(n, k) which rows of the bank those are; −1 where there are fewer."""
+        return self._neighbors[1]
+
     @statistic("bank")
     def distances(self) -> Tensor:
         """(n, k) to the k nearest rows of other samples, ascending; inf where there are fewer."""
-        bank = self._bank
-        table, _ = ops.knn(bank.rows, bank.rows, self.k, True, query_groups=bank.samples, reference_groups=bank.samples)
-        return table
+        return self._neighbors[0]
 
     @statistic("bank")
     def log_density(self) -> Tensor:
@@ -220,9 +236,22 @@ class Statistics:
         """Per-point intrinsic dimension of the rows that have one."""
         return dimension.local_dimensions(self.distances)
 
-    def _cosine(self, mask: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _unit(self, mask: Tensor) -> Tensor:
         rows = self._bank.rows[mask].double()
-        unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+    @statistic("bank")
+    def unit_rows(self) -> Tensor:
+        """(n, d) the bank's rows that are not zero, L2-normalised."""
+        return self._unit(self._has_direction)
+
+    @statistic("bank", "labels")
+    def unit_labelled_rows(self) -> Tensor:
+        """(n, d) those of them that have a label."""
+        return self._unit(self._voters)
+
+    def _cosine(self, mask: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        unit = self._unit(mask)
         groups = self._bank.samples[mask]
         return ops.knn_with_kernel(
             unit,

@@ -66,6 +66,15 @@ def test_knn_ties_go_to_the_lower_index_even_when_all_rows_are_equal() -> None:
     assert indices[30].tolist() == [0, 1, 2]
 
 
+def test_exact_ties_are_not_decided_by_round_off() -> None:
+    x = torch.randint(0, 3, (400, 6)).float() + 0.5
+    distances, indices = knn(x, x, 10, exclude_self=True)
+    exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    expected = exact.sort(dim=1, stable=True)
+    torch.testing.assert_close(distances, expected.values[:, :10], rtol=1e-15, atol=0)
+    assert torch.equal(indices, expected.indices[:, :10])
+
+
 def test_knn_bars_rows_of_the_same_group_and_fills_up_with_nothing() -> None:
     x = torch.randn(6, 2)
     groups = torch.tensor([0, 0, 0, 0, 1, -1])

@@ -11,36 +11,52 @@ from data import digits, digits_features, far_from_origin, head, nearly_collapse
 from torch import Tensor
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.metrics import CATALOG, density, dimension, neural_collapse, spectrum
+from lightning_featgeo.metrics import CATALOG, density, dimension, neural_collapse, spectrum, spread
 from lightning_featgeo.types import Undefined
 
 
-def compare(x: Tensor, y: Tensor, skip: tuple[str, ...] = (), batch: int = 128) -> dict[str, float]:
+def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:
     classifier = head(int(y.max()) + 1, x.shape[1])
     metric = GeometryMetric("all", num_classes=int(y.max()) + 1, head=classifier)
     for start in range(0, len(x), batch):
         metric.update(x[start : start + batch], y[start : start + batch])
     ours = metric.window()
-    assert not ours.gaps
     weight, bias = (p.detach().double().numpy() for p in (classifier.weight, classifier.bias))
     truth = oracles.every_signal(x.double().numpy(), y.numpy(), weight, bias)
     assert set(truth) == set(CATALOG)
-    return {k: abs(ours.values[k] - v) / abs(v) if v else abs(ours.values[k]) for k, v in truth.items()}
+    assert set(ours.gaps) == {name for name, value in truth.items() if value is None}
+    return {
+        name: abs(ours.values[name] - value) / abs(value) if value else abs(ours.values[name])
+        for name, value in truth.items()
+        if value is not None
+    }
+
+
+ITERATIVE = {"id_gride_2", "id_gride_4", "id_gride_8"}  # the oracle's scalar minimiser stops at 1e-8
 
 
 @pytest.mark.parametrize("make", [digits, digits_features])
 def test_on_real_features(make) -> None:
-    assert max(compare(*make()).values()) < 1e-12
+    wrong = compare(*make())
+    if make is digits:  # integer pixels tie exactly; the bank's order, which decides, is not the data's
+        assert wrong.pop("hubness") < 1e-2
+    assert max(v for name, v in wrong.items() if name not in ITERATIVE) < 1e-12
+    assert max(wrong[name] for name in ITERATIVE) < 1e-6
 
 
 def test_at_mean_1000_and_std_1() -> None:
-    assert max(compare(*far_from_origin()).values()) < 1e-10
+    wrong = compare(*far_from_origin())
+    small_difference = wrong.pop("coding_rate_reduction")  # ΔR is 1e-5 of R here
+    assert small_difference < 1e-6
+    assert max(v for name, v in wrong.items() if name not in ITERATIVE) < 1e-9
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_at_nc1_near_1e_8(offset: float) -> None:
     wrong = compare(*nearly_collapsed(offset))
     assert max(wrong[name] for name in ("nc1", "nc1_ratio", "nc2_equinorm", "nc2_equiangle", "cdnv", "nc3")) < 1e-10
+    if offset:  # float32 rows lie on a lattice here: distances tie exactly, and rounding decides
+        assert wrong.pop("hubness") < 1e-2
     assert max(wrong.values()) < 1e-4  # rankme at mean 1000: 50 singular values of 1e-8 of the first
 
 
@@ -124,8 +140,8 @@ COUNTS = torch.tensor([5, 5, 5])
         (lambda: spectrum.rankme(torch.zeros(0)), "no spread"),
         (lambda: spectrum.top_eigenvalue_share(torch.zeros(4)), "no spread"),
         (lambda: spectrum.participation_ratio(torch.zeros(2, 2)), "no spread"),
-        (lambda: spectrum.feature_std(1, torch.ones(2), torch.ones(2)), "at least 2 rows"),
-        (lambda: spectrum.mean_resultant(0, torch.zeros(2)), "every row is zero"),
+        (lambda: spread.feature_std(1, torch.ones(2), torch.ones(2)), "at least 2 rows"),
+        (lambda: spread.mean_resultant(0, torch.zeros(2)), "every row is zero"),
         (lambda: dimension.id_two_nn(torch.full((9, 2), torch.inf)), "0 of 9 rows"),
         (lambda: dimension.id_two_nn(torch.ones(9, 2)), "same distance"),
         (lambda: dimension.id_two_nn(torch.ones(9, 1)), "2 neighbours"),

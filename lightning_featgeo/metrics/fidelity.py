@@ -1,0 +1,200 @@
+"""One set of features against another: precision and recall, density and coverage, Fréchet distance, kernel MMD.
+
+Kynkäänniemi et al. (2019), "Improved Precision and Recall Metric for Assessing Generative Models" (arXiv 1904.06991);
+Naeem et al. (2020), "Reliable Fidelity and Diversity Metrics for Generative Models" (arXiv 2002.09797);
+Khayatkhoei & AbdAlmageed (2023), "Emergent Asymmetry of Precision and Recall" (arXiv 2306.09618);
+Heusel et al. (2017) and Bińkowski et al. (2018) for the last two.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.metrics.results import Estimate
+from lightning_featgeo.types import Float, Int64, Tensor, Undefined
+
+_TILE_ELEMENTS = 2**23
+
+
+def _radii(rows: Tensor, k: int) -> Tensor:
+    n = rows.shape[0]
+    if n <= k:
+        raise Undefined(f"balls to the {k}-th other row need more than {k} rows, got {n}")
+    distances, _ = ops.knn(rows, rows, k, exclude_self=True)
+    return distances[:, -1]
+
+
+def _balls(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
+    """For each point, how many balls hold it; for each ball, how many points it holds. Tile by tile.
+
+    Inside means strictly nearer than the radius; a ball of radius zero (duplicates) holds the points on its centre, so
+    that two identical constant sets match.
+    """
+    origin = centres.double().mean(dim=0)
+    p, c = points.double() - origin, centres.double() - origin
+    c_norm = c.square().sum(dim=1)
+    by_point = torch.zeros(len(p), dtype=torch.int64, device=p.device)
+    by_ball = torch.zeros(len(c), dtype=torch.int64, device=p.device)
+    step = max(1, _TILE_ELEMENTS // max(1, len(c)))
+    limit = radii.square()
+    for start in range(0, len(p), step):
+        q = p[start : start + step]
+        norms = q.square().sum(dim=1)[:, None] + c_norm[None, :]
+        squared = norms.clone().addmm_(q, c.T, alpha=-2.0)
+        at, ball = ((squared < 1e-4 * norms) | ((squared - limit).abs() < 1e-9 * norms)).nonzero(as_tuple=True)
+        for i in range(0, at.numel(), step):  # near ones, and those on the edge, by subtraction
+            a, b = at[i : i + step], ball[i : i + step]
+            squared[a, b] = (q[a] - c[b]).square().sum(dim=1)
+        inside = (squared < limit) | ((limit == 0) & (squared == 0))
+        by_point[start : start + step] = inside.sum(dim=1)
+        by_ball += inside.sum(dim=0)
+    return by_point, by_ball
+
+
+def prdc(real: Float[Tensor, "n d"], fake: Float[Tensor, "m e"], k: int = 5) -> dict[str, Tensor]:
+    """Precision, recall, density, coverage, and the symmetric precision and recall, of ``fake`` against ``real``.
+
+    With r_i the distance of a row to its k-th other row of the same set, and its ball the open ball of that radius:
+
+    - precision: share of fake rows in some real ball; recall: share of real rows in some fake ball;
+    - density: mean number of real balls a fake row is in, over k (about 1 for equal distributions; not bounded by 1);
+    - coverage: share of real balls that hold a fake row (about 1 − 2^−k for equal distributions);
+    - sym_precision: min(precision, coverage with the roles swapped); sym_recall: min(recall, coverage).
+
+    Args:
+        real: reference rows, more than k.
+        fake: rows to judge, more than k.
+        k: which neighbour sets a row's radius.
+
+    Returns:
+        0-d float64 tensors by name.
+
+    Raises:
+        ValueError: if the dimensions differ or k < 1.
+        Undefined: if a set has no more than k rows.
+    """
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"real rows have {real.shape[1]} dimensions, fake rows {fake.shape[1]}")
+    in_real, real_holds = _balls(fake, real, _radii(real, k))
+    in_fake, fake_holds = _balls(real, fake, _radii(fake, k))
+    precision, recall = (in_real > 0).double().mean(), (in_fake > 0).double().mean()
+    coverage, swapped = (real_holds > 0).double().mean(), (fake_holds > 0).double().mean()
+    return {
+        "precision": precision,
+        "recall": recall,
+        "density": in_real.double().mean() / k,
+        "coverage": coverage,
+        "sym_precision": torch.minimum(precision, swapped),
+        "sym_recall": torch.minimum(recall, coverage),
+    }
+
+
+def frechet_distance(
+    mean: Float[Tensor, " d"],
+    covariance: Float[Tensor, "d d"],
+    other_mean: Float[Tensor, " d"],
+    other_covariance: Float[Tensor, "d d"],
+) -> Float[Tensor, ""]:
+    """Squared Fréchet distance of two Gaussians: ‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2(C₁C₂)^½), ≥ 0, in squared feature units.
+
+    tr(C₁C₂)^½ is the nuclear norm of C₁^½C₂^½, which needs no root of a matrix that isn't symmetric. Biased upwards at
+    small n: compare at fixed n.
+    """
+
+    def root(matrix: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix.double())
+        return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+    overlap = torch.linalg.matrix_norm(root(covariance) @ root(other_covariance), ord="nuc")
+    gap = (mean.double() - other_mean.double()).square().sum()
+    traces = covariance.double().diagonal().sum() + other_covariance.double().diagonal().sum()
+    return (gap + traces - 2 * overlap).clamp(min=0)
+
+
+def kernel_mmd(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+    """Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (the kernel inception distance's).
+
+    Around 0 for equal distributions, and below it by chance.
+
+    Raises:
+        Undefined: if a set has fewer than 2 rows.
+    """
+    n, m, d = real.shape[0], fake.shape[0], real.shape[1]
+    if min(n, m) < 2:
+        raise Undefined(f"needs 2 rows in each set, got {n} and {m}")
+
+    def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
+        step = max(1, _TILE_ELEMENTS // max(1, len(b)))
+        parts = [(part @ b.T / d + 1).pow(3).sum() for part in a.split(step)]
+        return torch.stack(parts).sum()
+
+    x, y = real.double(), fake.double()
+    own = [((v.square().sum(dim=1) / d + 1).pow(3)).sum() for v in (x, y)]
+    within = (kernel_sum(x, x) - own[0]) / (n * (n - 1)) + (kernel_sum(y, y) - own[1]) / (m * (m - 1))
+    return within - 2 * kernel_sum(x, y) / (n * m)
+
+
+def knn_ood_score(queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int = 50) -> Float[Tensor, " n"]:
+    """Distance of each query to its k-th nearest bank row, on L2-normalised features; larger is further out.
+
+    Source: Sun et al. (2022), "Out-of-Distribution Detection with Deep Nearest Neighbors" (arXiv 2204.06507).
+
+    Raises:
+        Undefined: if the bank has fewer than k rows.
+    """
+    if bank.shape[0] < k:
+        raise Undefined(f"needs {k} rows in the bank, got {bank.shape[0]}")
+    unit = [torch.nn.functional.normalize(v.double(), dim=1) for v in (queries, bank)]
+    distances, _ = ops.knn(unit[0], unit[1], k)
+    return distances[:, -1]
+
+
+def mahalanobis_score(
+    queries: Float[Tensor, "n d"],
+    class_means: Float[Tensor, "c d"],
+    class_counts: Int64[Tensor, " c"],
+    within_scatter: Float[Tensor, "d d"],
+) -> Float[Tensor, " n"]:
+    """Squared Mahalanobis distance of each query to the nearest class, tied covariance; larger is further out.
+
+    Source: Lee et al. (2018), "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv 1807.03888.
+    For a Gaussian class it follows χ² with d degrees of freedom.
+
+    Raises:
+        Undefined: without a class, or if the tied covariance is singular (n − C < d).
+    """
+    used = class_counts > 0
+    rows = int(class_counts.sum())
+    if rows == 0:
+        raise Undefined("no class has a row")
+    factor, failed = torch.linalg.cholesky_ex(within_scatter.double() / rows)
+    if int(failed) or not bool(factor.diagonal().min() > 1e-7 * factor.diagonal().max()):
+        raise Undefined("the tied covariance is singular: there are fewer rows than dimensions, or dead directions")
+    means = class_means[used].double()
+    centre = means.mean(dim=0)
+    q = torch.linalg.solve_triangular(factor, (queries.double() - centre).T, upper=False).T
+    m = torch.linalg.solve_triangular(factor, (means - centre).T, upper=False).T
+    return torch.cdist(q, m).square().amin(dim=1)
+
+
+def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"]) -> Estimate:
+    """Area under the ROC curve of a score that should be larger outside: P(out > in) + ½P(out = in), in [0, 1].
+
+    Returns:
+        The area, its standard error after Hanley & McNeil (1982), and the number of scores.
+
+    Raises:
+        Undefined: if a set is empty.
+    """
+    n, m = inside_scores.numel(), outside_scores.numel()
+    if not (n and m):
+        raise Undefined(f"needs scores inside and outside, got {n} and {m}")
+    ordered = inside_scores.double().sort().values
+    out = outside_scores.double()
+    below = torch.searchsorted(ordered, out, right=False)
+    up_to = torch.searchsorted(ordered, out, right=True)
+    area = ((below + up_to).double() / 2).mean() / n
+    q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
+    variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)
+    return Estimate(area, variance.clamp(min=0).sqrt(), n + m)

@@ -70,6 +70,8 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "alpha_req_r2": fit.rvalue**2 if fit else None,
         "spectral_spread": float(trapezoid(shares - np.arange(d + 1) / d) / ((d - 1) / 2)),
         "participation_ratio_corrected": _unbiased_participation(x),
+        "firing_rate": float((x > 0).mean()),
+        "outlier_dims": float(np.sqrt((x**2).mean(0).max() / (x**2).mean())),
         "coding_rate": 0.5 * float(np.linalg.slogdet(np.eye(d) + d / (n * 0.5) * unit.T @ unit)[1]),
     }
     return more | {
@@ -182,7 +184,10 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     predicted = (x @ weight.T + bias).argmax(1)
     nearest = ((x[:, None, :] - means[None]) ** 2).sum(2).argmin(1)
     directions = m / norms[:, None]
+    same = [unit[y == v] @ unit[y == v].T for v in labels]
+    cosines = np.concatenate([s[np.triu_indices(len(s), 1)] for s in same])
     return {
+        "tolerance": float(cosines.mean()),
         "coding_rate_reduction": rate[0] - sum(rate[1:]),
         "nc2_equinorm_orthogonal": float(raw_norms.std(ddof=1) / raw_norms.mean()),
         "nc2_equiangle_orthogonal": float(np.mean([abs(raw_cos[i, j]) for i, j in pairs])),

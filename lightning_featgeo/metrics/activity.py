@@ -24,6 +24,32 @@ def dead_fraction(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Ten
     return (unit_active == 0).double().mean()
 
 
+def firing_rate(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+    """Mean over units of the share of rows on which the unit was above zero, in [0, 1]; ``dead_fraction``'s companion.
+
+    Raises:
+        Undefined: without rows.
+    """
+    if row_count < 1:
+        raise Undefined("no rows")
+    return unit_active.double().mean() / row_count
+
+
+def outlier_dims(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+    """Largest root mean square of a dimension over that of all, in [1, √d]: 1 even, √d if one dimension carries all.
+
+    A few dimensions of very large magnitude are usual in language models; see Kovaleva et al. (2021), "BERT Busters:
+    Outlier Dimensions that Disrupt Transformers" (arXiv 2105.06990).
+
+    Raises:
+        Undefined: if every row is zero.
+    """
+    power = covariance.diagonal() + mean.square()
+    if not power.sum() > 0:
+        raise Undefined("every row is zero")
+    return (power.max() / power.mean()).sqrt()
+
+
 def n_samples(sample_count: int) -> Float[Tensor, ""]:
     """Finite rows of the window, labelled or not: what every other value rests on. Always defined."""
     return torch.tensor(float(sample_count), dtype=torch.float64)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
-from lightning_featgeo.types import Float, Tensor, Undefined
+import torch
+
+from lightning_featgeo.types import Float, Int64, Tensor, Undefined
 
 
 def feature_std(
@@ -33,6 +35,29 @@ def feature_std(
     mean = direction_sums / row_count
     variance = (direction_squares - row_count * mean.square()).clamp(min=0) / (row_count - 1)
     return variance.sqrt().mean() * math.sqrt(direction_sums.numel())
+
+
+def tolerance(unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Tolerance: mean cosine over all pairs of rows of the same class, in [−1, 1]. High and uniform is the dilemma.
+
+    Source: Wang & Liu (2021), "Understanding the Behaviour of Contrastive Loss" (arXiv 2012.09740).
+
+    Args:
+        unit_labelled_rows: L2-normalised.
+        row_labels: their classes.
+
+    Raises:
+        Undefined: if no class has two rows.
+    """
+    classes = int(row_labels.max()) + 1 if row_labels.numel() else 0
+    sums = unit_labelled_rows.new_zeros(classes, unit_labelled_rows.shape[1]).index_add_(
+        0, row_labels, unit_labelled_rows
+    )
+    counts = torch.bincount(row_labels, minlength=classes).to(sums.dtype)
+    pairs = (counts * (counts - 1)).sum()
+    if not pairs > 0:
+        raise Undefined("no class has two labelled rows with a direction")
+    return (sums.square().sum() - counts.sum()) / pairs
 
 
 def mean_resultant(nonzero_count: int, direction_sums: Float[Tensor, " d"]) -> Float[Tensor, ""]:

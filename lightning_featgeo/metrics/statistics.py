@@ -111,6 +111,11 @@ class Statistics:
     # --- moments ---------------------------------------------------------------------------------------------
 
     @statistic("moments")
+    def mean(self) -> Tensor:
+        """(d,) mean over rows."""
+        return self._moments.mean
+
+    @statistic("moments")
     def covariance(self) -> Tensor:
         """Centred covariance (d, d), averaged over rows."""
         return self._moments.scatter / max(self._moments.count, 1)

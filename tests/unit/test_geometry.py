@@ -110,7 +110,7 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
     metric = GeometryMetric("density")
     metric.update(torch.randn(50, 4))
     assert "knn_accuracy" not in metric.compute()
-    assert metric.left_out == {"knn_accuracy": "needs class labels"}
+    assert metric.left_out == dict.fromkeys(("knn_accuracy", "tolerance"), "needs class labels")
     metric = GeometryMetric("all")
     metric.update(torch.randn(50, 4), torch.arange(50) % 2)
     assert set(metric.left_out) == CLASS_SIGNALS
@@ -171,7 +171,7 @@ def test_what_is_a_gap_and_why() -> None:
     assert "feature_std" in values  # every ReLU dead: this is what must be seen
     assert gaps["mean_resultant"] == "every row is zero: no row has a direction"
     one_class = set(everything(*CASES["one class"])[1]) - NEEDS_MORE_DIMENSIONS
-    assert one_class == CLASS_SIGNALS - {"knn_accuracy", "coding_rate_reduction"}
+    assert one_class == CLASS_SIGNALS - {"knn_accuracy", "coding_rate_reduction", "tolerance"}
     assert set(everything(*CASES["unlabelled"])[1]) - NEEDS_MORE_DIMENSIONS == CLASS_SIGNALS
     assert "id_mle" in everything(*CASES["fewer rows than k"])[1]
     assert "1 classes" not in str(everything(*CASES["empty class"])[1])

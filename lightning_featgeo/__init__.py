@@ -10,6 +10,7 @@ from lightning_featgeo.callbacks import (
 )
 from lightning_featgeo.history import History
 from lightning_featgeo.metrics import GeometryMetric
+from lightning_featgeo.metrics.document import catalog
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "Plateau",
     "Threshold",
     "__version__",
+    "catalog",
 ]

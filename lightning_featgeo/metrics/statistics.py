@@ -14,6 +14,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics import density, dimension
+from lightning_featgeo.metrics.accumulator import state_device
 from lightning_featgeo.metrics.bank import Bank, BankAccumulator
 from lightning_featgeo.metrics.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.moments import ClassMoments, Moments, MomentsAccumulator
@@ -204,9 +205,10 @@ class Statistics:
             raise Undefined(f"the head is an adapter ({type(self._head).__name__}); merge it to read its weight")
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             raise Undefined("no linear head is known; name it with head='path.of.the.classifier'")
-        weight = weight.detach().double().flatten(1)
+        device = state_device(weight.device)  # float64 is not everywhere
+        weight = weight.detach().to(device).double().flatten(1)
         bias = getattr(self._head, "bias", None)
-        offset = bias.detach().double() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
+        offset = bias.detach().to(device).double() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
         return weight, offset
 
     # --- neighbours ------------------------------------------------------------------------------------------

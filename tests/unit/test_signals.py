@@ -75,7 +75,7 @@ def test_two_nn_equals_scikit_dimension() -> None:
     x, _ = digits()
     ours = dimension.id_two_nn(torch.tensor(oracles.distances(x.double().numpy(), 2)))
     theirs = skdim.id.TwoNN().fit(x.double().numpy()).dimension_
-    assert float(ours.value) == pytest.approx(theirs, rel=2e-3)
+    assert float(ours.value) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_two_nn_and_mle_find_the_dimension_of_a_plane() -> None:

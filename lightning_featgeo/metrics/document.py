@@ -1,0 +1,119 @@
+"""The catalogue as text: one Markdown page a signal, and a table for the terminal. Nothing here is written by hand twice.
+
+python -m lightning_featgeo.metrics.document docs/signals
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from pathlib import Path
+
+from lightning_featgeo.metrics.catalog import CATALOG, Signal
+
+_DIRECTIONS = {
+    "higher": "higher is healthier",
+    "lower": "lower is healthier",
+    "none": "neither way is better by itself",
+}
+_COSTS = {
+    "moments": "a d×d product a batch",
+    "exact": "in float64, and one symmetric eigendecomposition a window",
+    "directions": "sums over d a batch",
+    "units": "sums over d a batch",
+    "bank": "a bank of rows",
+    "labels": "class labels",
+    "head": "the head's weight",
+}
+_NEIGHBOR_STATISTICS = {
+    "distances", "neighbor_indices", "log_density", "local_dimension", "vote_similarities", "vote_labels",
+    "kernel_sums", "kernel_counts",
+}  # fmt: skip
+
+
+def _documented(signal: Signal) -> str:
+    """The docstring of the signal's function, also behind ``functools.partial``."""
+    function = signal.function.func if isinstance(signal.function, functools.partial) else signal.function
+    return inspect.getdoc(function) or ""
+
+
+def formula(signal: Signal) -> str:
+    """First paragraph of the function's docstring: what is computed."""
+    text = _documented(signal).split("\n\n")[0].replace("\n", " ")
+    if isinstance(signal.function, functools.partial):
+        given = ", ".join(f"{name} = {value}" for name, value in signal.function.keywords.items())
+        text = f"{text} Here {given}."
+    return text
+
+
+def undefined(signal: Signal) -> str:
+    """When the signal has no value, from the docstring's Raises section."""
+    found = re.search(r"Undefined: (.*?)(?:\n\n|\Z)", _documented(signal), flags=re.S)
+    return " ".join(found.group(1).split()) if found else "never"
+
+
+def cost(signal: Signal) -> str:
+    """What it makes the monitor do; shared with every other signal of the same needs."""
+    parts = [text for key, text in _COSTS.items() if key in signal.requires and key not in ("labels", "head")]
+    if _NEIGHBOR_STATISTICS & set(signal.needs):
+        parts.append("one self-neighbour search of the bank a window")
+    return ", ".join(parts) if parts else "nothing beyond a count"
+
+
+def page(signal: Signal) -> str:
+    """One signal as Markdown."""
+    needs = ", ".join(f"`{need}`" for need in signal.needs)
+    inputs = [_COSTS[key] for key in ("labels", "head") if key in signal.requires]
+    ceiling = signal.value_range.split(", ", 1)[-1][:-1] if signal.ceiling else "none that depends on n"
+    rows = {
+        "Definition": formula(signal),
+        "Source": signal.source,
+        "Range": f"{signal.value_range}, in {signal.unit}" if signal.unit != "1" else signal.value_range,
+        "Ceiling": ceiling,
+        "Direction": _DIRECTIONS[signal.direction],
+        "Needs": needs + (f"; from you: {', '.join(inputs)}" if inputs else ""),
+        "Cost": cost(signal),
+        "Known bias": signal.bias,
+        "No value": undefined(signal),
+        "Equals": signal.parity,
+        "Groups": ", ".join(f"`{group}`" for group in signal.groups),
+    }
+    body = "\n\n".join(f"**{title}.** {text}" for title, text in rows.items())
+    return f"# `{signal.name}`\n\n{body}\n"
+
+
+def index() -> str:
+    """The table of contents."""
+    lines = [
+        f"| [`{s.name}`]({s.name}.md) | {s.value_range} | {_DIRECTIONS[s.direction]} | {s.source} |"
+        for s in CATALOG.values()
+    ]
+    head = "# Signals\n\nGenerated from the catalogue: `python docs/generate.py`.\n"
+    return "\n".join([head, "| signal | range | direction | source |", "|---|---|---|---|", *lines]) + "\n"
+
+
+def write(folder: Path) -> None:
+    """All pages and the index, and nothing else, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {f"{name}.md": page(signal) for name, signal in CATALOG.items()} | {"README.md": index()}
+    for old in folder.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def catalog() -> None:
+    """Print the table of signals: name, range, direction, groups, source.
+
+    >>> catalog()  # doctest: +ELLIPSIS
+    signal ...
+    feature_std ... [0, 1] ... higher ... spectrum ... Chen & He 2021, arXiv 2011.10566
+    ...
+    """
+    rows = [("signal", "range", "better", "groups", "source")]
+    rows += [(s.name, s.value_range, s.direction, ", ".join(s.groups), s.source) for s in CATALOG.values()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

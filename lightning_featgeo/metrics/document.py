@@ -1,4 +1,4 @@
-"""The catalogue as text: one Markdown page a signal, and a table for the terminal. Nothing here is written by hand twice.
+"""The catalogue as text: one Markdown page a signal, and a table for the terminal.
 
 python -m lightning_featgeo.metrics.document docs/signals
 """

@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.batches import Selector, batch_size, describe, find_labels, find_mask
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
-from lightning_featgeo.pooling import NAMES, Pooled, infer, pool_rows
+from lightning_featgeo.pooling import Pooled, infer, pool_rows
 from lightning_featgeo.types import ConfigurationError, Tensor
 
 Views = str | int | Callable[[Any], Any] | None
@@ -28,8 +28,8 @@ class RowAssembler:
     Args:
         pool: a pooling name or pattern; None infers it from the first batch.
         labels, mask: selectors (see ``batches``).
-        views: "auto", the number of views stacked in a call, a callable on the batch giving each row's view, or
-            None (every call brings new samples).
+        views: "auto", the number of views stacked in a call, "v b" (stacked view after view) or "b v" (sample by
+            sample), a callable on the batch giving each row's view, or None (every call brings new samples).
         width: what the head takes in, if known: tells channels-first from channels-last.
     """
 
@@ -82,9 +82,19 @@ class RowAssembler:
     def _pool(self, call: Tensor, labels: Tensor | None, batch: Any) -> Pooled:
         if self.chosen_pool is None:
             tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
+            self._refuse_time_first(call, labels)
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
-        mask = find_mask(batch, self.mask) if self.chosen_pool in NAMES and call.ndim == 3 else None
+        mask = find_mask(batch, self.mask) if call.ndim == 3 else None
         return pool_rows(call, self.chosen_pool, mask)
+
+    def _refuse_time_first(self, call: Tensor, labels: Tensor | None) -> None:
+        """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
+        size = None if labels is None else labels.shape[0]
+        if self.pool is None and call.ndim == 3 and size is not None and call.shape[0] != size == call.shape[1]:
+            raise ConfigurationError(
+                f"features are {tuple(call.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
+                "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
+            )
 
     def _layouts(self, sizes: list[int], size: int, batch: Any, device: torch.device) -> list[_Layout]:
         """Where each call's inputs come from. Made on the rows' device: nothing is copied to it, nothing waits."""
@@ -98,6 +108,10 @@ class RowAssembler:
             parts = given.to(torch.int64).split(sizes)
             return [_Layout(self._cycle(n, size, device), view, True) for n, view in zip(sizes, parts, strict=True)]
         in_pieces = self.views is None or (len(sizes) > 1 and total == size)
+        if len(sizes) > 1 and not in_pieces:
+            self.notes[
+                f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
+            ] = None
         layouts: list[_Layout] = []
         before = first_view = 0
         for n in sizes:
@@ -109,6 +123,13 @@ class RowAssembler:
                 per_view = max(1, n // stacked if stacked else size)
                 origin = self._cycle(n, per_view, device)
                 view = first_view + torch.where(origin >= 0, index // per_view, 0)
+                if self.views == "b v" and n % per_view == 0:
+                    origin, view = index // (n // per_view), first_view + index % (n // per_view)
+                elif self.views == "auto" and n > per_view and n % per_view == 0:
+                    self.notes[
+                        f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if they "
+                        'lie sample by sample, give views="b v"'
+                    ] = None
                 layouts.append(_Layout(origin, view, first_view == 0))
                 first_view += max(1, n // per_view)
             before += n

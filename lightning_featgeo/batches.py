@@ -44,6 +44,12 @@ def _looks_like_classes(value: Any) -> bool:
     )
 
 
+def _flat(value: Any) -> Any:
+    """Labels of shape (b, 1) are labels of shape (b,)."""
+    one = _looks_like_classes(value) and value.ndim == 2 and value.shape[1] == 1
+    return value.squeeze(1) if one else value
+
+
 def describe(batch: Any) -> str:
     """A batch in words, for messages."""
     if isinstance(batch, torch.Tensor):
@@ -90,13 +96,12 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
             raise ConfigurationError(
                 f"labels={selector!r} gives {describe(value)}; class labels are integers of shape (batch,)"
             )
-        found: Tensor | None = value
-        return found
+        return _flat(value)
     if isinstance(batch, Mapping):
         parts: list[Tensor] = [batch[key] for key in LABEL_KEYS if key in batch and _looks_like_classes(batch[key])]
-        return parts[0] if parts else None
+        return _flat(parts[0]) if parts else None
     if isinstance(batch, Sequence) and not isinstance(batch, str):
-        fitting = [v for v in batch[1:] if _looks_like_classes(v) and v.ndim == 1]
+        fitting = [v for v in map(_flat, batch[1:]) if _looks_like_classes(v) and v.ndim == 1]
         if len(fitting) == 1:
             return fitting[0]
         nested = [v for v in batch[1:] if isinstance(v, Mapping)]

@@ -63,10 +63,17 @@ def candidates(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 def known_class_count(*sources: Any) -> int | None:
     """Number of classes as a module, its hyperparameters, its config or the datamodule states it."""
+
+    def read(holder: Any, name: str) -> Any:
+        try:
+            return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+        except Exception:  # a user's property that is not ready yet
+            return None
+
     for source in sources:
-        for holder in (source, getattr(source, "hparams", None), getattr(source, "config", None)):
+        for holder in (source, read(source, "hparams"), read(source, "config")):
             for name in _CLASS_COUNT_NAMES:
-                value = holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+                value = read(holder, name)
                 if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                     return value
     return None
@@ -116,7 +123,21 @@ def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Cho
     if len(fitting) != 1:
         return None
     name, head = next(iter(fitting.items()))
+    if possible_head_outside(root, found, head) is not None:
+        return None  # a bare matrix fits behind it (a cosine head?): the first batch has to tell
     return Choice(head, name, f"the only trainable layer with {num_classes} outputs")
+
+
+def possible_head_outside(
+    root: torch.nn.Module, found: dict[str, torch.nn.Module], head: torch.nn.Module
+) -> Tensor | None:
+    """Without a graph to read: a trainable matrix that no candidate owns and that fits behind the head's output."""
+    owned = {id(p) for m in found.values() for p in m.parameters()}
+    width = _outputs(head)
+    for parameter in root.parameters():
+        if id(parameter) not in owned and parameter.ndim == 2 and parameter.requires_grad and width in parameter.shape:
+            return parameter
+    return None
 
 
 class Scout:
@@ -172,7 +193,7 @@ class Scout:
                 raise ambiguous(self.found, f"{order[-2]!r} and {last!r} seem to read the same features")
         other = rival_weight(loss, head) if loss is not None else None
         if other is None and (loss is None or not _reaches(loss, head)):
-            other = self._possible_head_outside(head)
+            other = possible_head_outside(self.root, self.found, head)
         if other is not None:
             path = next((n for n, p in self.root.named_parameters() if p is other), "a weight")
             owner = display_name(path.rpartition(".")[0])
@@ -181,20 +202,6 @@ class Scout:
                 f"{last!r} ran last, but {display_name(path)!r} (in {owner!r}) may act after or beside it",
             )
         return Choice(head, last, "the last trainable layer that ran, and the only one next to the loss")
-
-    def _possible_head_outside(self, head: torch.nn.Module) -> Tensor | None:
-        """Without a graph to read: a matrix that no candidate owns and that fits behind the head's output."""
-        owned = {id(p) for m in self.found.values() for p in m.parameters()}
-        width = _outputs(head)
-        for parameter in self.root.parameters():
-            if (
-                id(parameter) not in owned
-                and parameter.ndim == 2
-                and parameter.requires_grad
-                and width in parameter.shape
-            ):
-                return parameter
-        return None
 
     def remove(self, keep: FeatureTap | None = None) -> None:
         """Unhook all taps but one."""

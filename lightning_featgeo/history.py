@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from lightning_featgeo.types import FeatureGeometryWarning
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Record:
 
     ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
     ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
-    monitor's own time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank.
+    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank.
     """
 
     window: int
@@ -73,9 +76,18 @@ class History:
     def _write(self, line: dict[str, Any]) -> None:
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        text = json.dumps(line, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            warnings.warn(
+                f"featgeo: the history can't be written to {self.path} ({error}); it goes on in memory only",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+            self.path = None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -6,6 +6,7 @@ that vanish are averaged: "b c h w -> b c", "b t d -> (b t) d". Without either, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
     Args:
         x: (b, …).
         pool: "rows", a name, or an einops pattern.
-        mask: (b, t), non-zero where a token is real; only for token poolings.
+        mask: (b, t), non-zero where a token is real; for tokens (b, t, d) only.
 
     Raises:
         ConfigurationError: if the pattern or the mask doesn't fit; the message repeats both and the shape.
@@ -82,7 +83,7 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
             raise ConfigurationError(f"features of shape {tuple(x.shape)} are no rows; give pool='mean' or a pattern")
         return Pooled(x if x.ndim == 2 else x.reshape(b, 1), index, zeros, None, b)
     if "->" in pool:
-        return _by_pattern(x, pool)
+        return _by_pattern(x, pool, mask if mask is not None and mask.shape == x.shape[:2] else None)
     if x.ndim == 2:  # a vector a sample is its own mean, first and last token
         return Pooled(x, index, zeros, None, b)
     if x.ndim != 3:
@@ -118,23 +119,32 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
     return Pooled(rows, index, zeros, keep, b)
 
 
-def _by_pattern(x: Tensor, pattern: str) -> Pooled:
+def _by_pattern(x: Tensor, pattern: str, mask: Tensor | None) -> Pooled:
+    """Rows by an einops pattern; the batch is the axis named b, or the first. Masked tokens enter no average."""
     try:
-        rows = reduce(x, pattern, "mean")
+        if mask is None:
+            rows, keep = reduce(x, pattern, "mean"), None
+        else:
+            real = (mask.to(x.device) != 0)[..., None].expand(x.shape)
+            count = reduce(real.to(x.dtype), pattern, "sum")
+            rows, keep = reduce(torch.where(real, x, 0), pattern, "sum") / count.clamp(min=1), (count > 0).any(dim=-1)
     except (EinopsError, RuntimeError) as error:
         raise ConfigurationError(
             f"pool={pattern!r} does not fit features of shape {tuple(x.shape)}: {str(error).strip().splitlines()[-1]}"
         ) from None
     if rows.ndim != 2:
         raise ConfigurationError(
-            f"pool={pattern!r} makes shape {tuple(rows.shape)} of {tuple(x.shape)}; the right side must have two axes, "
-            "rows and dimensions"
+            f"pool={pattern!r} makes shape {tuple(rows.shape)} of {tuple(x.shape)}; the right side must have two "
+            "axes, rows and dimensions"
         )
-    b, n = x.shape[0], rows.shape[0]
+    axes = re.findall(r"\w+|\.\.\.", pattern.split("->")[0])
+    batch_axis = axes.index("b") if "b" in axes and len(axes) == x.ndim else 0
+    b, n = x.shape[batch_axis], rows.shape[0]
     index = torch.arange(b, device=x.device)
     if n == b:
-        return Pooled(rows, index, torch.zeros_like(index), None, b)
+        return Pooled(rows, index, torch.zeros_like(index), keep, b)
     # Send the samples' own numbers down the same path: where each row came from, whatever the pattern.
-    ids = index.to(torch.float64).reshape(b, *[1] * (x.ndim - 1)).expand(x.shape)
-    came_from = reduce(ids, pattern, "mean")[:, 0].round().to(torch.int64)
-    return Pooled(rows, came_from, torch.arange(n, device=x.device), None, b)
+    shape = [1] * x.ndim
+    shape[batch_axis] = b
+    came_from = reduce(index.double().reshape(shape).expand(x.shape), pattern, "mean")[:, 0].round().to(torch.int64)
+    return Pooled(rows, came_from, torch.arange(n, device=x.device), keep, b)

@@ -7,7 +7,7 @@ what was caught after it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,28 @@ def segment(name: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "x"
 
 
+def unique_segments(names: Iterable[str], what: str) -> list[str]:
+    """Names as segments of logged names.
+
+    Raises:
+        ConfigurationError: if two of them become the same: their values would be averaged.
+    """
+    made: dict[str, str] = {}
+    for name in names:
+        other = made.setdefault(segment(name), name)
+        if other != name or list(names).count(name) > 1:
+            raise ConfigurationError(
+                f"{what} {other!r} and {name!r} would both be logged as {segment(name)!r}; rename one"
+            )
+    return list(made)
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One watched layer: its name in logs (None for the first), in words, and the width the head takes in."""
+    """One watched layer: its name in logs (None for the first), path, in words, and the width the head takes in."""
 
     name: str | None
+    path: str
     described: str
     width: int | None = None
 
@@ -59,6 +76,7 @@ class Sources:
         num_classes: int | None,
         known_taps: list[FeatureTap],
     ) -> None:
+        known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
         self._known = known_taps
         self._features = features
         self._scout: Scout | None = None
@@ -72,17 +90,17 @@ class Sources:
                 self._use_head(Choice(module, name, "named by head="))
         if features is not None:
             what = f"outputs[{features!r}]" if isinstance(features, str) else "features(outputs, batch)"
-            self.layers = [Layer(None, f"{what} of the step")]
+            self.layers = [Layer(None, what, f"{what} of the step")]
         elif layer is not None:
             patterns = [layer] if isinstance(layer, str) else list(layer)
             found: dict[str, torch.nn.Module] = {}
             for pattern in patterns:
                 found.update(find_modules(root, pattern))
             self.taps = [self._tap(module, name, "output") for name, module in found.items()]
-            names = [segment(name) for name in found]
+            names = unique_segments(found, "layers")
             for i, name in enumerate(found):
                 logged = None if i == 0 else names[i]
-                self.layers.append(Layer(logged, f"the output of {name!r}"))
+                self.layers.append(Layer(logged, name, f"the output of {name!r}"))
         elif head is None:
             choice = choose_by_declaration(root, num_classes)
             if choice is not None:
@@ -111,7 +129,7 @@ class Sources:
         self.taps = [tap or self._tap(choice.module, choice.name, "input")]
         width = getattr(choice.module, "in_features", getattr(choice.module, "in_channels", None))
         known_width = width if isinstance(width, int) else None
-        self.layers = [Layer(None, f"the input of {choice.name!r} ({choice.why})", known_width)]
+        self.layers = [Layer(None, choice.name, f"the input of {choice.name!r} ({choice.why})", known_width)]
 
     @property
     def scouting(self) -> bool:

@@ -20,7 +20,7 @@ from lightning_featgeo.cuda_ext.stash import Budget, Slot, close_slot, open_slot
 from lightning_featgeo.types import ConfigurationError, Tensor, near_misses
 
 _KEYS = itertools.count()
-_OUTPUT_KEYS = ("last_hidden_state", "hidden_states", "pooler_output", "logits")
+_OUTPUT_KEYS = ("last_hidden_state", "logits")
 
 
 def display_name(path: str) -> str:
@@ -33,23 +33,34 @@ def _first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, Mapping):
-        value = [value[key] for key in _OUTPUT_KEYS if key in value] + list(value.values())
+        layers = value.get("hidden_states")
+        last = [layers[-1]] if isinstance(layers, (tuple, list)) and layers else []  # the first one is the embedding
+        value = [value[key] for key in _OUTPUT_KEYS if key in value] + last + list(value.values())
     if isinstance(value, (tuple, list)):
         return next((t for v in value if (t := _first_tensor(v)) is not None), None)
     return None
 
 
-def _stash_input(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int) -> None:
+def _is_a_copy(module: torch.nn.Module, owner: int) -> bool:
+    """Whether the hook was copied along with its module (a teacher made by deepcopy): a copy is not watched."""
+    return not torch.compiler.is_compiling() and id(module) != owner
+
+
+def _stash_input(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int, owner: int
+) -> None:
     x = _first_tensor(args)
     x = _first_tensor(kwargs) if x is None else x
-    if x is not None:
-        stash(x.detach(), key)
+    if x is not None and not _is_a_copy(module, owner):
+        stash(x, key)
 
 
-def _stash_output(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int) -> None:
+def _stash_output(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int, owner: int
+) -> None:
     x = _first_tensor(output)
-    if x is not None:
-        stash(x.detach(), key)
+    if x is not None and not _is_a_copy(module, owner):
+        stash(x, key)
 
 
 class FeatureTap:
@@ -78,10 +89,12 @@ class FeatureTap:
         if self._handle is not None:
             return
         if self.side == "input":
-            hook = functools.partial(_stash_input, key=self.key)  # partials of plain functions can be pickled
+            hook = functools.partial(
+                _stash_input, key=self.key, owner=id(self.module)
+            )  # partials of plain functions can be pickled
             self._handle = self.module.register_forward_pre_hook(hook, with_kwargs=True)
         else:
-            after = functools.partial(_stash_output, key=self.key)
+            after = functools.partial(_stash_output, key=self.key, owner=id(self.module))
             self._handle = self.module.register_forward_hook(after, with_kwargs=True)
 
     def open(self, budget: Budget | None = None) -> None:
@@ -124,15 +137,25 @@ class FeatureTap:
             self._handle = None
 
 
+def _matches(path: str, module: torch.nn.Module, pattern: str) -> bool:
+    parts, wanted = path.split("."), pattern.split(".")
+    if len(parts) != len(wanted) or isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+        return False
+    return all(fnmatch.fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
+
+
 def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Module]:
     """Submodules whose path equals ``pattern`` or matches it as a glob, by displayed path, in module order.
+
+    ``*`` stands for anything within one part of a path: "encoder.layer.*" is the layers, not what is inside them.
+    Containers that are never called (ModuleList, ModuleDict) match no glob.
 
     Raises:
         ConfigurationError: if there is none; with near misses and the line to paste.
     """
     modules = {display_name(path): m for path, m in root.named_modules() if display_name(path)}
     pattern = display_name(pattern)
-    found = {path: m for path, m in modules.items() if path == pattern or fnmatch.fnmatchcase(path, pattern)}
+    found = {path: m for path, m in modules.items() if path == pattern or _matches(path, m, pattern)}
     if not found:
         hint = near_misses(pattern, list(modules)[-40:] if len(modules) > 40 else list(modules))
         raise ConfigurationError(

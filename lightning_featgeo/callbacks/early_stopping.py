@@ -142,6 +142,7 @@ class GeometryEarlyStopping(EarlyStopping):
         super().__init__(monitor=monitor, mode=mode, patience=patience, strict=False, check_finite=False)
         self.warmup = warmup
         self.values: list[float] = []
+        self._resumed = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to stand alone: values come from a monitor.
@@ -151,11 +152,18 @@ class GeometryEarlyStopping(EarlyStopping):
         """
         super().setup(trainer, pl_module, stage)
         callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
-        if not any(hasattr(callback, "feeds_geometry_stoppers") for callback in callbacks):
+        if not any(hasattr(callback, "known_geometry_names") for callback in callbacks):
             raise ConfigurationError(
                 f"GeometryEarlyStopping({self.monitor!r}) needs a FeatureGeometryMonitor: "
                 "Trainer(callbacks=[FeatureGeometryMonitor(), GeometryEarlyStopping(…)])"
             )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A new run has no past, unless it was loaded or the trainer goes on."""
+        if not self._resumed and trainer.global_step == 0:
+            self.values, self.wait_count, self.stopped_epoch = [], 0, 0
+            self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+        self._resumed = False
 
     def observe(self, trainer: pl.Trainer, record: Record) -> str | None:
         """Look at a window that just closed; returns the reason if this is where the run stops."""
@@ -172,7 +180,7 @@ class GeometryEarlyStopping(EarlyStopping):
         judged = self.values[self.warmup :]
         reason = self.rule.check(judged, self.direction) if judged else None
         self.wait_count = self.wait_count + 1 if reason else 0
-        if reason is None or self.wait_count < self.patience or trainer.should_stop:
+        if reason is None or self.wait_count < self.patience or self.stopping_reason_message is not None:
             return None
         self.stopped_epoch = trainer.current_epoch
         self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
@@ -196,3 +204,4 @@ class GeometryEarlyStopping(EarlyStopping):
         """Go on from the saved past."""
         super().load_state_dict(state_dict)
         self.values = list(state_dict["values"])
+        self._resumed = True

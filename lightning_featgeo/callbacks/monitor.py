@@ -31,8 +31,8 @@ class FeatureGeometryMonitor(Callback):
         signals: names, groups or "all"; "auto" takes the classifier's eight or, without labels, six others.
         pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
         labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
-        views: "auto" (a call of the batch's size is a view), the number stacked in a call, a callable on the batch,
-            or None (each call brings new samples).
+        views: "auto" (a call of the batch's size is a view), the number stacked in a call, "v b" or "b v" (stacked view
+            after view, or sample by sample), a callable on the batch, or None (each call brings new samples).
         num_classes: C. None: the head's outputs, or what the model or datamodule says.
         stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
         loader_names: names of several validation (or test) loaders, used in the logged names.
@@ -44,8 +44,6 @@ class FeatureGeometryMonitor(Callback):
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
     ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
     """
-
-    feeds_geometry_stoppers = True
 
     def __init__(
         self,
@@ -78,13 +76,16 @@ class FeatureGeometryMonitor(Callback):
         self._number = 0
         self._taps: list[FeatureTap] = []  # kept over runs: a compiled graph remembers a tap's key
         self._run: Run | None = None
+        self._resumed = False
         self._undo: list[Callable[[], None]] = []
 
     @property
     def state_key(self) -> str:
         """Distinct for monitors of other layers or stages in one trainer."""
         s = self.settings
-        return self._generate_state_key(layer=s.layer, head=s.head, features=str(s.features), stages=s.stages)
+        return self._generate_state_key(
+            layer=s.layer, head=s.head, features=getattr(s.features, "__qualname__", s.features), stages=s.stages
+        )
 
     # --- a run begins and ends -------------------------------------------------------------------------------
 
@@ -95,11 +96,25 @@ class FeatureGeometryMonitor(Callback):
             run.stages, note = fallback_stages(self.settings, trainer)
             if note:
                 rank_zero_info(note)
-            stock_monitors.check_names(trainer, run.known_names())
             self._undo = stock_monitors.let_gaps_pass(trainer)
+
+    def known_geometry_names(self) -> list[str]:
+        """Every name that the running fit can log, as far as is known; also tells stoppers that a monitor is there."""
+        return self._run.known_names() if self._run is not None else []
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All monitors have started: see whether everybody's names fit."""
+        stock_monitors.check_names(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same, where there is no sanity check."""
+        stock_monitors.check_names(trainer)
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Run:
         self.teardown(trainer, pl_module, "restart")
+        if trainer.state.fn == "fit" and trainer.global_step == 0 and not self._resumed:
+            self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
+        self._resumed = False
         self.history.path = publishing.history_path(trainer)
         self._run = Run(self.settings, trainer, pl_module, self.history, self._taps)
         return self._run
@@ -123,8 +138,8 @@ class FeatureGeometryMonitor(Callback):
         """Last epoch's values are stale now; an epoch's training window opens."""
         if self._run is None:
             return
+        self._run.publisher.forget_stale(trainer)
         if self.settings.every_n_train_steps is None:
-            self._run.publisher.forget_stale(trainer)
             self._open_if_due("train", trainer)
 
     def on_train_batch_start(
@@ -134,6 +149,7 @@ class FeatureGeometryMonitor(Callback):
         run = self._run
         if run is None:
             return
+        run.check("train", batch)
         if self.settings.every_n_train_steps is not None and not run.is_open("train"):
             self._open_if_due("train", trainer)
         if run.is_open("train") or run.sources.scouting:
@@ -154,9 +170,11 @@ class FeatureGeometryMonitor(Callback):
     ) -> None:
         """Stream what was caught; close a window of n steps."""
         run, steps = self._run, self.settings.every_n_train_steps
-        if run is None or run.catching != "train":
+        if run is None:
             return
-        run.consume("train", 0, outputs, batch)
+        if run.catching == "train":
+            run.consume("train", 0, outputs, batch)
+        run.trained = True
         if steps is not None and run.is_open("train") and run.steps_open("train") >= steps:
             self._number += run.close("train", self._number, inside_epoch=True)
 
@@ -164,6 +182,11 @@ class FeatureGeometryMonitor(Callback):
         """Close the epoch's training window."""
         if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
             self._number += self._run.close("train", self._number)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A window of n steps that never filled says so."""
+        if self._run is not None and self.settings.every_n_train_steps is not None:
+            self._run.warn_if_never_filled(self.settings.every_n_train_steps)
 
     # --- validation and test ---------------------------------------------------------------------------------
 
@@ -184,7 +207,7 @@ class FeatureGeometryMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("val")
+        self._evaluation_batch_start("val", batch)
 
     def on_test_batch_start(
         self,
@@ -195,7 +218,7 @@ class FeatureGeometryMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("test")
+        self._evaluation_batch_start("test", batch)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -220,19 +243,24 @@ class FeatureGeometryMonitor(Callback):
         self._evaluation_end("test", trainer)
 
     def _evaluation_start(self, stage: str, alone: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if stage not in (self.settings.stages if self._run is None else self._run.stages):
+            return
         if trainer.state.fn == alone:  # not inside fit
             self._start(trainer, pl_module)
         run = self._run
         if run is None:
             return
-        run.publisher.forget_stale(trainer, [f"featgeo/{name}/" for name in run.stage_names(stage)])
+        for name in run.stage_names(stage):
+            run.publisher.forget_stale(trainer, f"featgeo/{name}/")
         # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
         if not (trainer.sanity_checking and run.sources.scouting):
             self._open_if_due(stage, trainer)
 
-    def _evaluation_batch_start(self, stage: str) -> None:
-        if self._run is not None and self._run.is_open(stage):
-            self._run.catch(stage)
+    def _evaluation_batch_start(self, stage: str, batch: Any) -> None:
+        if self._run is not None:
+            self._run.check(stage, batch)
+            if self._run.is_open(stage):
+                self._run.catch(stage)
 
     def _evaluation_batch_end(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:
         if self._run is not None and self._run.catching == stage:
@@ -264,3 +292,4 @@ class FeatureGeometryMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting windows."""
         self._number = int(state_dict["windows"])
+        self._resumed = True

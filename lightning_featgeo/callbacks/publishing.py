@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
 from lightning_featgeo.types import Tensor
 
-COSTS = ("seconds", "share")
+DIAGNOSTICS = (COUNT_SIGNAL, "n_nonfinite", "n_duplicates", "gaps", "seconds", "share")
+Guard = Callable[[str], AbstractContextManager[None]]
 
 
 def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
@@ -32,8 +34,9 @@ def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Ite
         for layer in layers:
             tail = f"{stage}/{layer}/" if layer else f"{stage}/"
             names += [f"featgeo/{tail}{signal}" for signal in chosen]
-            names += [f"featgeo_monitor/{tail}{extra}" for extra in (COUNT_SIGNAL, *COSTS)]
-    return names
+            names += [f"featgeo_monitor/{tail}{signal}_se" for signal in chosen]
+            names += [f"featgeo_monitor/{tail}{extra}" for extra in DIAGNOSTICS]
+    return [*names, sinks.EPOCH]
 
 
 def fractional_epoch(trainer: pl.Trainer) -> float:
@@ -50,6 +53,8 @@ def history_path(trainer: pl.Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
+        return None
+    if "://" in str(folder) or ":/" in str(folder):  # a remote store: no local file stands beside that run
         return None
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:6]}.jsonl"
@@ -79,10 +84,10 @@ class Publisher:
         self._spectra: dict[str, sinks.Spectra] = {}
         self._headline: str | None = None
 
-    def forget_stale(self, trainer: pl.Trainer, prefixes: Iterable[str] | None = None) -> None:
-        """Take our values (of these name prefixes) out of ``callback_metrics``, which Lightning never clears."""
-        for prefix in list(self._live) if prefixes is None else prefixes:
-            for name in self._live.pop(prefix, ()):
+    def forget_stale(self, trainer: pl.Trainer, prefix: str = "featgeo/") -> None:
+        """Take our values below a prefix out of ``callback_metrics``, which Lightning never clears."""
+        for live in [live for live in self._live if live.startswith(prefix)]:
+            for name in self._live.pop(live):
                 trainer.callback_metrics.pop(name, None)
 
     def publish(
@@ -93,6 +98,7 @@ class Publisher:
         curves: Mapping[str, Tensor],
         asked: Sequence[str],
         inside_epoch: bool,
+        guarded: Guard,
     ) -> None:
         """One record to the history, every logger, and ``callback_metrics``; gaps are left out everywhere.
 
@@ -102,26 +108,32 @@ class Publisher:
             curves: its curves.
             asked: the signals that were chosen; ``n_samples`` is logged among them only if it was.
             inside_epoch: a window of n steps: Lightning would file its values under other steps.
+            guarded: keeps one sink's failure from the others.
         """
-        self.history.append(record)
+        with guarded("writing the history"):
+            self.history.append(record)
         values = {record.prefix + s: v for s, v in record.values.items() if s in asked}
         values.update(diagnostics(record))
-        self._tell_wandb_names(trainer, values)
-        self.forget_stale(trainer, [record.prefix])
+        with guarded("naming metrics in W&B"):
+            self._tell_wandb_names(trainer, values)
+        self.forget_stale(trainer, record.prefix)
         self._live[record.prefix] = set(values)
         device = pl_module.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         if inside_epoch:
-            for logger in trainer.loggers:
-                logger.log_metrics({**values, sinks.EPOCH: record.epoch}, step=trainer.global_step)
             trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
+            for logger in trainer.loggers:
+                with guarded(f"logging to {type(logger).__name__}"):
+                    logger.log_metrics({**values, sinks.EPOCH: record.epoch}, step=int(trainer.global_step))
         else:
             self._headline = self._headline or next((record.prefix + s for s in asked if s in record.values), None)
-            for name, value in [(sinks.EPOCH, record.epoch), *values.items()]:
-                tensor = torch.tensor(value, dtype=dtype, device=device)
-                on_bar = name == self._headline
-                pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=on_bar, batch_size=1)
-        self._send_curves(trainer, record, curves)
+            with guarded("logging"):
+                for name, value in [(sinks.EPOCH, record.epoch), *values.items()]:
+                    tensor = torch.tensor(value, dtype=dtype, device=device)
+                    on_bar = name == self._headline
+                    pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=on_bar, batch_size=1)
+        with guarded("sending curves"):
+            self._send_curves(trainer, record, curves)
 
     def _tell_wandb_names(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         new = [name for name in values if name not in self._defined]

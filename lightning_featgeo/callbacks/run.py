@@ -21,6 +21,7 @@ from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics import GeometryMetric
+from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor
@@ -56,7 +57,10 @@ class Run:
         self._open: set[str] = set()
         self._checked: set[tuple[str, int]] = set()
         self._warned: set[str] = set()
+        self._looked: set[str] = set()
         self._told = False
+        self.trained = False  # after the first step a wrong setting is a gap: it must not end a run that has begun
+        self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
         self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 
@@ -85,18 +89,18 @@ class Run:
     def stage_names(self, stage: str) -> list[str]:
         """What the stage's loaders are called in logged names."""
         loaders = getattr(self.trainer, f"{stage}_dataloaders", None) if stage != "train" else None
-        count = len(loaders) if isinstance(loaders, (list, tuple)) else 1
+        count = len(loaders) if isinstance(loaders, (list, tuple, Mapping)) else 1
         given = [segment(n) for n in self.settings.loader_names or ()] if stage != "train" else []
         return [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
 
-    def known_names(self, signals: str | Sequence[str] | None = None) -> list[str]:
-        """Every name this run can log."""
-        stages = [name for stage in self.stages for name in self.stage_names(stage)]
-        if self.settings.loader_names and "val" in self.stages:  # loaders may not be set up yet
-            stages += [segment(n) for n in self.settings.loader_names]
+    def known_names(self) -> list[str]:
+        """Every name this run can log, as far as is known."""
         layers = [layer.name for layer in self.sources.layers] or [None]
-        chosen = self.settings.signals if signals is None else signals
-        return publishing.known_names(chosen, dict.fromkeys(stages), layers)
+        names: list[str] = []
+        for stage in self.stages:
+            signals = self._resolved.get(stage, self.settings.signals)
+            names += publishing.known_names(signals, self.stage_names(stage), layers)
+        return names
 
     # --- batches ---------------------------------------------------------------------------------------------
 
@@ -106,9 +110,24 @@ class Run:
             self.sources.open()
             self.catching = stage
 
+    def check(self, stage: str, batch: Any) -> None:
+        """Look at the stage's first batch for settings that can't work, before its features are needed."""
+        if stage in self.stages and stage not in self._looked:
+            self._looked.add(stage)
+            with self.guarded(f"looking at a {stage} batch", stage, first_batch=not self.trained):
+                has_labels = self.settings.check_batch(batch)
+                if self.settings.signals == "auto" and not has_labels:
+                    self._settle_names(stage, PRESETS["unlabelled"])
+
+    def _settle_names(self, stage: str, signals: tuple[str, ...]) -> None:
+        """What is computed in a stage is known now: whoever watches another name of it has to hear."""
+        self._resolved[stage] = signals
+        if self.trainer.state.fn == "fit":
+            stock_monitors.check_names(self.trainer)
+
     def forward_done(self, loss: Tensor) -> None:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
-        with self.guarded("finding the head", "train", first_batch=True):
+        with self.guarded("finding the head", "train", first_batch=not self.trained):
             self.sources.pause()
             self.sources.settle(loss)
 
@@ -120,7 +139,7 @@ class Run:
         """Stream what was caught into the stage's window, if one is open."""
         self.catching = None
         window = self._windows.get(stage, {}).get(loader) if stage in self._open else None
-        first = (stage, loader) not in self._checked
+        first = (stage, loader) not in self._checked and not self.trained and loader == 0
         with (
             window.timed() if window is not None else nullcontext(),
             self.guarded(f"streaming a {stage} batch", stage, loader, first_batch=first),
@@ -132,9 +151,11 @@ class Run:
             if not window.watched:
                 window.watched = self._watch(stage, loader)
             window.add(caught, batch)
-            if first and any(caught):
+            if any(caught):
                 self._checked.add((stage, loader))
                 self._tell(window)
+                if first:
+                    self._settle_names(stage, self._asked(window))
 
     def _watch(self, stage: str, loader: int) -> list[Watched]:
         s, head = self.settings, self.sources.head
@@ -171,11 +192,16 @@ class Run:
                 closed = window.close(number, epoch, step)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
-                asked = window.watched[0].metric.signals or ()
-                with self.guarded("logging", stage, loader):
-                    self.publisher.publish(self.trainer, self.pl_module, record, curves, asked, inside_epoch)
+                self.publisher.publish(
+                    self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded
+                )
                 self._ask_stoppers(record)
         return len(windows)
+
+    @staticmethod
+    def _asked(window: Window) -> tuple[str, ...]:
+        """The chosen signals, from a layer that has seen rows."""
+        return next((part.metric.signals for part in window.watched if part.metric.signals), ())
 
     def _explain_emptiness(self, stage: str, loader: int, window: Window) -> None:
         """A window that nothing reached is a gap with a reason that helps."""
@@ -185,13 +211,14 @@ class Run:
             return
         if window.batches == 0:
             window.failed = f"no batch arrived in {window.name}"
-        elif any(part.metric.dim is None for part in window.watched):
-            names = ", ".join(repr(tap.name) for tap in self.sources.taps) or "the step's output"
-            window.failed = (
-                f"no features were caught: {names} did not run in {window.name}. If the model was compiled and "
-                "called before fit, compile it anew; if this stage uses another part of the model, name a layer "
-                "that runs in it"
-            )
+            return
+        for part, layer in zip(window.watched, self.sources.layers, strict=True):
+            if part.metric.dim is None:
+                part.failed = (
+                    f"no features were caught: {layer.path!r} did not run in {window.name}. If the model was compiled "
+                    "and called before fit, compile it anew; if this stage uses another part of the model, name a "
+                    "layer that runs in it"
+                )
 
     def _ask_stoppers(self, record: Record) -> None:
         callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
@@ -201,6 +228,12 @@ class Run:
                     reason = stopper.observe(self.trainer, record)
                     if reason:
                         self.publisher.stopped(self.trainer, record, stopper.monitor, reason)
+
+    def warn_if_never_filled(self, steps: int) -> None:
+        """Say so if training ended before a window of n steps closed."""
+        window = self._windows.get("train", {}).get(0)
+        if window is not None and "train" in self._open and not any(r.stage == "train" for r in self.history):
+            self._warn(f"training ended before a window of {steps} steps was full: there is no curve", "never filled")
 
     def finish(self) -> None:
         """Unhook everything."""
@@ -215,20 +248,21 @@ class Run:
         self._told = True
         line = self._describe(window)
         rank_zero_info(line)
-        signals = window.watched[0].metric.signals or ()
+        signals = self._asked(window)
         memory = sum(part.metric.memory_bytes for part in window.watched)
         layers = [layer.described for layer in self.sources.layers]
         self.history.describe(publishing.run_facts(line, layers, signals, memory))
-        if self.trainer.state.fn == "fit":
-            stock_monitors.check_names(self.trainer, self.known_names(signals))
 
     def _describe(self, window: Window) -> str:
         parts = []
         for layer, part in zip(self.sources.layers, window.watched, strict=True):
             metric = part.metric
+            if metric.dim is None:
+                parts.append(f"{layer.described}, which did not run in this batch")
+                continue
             pool = "" if part.assembler.chosen_pool in (None, "rows") else f", pooled by {part.assembler.chosen_pool!r}"
             parts.append(f"{layer.described}, {metric.dim} dimensions{pool}")
-        metric = window.watched[0].metric
+        metric = next(part.metric for part in window.watched if part.metric.dim is not None)
         keeps_classes = any("labels" in row.requires for row in metric.rows)
         classes = f"{metric.num_classes} classes" if keeps_classes else "no class signals"
         memory = sum(part.metric.memory_bytes for part in window.watched)

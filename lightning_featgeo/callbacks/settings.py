@@ -11,11 +11,12 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.assembly import Views
-from lightning_featgeo.batches import Selector
+from lightning_featgeo.batches import Selector, describe, find_labels, find_mask
 from lightning_featgeo.heads import known_class_count
-from lightning_featgeo.metrics.catalog import resolve
+from lightning_featgeo.metrics import GeometryMetric
+from lightning_featgeo.metrics.catalog import CATALOG, named
 from lightning_featgeo.pooling import check_pool
-from lightning_featgeo.sources import FeaturesFrom
+from lightning_featgeo.sources import FeaturesFrom, unique_segments
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 STAGES = ("train", "val", "test")
@@ -53,9 +54,9 @@ class Settings:
         if not given:
             raise ConfigurationError('stages is empty; use stages=("val",), and add "train" or "test"')
         self.stages: tuple[str, ...] = given
-        if self.signals != "auto":
-            resolve(self.signals)
+        GeometryMetric(self.signals, self.num_classes, None, self.bank_size, self.k, self.knn_vote_k)  # checks them
         check_pool(self.pool)
+        unique_segments(self.loader_names or (), "loaders")
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
         if self.every_n_epochs < 1 or (self.every_n_train_steps is not None and self.every_n_train_steps < 1):
@@ -68,6 +69,26 @@ class Settings:
             raise ConfigurationError(f'on_error must be "warn" or "raise", got {self.on_error!r}')
         if isinstance(self.views, int) and self.views < 1:
             raise ConfigurationError(f"views={self.views}: a call holds at least one view")
+        if isinstance(self.views, str) and self.views not in ("auto", "v b", "b v"):
+            raise ConfigurationError(
+                f'views={self.views!r}: use "auto", "v b" (view after view) or "b v" (sample by sample)'
+            )
+
+    def check_batch(self, batch: Any) -> bool:
+        """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.
+
+        Raises:
+            ConfigurationError: if a selector finds nothing, or signals asked for by name need labels there are not.
+        """
+        labels = find_labels(batch, self.labels)
+        find_mask(batch, self.mask)
+        needy = sorted(name for name in named(self.signals) if "labels" in CATALOG[name].requires)
+        if needy and labels is None:
+            raise ConfigurationError(
+                f"{', '.join(needy)} need class labels and the batch has none: it is {describe(batch)}. Name them with "
+                "labels=<key, index or callable>, or leave these signals out"
+            )
+        return labels is not None
 
     def class_count(self, trainer: pl.Trainer, root: torch.nn.Module) -> int | None:
         """C as given, or as the model or datamodule states it."""
@@ -100,4 +121,4 @@ def fallback_stages(settings: Settings, trainer: pl.Trainer) -> tuple[tuple[str,
 
 def seed_for(seed: int, stage: str, loader: int) -> int:
     """A seed of its own for each stage and loader, the same in every process and epoch."""
-    return (seed << 32) ^ zlib.crc32(f"{stage}/{loader}".encode())
+    return seed * 2**32 ^ zlib.crc32(f"{stage}/{loader}".encode())

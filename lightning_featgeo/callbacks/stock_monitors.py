@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo.sinks import EPOCH
 from lightning_featgeo.types import ConfigurationError, Tensor, near_misses
 
 PREFIXES = ("featgeo/", "featgeo_monitor/")
@@ -29,17 +31,28 @@ def watchers(trainer: pl.Trainer) -> Iterator[tuple[Any, str]]:
             yield watcher, name
 
 
-def check_names(trainer: pl.Trainer, known: Sequence[str]) -> None:
-    """Refuse monitors of names that this run never logs.
+def check_names(trainer: pl.Trainer) -> None:
+    """Refuse monitors of names that this run never logs, and two of ours that log the same name.
 
     Raises:
         ConfigurationError: with near misses and what to change.
     """
+    callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
+    known: dict[str, Any] = {}
+    for ours in callbacks:
+        for name in ours.known_geometry_names() if hasattr(ours, "known_geometry_names") else ():
+            other = known.setdefault(name, ours)
+            if other is not ours and name.startswith("featgeo/") and name != EPOCH:
+                raise ConfigurationError(
+                    f"two FeatureGeometryMonitors would both log {name!r}, and Lightning would average them; watch "
+                    'several layers with one monitor: FeatureGeometryMonitor(layer=["a", "b"])'
+                )
     for watcher, name in watchers(trainer):
-        if name not in known:
+        first_loader = re.sub(r"^(featgeo\w*/(?:val|test))_\d+/", r"\1/", name)  # loaders may not be set up yet
+        if name not in known and first_loader not in known:
             who = type(getattr(watcher, "scheduler", watcher)).__name__
             raise ConfigurationError(
-                f"{who}(monitor={name!r}) watches a name that this run never logs.{near_misses(name, known)} "
+                f"{who}(monitor={name!r}) watches a name that this run never logs.{near_misses(name, list(known))} "
                 "Change monitor=…, or add the signal to FeatureGeometryMonitor(signals=[…]) "
                 "and its stage to stages=(…)"
             )

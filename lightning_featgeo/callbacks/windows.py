@@ -11,6 +11,7 @@ from typing import Any
 from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
+from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.types import Tensor
 
 
@@ -21,6 +22,15 @@ class Watched:
     layer: str | None
     assembler: RowAssembler
     metric: GeometryMetric
+    failed: str | None = None
+
+    def result(self) -> WindowResult:
+        """Its numbers, or gaps if it failed. Before "auto" has seen a batch, the gaps are those of the preset."""
+        if self.failed is None:
+            return self.metric.window()
+        preset = PRESETS["classifier" if self.metric.num_classes else "unlabelled"]
+        names = preset if self.metric.signals is None else self.metric.signals
+        return WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {})
 
 
 @dataclass
@@ -40,6 +50,7 @@ class Window:
         """Forget everything and start the clocks."""
         for part in self.watched:
             part.metric.reset()
+            part.failed = None
         self.started, self.start_step = time.perf_counter(), step
         self.seconds, self.samples, self.batches, self.failed = 0.0, 0, 0, None
 
@@ -69,13 +80,9 @@ class Window:
     def close(self, number: int, epoch: float, step: int) -> list[tuple[Record, Mapping[str, Tensor]]]:
         """A record and its curves for each layer. A failed window is all gaps."""
         begin = time.perf_counter()
-        results: list[WindowResult] = []
         for part in self.watched:
-            if self.failed is not None:
-                names = part.metric.signals or ()
-                results.append(WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {}))
-            else:
-                results.append(part.metric.window())
+            part.failed = self.failed or part.failed
+        results = [part.result() for part in self.watched]
         now = time.perf_counter()
         seconds, elapsed = self.seconds + now - begin, max(now - self.started, 1e-9)
         return [

@@ -73,7 +73,7 @@ _ops = getattr(torch.ops, NAMESPACE)
 
 def hash_priority(index: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
     """Uniform priorities in [0, 2**62) from a counter-based hash: no generator, the same on every device."""
-    result: Tensor = _ops.hash_priority(index, seed)
+    result: Tensor = _ops.hash_priority(index, (seed + 2**63) % 2**64 - 2**63)  # any int, wrapped to 64 bits
     return result
 
 

@@ -24,7 +24,6 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def hash_priority(index: Tensor, seed: int) -> Tensor:
     """Counter-based priorities: SplitMix64 of (seed, index), uniform over [0, 2**62), the same everywhere."""
-    seed = (seed + 2**63) % 2**64 - 2**63
     z = index.to(torch.int64) * _GOLDEN + seed
     for _ in range(2):  # a second round decorrelates neighbouring seeds
         z = (z ^ _shift_right(z, 30)) * _MIX_1

@@ -54,9 +54,30 @@ class Slot:
     calls: list[Caught] = field(default_factory=list)
     budget: Budget | None = None
     error: Exception | None = None
+    used: int = 0
+
+    def catch(self, x: Tensor) -> None:
+        """:meth:`add`, and whatever goes wrong is kept for later: the user's forward goes on."""
+        if self.error is None:
+            try:
+                self.add(x)
+            except Exception as error:
+                self.error = error
 
     def add(self, x: Tensor) -> None:
-        """Keep a clone: compiled code reuses the buffer that x lies in, eager code may write into it."""
+        """Keep a clone: compiled code reuses the buffer that x lies in, eager code may write into it.
+
+        Raises:
+            RuntimeError: if x is no plain tensor, or the slot holds as much as one batch may.
+        """
+        if x.is_nested or getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)(x):
+            raise RuntimeError("they are nested or inside torch.func: watch another layer, or give features=")
+        self.used += x.numel() * x.element_size()
+        if self.budget is None and self.used > SLOT_BYTES:
+            raise RuntimeError(
+                f"one batch made more than {SLOT_BYTES >> 20} MiB of them in {len(self.calls) + 1} calls: "
+                "watch a smaller layer or give features="
+            )
         keep = self.budget is None or self.budget.admit(x)
         caught = Caught(next(_ORDER), x.detach().clone() if keep else None)
         self.calls.append(caught)
@@ -64,6 +85,7 @@ class Slot:
             self.budget.held.append(caught)
 
 
+SLOT_BYTES = 512 * 2**20  # what a tap may hold of one batch
 _ORDER = itertools.count()
 _OPEN: dict[int, Slot] = {}
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -71,11 +93,8 @@ _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 def _stash(x: Tensor, key: int) -> None:
     slot = _OPEN.get(key)
-    if slot is not None and slot.error is None:
-        try:
-            slot.add(x)
-        except Exception as error:  # out of memory for the clone: the forward goes on, take() tells
-            slot.error = error
+    if slot is not None:
+        slot.catch(x)
 
 
 def _fake_stash(x: Tensor, key: int) -> None:
@@ -89,8 +108,15 @@ _library._register_effectful_op(f"{NAMESPACE}::stash", EffectType.ORDERED)
 
 
 def stash(x: Tensor, key: int) -> None:
-    """Copy a tensor into the open slot ``key``; does nothing when that slot is closed."""
-    getattr(torch.ops, NAMESPACE).stash(x, key)
+    """Copy a tensor into the open slot ``key``; does nothing when that slot is closed.
+
+    Only a graph that is being compiled needs the op; eager code takes the list directly, so that tensors which no
+    operator knows (nested, inside ``torch.func``) never reach the dispatcher through us.
+    """
+    if torch.compiler.is_compiling():
+        getattr(torch.ops, NAMESPACE).stash(x.detach(), key)
+    else:
+        _stash(x, key)
 
 
 def open_slot(key: int, slot: Slot) -> None:

@@ -18,8 +18,9 @@ _DIRECTIONS = {
     "none": "neither way is better by itself",
 }
 _COSTS = {
-    "moments": "a d×d product a batch",
-    "exact": "in float64, and one symmetric eigendecomposition a window",
+    "moments": "class or total sums a batch",
+    "scatter": "a d×d product a batch in float64",
+    "eigen": "one symmetric eigendecomposition a window",
     "directions": "sums over d a batch",
     "units": "sums over d a batch",
     "bank": "a bank of rows",

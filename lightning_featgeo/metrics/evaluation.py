@@ -42,6 +42,9 @@ def evaluate(
         except Undefined as reason:
             gaps[name] = str(reason)
             continue
+        except torch.linalg.LinAlgError as failure:  # type: ignore[attr-defined] # torch sets it at run time
+            gaps[name] = f"the decomposition failed ({str(failure).splitlines()[0]})"
+            continue
         values[name] = value
         if error is not None:
             errors[name] = error

@@ -140,7 +140,7 @@ class GeometryMetric(Metric):
         d, device = rows.features.shape[1], rows.features.device
         build: dict[str, Callable[[], Accumulator]] = {
             "moments": lambda: MomentsAccumulator(
-                d, self.num_classes or 0 if labelled else 0, "exact" in requires, device
+                d, self.num_classes or 0 if labelled else 0, True, "scatter" in requires, device
             ),
             "directions": lambda: DirectionAccumulator(d, device),
             "units": lambda: UnitAccumulator(d, device),
@@ -222,7 +222,13 @@ class GeometryMetric(Metric):
             return empty_window(signals, reason, counts)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
             statistics = Statistics(
-                dict(self.accumulators), self.dim, self.k, self.knn_vote_k, self._head[0], counts["seen"]
+                dict(self.accumulators),
+                self.dim,
+                self.k,
+                self.knn_vote_k,
+                self._head[0],
+                counts["seen"],
+                frozenset(need for row in self.rows for need in row.needs),
             )
             return evaluate(signals, statistics, counts, self.num_classes)
 
@@ -251,6 +257,10 @@ class GeometryMetric(Metric):
             accumulator.reset()
         for counter in self._counters.values():
             counter.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        self._counters = {name: c.to(fn(torch.empty(0, device=c.device)).device) for name, c in self._counters.items()}
+        return super()._apply(fn, exclude_state)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Like :meth:`update`: the geometry of one batch alone would be another number, so none is returned."""

@@ -35,7 +35,7 @@ class ClassMoments:
     counts: Int64[Tensor, " c"]
     means: Float[Tensor, "c d"]
     variances: Float[Tensor, " c"]
-    within: Float[Tensor, "d d"]
+    within: Float[Tensor, "e e"]  # (0, 0) where no scatter was kept
 
 
 class MomentsAccumulator(Accumulator):
@@ -45,9 +45,10 @@ class MomentsAccumulator(Accumulator):
         dim: feature dimension d.
         num_classes: C; 0 keeps no class statistics. Unlabelled rows then or otherwise count in totals only.
         exact: form products in float64 (needed for spectral entropies) instead of fp32 with a float64 fold.
+        keep_scatter: also keep d×d second moments; without them class means and variances are all there is.
         device: where the states live.
 
-    State bytes: with G = C+1 groups, G·(12·d + 16) + B·8·d², B = 2 if C > 0 else 1.
+    State bytes: with G = C+1 groups, G·(12·d + 16) + B·8·d², B = 2 if C > 0 else 1 (0 without scatter).
     """
 
     shift: Tensor
@@ -56,10 +57,17 @@ class MomentsAccumulator(Accumulator):
     squares: Tensor
     scatter: Tensor
 
-    def __init__(self, dim: int, num_classes: int = 0, exact: bool = True, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int = 0,
+        exact: bool = True,
+        keep_scatter: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__(device)
         self.dim, self.num_classes, self.exact = dim, num_classes, exact
-        groups, buckets = num_classes + 1, 2 if num_classes else 1
+        groups, buckets = num_classes + 1, (2 if num_classes else 1) if keep_scatter else 0
         self._state("shift", torch.zeros(groups, dim))
         self._state("counts", torch.zeros(groups, dtype=torch.float64))
         self._state("sums", torch.zeros(groups, dim, dtype=torch.float64))
@@ -78,7 +86,7 @@ class MomentsAccumulator(Accumulator):
             self.counts,
             self.sums,
             self.squares,
-            self.scatter,
+            self.scatter if len(self.scatter) else None,
             self.num_classes,
             self.exact,
         )
@@ -100,7 +108,8 @@ class MomentsAccumulator(Accumulator):
     def _buckets(self) -> list[slice]:
         """Which groups each scatter bucket pools: labelled, unlabelled; or all."""
         c = self.num_classes
-        return [slice(0, c), slice(c, c + 1)] if c else [slice(0, 1)]
+        members = [slice(0, c), slice(c, c + 1)] if c else [slice(0, 1)]
+        return members[: len(self.scatter)]
 
     def _within(self, bucket: int, members: slice) -> Tensor:
         n = self.counts[members].clamp(min=1)
@@ -112,7 +121,13 @@ class MomentsAccumulator(Accumulator):
         return self.shift.double() + self.sums / self.counts.clamp(min=1)[:, None]
 
     def compute(self) -> Moments:
-        """Moments of all rows, labelled or not."""
+        """Moments of all rows, labelled or not.
+
+        Raises:
+            ValueError: if no scatter was kept.
+        """
+        if not len(self.scatter):
+            raise ValueError("no second moments were kept: build the accumulator with keep_scatter=True")
         n = self.counts.sum()
         means = self._means()
         # about an actual mean, not the origin: the weighted average of nearby numbers
@@ -135,4 +150,5 @@ class MomentsAccumulator(Accumulator):
         n = self.counts[:c]
         delta = self.sums[:c] / n.clamp(min=1)[:, None]
         variances = (self.squares[:c] / n.clamp(min=1) - delta.square().sum(dim=1)).clamp(min=0)
-        return ClassMoments(n.to(torch.int64), self._means()[:c], variances, self._within(0, slice(0, c)))
+        within = self._within(0, slice(0, c)) if len(self.scatter) else self.scatter.new_zeros(0, 0)
+        return ClassMoments(n.to(torch.int64), self._means()[:c], variances, within)

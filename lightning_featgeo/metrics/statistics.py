@@ -36,7 +36,7 @@ def statistic(*requires: str) -> Callable[[Callable[[Any], Any]], Any]:
 
 
 def required_by(needs: Iterable[str]) -> frozenset[str]:
-    """What the named statistics require: accumulators, "exact", "labels", "head".
+    """What the named statistics require: accumulators, "scatter", "eigen", "labels", "head".
 
     Raises:
         KeyError: if a name is no statistic; the message lists those there are.
@@ -62,6 +62,7 @@ class Statistics:
         vote_k: neighbours of the class vote.
         head: the classifier, for its weight and bias.
         count: rows that counted.
+        wanted: all statistics that will be asked for, so that one search can serve several.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class Statistics:
         vote_k: int,
         head: torch.nn.Module | None = None,
         count: int = 0,
+        wanted: frozenset[str] = frozenset(),
     ) -> None:
-        self._count = count
+        self._count, self._wanted = count, wanted
         self._accumulators = accumulators
         self.dim, self.k, self.vote_k = dim, k, vote_k
         self._head = head
@@ -111,23 +113,23 @@ class Statistics:
 
     # --- moments ---------------------------------------------------------------------------------------------
 
-    @statistic("moments")
+    @statistic("moments", "scatter")
     def mean(self) -> Tensor:
         """(d,) mean over rows."""
         return self._moments.mean
 
-    @statistic("moments")
+    @statistic("moments", "scatter")
     def covariance(self) -> Tensor:
         """Centred covariance (d, d), averaged over rows."""
         return self._moments.scatter / max(self._moments.count, 1)
 
-    @statistic("moments", "exact")
+    @statistic("moments", "scatter", "eigen")
     def eigenvalues(self) -> Tensor:
         """Eigenvalues of the centred covariance, descending, at most min(n−1, d); round-off is zero."""
         values = torch.linalg.eigvalsh(self.covariance)
         return null_small_eigenvalues(values, min(self._moments.count - 1, self.dim))
 
-    @statistic("moments", "exact")
+    @statistic("moments", "scatter", "eigen")
     def second_moment_eigenvalues(self) -> Tensor:
         """Eigenvalues of the uncentred second moment, descending, min(n, d) of them."""
         mean = self._moments.mean
@@ -183,7 +185,7 @@ class Statistics:
         """(C,) mean squared distance of a class's rows to its mean."""
         return self._classes.variances
 
-    @statistic("moments", "labels")
+    @statistic("moments", "scatter", "labels")
     def within_scatter(self) -> Tensor:
         """(d, d) Σ (x−μ_c)(x−μ_c)ᵀ over labelled rows."""
         return self._classes.within
@@ -285,7 +287,7 @@ class Statistics:
 
     @cached_property
     def _kernel(self) -> tuple[Tensor, Tensor]:
-        same_rows = "_vote" in self.__dict__ and torch.equal(self._voters, self._has_direction)
+        same_rows = "vote_labels" in self._wanted and torch.equal(self._voters, self._has_direction)
         _, _, sums, counts = self._vote if same_rows else self._cosine(self._has_direction, 1)
         return sums, counts
 

@@ -121,3 +121,12 @@ def test_a_name_nobody_logs_is_refused_and_state_resumes(tmp_path) -> None:
 def test_without_a_monitor_it_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="needs a FeatureGeometryMonitor"):
         trainer(GeometryEarlyStopping()).fit(Classifier(), *loaders())
+
+
+def test_a_second_fit_has_no_past() -> None:
+    stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=3)
+    for _ in range(2):
+        run = trainer(FeatureGeometryMonitor(signals=["feature_std"]), stop, max_epochs=9)
+        run.fit(Classifier(), *loaders())
+        assert run.current_epoch == 3
+        assert len(stop.values) == 3

@@ -142,7 +142,9 @@ class Returns(Classifier):
 @pytest.mark.parametrize("features", ["features", lambda outputs, batch: outputs["features"]])
 def test_features_from_the_steps_output(features) -> None:
     monitor, tapped = strict(features=features, head="net.3"), strict(head="net.3")
-    trainer(monitor, tapped, max_epochs=1).fit(Returns(), *loaders())
+    for each in (monitor, tapped):
+        torch.manual_seed(0)
+        trainer(each, max_epochs=1).fit(Returns(), *loaders(shuffle=False))
     a, b = monitor.history.records[-1].values, tapped.history.records[-1].values
     assert a == pytest.approx(b, rel=1e-9)
     with pytest.raises(ConfigurationError, match=r"no such key. Did you mean 'features'"):
@@ -185,9 +187,9 @@ def test_a_model_compiled_before_fit_is_watched() -> None:
     model = Classifier()
     model.net = torch.compile(model.net, backend="aot_eager")
     monitor = strict(layer="net.1", stages=("train", "val"), signals=["n_samples"])
-    for _ in range(2):  # a second fit of the same compiled model too
+    for _ in range(2):  # a second fit of the same compiled model too, with a history of its own
         trainer(monitor, max_epochs=1).fit(model, *loaders())
-    assert [r.values["n_samples"] for r in monitor.history] == [200, 256] * 2
+        assert [r.values["n_samples"] for r in monitor.history] == [200, 256]
 
 
 def test_a_model_compiled_and_called_before_fit_is_a_gap_with_advice() -> None:
@@ -351,4 +353,217 @@ def test_two_monitors_have_two_states_and_a_resumed_one_counts_on(tmp_path) -> N
     torch.load(tmp_path / "x.ckpt", weights_only=True)
     c = strict(signals=["feature_std"])
     trainer(c, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "x.ckpt")
-    assert [(r.window, r.epoch) for r in c.history] == [(4, 3.0)]
+    assert [(r.window, r.epoch) for r in c.history] == [(2, 3.0)]
+
+
+# --- what an independent reader broke --------------------------------------------------------------------------------
+
+
+class Net(Classifier):
+    """A classifier whose forward is given."""
+
+    def __init__(self, net: nn.Module, forward: Any) -> None:
+        super().__init__(net)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self.net, x)
+
+
+def test_the_hook_never_reaches_into_the_users_forward() -> None:
+    def per_sample(net, x):
+        return net[3](torch.func.vmap(net[:3], randomness="different")(x))
+
+    monitor = FeatureGeometryMonitor(layer="net.0", signals=["feature_std"])
+    with pytest.warns(FeatureGeometryWarning, match=r"inside torch\.func"):
+        trainer(monitor, max_epochs=1).fit(Net(Classifier().net, per_sample), *loaders())
+    nested = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    head = nn.Linear(8, 10)
+    model = Net(
+        nn.ModuleList([nested, head]),
+        lambda net, x: net[1](
+            net[0](x.view(-1, 8, 8), src_key_padding_mask=torch.arange(8).expand(len(x), 8) > 5)[:, 0]
+        ),
+    )
+    for kwargs in ({}, {"layer": "net.0.layers.0", "num_classes": 10}):
+        monitor = FeatureGeometryMonitor(signals=["feature_std"], **kwargs)
+        run = trainer(monitor, max_epochs=1)
+        if kwargs:
+            with pytest.warns(FeatureGeometryWarning, match="nested"):
+                run.fit(model, *loaders())
+        else:
+            run.fit(model, *loaders())
+            assert monitor.history.series("featgeo/val/feature_std")
+
+
+def test_globs_stay_within_a_part_and_one_silent_layer_gaps_alone() -> None:
+    class Blocks(Classifier):
+        def __init__(self) -> None:
+            super().__init__(
+                nn.ModuleDict({"a": nn.Sequential(nn.Linear(64, 8)), "b": nn.Linear(8, 10), "c": nn.ReLU()})
+            )
+
+        def forward(self, x):
+            return self.net["b"](self.net["a"](x))
+
+    monitor = FeatureGeometryMonitor(layer="net*.*", signals=["feature_std"])
+    with pytest.warns(FeatureGeometryWarning, match=r"'net\.c' did not run in val"):
+        trainer(monitor, max_epochs=1).fit(Blocks(), *loaders())
+    assert [r.layer for r in monitor.history] == [None, "net_b", "net_c"]
+    assert [bool(r.gaps) for r in monitor.history] == [False, False, True]
+
+
+@pytest.mark.parametrize("signals", ["auto", ["feature_std"]])
+def test_a_window_that_nothing_reached_is_a_gap_also_before_auto_has_chosen(signals) -> None:
+    class HeadOnlyInTraining(Classifier):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self.net[:-1](batch[0])
+
+    monitor = FeatureGeometryMonitor(head="net.3", signals=signals)
+    with pytest.warns(FeatureGeometryWarning, match=r"'net\.3' did not run in val"):
+        trainer(monitor, max_epochs=1).fit(HeadOnlyInTraining(), *loaders())
+    assert "did not run" in monitor.history.records[0].gaps["feature_std"]
+
+
+def test_two_names_for_one_curve_are_refused() -> None:
+    for monitors in ([strict(layer="net.0"), strict(layer="net.1")], [strict(loader_names=("a", "b")), strict()]):
+        if monitors[0].settings.loader_names:
+            with pytest.raises(ConfigurationError, match="would both be logged as 'a'"):
+                strict(loader_names=("A", "a"))
+            continue
+        with pytest.raises(ConfigurationError, match="two FeatureGeometryMonitors would both log"):
+            trainer(*monitors).fit(Classifier(), *loaders())
+    a, b = strict(stages="val", signals=["feature_std"]), strict(stages="train", signals=["feature_std"])
+    watching = pl.callbacks.EarlyStopping("featgeo/train/feature_std", mode="max")
+    trainer(a, b, watching, max_epochs=1).fit(Classifier(), *loaders())
+    assert (len(a.history), len(b.history)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"k": 1}, "k must be at least 2"),
+        ({"bank_size": 1}, "bank_size"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"views": "bv"}, 'use "auto", "v b"'),
+    ],
+)
+def test_wrong_numbers_are_refused_when_the_monitor_is_built(kwargs: dict, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        FeatureGeometryMonitor(**kwargs)
+
+
+def test_a_wrong_selector_is_an_error_in_the_sanity_check_and_a_gap_once_training_has_begun() -> None:
+    for kwargs in ({"labels": "nope"}, {"signals": ["nc1"], "labels": None}):
+        model = Classifier()
+        with pytest.raises(ConfigurationError):
+            trainer(FeatureGeometryMonitor(every_n_epochs=3, **kwargs)).fit(model, *loaders())
+        late = FeatureGeometryMonitor(**kwargs)
+        run = trainer(late, num_sanity_val_steps=0)
+        with pytest.warns(FeatureGeometryWarning, match="Training goes on"):
+            run.fit(Classifier(), *loaders())
+        assert run.current_epoch == 2
+        assert all(r.gaps for r in late.history)
+
+
+def test_time_first_features_are_refused_and_sample_major_views_can_be_said() -> None:
+    def recurrent(net, x):
+        return net[1](net[0](x.view(-1, 8, 8).transpose(0, 1))[0][-1])
+
+    model = Net(nn.ModuleList([nn.LSTM(8, 16), nn.Linear(16, 10)]), recurrent)
+    with pytest.raises(ConfigurationError, match="axis 1 seems to be the batch"):
+        trainer(strict(layer="net.0")).fit(model, *loaders())
+    monitor = strict(layer="net.0", pool="t b d -> b d", num_classes=10)
+    trainer(monitor, max_epochs=1).fit(model, *loaders())
+    assert monitor.history.records[0].values["n_samples"] == 200
+
+
+@pytest.mark.parametrize("broken", ["history", "logger"])
+def test_one_broken_sink_leaves_the_others_alone(broken: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loggers = [CSVLogger(tmp_path, name="a"), CSVLogger(tmp_path, name="b")]
+    monitor = FeatureGeometryMonitor(stages="train", every_n_train_steps=2, signals=["feature_std"])
+    run = trainer(monitor, max_epochs=1, logger=loggers)
+    if broken == "history":
+        (tmp_path / "a" / "version_0").mkdir(parents=True)
+        (tmp_path / "a" / "version_0" / "featgeo").write_text("in the way")
+        loggers[0]._version = 0
+        says = "can't be written"
+    else:
+        says = "logging to CSVLogger failed with OSError: disk is full"
+        original = loggers[0].log_metrics
+
+        def log_metrics(metrics, step=None):
+            if any(name.startswith("featgeo/") for name in metrics):
+                raise OSError("disk is full")
+            original(metrics, step)
+
+        monkeypatch.setattr(loggers[0], "log_metrics", log_metrics)
+    with pytest.warns(FeatureGeometryWarning, match=says):
+        run.fit(Classifier(), *loaders())
+    assert len(monitor.history) == 2
+    assert "featgeo/train/feature_std" in run.callback_metrics
+    assert "featgeo/train/feature_std" in (tmp_path / "b" / "version_0" / "metrics.csv").read_text()
+
+
+def test_a_copied_encoder_is_not_mistaken_for_the_watched_one() -> None:
+    class Teacher(Classifier):
+        def on_train_start(self) -> None:
+            import copy
+
+            self.ema = [copy.deepcopy(self.net)]
+            for p in self.ema[0].parameters():
+                p.data.zero_()
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            if hasattr(self, "ema"):
+                self.ema[0](batch[0])
+            self(batch[0])
+
+    monitor = strict(head="net.3", signals=["feature_std"])
+    trainer(monitor, max_epochs=1).fit(Teacher(), *loaders())
+    assert monitor.history.records[0].values["feature_std"] > 0.1
+
+
+def test_several_loaders_as_a_dict_and_watched_before_they_exist() -> None:
+    train, val = loaders()
+    monitor = strict(signals=["feature_std"])
+    watching = pl.callbacks.EarlyStopping("featgeo/val_1/feature_std", mode="max")
+    trainer(monitor, watching, max_epochs=1).fit(Classifier(), train, {"a": val, "b": val})
+    assert [r.stage for r in monitor.history] == ["val", "val_1"]
+
+
+def test_stale_values_of_step_windows_are_withdrawn_at_the_next_epoch() -> None:
+    stop = pl.callbacks.EarlyStopping("featgeo/train/feature_std", mode="max", patience=1, min_delta=99.0)
+    monitor = strict(stages="train", every_n_train_steps=12, signals=["feature_std"])
+    run = trainer(monitor, stop, max_epochs=7)
+    run.fit(Classifier(), *loaders())  # 4 steps an epoch: windows close in epochs 3 and 6
+    assert run.current_epoch == 6
+    short = FeatureGeometryMonitor(stages="train", every_n_train_steps=100)
+    with pytest.warns(FeatureGeometryWarning, match="before a window of 100 steps was full"):
+        trainer(short).fit(Classifier(), *loaders())
+
+
+def test_an_unwatched_stage_alone_is_nobodys_business() -> None:
+    class NoHead(Classifier):
+        def __init__(self) -> None:
+            super().__init__(nn.Identity())
+
+    trainer(FeatureGeometryMonitor(stages="val")).test(NoHead(), loaders()[1], verbose=False)
+
+
+def test_a_property_that_is_not_ready_and_a_large_seed() -> None:
+    class Unready(Classifier):
+        @property
+        def num_classes(self) -> int:
+            raise RuntimeError("not set up")
+
+    monitor = strict(seed=2**40, signals=["id_two_nn"])
+    trainer(monitor, max_epochs=1).fit(Unready(), *loaders())
+    assert "id_two_nn" in monitor.history.records[0].values
+
+
+def test_one_batch_of_features_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_featgeo.cuda_ext.stash.SLOT_BYTES", 1000)
+    monitor = FeatureGeometryMonitor(layer="net", signals=["feature_std"])
+    with pytest.warns(FeatureGeometryWarning, match="watch a smaller layer"):
+        trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())

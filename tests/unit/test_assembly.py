@@ -119,3 +119,14 @@ def test_single_view_signals_of_two_views_equal_those_of_one(how: str) -> None:
             samples += size
         results.append(metric.window().values)
     assert results[0] == pytest.approx(results[1], rel=1e-12)
+
+
+def test_views_can_lie_sample_by_sample() -> None:
+    (rows,), _, _ = parts([F.repeat_interleave(2, 0)], views="b v")
+    assert rows.sample.tolist() == [100, 100, 101, 101, 102, 102, 103, 103]
+    assert rows.view.tolist() == [0, 1] * 4
+    assembler = RowAssembler()
+    assembler.assemble([torch.cat([F, F])], BATCH, 0)
+    assert 'views="b v"' in str(assembler.notes)
+    (rows,), _, _ = parts([F], (BATCH[0], Y[:, None]))  # labels of shape (b, 1)
+    assert torch.equal(rows.label, Y)

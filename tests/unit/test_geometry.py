@@ -34,7 +34,10 @@ def test_only_the_needed_accumulators_run() -> None:
     cheap = GeometryMetric(["participation_ratio", "dead_fraction"])
     cheap.update(torch.randn(10, 4))
     assert sorted(cheap.accumulators) == ["moments", "units"]
-    assert not cheap.accumulators["moments"].exact
+    means_only = GeometryMetric(["nc2_equiangle", "cdnv"], num_classes=2)
+    means_only.update(torch.randn(10, 4), torch.arange(10) % 2)
+    assert means_only.accumulators["moments"].memory_bytes == 3 * (12 * 4 + 16)  # no d×d state where none is read
+    assert set(means_only.compute()) == {"nc2_equiangle", "cdnv", "n_samples"}
 
 
 @pytest.mark.parametrize(

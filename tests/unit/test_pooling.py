@@ -91,3 +91,16 @@ def test_left_padding_and_no_mask() -> None:
 def test_what_does_not_fit_is_refused_with_the_shape(call, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         call()
+
+
+def test_the_batch_axis_of_a_pattern_is_b_and_padding_never_counts_in_patterns() -> None:
+    x = torch.randn(5, 3, 2)
+    pooled = pool_rows(x, "t b d -> (t b) d")
+    assert pooled.sample.tolist() == [0, 1, 2] * 5
+    torch.testing.assert_close(pool_rows(x, "t b d -> b d").rows, x.mean(0))
+    y = torch.randn(3, 4, 5)
+    poisoned = torch.where(MASK[..., None] == 0, torch.nan, y)
+    torch.testing.assert_close(pool_rows(poisoned, "b t d -> b d", MASK).rows[0], y[0, :2].mean(0))
+    tokens = pool_rows(poisoned, "b t d -> (b t) d", MASK)
+    assert tokens.keep is not None
+    assert tokens.keep.tolist() == (MASK != 0).reshape(-1).tolist()

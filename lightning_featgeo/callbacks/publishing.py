@@ -15,8 +15,10 @@ import torch
 
 from lightning_featgeo import sinks
 from lightning_featgeo._version import __version__
+from lightning_featgeo.callbacks.windows import Window
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
+from lightning_featgeo.sources import Layer
 from lightning_featgeo.types import Tensor
 
 DIAGNOSTICS = (COUNT_SIGNAL, "n_nonfinite", "n_duplicates", "gaps", "seconds", "share")
@@ -174,3 +176,28 @@ def run_facts(line: str, layers: Sequence[str], signals: Sequence[str], memory_b
             "lightning": version("lightning"),
         },
     }
+
+
+def describe(layers: Sequence[Layer], window: Window, stages: Sequence[str], loaders: int) -> str:
+    """The one line that a run prints: layer and why, dimension, classes, signals, memory, and what was assumed."""
+    seen = [part for part in window.watched if part.metric.dim is not None]
+    parts = []
+    for layer, part in zip(layers, window.watched, strict=True):
+        if part in seen:
+            pool = part.assembler.chosen_pool
+            pooled = "" if pool in (None, "rows") else f", pooled by {pool!r}"
+            parts.append(f"{layer.described}, {part.metric.dim} dimensions{pooled}")
+        else:
+            parts.append(f"{layer.described}, which did not run in this batch")
+    metric = seen[0].metric
+    reads_labels = any("labels" in row.requires for row in metric.rows)
+    classes = f"{metric.num_classes} classes" if reads_labels else "no class signals"
+    memory = sum(part.metric.memory_bytes for part in seen)
+    told = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
+    told.update({note: None for part in seen for note in part.assembler.notes})
+    return (
+        f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "
+        f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
+        f"{f', {loaders} windows' if loaders > 1 else ''} on {metric.state_device}"
+        + "".join(f". Note: {note}" for note in told)
+    )

@@ -246,35 +246,13 @@ class Run:
         if self._told:
             return
         self._told = True
-        line = self._describe(window)
+        loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
+        line = publishing.describe(self.sources.layers, window, self.stages, loaders)
         rank_zero_info(line)
         signals = self._asked(window)
         memory = sum(part.metric.memory_bytes for part in window.watched)
         layers = [layer.described for layer in self.sources.layers]
         self.history.describe(publishing.run_facts(line, layers, signals, memory))
-
-    def _describe(self, window: Window) -> str:
-        parts = []
-        for layer, part in zip(self.sources.layers, window.watched, strict=True):
-            metric = part.metric
-            if metric.dim is None:
-                parts.append(f"{layer.described}, which did not run in this batch")
-                continue
-            pool = "" if part.assembler.chosen_pool in (None, "rows") else f", pooled by {part.assembler.chosen_pool!r}"
-            parts.append(f"{layer.described}, {metric.dim} dimensions{pool}")
-        metric = next(part.metric for part in window.watched if part.metric.dim is not None)
-        keeps_classes = any("labels" in row.requires for row in metric.rows)
-        classes = f"{metric.num_classes} classes" if keeps_classes else "no class signals"
-        memory = sum(part.metric.memory_bytes for part in window.watched)
-        loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
-        left_out = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
-        told = [*left_out, *(note for part in window.watched for note in part.assembler.notes)]
-        notes = "".join(f". Note: {note}" for note in told)
-        return (
-            f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(self.stages)}; "
-            f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
-            f"{f', {loaders} windows' if loaders > 1 else ''} on {metric.state_device}{notes}"
-        )
 
     def _warn_of_gaps(self, record: Record) -> None:
         for signal, reason in record.gaps.items():

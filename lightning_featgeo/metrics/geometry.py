@@ -17,19 +17,14 @@ import torch
 from torchmetrics import Metric
 
 from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
-from lightning_featgeo.metrics.directions import DirectionAccumulator
+from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
-from lightning_featgeo.metrics.moments import MomentsAccumulator
+from lightning_featgeo.metrics.plan import bank_capacity, build_accumulators, choose_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.metrics.units import UnitAccumulator
 from lightning_featgeo.types import ConfigurationError, Tensor
 
-AUTO_BANK_ROWS = 4096
-AUTO_BANK_BYTES = 256 * 2**20
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
@@ -132,58 +127,13 @@ class GeometryMetric(Metric):
         self._update_count = max(self._update_count, 1)
 
     def _build(self, rows: Rows, has_labels: bool) -> None:
-        if self.signals is None:
-            self.signals = PRESETS["classifier" if has_labels and self.num_classes else "unlabelled"]
-        labelled = self._drop_impossible(has_labels)
-        chosen = self.rows
-        requires = frozenset[str]().union(*(s.requires for s in chosen))
-        d, device = rows.features.shape[1], rows.features.device
-        build: dict[str, Callable[[], Accumulator]] = {
-            "moments": lambda: MomentsAccumulator(
-                d, self.num_classes or 0 if labelled else 0, True, "scatter" in requires, device
-            ),
-            "directions": lambda: DirectionAccumulator(d, device),
-            "units": lambda: UnitAccumulator(d, device),
-            "bank": lambda: BankAccumulator(
-                d, self.bank_rows(d, rows.features.element_size()), self.seed, rows.features.dtype, device
-            ),
-        }
-        for name, make in build.items():
-            if name in requires:
-                self.accumulators[name] = make()
+        self.signals, self.left_out = choose_signals(self.signals, self._named, has_labels, self.num_classes)
+        d, device, dtype = rows.features.shape[1], rows.features.device, rows.features.dtype
+        capacity = bank_capacity(self.bank_size, d, rows.features.element_size())
+        made = build_accumulators(self.signals, d, self.num_classes, capacity, self.seed, dtype, device)
+        self.accumulators.update(made)
         self.dim = d
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=device) for n in _COUNTERS}
-
-    def _drop_impossible(self, has_labels: bool) -> bool:
-        """Leave out members of groups that this run can't compute; refuse those asked for by name.
-
-        Returns whether any remaining signal reads labels.
-        """
-        labelled = [row.name for row in self.rows if "labels" in row.requires]
-        if has_labels and self.num_classes:
-            return bool(labelled)
-        asked = [name for name in labelled if name in self._named]
-        if asked and not has_labels:
-            raise ConfigurationError(
-                f"{', '.join(asked)} need class labels and the first batch has none; "
-                "pass labels, or leave these signals out"
-            )
-        if asked:
-            raise ConfigurationError(f"{', '.join(asked)} need the number of classes: give num_classes=…")
-        reason = "needs the number of classes (num_classes=)" if has_labels else "needs class labels"
-        self.left_out = dict.fromkeys(labelled, reason)
-        self.signals = tuple(name for name in self.signals or () if name not in self.left_out)
-        if not self.signals:
-            raise ConfigurationError(
-                f"none of the signals asked for can be computed: {', '.join(labelled)} each {reason}"
-            )
-        return False
-
-    def bank_rows(self, dim: int, itemsize: int = 4) -> int:
-        """Capacity of the bank for features of this size."""
-        if self.bank_size != "auto":
-            return int(self.bank_size)
-        return max(2, min(AUTO_BANK_ROWS, AUTO_BANK_BYTES // (dim * itemsize)))
 
     def _accumulate(self, rows: Rows) -> None:
         finite = rows.features.isfinite().all(dim=1)

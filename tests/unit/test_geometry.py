@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.metrics import CATALOG, Estimate, Signal, register
 from lightning_featgeo.metrics.catalog import PRESETS, resolve
+from lightning_featgeo.metrics.plan import bank_capacity
 from lightning_featgeo.metrics.rows import build_rows
 
 CLASS_SIGNALS = {name for name, row in CATALOG.items() if "labels" in row.requires}
@@ -350,10 +351,9 @@ def test_a_signal_is_added_with_a_function_and_a_row() -> None:
 
 
 def test_the_bank_is_smaller_where_features_are_large() -> None:
-    metric = GeometryMetric(["id_two_nn"])
-    assert metric.bank_rows(512) == 4096
-    assert metric.bank_rows(32768) == 2048
-    assert GeometryMetric(["id_two_nn"], bank_size=77).bank_rows(5) == 77
+    assert bank_capacity("auto", 512) == 4096
+    assert bank_capacity("auto", 32768) == 2048
+    assert bank_capacity(77, 5) == 77
 
 
 def test_several_processes_are_refused_not_answered_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,8 @@ def main() -> None:
     lines += [
         "",
         "`hubness`: where float32 rows lie on a lattice (mean 1000), neighbours tie exactly and the order of the rows "
-        "decides; the oracle's order is the data's, ours the bank's. `–`: undefined there (singular covariance, too few "
-        "eigenvalues). `id_gride_*`: the oracle's scalar minimiser stops at 1e-8.",
+        "decides; the oracle's order is the data's, ours the bank's. `–`: undefined there (singular covariance, "
+        "too few eigenvalues). `id_gride_*`: the oracle's scalar minimiser stops at 1e-8.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -98,7 +98,9 @@ def main() -> None:
     show(monitor, "val")
     last = [r for r in monitor.history if r.stage == "val"][-1]
     print(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
-    print(f"Price: {last.share:.1%} of a validation window; accuracy {trainer.callback_metrics['val/accuracy']:.3f}.")
+    accuracy = float(trainer.callback_metrics["val/accuracy"])
+    print(f"Price: {1000 * last.seconds:.0f} ms a validation window of {last.values['n_samples']:.0f} rows.", end=" ")
+    print(f"Validation accuracy {accuracy:.3f}.")
     run_dir = logger.experiment.dir.removesuffix("/files")
     logger.experiment.finish()
     print(f"History: {monitor.history.path}")

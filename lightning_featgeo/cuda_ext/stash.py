@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
-from torch._library.effects import EffectType
+from torch._higher_order_ops.effects import _EffectType, _register_effectful_op  # in every torch from 2.4 on
 
 from lightning_featgeo.cuda_ext.ops import NAMESPACE
 from lightning_featgeo.types import Tensor
@@ -104,7 +104,7 @@ def _fake_stash(x: Tensor, key: int) -> None:
 _library.define("stash(Tensor x, int key) -> ()")
 _library.impl("stash", _stash, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{NAMESPACE}::stash", _fake_stash, lib=_library)
-_library._register_effectful_op(f"{NAMESPACE}::stash", EffectType.ORDERED)
+_register_effectful_op(getattr(torch.ops, NAMESPACE).stash.default, _EffectType.ORDERED)
 
 
 def stash(x: Tensor, key: int) -> None:

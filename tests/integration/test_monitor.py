@@ -38,7 +38,7 @@ def test_validation_curves_equal_the_metric_on_the_final_weights() -> None:
     monitor = strict()
     run = trainer(monitor, max_epochs=3)
     run.fit(model, train, val)
-    metric = GeometryMetric(num_classes=10, seed=monitor.history.records and 0)
+    metric = GeometryMetric(num_classes=10)
     metric.update(*features_of(model, val))
     expected = metric.window().values
     last = monitor.history.records[-1]
@@ -331,7 +331,7 @@ def test_the_history_is_next_to_the_run_and_readable_after_a_crash(tmp_path) -> 
 
     monitor = strict(signals=["feature_std", "effective_rank"])
     run = trainer(monitor, max_epochs=5, logger=CSVLogger(tmp_path))
-    with pytest.raises(SystemExit) if pl.__name__ == "x" else pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         run.fit(Crashes(), *loaders())
     assert monitor.history.path is not None
     assert monitor.history.path.parent == tmp_path / "lightning_logs" / "version_0" / "featgeo"

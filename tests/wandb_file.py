@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def _records(data: bytes) -> Iterator[bytes]:
+    if len(data) < HEADER:
+        return  # only just opened
     assert data[:4] == b":W&B"
     at, parts = HEADER, b""
     while at + HEADER <= len(data):
@@ -30,21 +33,37 @@ def _records(data: bytes) -> Iterator[bytes]:
             at += left
             continue
         body = data[at + HEADER : at + HEADER + length]
+        if len(body) < length:
+            return  # still being written
         at += HEADER + length
         parts = body if kind in (FULL, FIRST) else parts + body
         if kind in (FULL, LAST):
             yield parts
 
 
+def _when_finished(path: Path, patience: float = 60.0) -> list[wandb_internal_pb2.Record]:
+    """All records, once the last one says that the run has ended: wandb's writer is a process of its own and may
+    still be writing when ``wandb.finish()`` has returned."""
+    deadline = time.monotonic() + patience
+    while True:
+        records = []
+        for data in _records(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            records.append(record)
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline, f"{path} has no end after {patience} s"
+        time.sleep(0.2)
+
+
 def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Metric definitions, history rows and summary of the one run below a folder."""
+    """Metric definitions, history rows and summary of the one finished run below a folder."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     metrics: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
-    for data in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in _when_finished(path):
         kind = record.WhichOneof("record_type")
         if kind == "metric":
             m = record.metric

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -143,6 +143,12 @@ class GeometryEarlyStopping(EarlyStopping):
         self.warmup = warmup
         self.values: list[float] = []
         self._resumed = False
+
+    @property
+    def state_key(self) -> str:
+        """Distinct for stoppers with another rule, patience or warm-up on the same curve."""
+        rule = repr(self.rule) if is_dataclass(self.rule) else type(self.rule).__qualname__  # no memory address
+        return self._generate_state_key(monitor=self.monitor, rule=rule, patience=self.patience, warmup=self.warmup)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to stand alone: values come from a monitor.

@@ -95,7 +95,7 @@ _ROWS: tuple[Signal, ...] = (
            parity="squared mean resultant length; scipy.stats.directional_stats().mean_resultant_length², "
                   "zero rows left out"),
     Signal("participation_ratio_corrected", spectrum.participation_ratio_corrected, ("rows",),
-           "higher", "dimensions", "(0, ∞)", "Himeno & Yamada 2014; Chun et al. 2025, arXiv 2509.26560", ("spectrum",),
+           "higher", "dimensions", "(0, ∞)", "Himeno & Yamada 2014; bias: arXiv 2509.26560", ("spectrum",),
            ceiling=_centred_ceiling,
            bias="unbiased numerator and denominator; the ratio keeps a bias of order 1/n",
            parity="Himeno & Yamada's estimators; equal to the U-statistic over rows that are all different"),

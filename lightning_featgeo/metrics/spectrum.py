@@ -201,7 +201,7 @@ def spectral_spread(eigenvalues: Float[Tensor, " r"], dim: int) -> Float[Tensor,
 def participation_ratio_corrected(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Participation ratio with unbiased (trΣ)² and trΣ² (Himeno & Yamada, 2014), for any distribution with 4 moments.
 
-    The plain ratio is biased low at small n (Chun et al., arXiv 2509.26560); this one is consistent from a few hundred
+    The plain ratio is biased low at small n (arXiv 2509.26560); this one is consistent from a few hundred
     rows on, computed on the bank's rows. It may exceed d by its own noise.
 
     Raises:

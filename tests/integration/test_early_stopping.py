@@ -130,3 +130,11 @@ def test_a_second_fit_has_no_past() -> None:
         run.fit(Classifier(), *loaders())
         assert run.current_epoch == 3
         assert len(stop.values) == 3
+
+
+def test_every_stopper_reports_also_when_another_was_first() -> None:
+    stops = [GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=p) for p in (1, 2)]
+    run = trainer(FeatureGeometryMonitor(signals=["feature_std"]), *stops, max_epochs=9, min_epochs=4)
+    run.fit(Classifier(), *loaders())
+    assert run.current_epoch == 4
+    assert all(stop.stopping_reason_message for stop in stops)

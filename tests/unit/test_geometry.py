@@ -377,3 +377,30 @@ def test_nc3_and_nc4_without_a_head_are_gaps() -> None:
         metric = GeometryMetric(["nc3", "nc4"], num_classes=10, head=classifier)
         metric.update(x, y)
         assert says in metric.window().gaps["nc3"]
+
+
+def test_a_failed_decomposition_is_a_gap_of_its_signal_alone() -> None:
+    metric = GeometryMetric(["effective_rank", "dead_fraction"])
+    metric.update(1e200 * torch.randn(50, 4, dtype=torch.float64))  # its scatter overflows float64
+    values, gaps = finite(metric)
+    assert "dead_fraction" in values
+    assert set(gaps) == {"effective_rank"}
+
+
+def test_a_value_does_not_depend_on_which_other_signals_are_chosen() -> None:
+    x, y = digits_features()
+    x = x.clone()
+    x[0] += 1e5  # an outlier is the first row of its class, and so the shift of all that follow
+    alone, together = (GeometryMetric(names, num_classes=10) for names in (["nc1"], ["nc1", "effective_rank"]))
+    for metric in (alone, together):
+        for part in torch.arange(len(x)).split(1):
+            metric.update(x[part], y[part])
+    assert float(alone.compute()["nc1"]) == float(together.compute()["nc1"])
+
+
+def test_counters_move_with_the_metric() -> None:
+    metric = GeometryMetric(["feature_std"])
+    metric.update(torch.randn(5, 3))
+    metric.to("meta")
+    assert metric.state_device.type == "meta"
+    assert metric.accumulators["directions"].sums.device.type == "meta"

@@ -213,3 +213,16 @@ def test_declarations_class_counts_and_candidates() -> None:
     holder.hparams = {"num_classes": 12}
     assert known_class_count(net, holder) == 12
     assert known_class_count(net) is None
+
+
+def test_a_hidden_layer_as_wide_as_the_classes_is_not_taken_before_a_cosine_head() -> None:
+    class Narrow(Classifier):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(64, 10))
+            self.weight = nn.Parameter(torch.randn(10, 10))
+
+        def forward(self, x):
+            return 10 * linear(normalize(self.net(x)), normalize(self.weight))
+
+    with pytest.raises(ConfigurationError, match="'weight'"):
+        picked(Narrow(), num_classes=10)

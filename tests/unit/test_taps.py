@@ -125,3 +125,16 @@ def test_modules_are_found_by_path_glob_and_through_compile() -> None:
     assert list(find_modules(root, "net.body.*")) == ["net.body.0", "net.body.1", "net.body.2", "net.body.3"]
     with pytest.raises(ConfigurationError, match=r"no module 'net.haed' in Module. Did you mean 'net.head'"):
         find_modules(root, "net.haed")
+
+
+def test_of_a_model_output_the_last_hidden_layer_is_taken_not_the_embeddings() -> None:
+    class Output(nn.Module):
+        def forward(self, x):
+            return {"loss": None, "hidden_states": (x, x + 1, x + 2)}
+
+    module = Output()
+    tap = FeatureTap(module, "m", "output")
+    tap.open()
+    x = torch.randn(2, 3)
+    module(x)
+    assert torch.equal(tap.take()[0], x + 2)

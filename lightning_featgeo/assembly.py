@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.batches import Selector, batch_size, describe, find_labels, find_mask
+from lightning_featgeo.batches import Selector, batch_size, describe, find_groups, find_labels, find_mask, find_targets
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.pooling import Pooled, infer, pool_rows
 from lightning_featgeo.types import ConfigurationError, Tensor
@@ -30,6 +30,7 @@ class RowAssembler:
         labels, mask: selectors (see ``batches``).
         views: "auto", the number of views stacked in a call, "v b" (stacked view after view) or "b v" (sample by
             sample), a callable on the batch giving each row's view, or None (every call brings new samples).
+        groups: selector of what should not matter (site, scanner); no "auto".
         width: what the head takes in, if known: tells channels-first from channels-last.
     """
 
@@ -37,28 +38,35 @@ class RowAssembler:
     labels: Selector = "auto"
     mask: Selector = "auto"
     views: Views = "auto"
+    groups: Selector = None
     width: int | None = None
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
-    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> tuple[list[Part], int, bool]:
-        """Rows of each call, how many samples the batch has, and whether it has labels.
+    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> Assembled:
+        """Rows of each call, how many samples the batch has, and what else it brings.
 
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit.
         """
         labels = find_labels(batch, self.labels)
+        targets, groups = find_targets(batch, self.labels), find_groups(batch, self.groups)
         size = self._samples(calls, labels, batch)
+        targets = None if targets is None or targets.shape[0] != size else targets
         pooled = [self._pool(call, labels, batch) for call in calls]
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts([p.inputs for p in pooled], size, batch, device)
         parts: list[Part] = []
-        any_labels = False
+        present = {"targets"} if targets is not None else set()
+        present |= {"groups"} if groups is not None else set()
+        present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for part, layout in zip(pooled, layouts, strict=True):
             origin, view = layout.origin[part.sample], layout.view[part.sample]
             label = None if labels is None else self._labels_of(part, labels.to(device), origin)
-            any_labels |= label is not None
+            present |= {"labels"} if label is not None else set()
+            present |= {"views"} if layout.several_views else set()
             known = origin >= 0
+            at = torch.where(known & (origin < size), origin, 0)
             rows = build_rows(
                 part.rows,
                 labels=label,
@@ -67,9 +75,11 @@ class RowAssembler:
                 view=view,
                 position=part.position,
                 keep=part.keep,
+                targets=None if targets is None else _where_known(known, targets.to(device), at),
+                groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )
             parts.append(Part(rows, layout.may_hold_first_view))
-        return parts, size, any_labels
+        return Assembled(parts, size, frozenset(present))
 
     def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:
         if self.views is None:
@@ -106,7 +116,9 @@ class RowAssembler:
                     f"views(batch) must give one integer a row, {total} in all, got shape {tuple(given.shape)}"
                 )
             parts = given.to(torch.int64).split(sizes)
-            return [_Layout(self._cycle(n, size, device), view, True) for n, view in zip(sizes, parts, strict=True)]
+            return [
+                _Layout(self._cycle(n, size, device), view, True, True) for n, view in zip(sizes, parts, strict=True)
+            ]
         in_pieces = self.views is None or (len(sizes) > 1 and total == size)
         if len(sizes) > 1 and not in_pieces:
             self.notes[
@@ -117,7 +129,7 @@ class RowAssembler:
         for n in sizes:
             index = torch.arange(n, device=device)
             if in_pieces:
-                layouts.append(_Layout(before + index, torch.zeros_like(index), True))
+                layouts.append(_Layout(before + index, torch.zeros_like(index), True, False))
             else:
                 stacked = self.views if isinstance(self.views, int) and n % self.views == 0 else None
                 per_view = max(1, n // stacked if stacked else size)
@@ -130,7 +142,7 @@ class RowAssembler:
                         f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if they "
                         'lie sample by sample, give views="b v"'
                     ] = None
-                layouts.append(_Layout(origin, view, first_view == 0))
+                layouts.append(_Layout(origin, view, first_view == 0, n > per_view))
                 first_view += max(1, n // per_view)
             before += n
         return layouts
@@ -162,6 +174,19 @@ class _Layout:
     origin: Tensor
     view: Tensor
     may_hold_first_view: bool
+    several_views: bool
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A batch's rows, one part a forward call.
+
+    ``samples``: how many the batch has. ``present``: of "labels", "targets", "views", "groups", what it brings.
+    """
+
+    parts: list[Part]
+    samples: int
+    present: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -170,3 +195,10 @@ class Part:
 
     rows: Rows
     may_hold_first_view: bool
+
+
+def _where_known(known: Tensor, targets: Tensor, at: Tensor) -> Tensor:
+    """Each row's target as (n, t); NaN where it can't be told."""
+    table = targets[:, None] if targets.ndim == 1 else targets
+    found = table[at] if len(table) else table.new_zeros(len(at), table.shape[1])
+    return torch.where(known[:, None], found, torch.nan)

@@ -92,9 +92,12 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
         return None
     if selector != "auto":
         value = select(batch, selector, "labels")
+        if _looks_like_targets(value):
+            return None  # find_targets has them
         if value is not None and not _looks_like_classes(value):
             raise ConfigurationError(
-                f"labels={selector!r} gives {describe(value)}; class labels are integers of shape (batch,)"
+                f"labels={selector!r} gives {describe(value)}; class labels are integers of shape (batch,), regression "
+                "targets floating-point numbers of shape (batch,) or (batch, t)"
             )
         return _flat(value)
     if isinstance(batch, Mapping):
@@ -107,6 +110,49 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
         nested = [v for v in batch[1:] if isinstance(v, Mapping)]
         return find_labels(nested[0]) if not fitting and len(nested) == 1 else None
     return None
+
+
+def _looks_like_targets(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim in (1, 2) and value.is_floating_point()
+
+
+def find_targets(batch: Any, selector: Selector = "auto") -> Tensor | None:
+    """Regression targets (b,) or (b, t), floating-point; None where the batch has none, or has class labels.
+
+    "auto" finds them under a usual key of a dict, or as the only such tensor behind the input of a tuple (one shaped
+    like the input is another view of it).
+
+    Raises:
+        ConfigurationError: if a named selector finds nothing.
+    """
+    if selector is None or find_labels(batch, selector) is not None:
+        return None
+    if selector != "auto":
+        value = select(batch, selector, "labels")
+        return value if _looks_like_targets(value) else None
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in LABEL_KEYS if _looks_like_targets(batch.get(key))), None)
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 1:
+        first = batch[0]
+        fitting: list[Tensor] = [v for v in batch[1:] if _looks_like_targets(v)]
+        copies = isinstance(first, torch.Tensor) and first.ndim == 2 and any(v.shape == first.shape for v in fitting)
+        return fitting[0] if len(fitting) == 1 and not copies else None
+    return None
+
+
+def find_groups(batch: Any, selector: Selector) -> Tensor | None:
+    """Group of each sample (b,), integers; None where none is named.
+
+    Raises:
+        ConfigurationError: if the selector finds nothing or no integers.
+    """
+    if selector is None:
+        return None
+    value = _flat(select(batch, selector, "groups"))
+    if not _looks_like_classes(value) or value.ndim != 1:
+        raise ConfigurationError(f"groups={selector!r} gives {describe(value)}; groups are integers of shape (batch,)")
+    found: Tensor = value
+    return found
 
 
 def find_mask(batch: Any, selector: Selector = "auto") -> Tensor | None:

@@ -20,6 +20,7 @@ class Record:
     ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
     ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
     monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank.
+    ``notes``: what a reader must know. ``reference``: the window that was compared with.
     """
 
     window: int
@@ -34,6 +35,8 @@ class Record:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     share: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    reference: str | None = None
 
     @property
     def prefix(self) -> str:

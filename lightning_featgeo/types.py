@@ -18,6 +18,7 @@ __all__ = [
     "FeatureGeometryWarning",
     "Float",
     "Int64",
+    "SmallSampleWarning",
     "Tensor",
     "Undefined",
     "near_misses",
@@ -30,6 +31,10 @@ class ConfigurationError(ValueError):
 
 class FeatureGeometryWarning(UserWarning):
     """Something of ours went wrong during a run; training goes on and the window is a gap."""
+
+
+class SmallSampleWarning(FeatureGeometryWarning):
+    """A window has so few rows for its dimensions that some of its numbers read low (or high)."""
 
 
 class Undefined(ValueError):

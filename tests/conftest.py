@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A warning of ours is caught by the test that provokes it. (Not in pyproject.toml: that would import the
     # package before jaxtyping's import hook can add its checks.)
     config.addinivalue_line("filterwarnings", "error::lightning_featgeo.types.FeatureGeometryWarning")
+    config.addinivalue_line("filterwarnings", "ignore::lightning_featgeo.types.SmallSampleWarning")
 
 
 @pytest.fixture(autouse=True)

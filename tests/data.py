@@ -8,6 +8,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from lightning_featgeo.metrics import CATALOG
+
+# Signals that one window of labelled features and a head suffice for.
+PLAIN = {
+    name for name, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference", "earlier"}
+}
+
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
@@ -53,3 +60,46 @@ def head(classes: int, width: int) -> nn.Linear:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         return nn.Linear(width, classes)
+
+
+@cache
+def long_tailed() -> tuple[Tensor, Tensor]:
+    """Nine classes of 400 rows down to 12, the rare ones nearer to each other."""
+    generator = torch.Generator().manual_seed(5)
+    counts = [400, 260, 170, 110, 72, 47, 30, 20, 12]
+    y = torch.repeat_interleave(torch.arange(9), torch.tensor(counts))
+    means = torch.randn(9, 32, generator=generator)
+    means[6:] = means[6] + 0.5 * means[6:]
+    width = torch.linspace(1.0, 0.4, 9)
+    x = means[y] + width[y, None] * torch.randn(len(y), 32, generator=generator)
+    order = torch.randperm(len(y), generator=generator)
+    return x[order], y[order]
+
+
+@cache
+def more_classes_than_dimensions() -> tuple[Tensor, Tensor]:
+    """40 classes in 12 dimensions: no simplex fits."""
+    generator = torch.Generator().manual_seed(6)
+    y = torch.arange(2000) % 40
+    return torch.randn(40, 12, generator=generator)[y] + 0.3 * torch.randn(2000, 12, generator=generator), y
+
+
+@cache
+def curved_manifold() -> tuple[Tensor, Tensor]:
+    """A Swiss roll turned into 20 dimensions, with a little noise; classes along the roll."""
+    generator = torch.Generator().manual_seed(7)
+    t, h = 1.5 * torch.pi * (1 + 2 * torch.rand(1800, generator=generator)), 21 * torch.rand(1800, generator=generator)
+    roll = torch.stack([t * t.cos(), h, t * t.sin()], dim=1)
+    turn = torch.linalg.qr(torch.randn(20, 3, generator=generator)).Q
+    y = ((t - t.min()) / (t.max() - t.min()) * 5).long().clamp(max=4)
+    return roll @ turn.T + 0.01 * torch.randn(1800, 20, generator=generator), y
+
+
+@cache
+def heavy_duplicates() -> tuple[Tensor, Tensor]:
+    """A third of the rows occur twice or three times."""
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(1000, 16, generator=generator)
+    x = torch.cat([x, x[:400], x[:200]])
+    y = torch.cat([torch.arange(1000), torch.arange(400), torch.arange(200)]) % 4
+    return x + y[:, None], y

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
+from scipy.linalg import subspace_angles
 from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import digamma
@@ -63,7 +65,11 @@ def spectrum(x: Array) -> dict[str, float | None]:
     ranks = np.arange(6, min(50, int((lam > 1e-13 * lam[0]).sum())) + 1)
     fit = linregress(np.log(ranks), np.log(lam[ranks - 1])) if len(ranks) >= 10 else None
     full_rank = len(lam) == d and lam[-1] > d * np.finfo(float).eps * lam[0]
+    resultant = np.linalg.norm(unit.mean(0))
+    kappa = resultant * (d - resultant**2) / (1 - resultant**2)
     more = {
+        "vmf_kappa": float(kappa),
+        "vmf_log_density": float(kappa * resultant + log_vmf_normaliser(d, kappa)),
         "numerical_rank": float(np.linalg.matrix_rank(centred(x), tol=s[0] * max(n, d) * np.finfo(np.float32).eps)),
         "condition_number": float(lam[0] / lam[-1]) if full_rank else None,
         "alpha_req": -fit.slope if fit else None,
@@ -112,6 +118,15 @@ def gride(r: Array, n1: int) -> float:
     return float(minimize_scalar(loss, bounds=(0.01, 500), method="bounded", options={"xatol": 1e-10}).x)
 
 
+def log_vmf_normaliser(d: int, kappa: float) -> float:
+    """ln C_d(κ) with mpmath's Bessel function at 60 digits."""
+    with mpmath.workdps(60):
+        k, order = mpmath.mpf(float(kappa)), mpmath.mpf(d) / 2 - 1
+        return float(
+            order * mpmath.log(k) - mpmath.mpf(d) / 2 * mpmath.log(2 * mpmath.pi) - mpmath.log(mpmath.besseli(order, k))
+        )
+
+
 def _log_ball(d: int) -> float:
     return 0.5 * d * math.log(math.pi) - math.lgamma(d / 2 + 1)
 
@@ -138,6 +153,8 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
     near = np.argsort(all_pairs, axis=1, kind="stable")[:, :k]  # ties go to the lower index
     log_mu = np.sort(np.log(r[:, 1] / r[:, 0]))
     m = int(0.9 * len(x))
+    kernel = np.exp(-2 * cdist(unit, unit, "sqeuclidean"))
+    np.fill_diagonal(kernel, 0)
     entropy = digamma(len(x)) - digamma(k) + _log_ball(x.shape[1]) + x.shape[1] * np.log(r[:, -1]).mean()
     return {
         **{f"id_gride_{n1}": gride(r, n1) for n1 in (2, 4, 8)},
@@ -152,6 +169,7 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
         "knn_log_density_q95": float(np.quantile(logs, 0.95)),
         "knn_accuracy": right / len(x),
         "uniformity": float(np.log(np.exp(-2 * pdist(unit, "sqeuclidean")).mean())),
+        "effective_kde_points": float((kernel.sum(1) ** 2 / (kernel**2).sum(1)).mean()),
     }
 
 
@@ -159,7 +177,40 @@ def _rate(z: Array) -> float:
     return 0.5 * float(np.linalg.slogdet(np.eye(z.shape[1]) + z.shape[1] / (len(z) * 0.5) * z.T @ z)[1])
 
 
-def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float]:
+def _thirds(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    order = np.argsort(-counts, kind="stable")
+    third = len(counts) // 3
+    head, tail = order[:third], order[len(order) - third :]
+    return (head, tail) if third and counts[head].min() >= 2 * counts[tail].max() else None
+
+
+def _tail_min_angle(m: Array, counts: NDArray[np.int64]) -> float | None:
+    thirds = _thirds(counts)
+    if thirds is None or len(thirds[1]) < 2:
+        return None
+    angles = np.degrees(np.arccos(np.clip(1 - cdist(m[thirds[1]], m[thirds[1]], "cosine"), -1, 1)))
+    return float(angles[np.triu_indices(len(angles), 1)].min())
+
+
+def _volume_gap(groups: list[Array], counts: NDArray[np.int64]) -> float:
+    """Only where every class has the same rows to give: m is the rarest's, and which m of a larger class is ours."""
+    raise NotImplementedError("the bank's order decides; see test_class_volumes")
+
+
+def _affinity(groups: list[Array], r: int = 5) -> float | None:
+    def fits(g: Array) -> bool:  # directions below √(d·eps) of the first can't be told from round-off in a Gram matrix
+        s = np.linalg.svd(g, compute_uv=False)
+        return len(s) >= r and s[r - 1] ** 2 > min(g.shape) * np.finfo(float).eps * s[0] ** 2
+
+    fit = [g for g in groups if fits(g)]
+    if len(fit) < 2:
+        return None
+    bases = [np.linalg.svd(g, full_matrices=False)[2][:r].T for g in fit]
+    pairs = [(a, b) for i, a in enumerate(bases) for b in bases[:i]]
+    return float(np.mean([np.sqrt((np.cos(subspace_angles(a, b)) ** 2).mean()) for a, b in pairs]))
+
+
+def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:
     labels = np.unique(y)
     c = len(labels)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -180,6 +231,7 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     pinv = (vt[: c - 1].T / s[: c - 1]) @ u[:, : c - 1].T
     norms = np.linalg.norm(m, axis=1)
     cos = (m / norms[:, None]) @ (m / norms[:, None]).T
+    counts = np.array([len(g) for g in groups])
     pairs = [(i, j) for i in range(c) for j in range(c) if i < j]
     predicted = (x @ weight.T + bias).argmax(1)
     nearest = ((x[:, None, :] - means[None]) ** 2).sum(2).argmin(1)
@@ -187,6 +239,9 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     same = [unit[y == v] @ unit[y == v].T for v in labels]
     cosines = np.concatenate([s[np.triu_indices(len(s), 1)] for s in same])
     return {
+        "tail_min_angle": _tail_min_angle(m, counts),
+        "class_volume_tail_gap": None if _thirds(counts) is None else _volume_gap(groups, counts),
+        "class_subspace_affinity": _affinity([g + origin for g in groups]),
         "tolerance": float(cosines.mean()),
         "coding_rate_reduction": rate[0] - sum(rate[1:]),
         "nc2_equinorm_orthogonal": float(raw_norms.std(ddof=1) / raw_norms.mean()),

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_featgeo.history import Record
-from lightning_featgeo.metrics.catalog import CATALOG, Direction
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.signals import Direction
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 

@@ -39,6 +39,10 @@ class FeatureGeometryMonitor(Callback):
         every_n_epochs: a window every so many epochs.
         every_n_train_steps: training windows of so many optimiser steps instead of epochs.
         bank_size, k, knn_vote_k, seed: see ``GeometryMetric``.
+        reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
+            of the same epoch, and ``knn_accuracy`` votes from them. "train" is then caught too, and logged only if it
+            is in ``stages``.
+        groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
 
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
@@ -64,13 +68,15 @@ class FeatureGeometryMonitor(Callback):
         k: int = 20,
         knn_vote_k: int = 200,
         seed: int = 0,
+        reference: str | None = None,
+        groups: Selector = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         self.settings = Settings(
             layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
             views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
             every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
-            knn_vote_k=knn_vote_k, seed=seed, on_error=on_error,
+            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, on_error=on_error,
         )  # fmt: skip
         self.history = History()
         self._number = 0
@@ -277,7 +283,7 @@ class FeatureGeometryMonitor(Callback):
 
     def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""
-        if self._run is None or stage not in self._run.stages:
+        if self._run is None or stage not in self._run.caught_stages:
             return
         every_time = trainer.state.fn != "fit" or trainer.sanity_checking
         if every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0:

@@ -21,10 +21,11 @@ from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics import GeometryMetric
-from lightning_featgeo.metrics.catalog import PRESETS
+from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
+from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, Tensor
 
 
 class Run:
@@ -162,26 +163,38 @@ class Run:
         return [
             Watched(
                 layer.name,
-                RowAssembler(s.pool, s.labels, s.mask, s.views, layer.width),
-                GeometryMetric(
-                    s.signals,
-                    s.classes_for(self._stated_classes, head, layer.width),
-                    head,
-                    s.bank_size,
-                    s.k,
-                    s.knn_vote_k,
-                    seed_for(s.seed, stage, loader),
-                ),
+                RowAssembler(s.pool, s.labels, s.mask, s.views, s.groups, layer.width),
+                self._metric(stage, loader, s.classes_for(self._stated_classes, head, layer.width)),
             )
             for layer in self.sources.layers
         ]
+
+    def _metric(self, stage: str, loader: int, classes: int | None) -> GeometryMetric:
+        s, is_reference = self.settings, self.stage_names(stage)[loader] == self.settings.reference
+        metric = GeometryMetric(
+            s.signals if stage in self.stages else COUNT_SIGNAL,
+            classes,
+            self.sources.head,
+            s.bank_size,
+            s.k,
+            s.knn_vote_k,
+            seed_for(s.seed, stage, loader),
+            has_reference=s.reference is not None and not is_reference,
+            serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
+        )
+        metric.keeps_samples = stage != "train"  # training loaders shuffle
+        metric.tolerated = frozenset({"reference", "earlier"})
+        return metric
 
     # --- closing ---------------------------------------------------------------------------------------------
 
     def close(self, stage: str, first_number: int, inside_epoch: bool = False) -> int:
         """Close the stage's windows, publish their records, ask the stoppers; returns how many were closed."""
         self._open.discard(stage)
+        if stage not in self.stages:  # it only served as a reference
+            return 0
         windows = self._windows.get(stage, {})
+        reference = self._reference()
         for loader, window in windows.items():
             number = first_number + loader
             with self.guarded(f"closing the {window.name} window", stage, loader):
@@ -189,7 +202,8 @@ class Run:
             closed: list[tuple[Record, Mapping[str, Tensor]]] = []
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
             with self.guarded(f"computing the {window.name} window", stage, loader):
-                closed = window.close(number, epoch, step)
+                compared = None if window.name == self.settings.reference else self.settings.reference
+                closed = window.close(number, epoch, step, reference, compared)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
                 self.publisher.publish(
@@ -197,6 +211,17 @@ class Run:
                 )
                 self._ask_stoppers(record)
         return len(windows)
+
+    def _reference(self) -> Window | None:
+        """The window that others are compared with, as it is now."""
+        windows = [w for of_stage in self._windows.values() for w in of_stage.values()]
+        return next((w for w in windows if w.name == self.settings.reference), None)
+
+    @property
+    def caught_stages(self) -> tuple[str, ...]:
+        """Stages whose features are caught: those that are logged, and the reference's."""
+        extra = self.settings.reference == "train" and "train" not in self.stages and self.trainer.state.fn == "fit"
+        return (*self.stages, "train") if extra else self.stages
 
     @staticmethod
     def _asked(window: Window) -> tuple[str, ...]:
@@ -256,16 +281,19 @@ class Run:
 
     def _warn_of_gaps(self, record: Record) -> None:
         for signal, reason in record.gaps.items():
-            if reason not in self._warned:  # else an error was reported already, in its own words
+            if reason not in (*self._warned, NO_EARLIER):  # else an error was reported already, in its own words
                 self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
         dropped = record.counts.get("nonfinite")
         if dropped:
             self._warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
 
-    def _warn(self, message: str, key: str) -> None:
+        for note in record.notes:
+            self._warn(f"{record.prefix.rstrip('/')}: {note}", f"note {record.prefix}", SmallSampleWarning)
+
+    def _warn(self, message: str, key: str, kind: type[FeatureGeometryWarning] = FeatureGeometryWarning) -> None:
         if key not in self._warned:
             self._warned.add(key)
-            warnings.warn(f"featgeo: {message} (said once)", FeatureGeometryWarning, stacklevel=2)
+            warnings.warn(f"featgeo: {message} (said once)", kind, stacklevel=2)
 
     @contextmanager
     def guarded(

@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.assembly import Views
-from lightning_featgeo.batches import Selector, describe, find_labels, find_mask
+from lightning_featgeo.batches import Selector, describe, find_groups, find_labels, find_mask
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.metrics import GeometryMetric
-from lightning_featgeo.metrics.catalog import CATALOG, named
+from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
 from lightning_featgeo.pooling import check_pool
 from lightning_featgeo.sources import FeaturesFrom, unique_segments
 from lightning_featgeo.types import ConfigurationError, near_misses
@@ -44,6 +44,8 @@ class Settings:
     k: int
     knn_vote_k: int
     seed: int
+    reference: str | None
+    groups: Selector
     on_error: Literal["warn", "raise"]
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class Settings:
             raise ConfigurationError('stages is empty; use stages=("val",), and add "train" or "test"')
         self.stages: tuple[str, ...] = given
         GeometryMetric(self.signals, self.num_classes, None, self.bank_size, self.k, self.knn_vote_k)  # checks them
+        self._check_reference()
         check_pool(self.pool)
         unique_segments(self.loader_names or (), "loaders")
         if self.layer is not None and self.features is not None:
@@ -74,6 +77,21 @@ class Settings:
                 f'views={self.views!r}: use "auto", "v b" (view after view) or "b v" (sample by sample)'
             )
 
+    def _check_reference(self) -> None:
+        if self.reference is None:
+            asked = () if self.signals == "auto" else resolve(self.signals)
+            needy = [name for name in asked if "reference" in CATALOG[name].requires]
+            if needy and (set(needy) & named(self.signals) or needy == list(asked)):
+                raise ConfigurationError(
+                    f"{', '.join(needy)} compare a window with another one: give "
+                    'FeatureGeometryMonitor(reference="train"), or the name of a loader'
+                )
+        elif self.loader_names and self.reference not in ("train", *self.loader_names):
+            raise ConfigurationError(
+                f'reference={self.reference!r} is neither "train" nor a loader.'
+                f"{near_misses(self.reference, ['train', *self.loader_names])}"
+            )
+
     def check_batch(self, batch: Any) -> bool:
         """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.
 
@@ -82,6 +100,7 @@ class Settings:
         """
         labels = find_labels(batch, self.labels)
         find_mask(batch, self.mask)
+        find_groups(batch, self.groups)
         needy = sorted(name for name in named(self.signals) if "labels" in CATALOG[name].requires)
         if needy and labels is None:
             raise ConfigurationError(

@@ -24,10 +24,10 @@ class Watched:
     metric: GeometryMetric
     failed: str | None = None
 
-    def result(self) -> WindowResult:
+    def result(self, reference: GeometryMetric | None = None, no_reference: str = "") -> WindowResult:
         """Its numbers, or gaps if it failed. Before "auto" has seen a batch, the gaps are those of the preset."""
         if self.failed is None:
-            return self.metric.window()
+            return self.metric.window(reference, no_reference)
         preset = PRESETS["classifier" if self.metric.num_classes else "unlabelled"]
         names = preset if self.metric.signals is None else self.metric.signals
         return WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {})
@@ -60,11 +60,11 @@ class Window:
         for part, calls in zip(self.watched, caught, strict=True):
             if not calls:
                 continue
-            pieces, samples, has_labels = part.assembler.assemble(calls, batch, self.samples)
-            size = max(size, samples)
-            for piece in pieces:
-                if piece.may_hold_first_view:  # no signal of this version reads other views
-                    part.metric.update_rows(piece.rows, has_labels)
+            made = part.assembler.assemble(calls, batch, self.samples)
+            size = max(size, made.samples)
+            for piece in made.parts:
+                if piece.may_hold_first_view or part.metric.reads_views:
+                    part.metric.update_rows(piece.rows, made.present)
         self.samples += size
         self.batches += 1
 
@@ -77,12 +77,21 @@ class Window:
         finally:
             self.seconds += time.perf_counter() - begin
 
-    def close(self, number: int, epoch: float, step: int) -> list[tuple[Record, Mapping[str, Tensor]]]:
-        """A record and its curves for each layer. A failed window is all gaps."""
+    def close(
+        self, number: int, epoch: float, step: int, reference: Window | None = None, reference_name: str | None = None
+    ) -> list[tuple[Record, Mapping[str, Tensor]]]:
+        """A record and its curves for each layer. A failed window is all gaps.
+
+        Args:
+            number, epoch, step: of this window.
+            reference: the window it is compared with, in whatever state that one is now.
+            reference_name: what that one is called; None: nothing is compared.
+        """
         begin = time.perf_counter()
         for part in self.watched:
             part.failed = self.failed or part.failed
-        results = [part.result() for part in self.watched]
+        others, why_not = self._compared_with(reference, reference_name)
+        results = [part.result(other, why_not) for part, other in zip(self.watched, others, strict=True)]
         now = time.perf_counter()
         seconds, elapsed = self.seconds + now - begin, max(now - self.started, 1e-9)
         return [
@@ -100,8 +109,18 @@ class Window:
                     counts={**result.counts, "batches": self.batches},
                     seconds=seconds,
                     share=min(1.0, seconds / elapsed),
+                    notes=list(result.notes),
+                    reference=reference_name,
                 ),
                 result.curves,
             )
             for part, result in zip(self.watched, results, strict=True)
         ]
+
+    def _compared_with(self, reference: Window | None, name: str | None) -> tuple[list[GeometryMetric | None], str]:
+        """The reference's metric for each layer, and why there is none where there is none."""
+        if reference is None or len(reference.watched) != len(self.watched) or reference.failed is not None:
+            failed = reference.failed if reference is not None else None
+            reason = f"the reference {name!r} " + (f"is a gap: {failed}" if failed else "has not run")
+            return [None] * len(self.watched), reason
+        return [part.metric for part in reference.watched], f"the reference {name!r} has seen no rows"

@@ -7,6 +7,7 @@ registered beneath them for every device, so a missing kernel is slower and neve
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ SCHEMAS = {
     "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!) minimum, Tensor(c!) maximum) -> ()",
     "knn": "(Tensor queries, Tensor reference, int k, Tensor? query_groups, Tensor? reference_groups, "
     "bool exclude_self, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    "self_neighbors": "(Tensor rows, int k, Tensor groups, Tensor voters, int vote_k, float kernel_scale) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
 _library = torch.library.Library(NAMESPACE, "DEF")
 
@@ -46,6 +49,15 @@ def _fake_knn(
     )
 
 
+def _fake_self_neighbors(
+    rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, ...]:
+    n = rows.shape[0]
+    tables = [rows.new_empty((n, width), dtype=t) for width in (k, vote_k) for t in (torch.float64, torch.int64)]
+    columns = [rows.new_empty((n,), dtype=t) for t in (torch.float64, torch.float64, torch.int64)]
+    return *tables, *columns
+
+
 def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like(new_priorities)
     return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
@@ -62,6 +74,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "direction_sums_": _fake_nothing,
     "unit_stats_": _fake_nothing,
     "knn": _fake_knn,
+    "self_neighbors": _fake_self_neighbors,
 }
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
@@ -182,3 +195,45 @@ def knn_with_kernel(
         queries, reference, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
     )
     return distances, indices, sums, counts
+
+
+class SelfNeighbors(NamedTuple):
+    """Tables of :func:`self_neighbors`: by distance, by angle (as chords of unit vectors), and kernel sums."""
+
+    distances: Float[Tensor, "n k"]
+    indices: Int64[Tensor, "n k"]
+    chords: Float[Tensor, "n v"]
+    voted: Int64[Tensor, "n v"]
+    kernel_sums: Float[Tensor, " n"]
+    kernel_squares: Float[Tensor, " n"]
+    kernel_counts: Int64[Tensor, " n"]
+
+
+def self_neighbors(
+    rows: Float[Tensor, "n d"],
+    k: int,
+    groups: Int64[Tensor, " n"],
+    voters: Bool[Tensor, " n"],
+    vote_k: int = 0,
+    kernel_scale: float = 0.0,
+) -> SelfNeighbors:
+    """All rows' exact neighbours among each other by distance and by angle, in one pass over tiles of products.
+
+    Args:
+        rows: to search for and among; none is its own neighbour.
+        k: neighbours by Euclidean distance; 0: none are searched.
+        groups: rows of one non-negative group (sample, sequence) are never neighbours.
+        voters: rows that are searched for and among by angle; rows of length zero never are.
+        vote_k: neighbours by angle; 0: none are searched.
+        kernel_scale: t of Σ_j exp(−t·‖x_i/‖x_i‖ − x_j/‖x_j‖‖²) over rows that are not zero, and of the sum of the
+            terms' squares; 0: not computed.
+
+    Returns:
+        As :func:`knn`, twice; a chord is √(2−2cos). Ties go to the lower index; where there are fewer, inf and −1.
+
+    Raises:
+        ValueError: if k or vote_k is negative, or kernel_scale is.
+    """
+    if k < 0 or vote_k < 0 or kernel_scale < 0:
+        raise ValueError(f"k, vote_k and kernel_scale must not be negative, got {k}, {vote_k}, {kernel_scale}")
+    return SelfNeighbors(*_ops.self_neighbors(rows, k, groups, voters, vote_k, float(kernel_scale)))

@@ -166,36 +166,134 @@ def knn(
         if kernel_scale > 0:
             kernel_sums[rows] = torch.exp(-kernel_scale * squared).sum(dim=1)
             kernel_counts[rows] = (~barred).sum(dim=1)
-        near = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + 8))
-        found = _measure(queries[rows], reference, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
-        order = found.sort(dim=1, stable=True)  # candidates lie in index order: ties go to the lower index
-        width = min(k, near.shape[1])
-        distances[rows, :width] = order.values[:, :width]
-        chosen = near.gather(1, order.indices)[:, :width]
-        indices[rows, :width] = chosen.masked_fill(order.values[:, :width].isinf(), -1)
+        near = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + _SPARE))
+        measured = _measure(queries[rows], reference, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
+        _keep_nearest(measured, near, distances[rows[0] : rows[-1] + 1], indices[rows[0] : rows[-1] + 1])
     return distances, indices, kernel_sums, kernel_counts
 
 
-_TILE_ELEMENTS = 2**23  # 64 MiB of float64 distances at a time
+def self_neighbors(
+    rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Every row's neighbours among the others by distance and by angle, and kernel sums, from one set of products.
+
+    With u the length of a row, the squared chord of two directions is (‖x−y‖² − (u_x−u_y)²)/(u_x·u_y): a tile of
+    squared distances becomes one of chords without another product, and loses nothing to a far origin.
+    """
+    n, device = rows.shape[0], rows.device
+    distances = torch.full((n, k), torch.inf, dtype=torch.float64, device=device)
+    indices = torch.full((n, k), -1, dtype=torch.int64, device=device)
+    chords = torch.full((n, vote_k), torch.inf, dtype=torch.float64, device=device)
+    voted = torch.full((n, vote_k), -1, dtype=torch.int64, device=device)
+    sums = torch.zeros(n, dtype=torch.float64, device=device)
+    squares = torch.zeros(n, dtype=torch.float64, device=device)
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    if n == 0:
+        return distances, indices, chords, voted, sums, squares, counts
+    wide = rows.double()
+    centred = wide - wide.mean(dim=0)
+    norm, length = centred.square().sum(dim=1), torch.linalg.vector_norm(wide, dim=1)
+    directed = length > 0
+    inverse = torch.where(directed, 1.0 / length, 0.0)
+    unit = wide * inverse[:, None] if vote_k else wide
+    voters = voters & directed
+    angles, everything = bool(vote_k) or kernel_scale > 0, bool(directed.all())
+    grouped = groups[groups >= 0]
+    alone = grouped.unique().numel() == grouped.numel()  # then a row bars nobody but itself
+    tile = max(1, _TILE_ELEMENTS // n)
+    buffers = [wide.new_empty(min(tile, n), n) for _ in range(2 if angles else 1)]  # once: fresh pages are slow
+    for start in range(0, n, tile):
+        part = slice(start, min(start + tile, n))
+        squared = torch.add(norm[part, None], norm[None, :], out=buffers[0][: min(tile, n - start)])
+        squared.addmm_(centred[part], centred.T, alpha=-2.0).clamp_(min=0.0)
+        barred = None if alone else (groups[part, None] == groups[None, :]) & (groups[part, None] >= 0)
+        _bar(squared, barred, start)
+        if k:
+            near = _candidates(squared, norm[part] + norm.max(), min(k, n), min(n, k + _SPARE))
+            scale = norm[part, None] + norm[near]
+            measured = _measure(rows[part], rows, near, squared.gather(1, near), scale)
+            _keep_nearest(measured, near, distances[part], indices[part])
+        if not angles:
+            continue
+        apart = torch.sub(length[part, None], length[None, :], out=buffers[1][: len(squared)])
+        squared.addcmul_(apart, apart, value=-1.0).clamp_(min=0.0)
+        squared.mul_(inverse[part, None]).mul_(inverse[None, :])
+        if not everything:
+            squared.masked_fill_(~directed[None, :], torch.inf)  # and inf × 0 is NaN
+            _bar(squared, barred, start)
+        if vote_k:
+            among = squared if bool(voters.all()) else squared.masked_fill(~voters[None, :], torch.inf)
+            spread = (norm[part] + norm.max() + (length[part] + length.max()).square()) * inverse[part]
+            width = min(n, vote_k + _SPARE)
+            near = _candidates(among, spread * inverse.max(), min(vote_k, n), width)
+            scale = norm[part, None] + norm[near] + (length[part, None] + length[near]).square()
+            scale = scale * inverse[part, None] * inverse[near]
+            measured = _measure(unit[part], unit, near, among.gather(1, near), scale)
+            _keep_nearest(measured, near, chords[part], voted[part])
+        if kernel_scale > 0:
+            counts[part] = n - 1 if alone and everything else squared.isfinite().sum(dim=1)
+            kernel = squared.mul_(-kernel_scale).exp_()
+            sums[part], squares[part] = kernel.sum(dim=1), torch.linalg.vector_norm(kernel, dim=1).square()
+    chords.masked_fill_(~voters[:, None], torch.inf)
+    voted.masked_fill_(~voters[:, None], -1)
+    for column in (sums, squares, counts):
+        column.masked_fill_(~directed, 0)
+    return distances, indices, chords, voted, sums, squares, counts
+
+
+def _bar(squared: Tensor, barred: Tensor | None, start: int) -> None:
+    """Put the rows themselves, and what is barred, infinitely far."""
+    squared.diagonal(start).fill_(torch.inf)
+    if barred is not None:
+        squared.masked_fill_(barred, torch.inf)
+
+
+def _keep_nearest(measured: Tensor, near: Tensor, distances: Tensor, indices: Tensor) -> None:
+    """The nearest candidates in order, into the rows of the result; what is infinitely far has no index."""
+    order = measured.sort(dim=1, stable=True)  # candidates lie in index order: ties go to the lower index
+    width = min(distances.shape[1], near.shape[1])
+    distances[:, :width] = order.values[:, :width]
+    chosen = near.gather(1, order.indices)[:, :width]
+    indices[:, :width] = chosen.masked_fill(order.values[:, :width].isinf(), -1)
+
+
+_SPARE = 8  # candidates beyond k, among which near ties are told apart
+_TILE_ELEMENTS = 2**21  # 16 MiB of float64 distances at a time: about what stays in a cache
 _TYING = 1e-12  # squared distances nearer to each other than this share of the norms may be equal
 _CANCELLING = 1e-4  # below this share of the norms, a squared distance from the product has lost 4 digits
 
 
 def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> Tensor:
     """Columns of the ``width`` smallest entries a row, in index order; of many equal ones, those of lowest index."""
-    found = squared.topk(width, dim=1, largest=False)
-    near = found.indices
-    limit = found.values.max(dim=1).values if width <= k else found.values.sort(dim=1).values[:, k - 1]
+    values, near = _smallest(squared, width)
+    limit = values[:, k - 1]
     slack = 16 * torch.finfo(torch.float64).eps * scale
-    within = squared <= (limit + slack)[:, None]
-    crowded = within.sum(dim=1) > width
-    if bool(crowded.any()):
-        sure = squared < (limit - slack)[:, None]
-        last = squared.shape[1]
-        rank = torch.arange(last, device=squared.device).expand_as(squared)
-        rank = torch.where(sure, -1, torch.where(within, rank, last))[crowded]
+    crowded = values[:, -1] <= limit + slack if width < squared.shape[1] else torch.zeros_like(limit, dtype=torch.bool)
+    if bool(crowded.any()):  # there may be more of them than were looked at
+        some, limit, slack = squared[crowded], limit[crowded, None], slack[crowded, None]
+        last = some.shape[1]
+        rank = torch.arange(last, device=some.device).expand_as(some)
+        rank = torch.where(some < limit - slack, -1, torch.where(some <= limit + slack, rank, last))
         near[crowded] = rank.topk(width, dim=1, largest=False).indices
     return near.sort(dim=1).values
+
+
+def _smallest(squared: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The ``width`` smallest entries of each row in ascending order, and their columns.
+
+    They lie in the ``width`` blocks of columns with the smallest minima, so that only those need to be sorted.
+    """
+    block = squared.shape[1] // (6 * width)
+    if block < 4 or 64 * width < squared.shape[1]:  # few of many are found fast without
+        found = squared.topk(width, dim=1, largest=False)
+        return found.values, found.indices
+    whole = squared.shape[1] // block * block
+    blocks = squared[:, :whole].unflatten(1, (-1, block)).amin(dim=2).topk(width, dim=1, largest=False).indices
+    columns = (blocks[:, :, None] * block + torch.arange(block, device=squared.device)).flatten(1)
+    rest = torch.arange(whole, squared.shape[1], device=squared.device).expand(len(squared), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found = squared.gather(1, columns).topk(width, dim=1, largest=False)
+    return found.values, columns.gather(1, found.indices)
 
 
 def _measure(queries: Tensor, reference: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reservoir bank: a uniform sample of rows of fixed size, with labels and sample indices, mergeable.
+"""Reservoir banks: uniform samples of fixed size, mergeable: of rows with their labels, and of samples with all views.
 
 Bottom-k sampling: a row's priority is a counter-based hash of (seed, sample index, position) and the smallest
 priorities stay. The same samples are kept whatever the order, batch size or number of shards, and no random
@@ -28,6 +28,8 @@ class Bank:
     rows: Float[Tensor, "n d"]
     labels: Int64[Tensor, " n"]
     samples: Int64[Tensor, " n"]
+    groups: Int64[Tensor, " n"]
+    targets: Float[Tensor, "n t"]
 
 
 class BankAccumulator(Accumulator):
@@ -39,14 +41,68 @@ class BankAccumulator(Accumulator):
         seed: of the hash; the same seed keeps the same samples.
         dtype: of the kept rows, float32 or float64.
         device: where the rows live.
+        target_dim: t, regression targets kept with each row.
 
-    State bytes: capacity·(d·itemsize + 24).
+    State bytes: capacity·(d·itemsize + 32 + 4·t).
     """
 
     priorities: Tensor
     rows: Tensor
     labels: Tensor
     samples: Tensor
+    groups: Tensor
+    targets: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        capacity: int,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        target_dim: int = 0,
+    ) -> None:
+        super().__init__(device)
+        if capacity < 1:
+            raise ValueError(f"bank capacity must be at least 1 row, got {capacity}")
+        self.capacity, self.seed = capacity, seed
+        self._state("priorities", torch.full((capacity,), EMPTY_PRIORITY))
+        self._state("rows", torch.zeros(capacity, dim, dtype=dtype))
+        self._state("labels", torch.full((capacity,), UNLABELLED))
+        self._state("samples", torch.full((capacity,), -1))
+        self._state("groups", torch.full((capacity,), UNLABELLED))
+        self._state("targets", torch.zeros(capacity, target_dim))
+
+    def update(self, rows: Rows) -> None:
+        """Offer rows to the sample."""
+        t = self.targets.shape[1]
+        target = rows.target if rows.target.shape[1] == t else self.targets.new_full((len(rows), t), torch.nan)
+        columns = {"rows": rows.features, "labels": rows.label, "samples": rows.sample, "groups": rows.group}
+        _offer(self, priorities_of(rows, self.seed), {**columns, "targets": target})
+
+    def _merge(self, other: Mapping[str, Tensor]) -> None:
+        _offer(self, other["priorities"], other)
+
+    def compute(self) -> Bank:
+        """The sample so far."""
+        order = torch.sort(self.samples, stable=True).indices
+        order = order[torch.sort(self.priorities[order], stable=True).indices]
+        order = order[: int((self.priorities != EMPTY_PRIORITY).sum())]
+        return Bank(self.rows[order], self.labels[order], self.samples[order], self.groups[order], self.targets[order])
+
+
+class ViewBankAccumulator(Accumulator):
+    """Uniform sample of samples with all their views: rows of one sample share a priority, so they stay together.
+
+    Args:
+        dim, capacity, seed, dtype, device: as those of :class:`BankAccumulator`; the capacity is in rows.
+
+    State bytes: capacity·(d·itemsize + 16).
+    """
+
+    priorities: Tensor
+    rows: Tensor
+    views: Tensor
 
     def __init__(
         self,
@@ -57,36 +113,50 @@ class BankAccumulator(Accumulator):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(device)
-        if capacity < 1:
-            raise ValueError(f"bank capacity must be at least 1 row, got {capacity}")
+        if capacity < 2:
+            raise ValueError(f"two views of a sample take a capacity of at least 2 rows, got {capacity}")
         self.capacity, self.seed = capacity, seed
         self._state("priorities", torch.full((capacity,), EMPTY_PRIORITY))
         self._state("rows", torch.zeros(capacity, dim, dtype=dtype))
-        self._state("labels", torch.full((capacity,), UNLABELLED))
-        self._state("samples", torch.full((capacity,), -1))
+        self._state("views", torch.full((capacity,), -1))
 
     def update(self, rows: Rows) -> None:
         """Offer rows to the sample."""
-        priorities = ops.hash_priority(rows.sample * _POSITIONS + rows.position, self.seed)
-        priorities = torch.where(rows.keep, priorities, EMPTY_PRIORITY)
-        self._offer(priorities, rows.features, rows.label, rows.sample)
+        _offer(self, priorities_of(rows, self.seed), {"rows": rows.features, "views": rows.view})
 
     def _merge(self, other: Mapping[str, Tensor]) -> None:
-        self._offer(other["priorities"], other["rows"], other["labels"], other["samples"])
+        _offer(self, other["priorities"], other)
 
-    def _offer(self, priorities: Tensor, rows: Tensor, labels: Tensor, samples: Tensor) -> None:
-        for start in range(0, rows.shape[0], self.capacity):
-            part = slice(start, start + self.capacity)
-            slots, sources, accepted = ops.reservoir_slots(self.priorities, priorities[part])
-            columns = (self.priorities, priorities), (self.labels, labels), (self.samples, samples)
-            for state, new in columns:
-                state[slots] = torch.where(accepted, new[part][sources], state[slots])
-            fresh = rows[part][sources].to(self.rows.dtype)
-            self.rows[slots] = torch.where(accepted[:, None], fresh, self.rows[slots])
+    def compute(self) -> Float[Tensor, "s q d"]:
+        """The rows of the samples of which all q views are there, view by view; q is the most that any sample has.
 
-    def compute(self) -> Bank:
-        """The sample so far."""
-        order = torch.sort(self.samples, stable=True).indices
+        A full bank may hold part of the sample at its cutoff: that one is incomplete, and left out whatever part it is.
+        """
+        order = torch.sort(self.views, stable=True).indices
         order = order[torch.sort(self.priorities[order], stable=True).indices]
         order = order[: int((self.priorities != EMPTY_PRIORITY).sum())]
-        return Bank(self.rows[order], self.labels[order], self.samples[order])
+        _, counts = torch.unique_consecutive(self.priorities[order], return_counts=True)
+        if counts.numel() == 0:
+            return self.rows.new_zeros(0, 0, self.rows.shape[1])
+        q = int(counts.max())
+        complete = torch.repeat_interleave(counts == q, counts)
+        return self.rows[order][complete].reshape(-1, q, self.rows.shape[1])
+
+
+def priorities_of(rows: Rows, seed: int) -> Int64[Tensor, " n"]:
+    """Each row's priority by its sample and its place in it, the same in every view; none if it doesn't count."""
+    priorities = ops.hash_priority(rows.sample * _POSITIONS + rows.position, seed)
+    return torch.where(rows.keep, priorities, EMPTY_PRIORITY)
+
+
+def _offer(bank: BankAccumulator | ViewBankAccumulator, priorities: Tensor, columns: Mapping[str, Tensor]) -> None:
+    """Let new rows take the places of those with larger priorities, in every column of the bank."""
+    states = {name: state for name, state in bank.tensors().items() if name != "priorities"}
+    for start in range(0, priorities.shape[0], bank.capacity):
+        part = slice(start, start + bank.capacity)
+        slots, sources, accepted = ops.reservoir_slots(bank.priorities, priorities[part])
+        for name, state in states.items():
+            fresh = columns[name][part][sources].to(state.dtype)
+            mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
+            state[slots] = torch.where(mask, fresh, state[slots])
+        bank.priorities[slots] = torch.where(accepted, priorities[part][sources], bank.priorities[slots])

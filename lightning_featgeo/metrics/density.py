@@ -156,3 +156,95 @@ def uniformity(kernel_sums: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " 
     if not pairs > 0:
         raise Undefined("needs two rows of different samples that are not zero")
     return (kernel_sums.sum() / pairs).log()
+
+
+def effective_kde_points(
+    kernel_sums: Float[Tensor, " n"], kernel_squares: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " n"]
+) -> Estimate:
+    """Effective number of rows behind a kernel density, 1/Σw², of uniformity's kernel; mean over rows, in [1, n−1].
+
+    w_j ∝ exp(−2‖x_i−x_j‖²) over the L2-normalised rows of other samples. Near 1: a density at x_i is its nearest
+    neighbour's alone.
+
+    Source: Biroli & Mézard (2024), "Kernel Density Estimators in Large Dimensions" (arXiv 2408.05807).
+
+    Args:
+        kernel_sums: Σ_j of the kernel per row.
+        kernel_squares: Σ_j of its square.
+        kernel_counts: the number of terms in each.
+
+    Raises:
+        Undefined: if there is no pair.
+    """
+    real = kernel_counts > 0
+    n = int(real.sum())
+    if n < 2:
+        raise Undefined("needs two rows of different samples that are not zero")
+    points = kernel_sums[real].square() / kernel_squares[real]
+    return Estimate(points.mean(), points.std() / n**0.5, n)
+
+
+def robustness_index(
+    neighbor_indices: Int64[Tensor, "n k"], bank_labels: Int64[Tensor, " n"], bank_groups: Int64[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Neighbours of the same class and another group over those of another class and the same group; > 1 is good.
+
+    Groups are what should not matter: hospital, scanner, speaker, source. Source: de Jong, Marcus & Teuwen (2025),
+    "Current Pathology Foundation Models are unrobust to Medical Center Differences" (arXiv 2501.18055).
+
+    Args:
+        neighbor_indices: neighbours of each row, −1 where there is none.
+        bank_labels: class of each row, −1 where unknown.
+        bank_groups: group of each row, −1 where unknown.
+
+    Raises:
+        Undefined: if no neighbour has another class and the same group, or no row has both class and group.
+    """
+    there = neighbor_indices >= 0
+    at = neighbor_indices.clamp(min=0)
+    known = (bank_labels >= 0) & (bank_groups >= 0)
+    there &= known[:, None] & known[at]
+    if not bool(there.any()):
+        raise Undefined("no two neighbours have both a class and a group")
+    same_class = bank_labels[:, None] == bank_labels[at]
+    same_group = bank_groups[:, None] == bank_groups[at]
+    confounded = (there & ~same_class & same_group).sum()
+    if not confounded > 0:
+        raise Undefined("no neighbour of another class is of the same group: the ratio has no bound")
+    return (there & same_class & ~same_group).sum().double() / confounded
+
+
+def neighbor_churn(
+    neighbor_samples: Int64[Tensor, "n k"], samples: Int64[Tensor, " n"], earlier: tuple[Tensor, Tensor]
+) -> Estimate:
+    """1 − share of a row's k neighbours that were its neighbours in the window before, in [0, 1]; noisy at small k.
+
+    Rows are matched by their sample; only the same samples, in both windows, say anything.
+
+    Args:
+        neighbor_samples: samples of each row's neighbours, −1 where there are fewer.
+        samples: sample of each row, unique.
+        earlier: the same two of the window before.
+
+    Returns:
+        The mean over rows, its standard error, and the number of rows found in both windows.
+
+    Raises:
+        Undefined: if fewer than two rows were in both windows, or samples have several rows each.
+    """
+    then_neighbors, then_samples = (t.to(samples.device) for t in earlier)
+    if samples.unique().numel() != samples.numel() or then_samples.unique().numel() != then_samples.numel():
+        raise Undefined("samples have several rows each: which neighbours are whose can't be told")
+    order = then_samples.argsort()
+    place = torch.searchsorted(then_samples[order], samples).clamp(max=max(0, then_samples.numel() - 1))
+    both = (
+        (then_samples[order][place] == samples) if then_samples.numel() else torch.zeros_like(samples, dtype=torch.bool)
+    )
+    n = int(both.sum())
+    if n < 2 or neighbor_samples.shape[1] != then_neighbors.shape[1]:
+        raise Undefined(f"needs 2 samples that were in the window before as well, found {n}")
+    now, then = neighbor_samples[both], then_neighbors[order][place[both]]
+    there = now >= 0
+    kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+    churn = 1 - kept.double()
+    return Estimate(churn.mean(), churn.std() / n**0.5, n)

@@ -13,6 +13,7 @@ from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics import Statistics
 from lightning_featgeo.types import Tensor, Undefined
 
+ROWS_PER_DIMENSION = 4
 CURVES = ("eigenvalues", "log_density", "local_dimension")
 
 
@@ -52,7 +53,18 @@ def evaluate(
     more = dict(counts)
     if "distances" in computed:
         more.update(duplicates=statistics.duplicate_count, bank=len(statistics.distances))
-    return WindowResult(values, errors, gaps, ceilings, more, _curves(signals, statistics))
+    notes = _small_sample_note([name for name in values if name in ceilings], n, statistics.dim)
+    return WindowResult(values, errors, gaps, ceilings, more, _curves(signals, statistics), notes)
+
+
+def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[str, ...]:
+    """Ranks of n < 4d rows measure n as much as the features."""
+    if not ranks or n >= ROWS_PER_DIMENSION * dim:
+        return ()
+    return (
+        f"{n} rows for {dim} dimensions (fewer than {ROWS_PER_DIMENSION} each): {', '.join(ranks)} read low; compare "
+        "them at this n only",
+    )
 
 
 def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int]) -> WindowResult:

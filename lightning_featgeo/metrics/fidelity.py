@@ -8,11 +8,12 @@ Heusel et al. (2017) and Bińkowski et al. (2018) for the last two.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics.results import Estimate
-from lightning_featgeo.types import Float, Int64, Tensor, Undefined
+from lightning_featgeo.types import Float, Tensor, Undefined
 
 _TILE_ELEMENTS = 2**23
 
@@ -112,6 +113,18 @@ def frechet_distance(
     return (gap + traces - 2 * overlap).clamp(min=0)
 
 
+def frechet_distance_to_reference(
+    mean: Float[Tensor, " d"],
+    reference_mean: Float[Tensor, " d"],
+    sample_covariances: tuple[Tensor, Tensor],
+) -> Float[Tensor, ""]:
+    """Squared Fréchet distance of this window's Gaussian to the reference's: ‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2(C₁C₂)^½), ≥ 0.
+
+    Source: Heusel et al. (2017). In squared feature units: at one layer and one scale only.
+    """
+    return frechet_distance(mean, sample_covariances[0], reference_mean, sample_covariances[1])
+
+
 def kernel_mmd(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
     """Unbiased squared maximum mean discrepancy with the kernel (x·y/d + 1)³ (the kernel inception distance's).
 
@@ -135,66 +148,58 @@ def kernel_mmd(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> Float[
     return within - 2 * kernel_sum(x, y) / (n * m)
 
 
-def knn_ood_score(queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int = 50) -> Float[Tensor, " n"]:
-    """Distance of each query to its k-th nearest bank row, on L2-normalised features; larger is further out.
-
-    Source: Sun et al. (2022), "Out-of-Distribution Detection with Deep Nearest Neighbors" (arXiv 2204.06507).
-
-    Raises:
-        Undefined: if the bank has fewer than k rows.
-    """
-    if bank.shape[0] < k:
-        raise Undefined(f"needs {k} rows in the bank, got {bank.shape[0]}")
-    unit = [torch.nn.functional.normalize(v.double(), dim=1) for v in (queries, bank)]
-    distances, _ = ops.knn(unit[0], unit[1], k)
-    return distances[:, -1]
+# --- prdc one by one, for the catalogue -----------------------------------------------------------------------------
 
 
-def mahalanobis_score(
-    queries: Float[Tensor, "n d"],
-    class_means: Float[Tensor, "c d"],
-    class_counts: Int64[Tensor, " c"],
-    within_scatter: Float[Tensor, "d d"],
-) -> Float[Tensor, " n"]:
-    """Squared Mahalanobis distance of each query to the nearest class, tied covariance; larger is further out.
-
-    Source: Lee et al. (2018), "A Simple Unified Framework for Detecting Out-of-Distribution Samples", arXiv 1807.03888.
-    For a Gaussian class it follows χ² with d degrees of freedom.
+def precision(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Share of rows inside the ball of some reference row, which reaches to that row's 5th neighbour, in [0, 1].
 
     Raises:
-        Undefined: without a class, or if the tied covariance is singular (n − C < d).
+        Undefined: if either bank has 5 rows or fewer.
     """
-    used = class_counts > 0
-    rows = int(class_counts.sum())
-    if rows == 0:
-        raise Undefined("no class has a row")
-    factor, failed = torch.linalg.cholesky_ex(within_scatter.double() / rows)
-    if int(failed) or not bool(factor.diagonal().min() > 1e-7 * factor.diagonal().max()):
-        raise Undefined("the tied covariance is singular: there are fewer rows than dimensions, or dead directions")
-    means = class_means[used].double()
-    centre = means.mean(dim=0)
-    q = torch.linalg.solve_triangular(factor, (queries.double() - centre).T, upper=False).T
-    m = torch.linalg.solve_triangular(factor, (means - centre).T, upper=False).T
-    return torch.cdist(q, m).square().amin(dim=1)
+    return prdc["precision"]
 
 
-def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"]) -> Estimate:
-    """Area under the ROC curve of a score that should be larger outside: P(out > in) + ½P(out = in), in [0, 1].
-
-    Returns:
-        The area, its standard error after Hanley & McNeil (1982), and the number of scores.
+def recall(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Share of reference rows inside the ball of some row, which reaches to that row's 5th neighbour, in [0, 1].
 
     Raises:
-        Undefined: if a set is empty.
+        Undefined: if either bank has 5 rows or fewer.
     """
-    n, m = inside_scores.numel(), outside_scores.numel()
-    if not (n and m):
-        raise Undefined(f"needs scores inside and outside, got {n} and {m}")
-    ordered = inside_scores.double().sort().values
-    out = outside_scores.double()
-    below = torch.searchsorted(ordered, out, right=False)
-    up_to = torch.searchsorted(ordered, out, right=True)
-    area = ((below + up_to).double() / 2).mean() / n
-    q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
-    variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)
-    return Estimate(area, variance.clamp(min=0).sqrt(), n + m)
+    return prdc["recall"]
+
+
+def density(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Mean number of reference balls (to the 5th neighbour) that a row is in, over 5; about 1 for equal distributions.
+
+    Raises:
+        Undefined: if either bank has 5 rows or fewer.
+    """
+    return prdc["density"]
+
+
+def coverage(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Share of reference rows whose ball (to the 5th neighbour) holds a row, in [0, 1]; 1−2⁻⁵ for equal distributions.
+
+    Raises:
+        Undefined: if either bank has 5 rows or fewer.
+    """
+    return prdc["coverage"]
+
+
+def sym_precision(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """The smaller of precision and the coverage with the roles swapped, in [0, 1].
+
+    Raises:
+        Undefined: if either bank has 5 rows or fewer.
+    """
+    return prdc["sym_precision"]
+
+
+def sym_recall(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """The smaller of recall and coverage, in [0, 1].
+
+    Raises:
+        Undefined: if either bank has 5 rows or fewer.
+    """
+    return prdc["sym_recall"]

@@ -17,9 +17,10 @@ import torch
 from torchmetrics import Metric
 
 from lightning_featgeo.metrics.accumulator import Accumulator
+from lightning_featgeo.metrics.bank import BankAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
-from lightning_featgeo.metrics.plan import bank_capacity, build_accumulators, choose_signals
+from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
@@ -41,6 +42,9 @@ class GeometryMetric(Metric):
         k: neighbours of density and dimension signals, ≥ 2.
         knn_vote_k: neighbours of the class vote, ≥ 1.
         seed: of the bank's hash.
+        has_reference: whether ``window(reference=…)`` will be given one. None: yes, if a signal or group that needs one
+            is asked for by name.
+        serve: names of signals of other metrics whose reference this one will be: what they read of it is kept.
 
     ``compute()`` returns the defined signals only: a name that is missing is a gap, and ``window()`` has the reason.
     Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
@@ -59,6 +63,8 @@ class GeometryMetric(Metric):
         k: int = 20,
         knn_vote_k: int = 200,
         seed: int = 0,
+        has_reference: bool | None = None,
+        serve: Sequence[str] = (),
     ) -> None:
         super().__init__(sync_on_compute=False, compute_with_cache=False)
         for name, value, least in (
@@ -75,11 +81,17 @@ class GeometryMetric(Metric):
         self.left_out: dict[str, str] = {}
         self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
         self.seed = seed
+        self.serve = resolve(serve) if serve else ()
+        self.has_reference = _asks_for_reference(signals) if has_reference is None else has_reference
+        self.keeps_samples = True  # the same sample index means the same sample in every window
+        self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
         self._head = [head]  # in a list: a module attribute would be registered and travel in the state_dict
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
+        self._latest: tuple[Tensor, Tensor] | None = None  # who is whose neighbour, in this window and in the last
+        self._earlier: tuple[Tensor, Tensor] | None = None
 
     # --- streaming -------------------------------------------------------------------------------------------
 
@@ -89,25 +101,37 @@ class GeometryMetric(Metric):
         labels: Tensor | None = None,
         sample_index: Tensor | None = None,
         view: int | Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
         Args:
             features: (n, d), any real dtype.
-            labels: (n,) class indices, negative for unlabelled; None: no labels.
+            labels: (n,) class indices, negative for unlabelled; or (n,) or (n, t) floating-point regression targets.
             sample_index: (n,) where rows come from; rows of one sample are never neighbours. None: all distinct.
             view: which view, an int or one a row; single-view signals read view 0.
+            groups: (n,) what should not matter (site, scanner, speaker), for ``robustness_index``.
 
         Raises:
             ValueError: if a shape does not fit, or the dimension changed since the first batch.
             ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
         """
-        rows = build_rows(features, labels, sample_index, view, first_sample=self._arrived)
+        targets = labels if labels is not None and labels.is_floating_point() else None
+        classes = None if targets is not None else labels
+        rows = build_rows(
+            features, classes, sample_index, view, first_sample=self._arrived, targets=targets, groups=groups
+        )
         self._arrived += len(rows)
-        self.update_rows(rows, has_labels=labels is not None)
+        present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
+        self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None))
 
-    def update_rows(self, rows: Rows, has_labels: bool) -> None:
-        """:meth:`update` for rows that are put together already."""
+    def update_rows(self, rows: Rows, present: frozenset[str]) -> None:
+        """:meth:`update` for rows that are put together already.
+
+        Args:
+            rows: of any view.
+            present: which of "labels", "targets", "views", "groups" the batch brings; read from the first one only.
+        """
         if rows.features.shape[1] == 0:
             raise ValueError("features have 0 dimensions")
         with (
@@ -116,27 +140,39 @@ class GeometryMetric(Metric):
             torch.autocast(rows.features.device.type, enabled=False),
         ):
             if self.dim is None:
-                self._build(rows, has_labels)
+                self._build(rows, present)
             if rows.features.shape[1] != self.dim:
                 raise ValueError(
                     f"features had {self.dim} dimensions in the first batch and have {rows.features.shape[1]} now; "
                     "watch one layer per metric, or pool to a fixed size"
                 )
             if len(rows):
-                self._accumulate(rows.of_view(0))
+                self._accumulate(rows)
         self._update_count = max(self._update_count, 1)
 
-    def _build(self, rows: Rows, has_labels: bool) -> None:
-        self.signals, self.left_out = choose_signals(self.signals, self._named, has_labels, self.num_classes)
-        d, device, dtype = rows.features.shape[1], rows.features.device, rows.features.dtype
-        capacity = bank_capacity(self.bank_size, d, rows.features.element_size())
-        made = build_accumulators(self.signals, d, self.num_classes, capacity, self.seed, dtype, device)
-        self.accumulators.update(made)
-        self.dim = d
-        self._counters = {n: torch.zeros((), dtype=torch.int64, device=device) for n in _COUNTERS}
+    @property
+    def reads_views(self) -> bool:
+        """Whether any signal reads views beyond the first; False before the first batch."""
+        return "views" in self.accumulators
+
+    def _build(self, rows: Rows, present: frozenset[str]) -> None:
+        here = set(present)
+        here |= {"classes"} if self.num_classes else set()
+        here |= {"reference"} if self.has_reference else set()
+        here |= {"earlier"} if self.keeps_samples else set()
+        missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
+        self.signals, self.left_out = choose_signals(self.signals, self._named, missing, self.tolerated)
+        x = rows.features
+        shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype)
+        capacity = bank_capacity(self.bank_size, shape.dim, x.element_size())
+        self.accumulators.update(build_accumulators(self.signals, self.serve, shape, capacity, self.seed, x.device))
+        self.dim = shape.dim
+        self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}
 
     def _accumulate(self, rows: Rows) -> None:
         finite = rows.features.isfinite().all(dim=1)
+        all_views = rows.where(finite)
+        rows = rows.of_view(0)
         count = self._counters
         count["nonfinite"] += (rows.keep & ~finite).sum()
         rows = rows.where(finite)
@@ -145,8 +181,9 @@ class GeometryMetric(Metric):
         count["out_of_range"] += too_large.sum()
         count["labelled"] += (rows.keep & (rows.label >= 0) & ~too_large).sum()
         count["largest_label"] = torch.maximum(count["largest_label"], torch.where(rows.keep, rows.label, -1).max())
-        for accumulator in self._each():
-            accumulator.update(rows.to(accumulator.device))
+        for name, accumulator in self.accumulators.items():
+            if isinstance(accumulator, Accumulator):
+                accumulator.update((all_views if name == "views" else rows).to(accumulator.device))
 
     def _each(self) -> list[Accumulator]:
         return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
@@ -158,8 +195,15 @@ class GeometryMetric(Metric):
         values = self.window().values
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
-    def window(self) -> WindowResult:
+    def window(
+        self, reference: GeometryMetric | None = None, no_reference: str = "no reference was given"
+    ) -> WindowResult:
         """Values with standard errors, gaps with reasons, ceilings, counts and curves.
+
+        Args:
+            reference: another metric, whose rows those of this window are compared with: fidelity and
+                out-of-distribution signals read it, and ``knn_accuracy`` votes from its labelled rows.
+            no_reference: the reason to give in gaps where there is none.
 
         Raises:
             RuntimeError: in a process group of more than one: this version does not merge across processes.
@@ -171,16 +215,30 @@ class GeometryMetric(Metric):
             reason = "no rows arrived" if self.dim is None else "every row was left out (NaN, Inf or padding)"
             return empty_window(signals, reason, counts)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
-            statistics = Statistics(
-                dict(self.accumulators),
-                self.dim,
-                self.k,
-                self.knn_vote_k,
-                self._head[0],
-                counts["seen"],
-                frozenset(need for row in self.rows for need in row.needs),
-            )
-            return evaluate(signals, statistics, counts, self.num_classes)
+            other = None if reference is None else reference._statistics()
+            statistics = self._statistics(other, no_reference)
+            assert statistics is not None
+            result = evaluate(signals, statistics, counts, self.num_classes)
+            if "neighbor_samples" in statistics.computed():
+                self._latest = statistics.neighbor_samples, statistics.samples
+            return result
+
+    def _statistics(self, reference: Statistics | None = None, no_reference: str = "") -> Statistics | None:
+        """What the accumulators hold now; None before the first batch."""
+        if self.dim is None:
+            return None
+        return Statistics(
+            dict(self.accumulators),
+            self.dim,
+            self.k,
+            self.knn_vote_k,
+            self._head[0],
+            int(self._counters["seen"]),
+            frozenset(need for row in self.rows for need in row.needs),
+            reference,
+            no_reference,
+            self._earlier,
+        )
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -203,6 +261,7 @@ class GeometryMetric(Metric):
         """Forget the rows, keep the configuration and the memory."""
         super().reset()
         self._arrived = 0
+        self._earlier, self._latest = self._latest or self._earlier, None
         for accumulator in self._each():
             accumulator.reset()
         for counter in self._counters.values():
@@ -245,24 +304,6 @@ class GeometryMetric(Metric):
         self._arrived += other["arrived"]
         self._update_count = max(self._update_count, 1)
 
-    def _settings(self) -> dict[str, Any]:
-        dtype = str(self.accumulators["bank"].rows.dtype) if "bank" in self.accumulators else ""
-        return {
-            "signals": list(self.signals or ()),
-            "num_classes": self.num_classes,
-            "bank_size": self.bank_size,
-            "seed": self.seed,
-            "dtype": dtype,
-        }
-
-    def _rebuild(self, saved: Mapping[str, Any]) -> None:
-        signals = self.signals or tuple(saved["settings"]["signals"])
-        self.signals = signals
-        double = saved["settings"]["dtype"] == "torch.float64"
-        empty = torch.zeros(0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device)
-        with torch.inference_mode(False):
-            self._build(build_rows(empty), has_labels=any("labels" in CATALOG[s].requires for s in signals))
-
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
         return {
@@ -276,6 +317,39 @@ class GeometryMetric(Metric):
                 if isinstance(a, Accumulator)
             },
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal where rows are merged."""
+        bank = dict(self.accumulators).get("bank")
+        return {
+            "signals": list(self.signals or ()),
+            "num_classes": self.num_classes,
+            "bank_size": self.bank_size,
+            "seed": self.seed,
+            "accumulators": sorted(self.accumulators),
+            "dtype": str(bank.rows.dtype) if isinstance(bank, BankAccumulator) else "",
+            "target_dim": bank.targets.shape[1] if isinstance(bank, BankAccumulator) else 0,
+        }
+
+    def _rebuild(self, saved: Mapping[str, Any]) -> None:
+        """Accumulators like those of a checkpoint, before any row was seen here."""
+        signals = tuple(saved["settings"]["signals"])
+        if self.signals is not None and not set(signals) <= set(self.signals):
+            signals = self.signals  # of another metric: the comparison of settings will say so
+        self.signals = signals
+        double = saved["settings"]["dtype"] == "torch.float64"
+        empty = torch.zeros(0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device)
+        targets = torch.zeros(0, saved["settings"]["target_dim"], device=self.device)
+        requires = frozenset[str]().union(*(CATALOG[s].requires for s in signals))
+        self.has_reference = self.has_reference or "reference" in requires
+        with torch.inference_mode(False):
+            self._build(build_rows(empty, targets=targets), requires)
+
+
+def _asks_for_reference(signals: str | Sequence[str]) -> bool:
+    """Whether a signal, or a group all of whose members need a reference, was asked for."""
+    given = [signals] if isinstance(signals, str) else signals
+    return any(all("reference" in CATALOG[name].requires for name in resolve(part)) for part in given if part != "auto")
 
 
 def _refuse_several_processes() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
+from lightning_featgeo.metrics.bank import BankAccumulator, ViewBankAccumulator
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.metrics.directions import DirectionAccumulator
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.units import UnitAccumulator
@@ -19,37 +20,53 @@ AUTO_BANK_ROWS = 4096
 AUTO_BANK_BYTES = 256 * 2**20
 
 
+# What a signal may need of the data, beyond features, and what to do where it is missing.
+_REMEDIES = {
+    "labels": "class labels and the first batch has none; pass labels",
+    "classes": "the number of classes: give num_classes=…",
+    "targets": "regression targets and the first batch has none; pass floating-point labels",
+    "views": "two views of each sample and the first batch has one",
+    "groups": "the group of each row: pass groups",
+    "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
+    "earlier": "the same samples in every window, and training windows shuffle them",
+}
+
+
 def choose_signals(
-    asked: tuple[str, ...] | None, named: frozenset[str], has_labels: bool, num_classes: int | None
+    asked: tuple[str, ...] | None, named: frozenset[str], missing: frozenset[str], tolerated: frozenset[str]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The signals that are computed, and why members of groups are left out.
+    """The signals that are computed, and why others are left out.
 
     Args:
         asked: resolved names; None for "auto".
         named: those of them that were asked for by their own name.
-        has_labels: whether the first batch has labels.
-        num_classes: C, if known.
+        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "earlier".
+        tolerated: of these, what is no error even for a signal asked for by name.
 
     Raises:
         ConfigurationError: if a signal asked for by name can't be computed, or none can.
     """
     if asked is None:
-        return PRESETS["classifier" if has_labels and num_classes else "unlabelled"], {}
-    labelled = [name for name in asked if "labels" in CATALOG[name].requires]
-    if not labelled or (has_labels and num_classes):
-        return asked, {}
-    needy = ", ".join(name for name in labelled if name in named)
-    if needy and not has_labels:
-        raise ConfigurationError(
-            f"{needy} need class labels and the first batch has none; pass labels, or leave these signals out"
-        )
-    if needy:
-        raise ConfigurationError(f"{needy} need the number of classes: give num_classes=…")
-    reason = "needs the number of classes (num_classes=)" if has_labels else "needs class labels"
-    remaining = tuple(name for name in asked if name not in labelled)
-    if not remaining:
-        raise ConfigurationError(f"none of the signals asked for can be computed: {', '.join(labelled)} each {reason}")
-    return remaining, dict.fromkeys(labelled, reason)
+        return PRESETS["unlabelled" if missing & {"labels", "classes"} else "classifier"], {}
+    left_out: dict[str, str] = {}
+    for lack in _REMEDIES:  # in order: without labels there are no classes either
+        needy = [name for name in asked if name not in left_out and lack in missing and lack in _inputs(name)]
+        strict = [name for name in needy if name in named and lack not in tolerated]
+        if strict:
+            raise ConfigurationError(
+                f"{', '.join(strict)} need {_REMEDIES[lack]}, or leave {'it' if len(strict) == 1 else 'them'} out"
+            )
+        left_out.update(dict.fromkeys(needy, f"needs {_REMEDIES[lack]}"))
+    remaining = tuple(name for name in asked if name not in left_out)
+    if not remaining and not tolerated & missing:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
+        raise ConfigurationError(f"none of the signals asked for can be computed: {reasons}")
+    return remaining or (COUNT_SIGNAL,), left_out
+
+
+def _inputs(name: str) -> frozenset[str]:
+    requires = CATALOG[name].requires
+    return requires | {"classes"} if "labels" in requires else requires
 
 
 def bank_capacity(bank_size: int | Literal["auto"], dim: int, itemsize: int = 4) -> int:
@@ -61,20 +78,44 @@ def bank_capacity(bank_size: int | Literal["auto"], dim: int, itemsize: int = 4)
 
 def build_accumulators(
     signals: tuple[str, ...],
-    dim: int,
-    num_classes: int | None,
+    serve: Iterable[str],
+    shape: Shape,
     capacity: int,
     seed: int,
-    dtype: torch.dtype,
     device: torch.device,
 ) -> Mapping[str, Accumulator]:
-    """The accumulators these signals read, and no other."""
+    """The accumulators these signals read, and no other.
+
+    Args:
+        signals: that are computed here.
+        serve: signals of other windows that refer to this one.
+        shape: of the rows.
+        capacity: of the banks, in rows.
+        seed: of their hash.
+        device: where they live.
+    """
     requires = frozenset[str]().union(*(CATALOG[name].requires for name in signals))
-    classes = num_classes or 0 if "labels" in requires else 0
+    for name in serve:
+        requires |= {r.removeprefix("reference.") for r in CATALOG[name].requires if r.startswith("reference.")}
+        if "labels" in CATALOG[name].requires:  # a vote, and what tells head from tail
+            requires |= {"bank"} if "vote_labels" in CATALOG[name].needs else set()
+            requires |= {"moments", "labels"} if "frequency" in CATALOG[name].needs else set()
+    d, classes = shape.dim, shape.num_classes if "labels" in requires else 0
     makers: dict[str, Callable[[], Accumulator]] = {
-        "moments": lambda: MomentsAccumulator(dim, classes, keep_scatter="scatter" in requires, device=device),
-        "directions": lambda: DirectionAccumulator(dim, device),
-        "units": lambda: UnitAccumulator(dim, device),
-        "bank": lambda: BankAccumulator(dim, capacity, seed, dtype, device),
+        "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
+        "directions": lambda: DirectionAccumulator(d, device),
+        "units": lambda: UnitAccumulator(d, device),
+        "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim),
+        "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),
     }
     return {name: make() for name, make in makers.items() if name in requires}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the first batch told: d, C (0 if unknown), columns of the targets, and the type of rows to keep."""
+
+    dim: int
+    num_classes: int
+    target_dim: int
+    dtype: torch.dtype

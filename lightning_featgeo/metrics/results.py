@@ -19,7 +19,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """One window's numbers. A signal is either in ``values`` (finite) or in ``gaps`` (with the reason), never both."""
+    """One window's numbers. A signal is either in ``values`` (finite) or in ``gaps`` (with the reason), never both.
+
+    ``notes``: what a reader of these numbers must know, such as too few rows.
+    """
 
     values: Mapping[str, float]
     standard_errors: Mapping[str, float]
@@ -27,3 +30,4 @@ class WindowResult:
     ceilings: Mapping[str, float]
     counts: Mapping[str, int]
     curves: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -18,7 +18,8 @@ class Rows:
     ``sample``: index of the sample (or sequence) each row comes from; rows of one sample are never neighbours.
     ``view``: which forward call or augmentation it is; single-view signals read view 0.
     ``position``: tells rows of the same sample and view apart (tokens).
-    ``label``: class index, or -1. ``keep``: False for padding.
+    ``label``: class index, or -1. ``group``: site, scanner or speaker, or -1. ``keep``: False for padding.
+    ``target``: regression targets, (n, 0) where there are none, NaN where a row has none.
     """
 
     features: Float[Tensor, "n d"]
@@ -27,6 +28,8 @@ class Rows:
     position: Int64[Tensor, " n"]
     label: Int64[Tensor, " n"]
     keep: Bool[Tensor, " n"]
+    group: Int64[Tensor, " n"]
+    target: Float[Tensor, "n t"]
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
@@ -52,6 +55,8 @@ def build_rows(
     position: Tensor | None = None,
     keep: Tensor | None = None,
     first_sample: int = 0,
+    targets: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Rows:
     """Check the parts of a batch and put them together.
 
@@ -64,6 +69,8 @@ def build_rows(
         position: (n,) place within the sample. None: the rank among the batch's rows of that sample and view.
         keep: (n,) False for padding. None: every row counts.
         first_sample: number of the first row where ``sample_index`` is None.
+        targets: (n,) or (n, t) real regression targets; NaN where a row has none. None: (n, 0).
+        groups: (n,) what should not matter (site, scanner, speaker); negative means unknown. None: unknown.
 
     Raises:
         ValueError: if a shape or type does not fit; the message says which and what was expected.
@@ -94,6 +101,10 @@ def build_rows(
         places = _occurrence(sample, views) if position is None else column("position", position, 0)
     if keep is not None and (keep.shape != (n,) or keep.dtype != torch.bool):
         raise ValueError(f"keep must be {n} booleans, got shape {tuple(keep.shape)} of {keep.dtype}")
+    if targets is not None and (targets.ndim not in (1, 2) or targets.shape[0] != n or targets.is_complex()):
+        raise ValueError(f"targets must be {n} real numbers or vectors, one a row, got shape {tuple(targets.shape)}")
+    target = features.new_empty(n, 0) if targets is None else targets.detach().to(device)
+    target = target[:, None] if target.ndim == 1 else target
     return Rows(
         features=features.detach(),
         sample=sample,
@@ -101,6 +112,8 @@ def build_rows(
         position=places,
         label=column("labels", labels, UNLABELLED).clamp(min=UNLABELLED),
         keep=torch.ones(n, dtype=torch.bool, device=device) if keep is None else keep.to(device),
+        group=column("groups", groups, UNLABELLED).clamp(min=UNLABELLED),
+        target=target if target.dtype == torch.float64 else target.to(torch.float32),
     )
 
 

@@ -24,6 +24,7 @@ def arguments(name: str) -> tuple:
             x, keep, torch.zeros(5, **f64), torch.full((5,), torch.inf, **f64), torch.full((5,), -torch.inf, **f64)
         ),
         "knn": (x, x, 3, groups, groups, True, 2.0),
+        "self_neighbors": (x, 3, groups, keep, 4, 2.0),
     }[name]  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def test_memory_is_fixed_and_as_documented(kind: str) -> None:
         "cheap moments": 12 * d + 16 + 8 * d * d,
         "directions": 16 * d + 16,
         "units": 24 * d + 8,
-        "bank": 300 * (4 * d + 24),
+        "bank": 300 * (4 * d + 32),
     }[kind]
     assert accumulator.memory_bytes == documented
     for batches in (10, 100):

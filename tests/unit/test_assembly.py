@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.assembly import RowAssembler
+from lightning_featgeo.metrics import CATALOG
 
 Y = torch.tensor([3, 1, 2, 0])
 BATCH = (torch.randn(4, 9), Y)
@@ -14,7 +15,8 @@ F = torch.arange(4.0)[:, None].expand(4, 2)
 
 
 def parts(calls: list[Tensor], batch=BATCH, **kwargs):
-    found, size, labelled = RowAssembler(**kwargs).assemble(calls, batch, 100)
+    made = RowAssembler(**kwargs).assemble(calls, batch, 100)
+    found, size, labelled = made.parts, made.samples, "labels" in made.present
     return [part.rows for part in found], size, labelled
 
 
@@ -28,7 +30,7 @@ def test_one_call_is_one_view() -> None:
 
 def test_two_calls_are_two_views_of_the_same_samples() -> None:
     (a, b), _, _ = parts([F, F])
-    found, _, _ = RowAssembler().assemble([F, F], BATCH, 0)
+    found = RowAssembler().assemble([F, F], BATCH, 0).parts
     assert [part.may_hold_first_view for part in found] == [True, False]
     assert torch.equal(a.sample, b.sample)
     assert torch.equal(a.label, b.label)
@@ -67,7 +69,7 @@ def test_views_from_a_callable() -> None:
 
 def test_rows_that_are_no_multiple_of_the_labels_are_unlabelled_and_that_is_stated() -> None:
     assembler = RowAssembler()
-    (part,), _, _ = assembler.assemble([torch.randn(7, 2)], BATCH, 0)
+    (part,) = assembler.assemble([torch.randn(7, 2)], BATCH, 0).parts
     rows = part.rows
     assert rows.label.tolist() == [-1] * 7
     assert rows.sample.unique().numel() == 7
@@ -80,11 +82,10 @@ def test_tokens_share_their_sample_and_take_its_label_or_their_own() -> None:
     assert torch.equal(rows.label, Y.repeat_interleave(3))
     assert rows.position.tolist() == [0, 1, 2] * 4
     own = torch.arange(12).reshape(4, 3)
-    (rows,), _, labelled = parts([x], {"input": x, "labels": own})
+    (rows,), _, _ = parts([x], {"input": x, "labels": own})
     assert torch.equal(rows.label, own.reshape(-1))
     assembler = RowAssembler()
-    _, _, labelled = assembler.assemble([F], {"input": x, "labels": own}, 0)
-    assert not labelled
+    assert not assembler.assemble([F], {"input": x, "labels": own}, 0).present
     assert "not one class a row" in str(assembler.notes)
 
 
@@ -113,12 +114,14 @@ def test_single_view_signals_of_two_views_equal_those_of_one(how: str) -> None:
             a, labels = x[start : start + 100], y[start : start + 100]
             other = a + 0.05 * torch.randn_like(a)
             calls = [a] if views == 1 else ([a, other] if how == "calls" else [torch.cat([a, other])])
-            rows, size, labelled = assembler.assemble(calls, (a, labels), samples)
-            for part in rows:
-                metric.update_rows(part.rows, labelled)
-            samples += size
+            made = assembler.assemble(calls, (a, labels), samples)
+            for part in made.parts:
+                metric.update_rows(part.rows, made.present)
+            samples += made.samples
         results.append(metric.window().values)
-    assert results[0] == pytest.approx(results[1], rel=1e-12)
+    of_views = {name for name, row in CATALOG.items() if "views" in row.requires}
+    assert results[1].keys() - results[0].keys() == of_views
+    assert results[0] == pytest.approx({name: results[1][name] for name in results[0]}, rel=1e-12)
 
 
 def test_views_can_lie_sample_by_sample() -> None:

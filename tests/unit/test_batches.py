@@ -46,7 +46,7 @@ def test_selectors_take_a_key_an_index_or_a_callable() -> None:
         ({"image": X, "labl": Y}, "label", "Did you mean 'labl'"),
         ((X, Y), 5, "has no such part"),
         ((X, Y), "label", "has no such part"),
-        ((X, X), 1, "class labels are integers"),
+        ((X, X[None]), 1, "class labels are integers"),
     ],
 )
 def test_a_selector_that_finds_nothing_says_what_there_is(batch, selector, says: str) -> None:

@@ -10,7 +10,7 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from torchmetrics.image.kid import poly_mmd
 
-from lightning_featgeo.metrics import fidelity
+from lightning_featgeo.metrics import fidelity, outliers
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.rows import build_rows
 from lightning_featgeo.types import Undefined
@@ -82,7 +82,7 @@ def test_mahalanobis_equals_scikit_learn_and_follows_chi_squared() -> None:
     accumulator = MomentsAccumulator(6, 1)
     accumulator.update(build_rows(x, torch.zeros(4000, dtype=torch.int64)))
     classes = accumulator.compute_classes()
-    score = fidelity.mahalanobis_score(x, classes.means, classes.counts, classes.within)
+    score = outliers.mahalanobis_score(x, classes.means, classes.counts, classes.within)
     expected = EmpiricalCovariance().fit(x.double().numpy()).mahalanobis(x.double().numpy())
     np.testing.assert_allclose(score, expected, rtol=1e-8)
     assert float(score.mean()) == pytest.approx(6, rel=1e-3)
@@ -90,7 +90,7 @@ def test_mahalanobis_equals_scikit_learn_and_follows_chi_squared() -> None:
 
 def test_auroc_equals_scikit_learn_with_ties() -> None:
     inside, outside = torch.randn(300).round(decimals=1), (torch.randn(200) + 0.5).round(decimals=1)
-    ours = fidelity.auroc(inside, outside)
+    ours = outliers.auroc(inside, outside)
     assert float(ours.value) == pytest.approx(roc_auc_score([0] * 300 + [1] * 200, torch.cat([inside, outside])))
     assert 0.01 < float(ours.standard_error) < 0.05
 
@@ -98,8 +98,8 @@ def test_auroc_equals_scikit_learn_with_ties() -> None:
 def test_outliers_score_higher() -> None:
     x, _ = digits_features()
     bank, inside, outside = x[:1000], x[1000:], x[1000:].flip(1)
-    a, b = (fidelity.knn_ood_score(q, bank, 10) for q in (inside, outside))
-    assert float(fidelity.auroc(a, b).value) > 0.95
+    a, b = (outliers.knn_ood_score(q, bank, 10) for q in (inside, outside))
+    assert float(outliers.auroc(a, b).value) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_outliers_score_higher() -> None:
     [
         (lambda: fidelity.prdc(torch.randn(5, 2), torch.randn(9, 2), 5), "more than 5 rows, got 5"),
         (lambda: fidelity.kernel_mmd(torch.randn(1, 2), torch.randn(9, 2)), "2 rows in each set"),
-        (lambda: fidelity.knn_ood_score(torch.randn(5, 2), torch.randn(9, 2), 10), "needs 10 rows"),
-        (lambda: fidelity.auroc(torch.zeros(0), torch.ones(2)), "got 0 and 2"),
+        (lambda: outliers.knn_ood_score(torch.randn(5, 2), torch.randn(9, 2), 10), "needs 10 rows"),
+        (lambda: outliers.auroc(torch.zeros(0), torch.ones(2)), "got 0 and 2"),
         (
-            lambda: fidelity.mahalanobis_score(torch.randn(5, 2), torch.zeros(1, 2), torch.tensor([0]), torch.eye(2)),
+            lambda: outliers.mahalanobis_score(torch.randn(5, 2), torch.zeros(1, 2), torch.tensor([0]), torch.eye(2)),
             "no class has a row",
         ),
         (
-            lambda: fidelity.mahalanobis_score(
+            lambda: outliers.mahalanobis_score(
                 torch.randn(5, 2), torch.zeros(1, 2), torch.tensor([9]), torch.zeros(2, 2)
             ),
             "singular",

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from data import digits_features, head
+from data import PLAIN, digits_features, head
 from torch import Tensor, nn
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
@@ -14,8 +14,11 @@ from lightning_featgeo.metrics.catalog import PRESETS, resolve
 from lightning_featgeo.metrics.plan import bank_capacity
 from lightning_featgeo.metrics.rows import build_rows
 
-CLASS_SIGNALS = {name for name, row in CATALOG.items() if "labels" in row.requires}
-NEEDS_MORE_DIMENSIONS = {"alpha_req", "alpha_req_r2"}  # a power law isn't fitted to four eigenvalues
+CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
+TAIL = {"tail_min_angle", "class_volume_tail_gap"}  # three classes, or equal ones, have no tail
+SUBSPACES = {"class_subspace_affinity"}  # of five directions: not in four dimensions
+# A power law isn't fitted to four eigenvalues, there is no window before the first.
+NOT_HERE = {"alpha_req", "alpha_req_r2", "neighbor_churn"} | TAIL | SUBSPACES
 
 
 def test_auto_takes_eight_for_a_classifier_and_six_without_labels() -> None:
@@ -89,7 +92,8 @@ def test_bad_settings_are_refused(arguments: dict, says: str) -> None:
         (lambda m: m.update(torch.randn(4)), "must be .rows, dimensions."),
         (lambda m: m.update(torch.randn(4, 2, 2)), "pool or flatten"),
         (lambda m: m.update(torch.randn(4, 2), torch.zeros(3, dtype=torch.int64)), "labels must be 4 integers"),
-        (lambda m: m.update(torch.randn(4, 2), torch.zeros(4)), "labels must be 4 integers"),
+        (lambda m: m.update(torch.randn(4, 2), torch.zeros(3)), "targets must be 4 real numbers"),
+        (lambda m: m.update(torch.randn(4, 2), groups=torch.zeros(3, dtype=torch.int64)), "groups must be 4 integers"),
         (lambda m: m.update(torch.randn(4, 2), sample_index=torch.zeros(2, dtype=torch.int64)), "sample_index must"),
         (lambda m: m.update(torch.randn(4, 2), view=torch.zeros(2, dtype=torch.int64)), "view must be"),
         (lambda m: m.update(torch.randn(4, 0)), "0 dimensions"),
@@ -114,10 +118,12 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
     metric = GeometryMetric("density")
     metric.update(torch.randn(50, 4))
     assert "knn_accuracy" not in metric.compute()
-    assert metric.left_out == dict.fromkeys(("knn_accuracy", "tolerance"), "needs class labels")
+    assert metric.left_out.keys() == {"knn_accuracy", "tolerance", "alignment", "robustness_index"}
+    assert metric.left_out["tolerance"] == "needs class labels and the first batch has none; pass labels"
+    assert metric.left_out["alignment"].startswith("needs two views")
     metric = GeometryMetric("all")
     metric.update(torch.randn(50, 4), torch.arange(50) % 2)
-    assert set(metric.left_out) == CLASS_SIGNALS
+    assert set(metric.left_out) == CLASS_SIGNALS | set(CATALOG) - PLAIN - {"neighbor_churn"}
     with pytest.raises(ConfigurationError, match="none of the signals"):
         GeometryMetric("neural_collapse").update(torch.randn(50, 4))
 
@@ -166,7 +172,7 @@ def test_never_nan_never_a_crash(case: str) -> None:
     values, _ = everything(*CASES[case])
     assert "n_samples" in values
     if case in ("float16", "bfloat16", "float64", "integers", "huge"):
-        assert values == set(CATALOG) - NEEDS_MORE_DIMENSIONS
+        assert values == PLAIN - NOT_HERE
 
 
 def test_what_is_a_gap_and_why() -> None:
@@ -174,16 +180,16 @@ def test_what_is_a_gap_and_why() -> None:
     values, gaps = everything(*CASES["zero rows"])
     assert "feature_std" in values  # every ReLU dead: this is what must be seen
     assert gaps["mean_resultant"] == "every row is zero: no row has a direction"
-    one_class = set(everything(*CASES["one class"])[1]) - NEEDS_MORE_DIMENSIONS
-    assert one_class == CLASS_SIGNALS - {"knn_accuracy", "coding_rate_reduction", "tolerance"}
-    assert set(everything(*CASES["unlabelled"])[1]) - NEEDS_MORE_DIMENSIONS == CLASS_SIGNALS
+    one_class = set(everything(*CASES["one class"])[1]) - NOT_HERE
+    assert one_class == CLASS_SIGNALS - {"knn_accuracy", "coding_rate_reduction", "tolerance"} - NOT_HERE
+    assert set(everything(*CASES["unlabelled"])[1]) - NOT_HERE == CLASS_SIGNALS - NOT_HERE
     assert "id_mle" in everything(*CASES["fewer rows than k"])[1]
     assert "1 classes" not in str(everything(*CASES["empty class"])[1])
 
 
 def test_labels_out_of_range_make_a_gap_that_names_them() -> None:
     _, gaps = everything(torch.randn(50, 4), torch.arange(50) % 5)
-    assert set(gaps) - NEEDS_MORE_DIMENSIONS == CLASS_SIGNALS
+    assert set(gaps) - NOT_HERE == CLASS_SIGNALS - NOT_HERE
     assert "20 labels are not below num_classes=3 (largest: 4)" in gaps["nc1"]
 
 

@@ -1,0 +1,125 @@
+"""Statistics of a window against another one: the reference (training rows, an earlier window, another loader)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.metrics import fidelity, outliers
+from lightning_featgeo.metrics.bank_statistics import BankStatistics
+from lightning_featgeo.metrics.needs import statistic
+from lightning_featgeo.metrics.sum_statistics import SumStatistics
+from lightning_featgeo.types import Tensor, Undefined
+
+if TYPE_CHECKING:
+    from lightning_featgeo.metrics.statistics import Statistics
+
+
+class ReferenceStatistics(SumStatistics, BankStatistics):
+    """Statistics that read the frozen accumulators of the reference as well."""
+
+    _reference: Statistics | None
+    _no_reference: str
+
+    def _of_reference(self, accumulator: str) -> Statistics:
+        if self._reference is None:
+            raise Undefined(self._no_reference)
+        if accumulator not in self._reference._accumulators:
+            raise Undefined(f"the reference keeps no {accumulator}: give it the same signals")
+        if self._reference.dim != self.dim:
+            raise Undefined(f"the reference has {self._reference.dim} dimensions, this window has {self.dim}")
+        if self._reference._count == 0:
+            raise Undefined("the reference has seen no rows")
+        return self._reference
+
+    @property
+    def _votes_elsewhere(self) -> bool:  # type: ignore[override]
+        r = self._reference
+        return r is not None and "bank" in r._accumulators and bool(r._voters.any())
+
+    @cached_property
+    def _vote(self) -> tuple[Tensor, Tensor]:
+        if not self._votes_elsewhere:
+            return super()._vote
+        bank = self._of_reference("bank")
+        labels = bank.row_labels
+        k = min(self.vote_k, labels.numel())
+        chords, indices = ops.knn(self.unit_labelled_rows, bank.unit_labelled_rows, k)
+        return 1 - chords.square() / 2, labels[indices]
+
+    @statistic("bank", "reference", "reference.bank")
+    def prdc(self) -> Mapping[str, Tensor]:
+        """Precision, recall, density, coverage and their symmetric forms of this bank against the reference's."""
+        return fidelity.prdc(self._of_reference("bank").rows, self.rows)
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_rows(self) -> Tensor:
+        """(m, d) the reference's bank."""
+        return self._of_reference("bank").rows
+
+    @statistic("reference", "reference.moments", "reference.scatter")
+    def reference_mean(self) -> Tensor:
+        """(d,) mean of the reference."""
+        return self._of_reference("moments").mean
+
+    @statistic("reference", "reference.moments", "reference.scatter")
+    def reference_covariance(self) -> Tensor:
+        """(d, d) covariance of the reference."""
+        return self._of_reference("moments").covariance
+
+    @statistic("moments", "scatter", "reference", "reference.moments", "reference.scatter")
+    def sample_covariances(self) -> tuple[Tensor, Tensor]:
+        """(d, d) covariances of this window and of the reference, over n−1."""
+        other = self._of_reference("moments")
+        return tuple(s.covariance * (s._count / max(s._count - 1, 1)) for s in (self, other))
+
+    @statistic("bank", "reference", "reference.bank")
+    def ood_distances(self) -> Tensor:
+        """(n,) distance of each row to its k-th nearest row of the reference's bank, L2-normalised."""
+        return outliers.knn_ood_score(self.rows, self.reference_rows, self._ood_k)
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_ood_distances(self) -> Tensor:
+        """(m,) the same of the reference's rows among each other, themselves left out."""
+        unit = torch.nn.functional.normalize(self.reference_rows.double(), dim=1)
+        return ops.knn(unit, unit, self._ood_k, exclude_self=True)[0][:, -1]
+
+    @cached_property
+    def _ood_k(self) -> int:
+        rows = len(self.reference_rows)
+        if rows <= outliers.OOD_K:
+            raise Undefined(f"needs more than {outliers.OOD_K} rows in the reference's bank, got {rows}")
+        return outliers.OOD_K
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter")
+    def gaussian_distances(self) -> Tensor:
+        """(n,) squared Mahalanobis distance of each row to the reference's one Gaussian."""
+        return outliers.mahalanobis_distances(self.rows, self.reference_mean, self.reference_covariance)
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter", "reference.labels")
+    def class_gaussian_distances(self) -> Tensor:
+        """(n,) squared Mahalanobis distance of each row to the reference's nearest class, tied covariance."""
+        return self._to_classes(self.rows)
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter", "reference.labels")
+    def reference_class_gaussian_distances(self) -> Tensor:
+        """(m,) the same of the reference's own rows."""
+        return self._to_classes(self.reference_rows)
+
+    def _to_classes(self, rows: Tensor) -> Tensor:
+        other = self._of_reference("moments")
+        if not other.has_classes:
+            raise Undefined("the reference has no class statistics: it needs labels and num_classes")
+        return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
+
+    @statistic("moments", "labels")
+    def frequency(self) -> Tensor:
+        """(C,) rows a class that tell head from tail: the reference's where it has classes, else this window's."""
+        r = self._reference
+        if r is not None and r.has_classes and r.class_counts.shape == self.class_counts.shape:
+            return r.class_counts
+        return self.class_counts

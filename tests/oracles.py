@@ -192,9 +192,17 @@ def _tail_min_angle(m: Array, counts: NDArray[np.int64]) -> float | None:
     return float(angles[np.triu_indices(len(angles), 1)].min())
 
 
-def _volume_gap(groups: list[Array], counts: NDArray[np.int64]) -> float:
-    """Only where every class has the same rows to give: m is the rarest's, and which m of a larger class is ours."""
-    raise NotImplementedError("the bank's order decides; see test_class_volumes")
+def _volume_gap(groups: list[Array], counts: NDArray[np.int64]) -> float | None:
+    thirds = _thirds(counts)
+    if thirds is None:
+        return None
+    m, d = int(counts[np.concatenate(thirds)].min()), groups[0].shape[1]
+
+    def volume(c: int) -> float:
+        z = centred(groups[c][:m])
+        return 0.5 * float(np.linalg.slogdet(np.eye(d) + d / m * z.T @ z)[1])
+
+    return float(np.mean([volume(c) for c in thirds[0]]) - np.mean([volume(c) for c in thirds[1]]))
 
 
 def _affinity(groups: list[Array], r: int = 5) -> float | None:
@@ -240,8 +248,8 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     cosines = np.concatenate([s[np.triu_indices(len(s), 1)] for s in same])
     return {
         "tail_min_angle": _tail_min_angle(m, counts),
-        "class_volume_tail_gap": None if _thirds(counts) is None else _volume_gap(groups, counts),
-        "class_subspace_affinity": _affinity([g + origin for g in groups]),
+        "class_volume_tail_gap": _volume_gap(groups, counts),
+        "class_subspace_affinity": _affinity([g[:256] + origin for g in groups]),
         "tolerance": float(cosines.mean()),
         "coding_rate_reduction": rate[0] - sum(rate[1:]),
         "nc2_equinorm_orthogonal": float(raw_norms.std(ddof=1) / raw_norms.mean()),

@@ -203,7 +203,7 @@ class Run:
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
             with self.guarded(f"computing the {window.name} window", stage, loader):
                 compared = None if window.name == self.settings.reference else self.settings.reference
-                closed = window.close(number, epoch, step, reference, compared)
+                closed = window.close(number, epoch, step, reference if compared else None, compared)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
                 self.publisher.publish(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import density, dimension
+from lightning_featgeo.metrics import coding, density, dimension
 from lightning_featgeo.metrics.bank import Bank, BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.needs import statistic
 from lightning_featgeo.types import Tensor, Undefined
@@ -82,6 +82,19 @@ class BankStatistics:
     def row_labels(self) -> Tensor:
         """(n,) classes of the labelled rows that have a direction."""
         return self._bank.labels[self._voters]
+
+    @statistic("bank")
+    def unit_coding_rate(self) -> Tensor:
+        """R of the bank's rows that are not zero."""
+        shared = "class_coding_rates" in self._wanted and bool(self._voters.any())
+        if shared and torch.equal(self._voters, self._has_direction):
+            return self.class_coding_rates[0]
+        return coding.rate(self.unit_rows)
+
+    @statistic("bank", "labels")
+    def class_coding_rates(self) -> tuple[Tensor, Tensor]:
+        """R of the labelled rows, and the average of their classes' R."""
+        return coding.rates_by_class(self.unit_labelled_rows, self.row_labels)
 
     @statistic("bank", "labels")
     def labelled_rows(self) -> Tensor:

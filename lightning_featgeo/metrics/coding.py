@@ -13,38 +13,52 @@ from lightning_featgeo.types import Float, Int64, Tensor, Undefined
 EPSILON_SQUARED = 0.5
 
 
-def _rate(unit: Tensor, dim: int) -> Tensor:
-    """½ ln det(I + d/(nε²)·ZᵀZ), by the smaller of the two Gram matrices (Sylvester's identity)."""
-    n = unit.shape[0]
-    gram = unit.T @ unit if unit.shape[1] <= n else unit @ unit.T
+def rate(unit: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """½ ln det(I + d/(nε²)·ZᵀZ) of L2-normalised rows, by the smaller of the two Gram matrices (Sylvester)."""
+    n, dim = unit.shape
+    if n < 1:
+        raise Undefined("every row is zero: no row has a direction")
+    return _rate_of_gram(unit.T @ unit if dim <= n else unit @ unit.T, n, dim)
+
+
+def _rate_of_gram(gram: Tensor, n: int, dim: int) -> Tensor:
     eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     return 0.5 * torch.linalg.slogdet(eye + dim / (n * EPSILON_SQUARED) * gram).logabsdet
 
 
-def coding_rate(unit_rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Coding rate R = ½ ln det(I + d/(nε²)·ZᵀZ) of L2-normalised rows, in nats, > 0.
+def rates_by_class(
+    unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """R of all labelled rows, and Σ_j n_j/n·R_j over their classes. The classes' Gram matrices add up."""
+    n, dim = unit_labelled_rows.shape
+    if n < 1:
+        raise Undefined("no labelled row has a direction")
+    total = unit_labelled_rows.new_zeros(dim, dim) if dim <= n else None
+    within = unit_labelled_rows.new_zeros(())
+    for label in row_labels.unique().tolist():
+        z = unit_labelled_rows[row_labels == label]
+        outer = z.T @ z if total is not None or len(z) >= dim else None
+        smaller = z @ z.T if outer is None or len(z) < dim else outer
+        within = within + len(z) / n * _rate_of_gram(smaller, len(z), dim)
+        total = total + outer if total is not None and outer is not None else total
+    whole = rate(unit_labelled_rows) if total is None else _rate_of_gram(total, n, dim)
+    return whole, within
+
+
+def coding_rate(unit_coding_rate: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Coding rate R = ½ ln det(I + d/(nε²)·ZᵀZ) of the bank's L2-normalised rows, in nats, > 0.
 
     Raises:
         Undefined: without a row that is not zero.
     """
-    if unit_rows.shape[0] < 1:
-        raise Undefined("every row is zero: no row has a direction")
-    return _rate(unit_rows, unit_rows.shape[1])
+    return unit_coding_rate
 
 
-def coding_rate_reduction(
-    unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"]
-) -> Float[Tensor, ""]:
+def coding_rate_reduction(class_coding_rates: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
     """ΔR = R − Σ_j (n_j/2n) ln det(I + d/(n_jε²)·Z_jᵀZ_j) over labelled rows, in nats, ≥ 0; 0 with one class.
 
     Raises:
         Undefined: without a labelled row that is not zero.
     """
-    n, dim = unit_labelled_rows.shape
-    if n < 1:
-        raise Undefined("no labelled row has a direction")
-    reduction = _rate(unit_labelled_rows, dim)
-    for label in row_labels.unique().tolist():
-        members = unit_labelled_rows[row_labels == label]
-        reduction = reduction - members.shape[0] / n * _rate(members, dim)
-    return reduction.clamp(min=0)
+    whole, within = class_coding_rates
+    return (whole - within).clamp(min=0)

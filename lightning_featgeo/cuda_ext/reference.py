@@ -166,9 +166,10 @@ def knn(
         if kernel_scale > 0:
             kernel_sums[rows] = torch.exp(-kernel_scale * squared).sum(dim=1)
             kernel_counts[rows] = (~barred).sum(dim=1)
-        near = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + _SPARE))
-        measured = _measure(queries[rows], reference, near, squared.gather(1, near), q_norm[:, None] + b_norm[near])
-        _keep_nearest(measured, near, distances[rows[0] : rows[-1] + 1], indices[rows[0] : rows[-1] + 1])
+        part = slice(start, start + len(rows))
+        near, values, crowded = _candidates(squared, q_norm + b_norm.max(), min(k, m), min(m, k + _SPARE))
+        measured = _measure(queries[part], reference, near, values, q_norm[:, None] + b_norm[near])
+        _keep_nearest(*measured, near, crowded, distances[part], indices[part])
     return distances, indices, kernel_sums, kernel_counts
 
 
@@ -209,10 +210,9 @@ def self_neighbors(
         barred = None if alone else (groups[part, None] == groups[None, :]) & (groups[part, None] >= 0)
         _bar(squared, barred, start)
         if k:
-            near = _candidates(squared, norm[part] + norm.max(), min(k, n), min(n, k + _SPARE))
-            scale = norm[part, None] + norm[near]
-            measured = _measure(rows[part], rows, near, squared.gather(1, near), scale)
-            _keep_nearest(measured, near, distances[part], indices[part])
+            near, values, crowded = _candidates(squared, norm[part] + norm.max(), min(k, n), min(n, k + _SPARE))
+            measured = _measure(rows[part], rows, near, values, norm[part, None] + norm[near])
+            _keep_nearest(*measured, near, crowded, distances[part], indices[part])
         if not angles:
             continue
         apart = torch.sub(length[part, None], length[None, :], out=buffers[1][: len(squared)])
@@ -225,11 +225,11 @@ def self_neighbors(
             among = squared if bool(voters.all()) else squared.masked_fill(~voters[None, :], torch.inf)
             spread = (norm[part] + norm.max() + (length[part] + length.max()).square()) * inverse[part]
             width = min(n, vote_k + _SPARE)
-            near = _candidates(among, spread * inverse.max(), min(vote_k, n), width)
+            near, values, crowded = _candidates(among, spread * inverse.max(), min(vote_k, n), width)
             scale = norm[part, None] + norm[near] + (length[part, None] + length[near]).square()
             scale = scale * inverse[part, None] * inverse[near]
-            measured = _measure(unit[part], unit, near, among.gather(1, near), scale)
-            _keep_nearest(measured, near, chords[part], voted[part])
+            measured = _measure(unit[part], unit, near, values, scale)
+            _keep_nearest(*measured, near, crowded, chords[part], voted[part])
         if kernel_scale > 0:
             counts[part] = n - 1 if alone and everything else squared.isfinite().sum(dim=1)
             kernel = squared.mul_(-kernel_scale).exp_()
@@ -248,13 +248,18 @@ def _bar(squared: Tensor, barred: Tensor | None, start: int) -> None:
         squared.masked_fill_(barred, torch.inf)
 
 
-def _keep_nearest(measured: Tensor, near: Tensor, distances: Tensor, indices: Tensor) -> None:
+def _keep_nearest(
+    measured: Tensor, unsure: Tensor, near: Tensor, crowded: Tensor, distances: Tensor, indices: Tensor
+) -> None:
     """The nearest candidates in order, into the rows of the result; what is infinitely far has no index."""
-    order = measured.sort(dim=1, stable=True)  # candidates lie in index order: ties go to the lower index
+    again = unsure | crowded
+    if bool(again.any()):  # elsewhere they lie in order already
+        by_index = near[again].sort(dim=1)
+        order = measured[again].gather(1, by_index.indices).sort(dim=1, stable=True)  # ties go to the lower index
+        measured[again], near[again] = order.values, by_index.values.gather(1, order.indices)
     width = min(distances.shape[1], near.shape[1])
-    distances[:, :width] = order.values[:, :width]
-    chosen = near.gather(1, order.indices)[:, :width]
-    indices[:, :width] = chosen.masked_fill(order.values[:, :width].isinf(), -1)
+    distances[:, :width] = measured[:, :width]
+    indices[:, :width] = near[:, :width].masked_fill(measured[:, :width].isinf(), -1)
 
 
 _SPARE = 8  # candidates beyond k, among which near ties are told apart
@@ -263,8 +268,11 @@ _TYING = 1e-12  # squared distances nearer to each other than this share of the 
 _CANCELLING = 1e-4  # below this share of the norms, a squared distance from the product has lost 4 digits
 
 
-def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> Tensor:
-    """Columns of the ``width`` smallest entries a row, in index order; of many equal ones, those of lowest index."""
+def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of the ``width`` smallest entries a row and those entries, ascending; of many equal ones, the first.
+
+    Also which rows were crowded: so many entries near the k-th that the columns come in no order.
+    """
     values, near = _smallest(squared, width)
     limit = values[:, k - 1]
     slack = 16 * torch.finfo(torch.float64).eps * scale
@@ -274,8 +282,10 @@ def _candidates(squared: Tensor, scale: Tensor, k: int, width: int) -> Tensor:
         last = some.shape[1]
         rank = torch.arange(last, device=some.device).expand_as(some)
         rank = torch.where(some < limit - slack, -1, torch.where(some <= limit + slack, rank, last))
-        near[crowded] = rank.topk(width, dim=1, largest=False).indices
-    return near.sort(dim=1).values
+        columns = rank.topk(width, dim=1, largest=False).indices
+        ordered = some.gather(1, columns).sort(dim=1)
+        values[crowded], near[crowded] = ordered.values, columns.gather(1, ordered.indices)
+    return near, values, crowded
 
 
 def _smallest(squared: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -296,18 +306,16 @@ def _smallest(squared: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return found.values, columns.gather(1, found.indices)
 
 
-def _measure(queries: Tensor, reference: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> Tensor:
+def _measure(queries: Tensor, reference: Tensor, near: Tensor, squared: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the candidates: from the product where that is accurate, by subtraction where it is not.
 
     By subtraction also where two candidates are nearly equally far, so that exact ties (pixels, lattices, copies) are
-    seen as ties and not decided by round-off.
+    seen as ties and not decided by round-off. Also returned: in which rows that happened, so that order may be lost.
     """
-    ordered = squared.sort(dim=1)
-    close = torch.zeros_like(squared, dtype=torch.bool)
-    tied = ordered.values.diff(dim=1) < _TYING * scale[:, :-1]
-    close[:, 1:] |= tied
-    close[:, :-1] |= tied
-    again = torch.zeros_like(close).scatter_(1, ordered.indices, close) | (squared < _CANCELLING * scale)
+    again = squared < _CANCELLING * scale
+    tied = squared.diff(dim=1) < _TYING * scale[:, :-1]
+    again[:, 1:] |= tied
+    again[:, :-1] |= tied
     distances = squared.sqrt()
     at, column = (again & squared.isfinite()).nonzero(as_tuple=True)
     step = max(1, _TILE_ELEMENTS // max(1, queries.shape[1]))
@@ -315,4 +323,4 @@ def _measure(queries: Tensor, reference: Tensor, near: Tensor, squared: Tensor, 
         i, j = at[start : start + step], column[start : start + step]
         difference = queries[i].double() - reference[near[i, j]].double()  # exact: both were fp32 or are float64
         distances[i, j] = torch.linalg.vector_norm(difference, dim=1)
-    return distances
+    return distances, again.any(dim=1)

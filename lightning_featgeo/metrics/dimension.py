@@ -131,7 +131,8 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
 
     Source: Denti, Doimo, Laio & Mira (2022), "The generalized ratios intrinsic dimension estimator". n₁ = 1 is TwoNN by
     maximum likelihood without the 10 % cut. A dimension that stays over scales can be trusted further than one that
-    falls with n₁ (noise at the small scale) or rises.
+    falls with n₁ (noise at the small scale) or rises. The first term of the score is (n−1)/d instead of n/d, which
+    makes n₁ = 1 unbiased; DADApy does the same.
 
     Args:
         distances: to the nearest neighbours, ascending, at least 2·n₁ of them; inf where there is none.
@@ -159,7 +160,7 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
         # L/(1−e^{−dL}) → 1/d as L → 0: ties need no special case beyond the limit
         decay = -torch.expm1(-d * log_mu)
         term = torch.where(log_mu > 0, log_mu / torch.where(decay > 0, decay, 1.0), 1.0 / d)
-        return float(n / d + between * term.sum() - (n2 - 1) * log_mu.sum())
+        return float((n - 1) / d + between * term.sum() - (n2 - 1) * log_mu.sum())
 
     low, high = 1e-4, 1.0
     while score(high) > 0 and high < 1e8:

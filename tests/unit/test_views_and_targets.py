@@ -3,8 +3,8 @@
 import io
 
 import numpy as np
+import oracles
 import pytest
-import skdim
 import torch
 from torch import Tensor
 
@@ -27,28 +27,17 @@ def streamed(signals, parts: tuple[Tensor, ...], batch: int = 100, **settings) -
     return metric
 
 
-def lidar_oracle(groups: np.ndarray) -> float:
-    s, q, d = groups.shape
-    means = groups.mean(1)
-    between = np.cov(means.T)
-    within = sum((g - g.mean(0)).T @ (g - g.mean(0)) for g in groups) / (s * (q - 1)) + 1e-4 * np.eye(d)
-    values, vectors = np.linalg.eigh(within)
-    root = vectors @ np.diag(values**-0.5) @ vectors.T
-    lam = np.clip(np.linalg.eigvalsh(root @ between @ root), 0, None)
-    p = lam[lam > 0] / lam.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
-
-
 @pytest.mark.parametrize("count", [2, 3])
 def test_lidar_and_alignment_equal_their_definitions(count: int) -> None:
     base = two_views()
     parts = (*base, base[0] + 0.1)[:count]
     ours = streamed(["lidar", "alignment"], parts).window()
     groups = np.stack([p.double().numpy() for p in parts], axis=1)
-    assert ours.values["lidar"] == pytest.approx(lidar_oracle(groups), rel=1e-10)
+    truth = oracles.views(groups)
+    assert ours.values["lidar"] == pytest.approx(truth["lidar"], rel=1e-10)
+    assert ours.values["alignment"] == pytest.approx(truth["alignment"], rel=1e-12)
     unit = groups / np.linalg.norm(groups, axis=2, keepdims=True)
     pairs = [((unit[:, i] - unit[:, j]) ** 2).sum(1) for i in range(count) for j in range(i)]
-    assert ours.values["alignment"] == pytest.approx(np.mean(pairs), rel=1e-12)
     assert ours.standard_errors["alignment"] == pytest.approx(np.mean(pairs, 0).std(ddof=1) / len(unit) ** 0.5)
 
 
@@ -56,7 +45,7 @@ def test_lidar_of_fewer_samples_than_dimensions_stays_below_its_ceiling() -> Non
     parts = two_views(10, 40)
     ours = streamed("lidar", parts).window().values["lidar"]
     groups = np.stack([p.double().numpy() for p in parts], axis=1)
-    assert ours == pytest.approx(lidar_oracle(groups), rel=1e-6)
+    assert ours == pytest.approx(oracles.views(groups)["lidar"], rel=1e-6)
     assert ours <= 9
 
 
@@ -121,13 +110,8 @@ def test_regression_signals_equal_their_definitions() -> None:
     for start in range(0, len(x), 90):
         metric.update(x[start : start + 90], targets[start : start + 90])
     ours = metric.window()
-    h = x.double().numpy() - x.double().numpy().mean(0)
-    top = np.linalg.svd(h, full_matrices=False)[2][:3]
-    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
-    residual = unit - unit @ top.T @ top
-    assert ours.values["nrc1"] == pytest.approx((residual**2).sum(1).mean(), rel=1e-9)
-    features, of_targets = (skdim.id.TwoNN().fit(v.double().numpy()).dimension_ for v in (x, targets))
-    assert ours.values["id_ratio"] == pytest.approx(features / of_targets, rel=1e-7)
+    for name, value in oracles.regression(x.double().numpy(), targets.double().numpy()).items():
+        assert ours.values[name] == pytest.approx(value, rel=1e-7)
     assert 0 < ours.standard_errors["id_ratio"] < 0.5
 
 

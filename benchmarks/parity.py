@@ -1,0 +1,177 @@
+"""Every signal against the library or formula that people cite, on ten data sets of different kind.
+
+    python benchmarks/parity.py [--out benchmarks/results/parity.md]
+
+The other side of each comparison is in tests/oracles.py: float64 two-pass formulas in NumPy and SciPy, mpmath,
+scikit-learn, prdc 0.2, torchmetrics; and below the table scikit-dimension 0.5 and DADApy 0.3.4. DADApy needs
+numpy < 2, so its rows are filled only in an environment of that kind: pip install "numpy<2" dadapy==0.3.4
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import skdim
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import data
+import oracles
+
+from lightning_featgeo import GeometryMetric
+from lightning_featgeo.metrics import CATALOG, dimension
+from lightning_featgeo.metrics.catalog import resolve
+
+with contextlib.suppress(ImportError):
+    from dadapy import Data
+
+
+def trained_digits(epochs: int) -> tuple[Tensor, Tensor]:
+    """Penultimate features of a small network on digits after so many epochs."""
+    torch.manual_seed(0)
+    x, y = data.digits()
+    body, classifier = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU()), nn.Linear(32, 10)
+    optimizer = torch.optim.Adam([*body.parameters(), *classifier.parameters()], lr=3e-3)
+    for _ in range(epochs):
+        for part in torch.randperm(len(x)).split(128):
+            optimizer.zero_grad()
+            cross_entropy(classifier(body(x[part] / 16)), y[part]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return body(x / 16), y
+
+
+DATA = {
+    "digits, early": lambda: trained_digits(1),
+    "digits, late": lambda: trained_digits(60),
+    "curved manifold": data.curved_manifold,
+    "duplicates": data.heavy_duplicates,
+    "mean 1000": data.far_from_origin,
+    "rank 5, d = 2048": data.rank_five,
+    "NC1 1e-8": data.nearly_collapsed,
+    "NC1 1e-8, mean 1000": lambda: data.nearly_collapsed(1000.0),
+    "40 classes, d = 12": data.more_classes_than_dimensions,
+    "long tail": data.long_tailed,
+}
+
+
+def fill(metric: GeometryMetric, x: Tensor, y: Tensor, first: int = 0) -> GeometryMetric:
+    for start in range(0, len(x), 128):
+        index = torch.arange(start, min(start + 128, len(x)))
+        metric.update(x[index], y[index], sample_index=first + index)
+    return metric
+
+
+def relative(ours: float, truth: float) -> float:
+    return abs(ours - truth) / abs(truth) if truth else abs(ours)
+
+
+def differences(x: Tensor, y: Tensor) -> dict[str, float]:
+    """Relative difference of every signal that both sides define."""
+    classes = int(y.max()) + 1
+    head = data.head(classes, x.shape[1])
+    metric = fill(GeometryMetric("all", num_classes=classes, head=head), x, y)
+    found = metric.window().values
+    order = metric.accumulators["bank"].compute().samples  # which of tied or too many rows count is the bank's choice
+    weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
+    truth = oracles.every_signal(x[order].double().numpy(), y[order].numpy(), weight, bias)
+    # every second row is the reference of the others
+    signals = ["fidelity", "ood", "knn_accuracy"]
+    reference, window = (
+        fill(GeometryMetric(signals, num_classes=classes, has_reference=True), x[i::2], y[i::2]) for i in (0, 1)
+    )
+    pairs = [(x[i::2].double().numpy(), y[i::2].numpy()) for i in (0, 1)]
+    against = oracles.compared(*pairs[0], *pairs[1])
+    found |= {k: v for k, v in window.window(reference=reference).values.items() if k in resolve(["fidelity", "ood"])}
+    truth |= {k: v for k, v in against.items() if k != "knn_accuracy"}
+    # a second view, and two targets, made of the features
+    other = x + 0.1 * x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    two = GeometryMetric(["lidar", "alignment"])
+    for view, rows in enumerate((x, other)):
+        two.update(rows, sample_index=torch.arange(len(x)), view=view)
+    found |= two.window().values
+    kept = two.accumulators["views"].compute().double().numpy()
+    truth |= oracles.views(kept)
+    targets = x[:, :2] + 0.05 * x[:, :2].std() * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(2))
+    regression = GeometryMetric("regression")
+    regression.update(x, targets)
+    found |= regression.window().values
+    truth |= oracles.regression(x.double().numpy(), targets.double().numpy())
+    return {name: relative(found[name], v) for name, v in truth.items() if v is not None and name in found}
+
+
+def libraries(x: Tensor) -> dict[str, float]:
+    """Intrinsic dimensions against the libraries themselves, on the same float32 rows."""
+    rows = np.unique(x.double().numpy(), axis=0)  # the libraries divide by a distance of zero,
+    rows = rows - rows.mean(0)  # and search neighbours by products, which a far origin cancels
+    r = torch.tensor(oracles.distances(rows, 20))
+    ours = {"TwoNN, scikit-dimension": (float(dimension.id_two_nn(r).value), skdim.id.TwoNN().fit(rows).dimension_)}
+    mle = skdim.id.MLE().fit(rows, n_neighbors=20, comb="mle").dimension_
+    ours["MLE k = 20, scikit-dimension"] = float(dimension.id_mle(r).value), mle
+    if "Data" in globals():
+        # DADApy finds neighbours itself in float64
+        ids, errors, _ = Data(rows, verbose=False).return_id_scaling_gride(range_max=16)
+        for at, n1 in enumerate((1, 2, 4, 8)):
+            estimate = dimension.id_gride(r, n1)
+            ours[f"GRIDE n₁ = {n1}, DADApy"] = float(estimate.value), float(ids[at])
+            ours[f"GRIDE n₁ = {n1}, its error, DADApy"] = float(estimate.standard_error), float(errors[at])
+    return {name: relative(*pair) for name, pair in ours.items()}
+
+
+def table(rows: list[str], columns: dict[str, dict[str, float]], first: str) -> list[str]:
+    cells = [[f"{c[r]:.0e}" if r in c else "–" for c in columns.values()] for r in rows]
+    largest = [max((c[r] for c in columns.values() if r in c), default=None) for r in rows]
+    lines = [f"| {first} | largest | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for name, row, worst in zip(rows, cells, largest, strict=True):
+        shown = f"`{name}`" if name in CATALOG else name
+        lines.append(f"| {shown} | {'–' if worst is None else f'**{worst:.0e}**'} | " + " | ".join(row) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    columns, peers = {}, {}
+    for name, make in DATA.items():
+        print(f"{name} …", file=sys.stderr, flush=True)
+        x, y = make()
+        columns[name] = differences(x, y)
+        peers[name] = libraries(x)
+    lines = [
+        "# Parity",
+        "",
+        f"Relative difference to the float64 formula or library named on [each signal's page](../../docs/signals), for "
+        f"float32 features. torch {torch.__version__}, numpy {np.__version__}, {platform.machine()} CPU. Command: "
+        "`python benchmarks/parity.py`",
+        "",
+        *table(list(CATALOG), columns, "signal"),
+        "",
+        "`–`: undefined there (a singular covariance, too few eigenvalues, no tail), or compared in the tests only "
+        "(`neighbor_churn`, `robustness_index`). `id_gride_*`: the oracle's scalar minimiser stops at 1e-8; DADApy's "
+        "own values are below. `frechet_distance`: torchmetrics' formula in the coordinates of the rows' span; in all "
+        "2,048 dimensions of the rank-5 data it reads 65.714 and ours 65.745, which is what both read in the span.",
+        "",
+        "Intrinsic dimension against the libraries themselves, on the same rows without copies (with them, they give 0 "
+        "or NaN) and centred (their neighbour search by products loses digits far from the origin):",
+        "",
+        *table(sorted({r for c in peers.values() for r in c}), peers, "estimator"),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

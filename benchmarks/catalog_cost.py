@@ -70,11 +70,11 @@ def main() -> None:
         "# Cost of a window",
         "",
         f"n = {args.n:,} rows, {CLASSES} classes; seconds. torch {torch.__version__}, {torch.get_num_threads()} "
-        f"threads, {platform.machine()} CPU, ops: {backend_info()['backend']}. Command: `python benchmarks/catalog_cost.py`",
+        f"threads, {platform.machine()} CPU, ops: {backend_info()['backend']}. Command: "
+        "`python benchmarks/catalog_cost.py`",
         "",
-        "| d | bank | "
-        + " | ".join(columns)
-        + ' | "all" over search + eigenvalues | over search with votes + eigenvalues |',
+        "| d | bank | " + " | ".join(columns) + ' | "all" over search + eigenvalues '
+        "| over search with votes + eigenvalues |",
         "|---|---|" + "---|" * (len(columns) + 2),
     ]
     for (d, bank), t in found.items():

@@ -113,7 +113,9 @@ def knn_accuracy(
     vote_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
 ) -> Estimate:
-    """Leave-one-out accuracy of a weighted vote among the k nearest labelled rows, weight exp(cos/0.07), in [0, 1].
+    """Accuracy of a vote among the k nearest labelled rows, weight exp(cos/0.07), in [0, 1].
+
+    The voters are the rows of the reference if there is one, else the other rows of the bank (leave-one-out).
 
     Args:
         vote_similarities: cosine to each neighbour; −inf where there is none.
@@ -129,13 +131,13 @@ def knn_accuracy(
     n = row_labels.numel()
     if n < 2 or vote_similarities.shape[1] == 0:
         raise Undefined(f"a leave-one-out vote needs at least 2 labelled rows with a direction, got {n}")
-    classes = int(row_labels.max()) + 1
+    classes = int(torch.maximum(row_labels.max(), vote_labels.max())) + 1  # voters may have classes that rows have not
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
     weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE)  # the common factor doesn't change a vote
     votes = torch.zeros(n, classes, dtype=torch.float64, device=weights.device)
-    votes.scatter_add_(1, vote_labels.clamp(min=0, max=classes - 1), weights.double())
+    votes.scatter_add_(1, vote_labels.clamp(min=0), weights.double())
     right = (votes.argmax(dim=1) == row_labels).double().mean()
     return Estimate(right, (right * (1 - right) / n).sqrt(), n)
 

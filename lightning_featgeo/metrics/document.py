@@ -10,6 +10,7 @@ import inspect
 import re
 from pathlib import Path
 
+from lightning_featgeo.metrics.bank_statistics import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.catalog import CATALOG, Signal
 
 _DIRECTIONS = {
@@ -24,13 +25,23 @@ _COSTS = {
     "directions": "sums over d a batch",
     "units": "sums over d a batch",
     "bank": "a bank of rows",
+    "views": "a bank of all views",
+    "reference": "the reference's accumulators",
+}
+_INPUTS = {
     "labels": "class labels",
     "head": "the head's weight",
+    "targets": "floating-point labels (regression targets)",
+    "groups": "the group of each row (`groups=`)",
+    "earlier": "the same samples in the window before",
+    "reference": "a reference (`reference=`)",
 }
-_NEIGHBOR_STATISTICS = {
-    "distances", "neighbor_indices", "log_density", "local_dimension", "vote_similarities", "vote_labels",
-    "kernel_sums", "kernel_counts",
-}  # fmt: skip
+_SEARCHES = {
+    "prdc": "two neighbour searches and two passes over all pairs of the two banks",
+    "ood_distances": "a neighbour search in the reference's bank",
+    "reference_ood_distances": "a neighbour search within the reference's bank",
+    "reference_rows": "passes over all pairs of the two banks",
+}
 
 
 def _documented(signal: Signal) -> str:
@@ -56,16 +67,17 @@ def undefined(signal: Signal) -> str:
 
 def cost(signal: Signal) -> str:
     """What it makes the monitor do; shared with every other signal of the same needs."""
-    parts = [text for key, text in _COSTS.items() if key in signal.requires and key not in ("labels", "head")]
-    if _NEIGHBOR_STATISTICS & set(signal.needs):
+    parts = [text for key, text in _COSTS.items() if key in signal.requires]
+    if (BY_DISTANCE | BY_ANGLE | {"target_distances"}) & set(signal.needs):
         parts.append("one self-neighbour search of the bank a window")
+    parts += [text for need, text in _SEARCHES.items() if need in signal.needs]
     return ", ".join(parts) if parts else "nothing beyond a count"
 
 
 def page(signal: Signal) -> str:
     """One signal as Markdown."""
     needs = ", ".join(f"`{need}`" for need in signal.needs)
-    inputs = [_COSTS[key] for key in ("labels", "head") if key in signal.requires]
+    inputs = [text for key, text in _INPUTS.items() if key in signal.requires]
     ceiling = signal.value_range.split(", ", 1)[-1][:-1] if signal.ceiling else "none that depends on n"
     rows = {
         "Definition": formula(signal),

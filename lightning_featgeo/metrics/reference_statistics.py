@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import fidelity, outliers
+from lightning_featgeo.metrics import fidelity, outliers, spectrum
 from lightning_featgeo.metrics.bank_statistics import BankStatistics
 from lightning_featgeo.metrics.needs import statistic
 from lightning_featgeo.metrics.sum_statistics import SumStatistics
@@ -50,6 +50,13 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         k = min(self.vote_k, labels.numel())
         chords, indices = ops.knn(self.unit_labelled_rows, bank.unit_labelled_rows, k)
         return 1 - chords.square() / 2, labels[indices]
+
+    @statistic("bank")
+    def bank_gram_power(self) -> Tensor:
+        """‖XᵀX‖²_F of the bank's centred rows; from the covariance where the bank holds every row."""
+        if "covariance" in self._wanted and len(self.rows) == self._count:
+            return (self.covariance * self._count).square().sum()
+        return spectrum.gram_power(self.rows)
 
     @statistic("bank", "reference", "reference.bank")
     def prdc(self) -> Mapping[str, Tensor]:

@@ -109,7 +109,7 @@ SIGNALS: tuple[Signal, ...] = (
            bias="about 1/n for a uniform spread",
            parity="squared mean resultant length; scipy.stats.directional_stats().mean_resultant_length², "
                   "zero rows left out"),
-    Signal("participation_ratio_corrected", spectrum.participation_ratio_corrected, ("rows",),
+    Signal("participation_ratio_corrected", spectrum.participation_ratio_corrected, ("rows", "bank_gram_power"),
            "higher", "dimensions", "(0, ∞)", "Himeno & Yamada 2014; bias: arXiv 2509.26560", ("spectrum",),
            ceiling=_centred_ceiling,
            bias="unbiased numerator and denominator; the ratio keeps a bias of order 1/n",

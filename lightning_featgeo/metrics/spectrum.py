@@ -198,11 +198,22 @@ def spectral_spread(eigenvalues: Float[Tensor, " r"], dim: int) -> Float[Tensor,
     return (shares.cumsum(0) - diagonal).sum() / ((dim - 1) / 2)
 
 
-def participation_ratio_corrected(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+def gram_power(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """‖XᵀX‖²_F of centred rows: the sum of their scatter's squared eigenvalues."""
+    x = rows.double()
+    x = x - x.mean(dim=0)
+    return (x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T).square().sum()
+
+
+def participation_ratio_corrected(rows: Float[Tensor, "n d"], bank_gram_power: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Participation ratio with unbiased (trΣ)² and trΣ² (Himeno & Yamada, 2014), for any distribution with 4 moments.
 
     The plain ratio is biased low at small n (arXiv 2509.26560); this one is consistent from a few hundred
     rows on, computed on the bank's rows. It may exceed d by its own noise.
+
+    Args:
+        rows: the bank's.
+        bank_gram_power: their :func:`gram_power`.
 
     Raises:
         Undefined: with fewer than 4 rows, or if the estimate of trΣ² is not positive.
@@ -212,8 +223,7 @@ def participation_ratio_corrected(rows: Float[Tensor, "n d"]) -> Float[Tensor, "
         raise Undefined(f"needs at least 4 rows, got {n}")
     x = rows.double()
     x = x - x.mean(dim=0)
-    gram = x.T @ x if x.shape[1] <= n else x @ x.T
-    square = gram.square().sum() / (n - 1) ** 2
+    square = bank_gram_power / (n - 1) ** 2
     length = x.square().sum(dim=1)
     trace = length.sum() / (n - 1)
     fourth = length.square().sum() / (n - 1)

@@ -25,12 +25,17 @@ def test_any_batch_gives_finite_values_or_reasons(data: st.DataObject) -> None:
     few = st.sampled_from([0.0, 1.0, -1.0, 2.0**-100, 2.0**100])
     x = torch.from_numpy(data.draw(arrays("float32", shape, elements=st.one_of(few, values))).copy())
     y = torch.tensor(data.draw(st.lists(st.integers(-100, 4), min_size=shape[0], max_size=shape[0])))
-    metric = GeometryMetric("all", num_classes=4, head=torch.nn.Linear(shape[1], 4), bank_size=16, k=3, knn_vote_k=5)
+    head = torch.nn.Linear(shape[1], 4)
+    small = {"bank_size": 16, "k": 3, "knn_vote_k": 5}
+    metric = GeometryMetric("all", num_classes=4, head=head, has_reference=True, **small)
+    targets = GeometryMetric("regression", **small)
     for part in torch.arange(shape[0]).split(7):
-        metric.update(x[part], y[part])
-    window = metric.window()
-    assert all(math.isfinite(v) for v in [*window.values.values(), *window.standard_errors.values()])
-    assert set(window.values) | set(window.gaps) == set(metric.signals or ())
+        for view, rows in enumerate((x, x.flip(0))):
+            metric.update(rows[part], y[part], part, view, groups=y[part])
+        targets.update(x[part], x.flip(0)[part])
+    for window, asked in ((metric.window(reference=metric), metric.signals), (targets.window(), targets.signals)):
+        assert all(math.isfinite(v) for v in [*window.values.values(), *window.standard_errors.values()])
+        assert set(window.values) | set(window.gaps) == {*(asked or ()), "n_samples"}
 
 
 @settings(max_examples=40, deadline=None)

@@ -93,6 +93,14 @@ def test_serve_keeps_what_others_read_and_nothing_more() -> None:
             assert "reference" in CATALOG[name].requires or name == "knn_accuracy"
 
 
+def test_voters_may_have_classes_that_the_window_has_not() -> None:
+    (x, y), (z, _) = halves()
+    reference, window = metrics((x, y), (z[:200], torch.zeros(200, dtype=torch.int64)), ["knn_accuracy"])
+    truth = oracles.compared(x.double().numpy(), y.numpy(), z[:200].double().numpy(), torch.zeros(200).numpy())
+    assert window.window(reference=reference).values["knn_accuracy"] == pytest.approx(truth["knn_accuracy"])
+    assert 0 < truth["knn_accuracy"] < 0.5
+
+
 def test_head_and_tail_are_told_by_the_reference_where_the_window_is_balanced() -> None:
     x, y = long_tailed()
     balanced = torch.cat([(y == c).nonzero()[:12, 0] for c in range(9)])

@@ -258,7 +258,7 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     return {
         "tail_min_angle": _tail_min_angle(m, counts),
         "class_volume_tail_gap": _volume_gap(groups, counts),
-        "class_subspace_affinity": _affinity([g[:256] + origin for g in groups]),
+        "class_subspace_affinity": _affinity([g[:128] + origin for g in groups]),
         "tolerance": float(cosines.mean()),
         "coding_rate_reduction": rate[0] - sum(rate[1:]),
         "nc2_equinorm_orthogonal": float(raw_norms.std(ddof=1) / raw_norms.mean()),

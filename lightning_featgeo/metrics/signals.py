@@ -298,7 +298,7 @@ SIGNALS: tuple[Signal, ...] = (
            "lower", "1", "[0, 1]", "Soltanolkotabi & Candès 2012", ("neural_collapse",),
            bias="random subspaces read about √(5/d)",
            parity="scipy.linalg.subspace_angles' cosines, root mean square, of the first 5 uncentred directions of at "
-                  "most 256 rows a class"),
+                  "most 128 rows a class"),
     Signal("nrc1", regression.nrc1, ("rows_with_target", "targets", "mean", "principal_directions"),
            "none", "1", "[0, 1]", "Andriopoulos et al. 2024, arXiv 2409.04180", ("regression",),
            bias="low at n < d",

@@ -11,7 +11,7 @@ import torch
 from lightning_featgeo.types import Float, Int64, Tensor, Undefined
 
 SUBSPACE_RANK = 5
-SUBSPACE_ROWS = 256
+SUBSPACE_ROWS = 128
 
 
 def principal_angles(basis: Float[Tensor, "d p"], other: Float[Tensor, "e q"]) -> Float[Tensor, " r"]:
@@ -44,7 +44,7 @@ def class_subspace_affinity(
     """Mean over pairs of classes of √(Σcos²θ/r) between their first r = 5 principal subspaces, in [0, 1].
 
     θ are the principal angles of the spans of the classes' first r right singular vectors (rows not centred). 0: every
-    class has directions of its own; 1: all use the same. Random subspaces read about √(r/d). Of each class at most 256
+    class has directions of its own; 1: all use the same. Random subspaces read about √(r/d). Of each class at most 128
     rows of the bank count.
 
     Args:

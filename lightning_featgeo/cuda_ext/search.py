@@ -1,0 +1,279 @@
+"""Exact neighbour search in plain torch: products of float64 rows tile by tile, and subtraction wherever they cancel.
+
+A tile's squared distances come from one product of centred rows. What lies so near that the product has lost digits, or
+so close to the k-th neighbour that round-off could decide, is measured again by subtraction, which is exact for float32
+rows: copies are exactly zero apart, ties are ties (and go to the lower index), and the neighbours are the true ones
+also where lengths differ by many orders. The distance matrix is never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+_TILE_ELEMENTS = 2**21  # 16 MiB of float64 distances at a time: about what stays in a cache
+_SPARE = 8  # candidates beyond k, among which near ties are told apart
+_EPS = torch.finfo(torch.float64).eps
+_TYING = 1e-12  # squared distances nearer to each other than this share of the norms may be equal
+_CANCELLING = 1e-4  # below this share of the norms, a squared distance from the product has lost 4 digits
+_SHORT = 1e-3  # rows below this share of the longest get chords from a product of their own
+
+
+def knn(
+    queries: Tensor,
+    reference: Tensor,
+    k: int,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+    exclude_self: bool,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.knn_with_kernel`."""
+    n, m = queries.shape[0], reference.shape[0]
+    device = queries.device
+    distances, indices = _empty_table(n, k, device)
+    kernel_sums = torch.zeros(n, dtype=torch.float64, device=device)
+    kernel_counts = torch.zeros(n, dtype=torch.int64, device=device)
+    if n == 0 or m == 0:
+        return distances, indices, kernel_sums, kernel_counts
+    points = _Points(queries, reference)
+    centre = reference.double().mean(dim=0)
+    b = reference.double() - centre
+    b_norm = b.square().sum(dim=1)
+    columns = torch.arange(m, device=device)
+    tile = max(1, _TILE_ELEMENTS // m)
+    for start in range(0, n, tile):
+        part = slice(start, min(start + tile, n))
+        q = queries[part].double() - centre
+        q_norm = q.square().sum(dim=1)
+        squared = (q_norm[:, None] + b_norm[None, :]).addmm_(q, b.T, alpha=-2.0)
+        barred = torch.zeros_like(squared, dtype=torch.bool)
+        if exclude_self:
+            barred |= columns[None, :] == columns.new_tensor(range(part.start, part.stop))[:, None]
+        if query_groups is not None and reference_groups is not None:
+            mine = query_groups[part, None]
+            barred |= (mine == reference_groups[None, :]) & (mine >= 0)
+        squared.masked_fill_(barred, torch.inf)
+        if kernel_scale > 0:
+            kernel_sums[part] = torch.exp(-kernel_scale * squared.clamp(min=0.0)).sum(dim=1)
+            kernel_counts[part] = (~barred).sum(dim=1)
+        distances[part], indices[part] = _nearest(squared, points, start, k, q_norm, b_norm, _euclidean_error(q_norm))
+    return distances, indices, kernel_sums, kernel_counts
+
+
+def self_neighbors(
+    rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.self_neighbors`.
+
+    With u the length of a row, the squared chord of two directions is (‖x−y‖² − (u_x−u_y)²)/(u_x·u_y): a tile of
+    squared distances becomes one of chords without another product, and loses nothing to a far origin. Only rows far
+    shorter than the longest take a product of unit rows.
+    """
+    n, device = rows.shape[0], rows.device
+    distances, indices = _empty_table(n, k, device)
+    chords, voted = _empty_table(n, vote_k, device)
+    sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    if n == 0:
+        return distances, indices, chords, voted, sums, squares, counts
+    wide = rows.double()
+    centred = wide - wide.mean(dim=0)
+    norm, length = centred.square().sum(dim=1), torch.linalg.vector_norm(wide, dim=1)
+    directed = length > 0
+    inverse = torch.where(directed, 1.0 / length, 0.0)
+    unit = wide * inverse[:, None]
+    short = directed & (length < _SHORT * length.max())
+    shorts = short.nonzero().squeeze(1)
+    # round-off of a squared chord, for rows that are not short, in units of eps
+    spread = norm + norm.max() + (length + length.max()).square()
+    spread = torch.where(short, 4.0, spread * inverse * torch.where(short, 0.0, inverse).max()).clamp(min=4.0)
+    ones = torch.ones_like(length)
+    voters = voters & directed
+    angles, everything = bool(vote_k) or kernel_scale > 0, bool(directed.all())
+    grouped = groups[groups >= 0]
+    alone = grouped.unique().numel() == grouped.numel()  # then a row bars nobody but itself
+    points, directions = _Points(rows, rows), _Points(unit, unit)
+    tile = max(1, _TILE_ELEMENTS // n)
+    buffers = [wide.new_empty(min(tile, n), n) for _ in range(2 if angles else 1)]  # once: fresh pages are slow
+    for start in range(0, n, tile):
+        part = slice(start, min(start + tile, n))
+        squared = torch.add(norm[part, None], norm[None, :], out=buffers[0][: part.stop - start])
+        squared.addmm_(centred[part], centred.T, alpha=-2.0)
+        barred = None if alone else (groups[part, None] == groups[None, :]) & (groups[part, None] >= 0)
+        _bar(squared, barred, start)
+        if k:
+            error = _euclidean_error(norm[part])
+            distances[part], indices[part] = _nearest(squared, points, start, k, norm[part], norm, error)
+        if not angles:
+            continue
+        apart = torch.sub(length[part, None], length[None, :], out=buffers[1][: len(squared)])
+        squared.addcmul_(apart, apart, value=-1.0)
+        squared.mul_(inverse[part, None]).mul_(inverse[None, :])
+        if shorts.numel():
+            mine = short[part].nonzero().squeeze(1)
+            squared[:, shorts] = 2 - 2 * unit[part] @ unit[shorts].T
+            squared[mine] = 2 - 2 * unit[part][mine] @ unit.T
+        if shorts.numel() or not everything:
+            squared.masked_fill_(~directed[None, :], torch.inf)  # and inf × 0 is NaN
+            _bar(squared, barred, start)
+        if vote_k:
+            among = squared if bool(voters.all()) else squared.masked_fill(~voters[None, :], torch.inf)
+            error = _fixed_error(spread[part])
+            # lengths of 1: what cancels is told by the chord alone
+            chords[part], voted[part] = _nearest(among, directions, start, vote_k, ones[part], ones, error)
+        if kernel_scale > 0:
+            counts[part] = n - 1 if alone and everything else squared.isfinite().sum(dim=1)
+            kernel = squared.mul_(-kernel_scale).exp_()
+            sums[part], squares[part] = kernel.sum(dim=1), torch.linalg.vector_norm(kernel, dim=1).square()
+    chords.masked_fill_(~voters[:, None], torch.inf)
+    voted.masked_fill_(~voters[:, None], -1)
+    for column in (sums, squares, counts):
+        column.masked_fill_(~directed, 0)
+    return distances, indices, chords, voted, sums, squares, counts
+
+
+def _empty_table(n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    distances = torch.full((n, k), torch.inf, dtype=torch.float64, device=device)
+    return distances, torch.full((n, k), -1, dtype=torch.int64, device=device)
+
+
+def _bar(squared: Tensor, barred: Tensor | None, start: int) -> None:
+    """Put the rows themselves, and what is barred, infinitely far."""
+    squared.diagonal(start).fill_(torch.inf)
+    if barred is not None:
+        squared.masked_fill_(barred, torch.inf)
+
+
+# --- measuring by subtraction ---------------------------------------------------------------------------------------
+
+
+class _Points:
+    """Queries and reference rows, to measure between."""
+
+    def __init__(self, queries: Tensor, reference: Tensor) -> None:
+        self.queries, self.reference = queries, reference
+
+    def squares(self, i: Tensor, j: Tensor) -> Tensor:
+        """Squared distances of pairs by subtraction, a slice at a time."""
+        step = max(1, _TILE_ELEMENTS // max(1, self.queries.shape[1]))
+        parts = [
+            (self.queries[a].double() - self.reference[b].double()).square().sum(dim=1)
+            for a, b in zip(i.split(step), j.split(step), strict=True)
+        ]
+        return torch.cat(parts) if parts else self.queries.new_zeros(0, dtype=torch.float64)
+
+    @cached_property
+    def copies(self) -> tuple[Tensor, Tensor]:
+        """A number for each query and each reference row, the same only for rows that are equal in every bit."""
+        together = self.queries if self.reference is self.queries else torch.cat([self.queries, self.reference])
+        _, numbers = torch.unique(together, dim=0, return_inverse=True)
+        return (
+            (numbers, numbers)
+            if self.reference is self.queries
+            else numbers.split([len(self.queries), len(self.reference)])
+        )
+
+
+def _euclidean_error(norm: Tensor) -> Callable[[Tensor], Tensor]:
+    """How wrong a squared distance up to a limit can be: rows within it are no longer than the query and the limit."""
+    return lambda limit: 16 * _EPS * (norm + (norm.sqrt() + limit.clamp(min=0.0).sqrt()).square())
+
+
+def _fixed_error(scale: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda limit: 16 * _EPS * scale + 0 * limit
+
+
+# --- selecting ------------------------------------------------------------------------------------------------------
+
+
+def _nearest(
+    squared: Tensor,
+    points: _Points,
+    start: int,
+    k: int,
+    norm: Tensor,
+    other_norm: Tensor,
+    error: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Distances to the k nearest of each row of a tile, and their columns; ties to the lower one.
+
+    Args:
+        squared: the tile, from products; inf where barred.
+        points: the rows themselves.
+        start: number of the tile's first query.
+        k: how many.
+        norm, other_norm: squared lengths behind the tile's products, of its rows and its columns.
+        error: how wrong entries up to a limit can be.
+    """
+    m = squared.shape[1]
+    width, k = min(m, k + _SPARE), k
+    values, near = _smallest(squared, width)
+    limit = values[:, min(k, m) - 1]
+    slack = error(limit)
+    # more entries lie about the k-th than were looked at: round-off, or copies, would decide which are nearest
+    crowded = (values[:, -1] <= limit + slack) & values[:, -1].isfinite() & (width < m)
+    if bool(crowded.any()):
+        values[crowded], near[crowded] = _disentangle(
+            squared[crowded], points, start + crowded.nonzero().squeeze(1), min(k, m), width, (limit + slack)[crowded]
+        )
+    values.clamp_(min=0.0)
+    scale = norm[:, None] + other_norm[near]
+    again = values < _CANCELLING * scale
+    tied = values.diff(dim=1) < _TYING * scale[:, :-1]
+    again[:, 1:] |= tied
+    again[:, :-1] |= tied
+    at, column = (again & values.isfinite()).nonzero(as_tuple=True)
+    values[at, column] = points.squares(start + at, near[at, column])
+    unsure = again.any(dim=1)
+    if bool(unsure.any()):  # elsewhere they lie in order already
+        by_index = near[unsure].sort(dim=1)
+        order = values[unsure].gather(1, by_index.indices).sort(dim=1, stable=True)
+        values[unsure], near[unsure] = order.values, by_index.values.gather(1, order.indices)
+    distances, columns = values[:, :k].sqrt(), near[:, :k]
+    columns = columns.masked_fill(distances.isinf(), -1)
+    missing = k - distances.shape[1]
+    return torch.nn.functional.pad(distances, (0, missing), value=torch.inf), torch.nn.functional.pad(
+        columns, (0, missing), value=-1
+    )
+
+
+def _disentangle(
+    squared: Tensor, points: _Points, queries: Tensor, k: int, width: int, limit: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ``width`` nearest of each row, all that may be among the k nearest measured by subtraction."""
+    at, column = ((squared <= limit[:, None]) & squared.isfinite()).nonzero(as_tuple=True)
+    mine, theirs = points.copies
+    different = mine[queries[at]] != theirs[column]
+    exact = torch.full_like(squared, torch.inf)
+    exact[at, column] = 0.0
+    exact[at[different], column[different]] = points.squares(queries[at[different]], column[different])
+    last = exact.shape[1]
+    kth = exact.topk(k, dim=1, largest=False).values[:, -1:]
+    rank = torch.arange(last, device=exact.device).expand_as(exact)
+    rank = torch.where(exact < kth, -1, torch.where(exact == kth, rank, last))  # of those equally far, the first
+    found = rank.topk(width, dim=1, largest=False).indices
+    ordered = exact.gather(1, found).sort(dim=1)
+    return ordered.values, found.gather(1, ordered.indices)
+
+
+def _smallest(squared: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The ``width`` smallest entries of each row in ascending order, and their columns.
+
+    They lie in the ``width`` blocks of columns with the smallest minima, so that only those need to be sorted.
+    """
+    block = squared.shape[1] // (6 * width)
+    if block < 4 or 64 * width < squared.shape[1]:  # few of many are found fast without
+        found = squared.topk(width, dim=1, largest=False)
+        return found.values, found.indices
+    whole = squared.shape[1] // block * block
+    minima = squared[:, :whole].unflatten(1, (-1, block)).amin(dim=2)
+    blocks = minima.topk(width, dim=1, largest=False, sorted=False).indices
+    columns = (blocks[:, :, None] * block + torch.arange(block, device=squared.device)).flatten(1)
+    rest = torch.arange(whole, squared.shape[1], device=squared.device).expand(len(squared), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found = squared.gather(1, columns).topk(width, dim=1, largest=False)
+    return found.values, columns.gather(1, found.indices)

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+_GOLDEN = -7046029254386353131  # 2**64 over the golden ratio, as a signed number
 _TILE_ELEMENTS = 2**21  # 16 MiB of float64 distances at a time: about what stays in a cache
 _SPARE = 8  # candidates beyond k, among which near ties are told apart
 _EPS = torch.finfo(torch.float64).eps
@@ -88,9 +89,7 @@ def self_neighbors(
     unit = wide * inverse[:, None]
     short = directed & (length < _SHORT * length.max())
     shorts = short.nonzero().squeeze(1)
-    # round-off of a squared chord, for rows that are not short, in units of eps
-    spread = norm + norm.max() + (length + length.max()).square()
-    spread = torch.where(short, 4.0, spread * inverse * torch.where(short, 0.0, inverse).max()).clamp(min=4.0)
+    spread = _chord_error(norm, length, inverse, short)
     ones = torch.ones_like(length)
     voters = voters & directed
     angles, everything = bool(vote_k) or kernel_scale > 0, bool(directed.all())
@@ -159,28 +158,63 @@ class _Points:
 
     def squares(self, i: Tensor, j: Tensor) -> Tensor:
         """Squared distances of pairs by subtraction, a slice at a time."""
-        step = max(1, _TILE_ELEMENTS // max(1, self.queries.shape[1]))
-        parts = [
-            (self.queries[a].double() - self.reference[b].double()).square().sum(dim=1)
-            for a, b in zip(i.split(step), j.split(step), strict=True)
-        ]
-        return torch.cat(parts) if parts else self.queries.new_zeros(0, dtype=torch.float64)
+        return _squares(self.queries, i, self.reference, j)
+
+    def squares_of_many(self, i: Tensor, j: Tensor) -> Tensor:
+        """The same where many pairs may be of copies: one subtraction for all pairs of the same two kinds of rows."""
+        kinds, first = self._kinds
+        if len(first) == len(kinds):  # no copies
+            return self.squares(i, j)
+        a, b = kinds[i], kinds[j if self._same else len(self.queries) + j]
+        pairs, back = (a * len(first) + b).unique(return_inverse=True)
+        found = _squares(self._rows, first[pairs // len(first)], self._rows, first[pairs % len(first)])
+        return found[back]
+
+    @property
+    def _same(self) -> bool:
+        return self.reference is self.queries
 
     @cached_property
-    def copies(self) -> tuple[Tensor, Tensor]:
-        """A number for each query and each reference row, the same only for rows that are equal in every bit."""
-        together = self.queries if self.reference is self.queries else torch.cat([self.queries, self.reference])
-        _, numbers = torch.unique(together, dim=0, return_inverse=True)
-        return (
-            (numbers, numbers)
-            if self.reference is self.queries
-            else numbers.split([len(self.queries), len(self.reference)])
-        )
+    def _rows(self) -> Tensor:
+        return self.queries if self._same else torch.cat([self.queries, self.reference])
+
+    @cached_property
+    def _kinds(self) -> tuple[Tensor, Tensor]:
+        """A number for each row, the same for equal rows only (by a hash, then compared), and a row of each number."""
+        rows = self._rows.contiguous()
+        bits = rows.view(torch.int32 if rows.element_size() == 4 else torch.int64)
+        odd = torch.arange(bits.shape[1], device=bits.device) * _GOLDEN | 1
+        hashes = torch.cat([(part.to(torch.int64) * odd).sum(dim=1) for part in bits.split(1024)])
+        own = torch.arange(len(rows), device=rows.device)
+        kinds = hashes.unique(return_inverse=True)[1]
+        first = torch.full_like(own, len(rows)).scatter_reduce_(0, kinds, own, "amin")
+        truly = (rows == rows[first[kinds]]).all(dim=1)
+        kinds = torch.where(truly, kinds, len(rows) + own).unique(return_inverse=True)[1]
+        first = torch.full_like(own, len(rows)).scatter_reduce_(0, kinds, own, "amin")
+        return kinds, first[: int(kinds.max()) + 1]
+
+
+def _squares(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
+    step = max(1, _TILE_ELEMENTS // max(1, a.shape[1]))
+    pairs = zip(i.split(step), j.split(step), strict=True)
+    parts = [(a[p].double() - b[q].double()).square().sum(dim=1) for p, q in pairs]
+    return torch.cat(parts) if parts else a.new_zeros(0, dtype=torch.float64)
 
 
 def _euclidean_error(norm: Tensor) -> Callable[[Tensor], Tensor]:
     """How wrong a squared distance up to a limit can be: rows within it are no longer than the query and the limit."""
     return lambda limit: 16 * _EPS * (norm + (norm.sqrt() + limit.clamp(min=0.0).sqrt()).square())
+
+
+def _chord_error(norm: Tensor, length: Tensor, inverse: Tensor, short: Tensor) -> Tensor:
+    """How wrong a row's squared chords can be, in units of eps: by the product, by (u_x−u_y)², or by unit rows (4)."""
+    usual = (length > 0) & ~short
+    if not bool(usual.any()):
+        return torch.full_like(norm, 4.0)
+    longest, shortest = length[usual].max(), length[usual].min()
+    apart = torch.maximum(longest - length, length - shortest).clamp(min=0.0)
+    error = (norm + norm[usual].max() + 2 * apart * (length + longest)) * inverse / shortest
+    return torch.where(usual, error, 4.0).clamp(min=4.0 if bool(short.any()) else 0.0)
 
 
 def _fixed_error(scale: Tensor) -> Callable[[Tensor], Tensor]:
@@ -246,11 +280,8 @@ def _disentangle(
 ) -> tuple[Tensor, Tensor]:
     """The ``width`` nearest of each row, all that may be among the k nearest measured by subtraction."""
     at, column = ((squared <= limit[:, None]) & squared.isfinite()).nonzero(as_tuple=True)
-    mine, theirs = points.copies
-    different = mine[queries[at]] != theirs[column]
     exact = torch.full_like(squared, torch.inf)
-    exact[at, column] = 0.0
-    exact[at[different], column[different]] = points.squares(queries[at[different]], column[different])
+    exact[at, column] = points.squares_of_many(queries[at], column)
     last = exact.shape[1]
     kth = exact.topk(k, dim=1, largest=False).values[:, -1:]
     rank = torch.arange(last, device=exact.device).expand_as(exact)

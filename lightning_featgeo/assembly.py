@@ -124,6 +124,7 @@ class RowAssembler:
             self.notes[
                 f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
             ] = None
+        self._refuse_halved_views(sizes, size, batch)
         layouts: list[_Layout] = []
         before = first_view = 0
         for n in sizes:
@@ -146,6 +147,17 @@ class RowAssembler:
                 first_view += max(1, n // per_view)
             before += n
         return layouts
+
+    def _refuse_halved_views(self, sizes: list[int], size: int, batch: Any) -> None:
+        """views=2 says that each call stacks two views: calls of the batch's own size don't."""
+        labelled = find_labels(batch, self.labels) is not None
+        if isinstance(self.views, int) and self.views > 1 and size and (labelled or len(sizes) > 1):
+            whole = [n for n in sizes if n == size]
+            if whole and len(whole) == len(sizes):
+                raise ConfigurationError(
+                    f"views={self.views} says that a call stacks {self.views} views of each sample, but a call has "
+                    f'{size} rows and the batch {size} samples; views="auto" takes each call as a view'
+                )
 
     def _cycle(self, n: int, size: int, device: torch.device) -> Tensor:
         """0…size−1 again and again; −1 throughout if n rows are no multiple of that."""

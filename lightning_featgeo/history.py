@@ -19,7 +19,8 @@ class Record:
 
     ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
     ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
-    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank.
+    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank, in
+    the reference.
     ``notes``: what a reader must know. ``reference``: the window that was compared with.
     """
 

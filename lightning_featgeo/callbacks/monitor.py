@@ -40,8 +40,8 @@ class FeatureGeometryMonitor(Callback):
         every_n_train_steps: training windows of so many optimiser steps instead of epochs.
         bank_size, k, knn_vote_k, seed: see ``GeometryMetric``.
         reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
-            of the same epoch, and ``knn_accuracy`` votes from them. "train" is then caught too, and logged only if it
-            is in ``stages``.
+            of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
+            "train" is then caught too, and logged only if it is in ``stages``.
         groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
 

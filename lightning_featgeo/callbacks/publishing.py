@@ -21,7 +21,7 @@ from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
 from lightning_featgeo.sources import Layer
 from lightning_featgeo.types import Tensor
 
-DIAGNOSTICS = (COUNT_SIGNAL, "n_nonfinite", "n_duplicates", "gaps", "seconds", "share")
+DIAGNOSTICS = (COUNT_SIGNAL, "n_nonfinite", "n_duplicates", "n_reference", "gaps", "seconds", "share")
 Guard = Callable[[str], AbstractContextManager[None]]
 
 
@@ -68,7 +68,7 @@ def diagnostics(record: Record) -> dict[str, float]:
     found = {f"{prefix}{name}_se": error for name, error in record.standard_errors.items()}
     if COUNT_SIGNAL in record.values:
         found[prefix + COUNT_SIGNAL] = record.values[COUNT_SIGNAL]
-    for name in ("nonfinite", "duplicates"):
+    for name in ("nonfinite", "duplicates", "reference"):
         if record.counts.get(name):
             found[f"{prefix}n_{name}"] = float(record.counts[name])
     found[prefix + "gaps"] = float(len(record.gaps))
@@ -178,7 +178,14 @@ def run_facts(line: str, layers: Sequence[str], signals: Sequence[str], memory_b
     }
 
 
-def describe(layers: Sequence[Layer], window: Window, stages: Sequence[str], loaders: int) -> str:
+def describe(
+    layers: Sequence[Layer],
+    window: Window,
+    stages: Sequence[str],
+    loaders: int,
+    reference: str | None = None,
+    held: int = 0,
+) -> str:
     """The one line that a run prints: layer and why, dimension, classes, signals, memory, and what was assumed."""
     seen = [part for part in window.watched if part.metric.dim is not None]
     parts = []
@@ -198,6 +205,7 @@ def describe(layers: Sequence[Layer], window: Window, stages: Sequence[str], loa
     return (
         f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "
         f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
-        f"{f', {loaders} windows' if loaders > 1 else ''} on {metric.state_device}"
-        + "".join(f". Note: {note}" for note in told)
+        f"{f', {loaders} windows' if loaders > 1 else ''}"
+        f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
+        f"{f'; compared with {reference!r}' if reference else ''}" + "".join(f". Note: {note}" for note in told)
     )

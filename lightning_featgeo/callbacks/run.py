@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks import publishing, stock_monitors
@@ -154,7 +155,8 @@ class Run:
             window.add(caught, batch)
             if any(caught):
                 self._checked.add((stage, loader))
-                self._tell(window)
+                if stage in self.stages:
+                    self._tell(window)
                 if first:
                     self._settle_names(stage, self._asked(window))
 
@@ -182,9 +184,16 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
-        metric.keeps_samples = stage != "train"  # training loaders shuffle
+        metric.keeps_samples = stage != "train" and not self._shuffles(stage, loader)
         metric.tolerated = frozenset({"reference", "earlier"})
         return metric
+
+    def _shuffles(self, stage: str, loader: int) -> bool:
+        """Whether a loader is known to give its samples in another order every time."""
+        loaders = getattr(self.trainer, f"{stage}_dataloaders", None)
+        given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+        sampler = getattr(given[loader], "sampler", None) if loader < len(given) else None
+        return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler))
 
     # --- closing ---------------------------------------------------------------------------------------------
 
@@ -203,6 +212,9 @@ class Run:
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
             with self.guarded(f"computing the {window.name} window", stage, loader):
                 compared = None if window.name == self.settings.reference else self.settings.reference
+                if reference is not None and self.settings.reference not in self.stages and compared == "train":
+                    window.seconds += reference.seconds  # it has no record of its own
+                    reference.seconds = 0.0
                 closed = window.close(number, epoch, step, reference if compared else None, compared)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
@@ -272,10 +284,13 @@ class Run:
             return
         self._told = True
         loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
-        line = publishing.describe(self.sources.layers, window, self.stages, loaders)
+        reference = self._reference()
+        silent = reference if "train" not in self.stages and reference is not window else None
+        held = sum(part.metric.memory_bytes for part in silent.watched) if silent is not None else 0
+        line = publishing.describe(self.sources.layers, window, self.stages, loaders, self.settings.reference, held)
         rank_zero_info(line)
         signals = self._asked(window)
-        memory = sum(part.metric.memory_bytes for part in window.watched)
+        memory = sum(part.metric.memory_bytes for part in window.watched) + held
         layers = [layer.described for layer in self.sources.layers]
         self.history.describe(publishing.run_facts(line, layers, signals, memory))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.assembly import Views
-from lightning_featgeo.batches import Selector, describe, find_groups, find_labels, find_mask
+from lightning_featgeo.batches import Selector, describe, find_groups, find_labels, find_mask, find_targets
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
 from lightning_featgeo.pooling import check_pool
-from lightning_featgeo.sources import FeaturesFrom, unique_segments
+from lightning_featgeo.sources import FeaturesFrom, segment, unique_segments
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 STAGES = ("train", "val", "test")
@@ -58,6 +59,11 @@ class Settings:
         self.stages: tuple[str, ...] = given
         GeometryMetric(self.signals, self.num_classes, None, self.bank_size, self.k, self.knn_vote_k)  # checks them
         self._check_reference()
+        ungrouped = [name for name in named(self.signals) if "groups" in CATALOG[name].requires]
+        if ungrouped and self.groups is None:
+            raise ConfigurationError(
+                f"{', '.join(ungrouped)} needs the group of each row: groups=<key, index or callable into the batch>"
+            )
         check_pool(self.pool)
         unique_segments(self.loader_names or (), "loaders")
         if self.layer is not None and self.features is not None:
@@ -78,6 +84,8 @@ class Settings:
             )
 
     def _check_reference(self) -> None:
+        if self.reference is not None:
+            self.reference = segment(self.reference)
         if self.reference is None:
             asked = () if self.signals == "auto" else resolve(self.signals)
             needy = [name for name in asked if "reference" in CATALOG[name].requires]
@@ -86,10 +94,27 @@ class Settings:
                     f"{', '.join(needy)} compare a window with another one: give "
                     'FeatureGeometryMonitor(reference="train"), or the name of a loader'
                 )
-        elif self.loader_names and self.reference not in ("train", *self.loader_names):
+            return
+        names = [segment(name) for name in self.loader_names or ()]
+        if self.reference not in ("train", *names) and (
+            names or not re.fullmatch(r"(val|test)(_\d+)?", self.reference)
+        ):
+            known = ["train", *(names or ("val", "val_1"))]
             raise ConfigurationError(
-                f'reference={self.reference!r} is neither "train" nor a loader.'
-                f"{near_misses(self.reference, ['train', *self.loader_names])}"
+                f'reference={self.reference!r} is neither "train" nor a loader.{near_misses(self.reference, known)}'
+            )
+        if self.reference == "train" and "train" in names:
+            raise ConfigurationError(
+                'reference="train" means the training windows, and a loader is called "train" too: name that one '
+                'otherwise in loader_names=, for example "train_clean"'
+            )
+        if self.reference == "train" and self.stages == ("train",):
+            raise ConfigurationError(
+                'reference="train" compares other windows with training, and stages= has only "train": add "val"'
+            )
+        if self.reference == "train" and self.every_n_train_steps is not None:
+            raise ConfigurationError(
+                'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
             )
 
     def check_batch(self, batch: Any) -> bool:
@@ -101,6 +126,12 @@ class Settings:
         labels = find_labels(batch, self.labels)
         find_mask(batch, self.mask)
         find_groups(batch, self.groups)
+        asked = sorted(name for name in named(self.signals) if "targets" in CATALOG[name].requires)
+        if asked and find_targets(batch, self.labels) is None:
+            raise ConfigurationError(
+                f"{', '.join(asked)} need regression targets and the batch has none: it is {describe(batch)}. Name "
+                "floating-point ones with labels=<key, index or callable>, or leave these signals out"
+            )
         needy = sorted(name for name in named(self.signals) if "labels" in CATALOG[name].requires)
         if needy and labels is None:
             raise ConfigurationError(

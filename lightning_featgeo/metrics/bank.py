@@ -41,7 +41,7 @@ class BankAccumulator(Accumulator):
         seed: of the hash; the same seed keeps the same samples.
         dtype: of the kept rows, float32 or float64.
         device: where the rows live.
-        target_dim: t, regression targets kept with each row.
+        target_dim, target_dtype: t and type of the regression targets kept with each row.
 
     State bytes: capacity·(d·itemsize + 32 + 4·t).
     """
@@ -61,6 +61,7 @@ class BankAccumulator(Accumulator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         target_dim: int = 0,
+        target_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(device)
         if capacity < 1:
@@ -71,7 +72,7 @@ class BankAccumulator(Accumulator):
         self._state("labels", torch.full((capacity,), UNLABELLED))
         self._state("samples", torch.full((capacity,), -1))
         self._state("groups", torch.full((capacity,), UNLABELLED))
-        self._state("targets", torch.zeros(capacity, target_dim))
+        self._state("targets", torch.zeros(capacity, target_dim, dtype=target_dtype))
 
     def update(self, rows: Rows) -> None:
         """Offer rows to the sample."""
@@ -128,17 +129,22 @@ class ViewBankAccumulator(Accumulator):
         _offer(self, other["priorities"], other)
 
     def compute(self) -> Float[Tensor, "s q d"]:
-        """The rows of the samples of which all q views are there, view by view; q is the most that any sample has.
+        """The rows of the samples that have q views, view by view; q is the number that most samples have.
 
-        A full bank may hold part of the sample at its cutoff: that one is incomplete, and left out whatever part it is.
+        A view that came again counts once. A full bank may hold part of the sample at its cutoff: that one has fewer
+        views than others, and is left out whatever part it is.
         """
         order = torch.sort(self.views, stable=True).indices
         order = order[torch.sort(self.priorities[order], stable=True).indices]
         order = order[: int((self.priorities != EMPTY_PRIORITY).sum())]
+        sample, view = self.priorities[order], self.views[order]
+        new = torch.ones_like(sample, dtype=torch.bool)
+        new[1:] = (sample[1:] != sample[:-1]) | (view[1:] != view[:-1])
+        order = order[new]
         _, counts = torch.unique_consecutive(self.priorities[order], return_counts=True)
         if counts.numel() == 0:
             return self.rows.new_zeros(0, 0, self.rows.shape[1])
-        q = int(counts.max())
+        q = int(torch.bincount(counts).flip(0).argmax().neg() + counts.max())  # of equally common ones the largest
         complete = torch.repeat_interleave(counts == q, counts)
         return self.rows[order][complete].reshape(-1, q, self.rows.shape[1])
 

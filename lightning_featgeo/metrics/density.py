@@ -16,6 +16,7 @@ from lightning_featgeo.types import Float, Int64, Tensor, Undefined
 
 VOTE_TEMPERATURE = 0.07
 UNIFORMITY_SCALE = 2.0
+SAME_SAMPLES = 0.99
 
 
 def log_unit_ball_volume(dim: int) -> float:
@@ -126,11 +127,11 @@ def knn_accuracy(
         The share of rows voted right, its binomial standard error, and the number of rows. Ties go to the lower class.
 
     Raises:
-        Undefined: with fewer than 2 labelled rows.
+        Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
     """
     n = row_labels.numel()
-    if n < 2 or vote_similarities.shape[1] == 0:
-        raise Undefined(f"a leave-one-out vote needs at least 2 labelled rows with a direction, got {n}")
+    if n < 1 or vote_similarities.shape[1] == 0:
+        raise Undefined("no labelled row has a direction")
     classes = int(torch.maximum(row_labels.max(), vote_labels.max())) + 1  # voters may have classes that rows have not
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
@@ -221,7 +222,8 @@ def neighbor_churn(
 ) -> Estimate:
     """1 − share of a row's k neighbours that were its neighbours in the window before, in [0, 1]; noisy at small k.
 
-    Rows are matched by their sample; only the same samples, in both windows, say anything.
+    Rows are matched by their sample. Both windows must hold the same samples (99 % of them): neighbours that were not
+    there before would count as changed.
 
     Args:
         neighbor_samples: samples of each row's neighbours, −1 where there are fewer.
@@ -232,7 +234,7 @@ def neighbor_churn(
         The mean over rows, its standard error, and the number of rows found in both windows.
 
     Raises:
-        Undefined: if fewer than two rows were in both windows, or samples have several rows each.
+        Undefined: in the first window, if other samples are there, or if samples have several rows each.
     """
     then_neighbors, then_samples = (t.to(samples.device) for t in earlier)
     if samples.unique().numel() != samples.numel() or then_samples.unique().numel() != then_samples.numel():
@@ -243,8 +245,9 @@ def neighbor_churn(
         (then_samples[order][place] == samples) if then_samples.numel() else torch.zeros_like(samples, dtype=torch.bool)
     )
     n = int(both.sum())
-    if n < 2 or neighbor_samples.shape[1] != then_neighbors.shape[1]:
-        raise Undefined(f"needs 2 samples that were in the window before as well, found {n}")
+    least = max(2, math.ceil(SAME_SAMPLES * max(samples.numel(), then_samples.numel())))
+    if n < least or neighbor_samples.shape[1] != then_neighbors.shape[1]:
+        raise Undefined(f"needs the same samples as the window before: {n} of {samples.numel()} were in it")
     now, then = neighbor_samples[both], then_neighbors[order][place[both]]
     there = now >= 0
     kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1) / there.sum(dim=1).clamp(min=1)

@@ -18,15 +18,20 @@ from lightning_featgeo.types import Float, Tensor, Undefined
 _TILE_ELEMENTS = 2**23
 
 
-def _radii(rows: Tensor, k: int) -> Tensor:
+def _squared_radii(rows: Tensor, k: int) -> Tensor:
+    """Squared distance of each row to its k-th other row, by subtraction, as rows on the edge are measured later."""
     n = rows.shape[0]
     if n <= k:
         raise Undefined(f"balls to the {k}-th other row need more than {k} rows, got {n}")
-    distances, _ = ops.knn(rows, rows, k, exclude_self=True)
-    return distances[:, -1]
+    _, indices = ops.knn(rows, rows, k, exclude_self=True)
+    return _squares(rows, rows[indices[:, -1]])
 
 
-def _balls(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() - b.double()).square().sum(dim=1)
+
+
+def _balls(points: Tensor, centres: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """For each point, how many balls hold it; for each ball, how many points it holds. Tile by tile.
 
     Inside means strictly nearer than the radius; a ball of radius zero (duplicates) holds the points on its centre, so
@@ -38,7 +43,6 @@ def _balls(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tens
     by_point = torch.zeros(len(p), dtype=torch.int64, device=p.device)
     by_ball = torch.zeros(len(c), dtype=torch.int64, device=p.device)
     step = max(1, _TILE_ELEMENTS // max(1, len(c)))
-    limit = radii.square()
     for start in range(0, len(p), step):
         q = p[start : start + step]
         norms = q.square().sum(dim=1)[:, None] + c_norm[None, :]
@@ -46,7 +50,7 @@ def _balls(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tens
         at, ball = ((squared < 1e-4 * norms) | ((squared - limit).abs() < 1e-9 * norms)).nonzero(as_tuple=True)
         for i in range(0, at.numel(), step):  # near ones, and those on the edge, by subtraction
             a, b = at[i : i + step], ball[i : i + step]
-            squared[a, b] = (q[a] - c[b]).square().sum(dim=1)
+            squared[a, b] = _squares(points[start + a], centres[b])
         inside = (squared < limit) | ((limit == 0) & (squared == 0))
         by_point[start : start + step] = inside.sum(dim=1)
         by_ball += inside.sum(dim=0)
@@ -77,8 +81,8 @@ def prdc(real: Float[Tensor, "n d"], fake: Float[Tensor, "m e"], k: int = 5) -> 
     """
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"real rows have {real.shape[1]} dimensions, fake rows {fake.shape[1]}")
-    in_real, real_holds = _balls(fake, real, _radii(real, k))
-    in_fake, fake_holds = _balls(real, fake, _radii(fake, k))
+    in_real, real_holds = _balls(fake, real, _squared_radii(real, k))
+    in_fake, fake_holds = _balls(real, fake, _squared_radii(fake, k))
     precision, recall = (in_real > 0).double().mean(), (in_fake > 0).double().mean()
     coverage, swapped = (real_holds > 0).double().mean(), (fake_holds > 0).double().mean()
     return {
@@ -121,6 +125,9 @@ def frechet_distance_to_reference(
     """Squared Fréchet distance of this window's Gaussian to the reference's: ‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2(C₁C₂)^½), ≥ 0.
 
     Source: Heusel et al. (2017). In squared feature units: at one layer and one scale only.
+
+    Raises:
+        Undefined: if the window or the reference has fewer than two rows, or another dimension.
     """
     return frechet_distance(mean, sample_covariances[0], reference_mean, sample_covariances[1])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -44,7 +45,8 @@ class GeometryMetric(Metric):
         seed: of the bank's hash.
         has_reference: whether ``window(reference=…)`` will be given one. None: yes, if a signal or group that needs one
             is asked for by name.
-        serve: names of signals of other metrics whose reference this one will be: what they read of it is kept.
+        serve: names of signals of other metrics whose reference this one will be: what they read of it is kept. If
+            its own signals need a reference (and ``has_reference`` is None) they are meant.
 
     ``compute()`` returns the defined signals only: a name that is missing is a gap, and ``window()`` has the reason.
     Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
@@ -81,8 +83,9 @@ class GeometryMetric(Metric):
         self.left_out: dict[str, str] = {}
         self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
         self.seed = seed
-        self.serve = resolve(serve) if serve else ()
         self.has_reference = _asks_for_reference(signals) if has_reference is None else has_reference
+        pair = has_reference is None and self.has_reference  # two metrics with the same signals can be compared
+        self.serve = resolve(serve) if serve else (self.signals or ()) if pair else ()
         self.keeps_samples = True  # the same sample index means the same sample in every window
         self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
         self._head = [head]  # in a list: a module attribute would be registered and travel in the state_dict
@@ -108,7 +111,8 @@ class GeometryMetric(Metric):
         Args:
             features: (n, d), any real dtype.
             labels: (n,) class indices, negative for unlabelled; or (n,) or (n, t) floating-point regression targets.
-            sample_index: (n,) where rows come from; rows of one sample are never neighbours. None: all distinct.
+            sample_index: (n,) where rows come from; rows of one sample are never neighbours, and its views are found by
+                it. None: all distinct.
             view: which view, an int or one a row; single-view signals read view 0.
             groups: (n,) what should not matter (site, scanner, speaker), for ``robustness_index``.
 
@@ -163,7 +167,7 @@ class GeometryMetric(Metric):
         missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
         self.signals, self.left_out = choose_signals(self.signals, self._named, missing, self.tolerated)
         x = rows.features
-        shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype)
+        shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
         capacity = bank_capacity(self.bank_size, shape.dim, x.element_size())
         self.accumulators.update(build_accumulators(self.signals, self.serve, shape, capacity, self.seed, x.device))
         self.dim = shape.dim
@@ -216,9 +220,13 @@ class GeometryMetric(Metric):
             return empty_window(signals, reason, counts)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
             other = None if reference is None else reference._statistics()
+            if reference is not None and other is None:
+                no_reference = "the reference has seen no rows"
             statistics = self._statistics(other, no_reference)
             assert statistics is not None
             result = evaluate(signals, statistics, counts, self.num_classes)
+            if other is not None:
+                result = replace(result, counts={**result.counts, "reference": other.sample_count})
             if "neighbor_samples" in statistics.computed():
                 self._latest = statistics.neighbor_samples, statistics.samples
             return result
@@ -237,6 +245,7 @@ class GeometryMetric(Metric):
             frozenset(need for row in self.rows for need in row.needs),
             reference,
             no_reference,
+            self.has_reference,
             self._earlier,
         )
 
@@ -255,7 +264,11 @@ class GeometryMetric(Metric):
     @property
     def memory_bytes(self) -> int:
         """Bytes of all accumulators: 0 before the first batch, fixed after it."""
-        return sum(a.memory_bytes for a in self._each()) + 8 * len(self._counters)
+        bank = dict(self.accumulators).get("bank")
+        tables = 0
+        if "neighbor_churn" in (self.signals or ()) and isinstance(bank, BankAccumulator):
+            tables = 2 * 8 * bank.capacity * (self.k + 1)  # who is whose neighbour, now and before
+        return sum(a.memory_bytes for a in self._each()) + 8 * len(self._counters) + tables
 
     def reset(self) -> None:
         """Forget the rows, keep the configuration and the memory."""
@@ -302,6 +315,7 @@ class GeometryMetric(Metric):
             mine = self._counters[name]
             self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
         self._arrived += other["arrived"]
+        self._earlier = self._earlier or other["earlier"]
         self._update_count = max(self._update_count, 1)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -310,6 +324,7 @@ class GeometryMetric(Metric):
             "settings": self._settings(),
             "dim": self.dim,
             "arrived": self._arrived,
+            "earlier": self._earlier,
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
@@ -329,6 +344,7 @@ class GeometryMetric(Metric):
             "accumulators": sorted(self.accumulators),
             "dtype": str(bank.rows.dtype) if isinstance(bank, BankAccumulator) else "",
             "target_dim": bank.targets.shape[1] if isinstance(bank, BankAccumulator) else 0,
+            "target_dtype": str(bank.targets.dtype) if isinstance(bank, BankAccumulator) else "",
         }
 
     def _rebuild(self, saved: Mapping[str, Any]) -> None:
@@ -339,7 +355,9 @@ class GeometryMetric(Metric):
         self.signals = signals
         double = saved["settings"]["dtype"] == "torch.float64"
         empty = torch.zeros(0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device)
-        targets = torch.zeros(0, saved["settings"]["target_dim"], device=self.device)
+        double = saved["settings"]["target_dtype"] == "torch.float64"
+        kind = torch.float64 if double else torch.float32
+        targets = torch.zeros(0, saved["settings"]["target_dim"], dtype=kind, device=self.device)
         requires = frozenset[str]().union(*(CATALOG[s].requires for s in signals))
         self.has_reference = self.has_reference or "reference" in requires
         with torch.inference_mode(False):

@@ -28,9 +28,14 @@ def knn_ood_score(queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: 
     """
     if bank.shape[0] < k:
         raise Undefined(f"needs {k} rows in the bank, got {bank.shape[0]}")
-    unit = [torch.nn.functional.normalize(v.double(), dim=1) for v in (queries, bank)]
-    distances, _ = ops.knn(unit[0], unit[1], k)
+    distances, _ = ops.knn(normalised(queries), normalised(bank), k)
     return distances[:, -1]
+
+
+def normalised(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length 1, of any scale; zero rows stay zero."""
+    length = torch.linalg.vector_norm(rows.double(), dim=1, keepdim=True)
+    return rows.double() / torch.where(length > 0, length, 1.0)
 
 
 def mahalanobis_score(
@@ -55,7 +60,7 @@ def mahalanobis_score(
     centre = means.mean(dim=0)
     q, _ = _whiten(queries.double() - centre, within_scatter.double() / rows)
     m, _ = _whiten(means - centre, within_scatter.double() / rows)
-    return torch.cdist(q, m).square().amin(dim=1)
+    return torch.cdist(q, m, compute_mode="donot_use_mm_for_euclid_dist").square().amin(dim=1)
 
 
 def _whiten(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:

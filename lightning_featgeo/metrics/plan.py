@@ -24,11 +24,11 @@ AUTO_BANK_BYTES = 256 * 2**20
 _REMEDIES = {
     "labels": "class labels and the first batch has none; pass labels",
     "classes": "the number of classes: give num_classes=…",
-    "targets": "regression targets and the first batch has none; pass floating-point labels",
+    "targets": "regression targets and the first batch has none; pass floating-point labels (labels=<key or index>)",
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
     "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
-    "earlier": "the same samples in every window, and training windows shuffle them",
+    "earlier": "the same samples in the same order in every window, and this loader shuffles them",
 }
 
 
@@ -54,7 +54,8 @@ def choose_signals(
         strict = [name for name in needy if name in named and lack not in tolerated]
         if strict:
             raise ConfigurationError(
-                f"{', '.join(strict)} need {_REMEDIES[lack]}, or leave {'it' if len(strict) == 1 else 'them'} out"
+                f"{', '.join(strict)} {'needs' if len(strict) == 1 else 'need'} {_REMEDIES[lack]}, or leave "
+                f"{'it' if len(strict) == 1 else 'them'} out"
             )
         left_out.update(dict.fromkeys(needy, f"needs {_REMEDIES[lack]}"))
     remaining = tuple(name for name in asked if name not in left_out)
@@ -105,7 +106,7 @@ def build_accumulators(
         "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
         "directions": lambda: DirectionAccumulator(d, device),
         "units": lambda: UnitAccumulator(d, device),
-        "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim),
+        "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),
         "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),
     }
     return {name: make() for name, make in makers.items() if name in requires}
@@ -113,9 +114,10 @@ def build_accumulators(
 
 @dataclass(frozen=True)
 class Shape:
-    """What the first batch told: d, C (0 if unknown), columns of the targets, and the type of rows to keep."""
+    """What the first batch told: d, C (0 if unknown), columns of the targets, types of rows and targets to keep."""
 
     dim: int
     num_classes: int
     target_dim: int
     dtype: torch.dtype
+    target_dtype: torch.dtype

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics import fidelity, outliers, spectrum
 from lightning_featgeo.metrics.bank_statistics import BankStatistics
@@ -25,21 +23,27 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
     _reference: Statistics | None
     _no_reference: str
 
+    _has_reference: bool
+
     def _of_reference(self, accumulator: str) -> Statistics:
-        if self._reference is None:
+        """The reference, if it keeps that accumulator ("covariance": moments with their scatter)."""
+        other = self._reference
+        if other is None:
             raise Undefined(self._no_reference)
-        if accumulator not in self._reference._accumulators:
-            raise Undefined(f"the reference keeps no {accumulator}: give it the same signals")
-        if self._reference.dim != self.dim:
-            raise Undefined(f"the reference has {self._reference.dim} dimensions, this window has {self.dim}")
-        if self._reference._count == 0:
+        kept = other._accumulators.get("moments" if accumulator == "covariance" else accumulator)
+        if kept is None or (accumulator == "covariance" and not len(kept.scatter)):
+            raise Undefined(
+                f"the reference keeps no {accumulator}: give it the same signals, or name them in its serve="
+            )
+        if other.dim != self.dim:
+            raise Undefined(f"the reference has {other.dim} dimensions, this window has {self.dim}")
+        if other._count == 0:
             raise Undefined("the reference has seen no rows")
-        return self._reference
+        return other
 
     @property
     def _votes_elsewhere(self) -> bool:  # type: ignore[override]
-        r = self._reference
-        return r is not None and "bank" in r._accumulators and bool(r._voters.any())
+        return self._has_reference or self._reference is not None
 
     @cached_property
     def _vote(self) -> tuple[Tensor, Tensor]:
@@ -47,6 +51,8 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
             return super()._vote
         bank = self._of_reference("bank")
         labels = bank.row_labels
+        if labels.numel() == 0:
+            raise Undefined("the reference has no labelled rows to vote")
         k = min(self.vote_k, labels.numel())
         chords, indices = ops.knn(self.unit_labelled_rows, bank.unit_labelled_rows, k)
         return 1 - chords.square() / 2, labels[indices]
@@ -71,18 +77,22 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
     @statistic("reference", "reference.moments", "reference.scatter")
     def reference_mean(self) -> Tensor:
         """(d,) mean of the reference."""
-        return self._of_reference("moments").mean
+        return self._of_reference("covariance").mean
 
     @statistic("reference", "reference.moments", "reference.scatter")
     def reference_covariance(self) -> Tensor:
         """(d, d) covariance of the reference."""
-        return self._of_reference("moments").covariance
+        return self._of_reference("covariance").covariance
 
     @statistic("moments", "scatter", "reference", "reference.moments", "reference.scatter")
     def sample_covariances(self) -> tuple[Tensor, Tensor]:
         """(d, d) covariances of this window and of the reference, over n−1."""
-        other = self._of_reference("moments")
-        return tuple(s.covariance * (s._count / max(s._count - 1, 1)) for s in (self, other))
+        other = self._of_reference("covariance")
+        if min(self._count, other._count) < 2:
+            raise Undefined(f"a covariance needs 2 rows, there are {self._count} and in the reference {other._count}")
+        return self.covariance * (self._count / (self._count - 1)), other.covariance * (
+            other._count / (other._count - 1)
+        )
 
     @statistic("bank", "reference", "reference.bank")
     def ood_distances(self) -> Tensor:
@@ -92,7 +102,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
     @statistic("bank", "reference", "reference.bank")
     def reference_ood_distances(self) -> Tensor:
         """(m,) the same of the reference's rows among each other, themselves left out."""
-        unit = torch.nn.functional.normalize(self.reference_rows.double(), dim=1)
+        unit = outliers.normalised(self.reference_rows)
         return ops.knn(unit, unit, self._ood_k, exclude_self=True)[0][:, -1]
 
     @cached_property
@@ -118,7 +128,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         return self._to_classes(self.reference_rows)
 
     def _to_classes(self, rows: Tensor) -> Tensor:
-        other = self._of_reference("moments")
+        other = self._of_reference("covariance")
         if not other.has_classes:
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
         return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)

@@ -30,6 +30,7 @@ class Statistics(ReferenceStatistics):
         wanted: all statistics that will be asked for, so that one search serves them all; None: any may be.
         reference: statistics of the window to compare with.
         no_reference: why there is none.
+        has_reference: whether there should be one: a vote is then from it or a gap.
         earlier: ``neighbor_samples`` and ``samples`` of the window before this one.
     """
 
@@ -44,12 +45,13 @@ class Statistics(ReferenceStatistics):
         wanted: frozenset[str] | None = None,
         reference: Statistics | None = None,
         no_reference: str = "no reference was given",
+        has_reference: bool = False,
         earlier: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self._accumulators = accumulators
         self.dim, self.k, self.vote_k = dim, k, vote_k
         self._head, self._count, self._reference = head, count, reference
-        self._no_reference, self._earlier = no_reference, earlier
+        self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
         self._wanted = known() if wanted is None else wanted
 
     def computed(self) -> frozenset[str]:

@@ -193,3 +193,71 @@ def test_groups_are_read_from_the_batch() -> None:
     assert monitor.history.records[-1].values["robustness_index"] > 1
     with pytest.raises(ConfigurationError, match="groups=5: the batch has no such part"):
         trainer(FeatureGeometryMonitor(groups=5), max_epochs=1).fit(Classifier(), data, data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"reference": "vall"}, "neither .train. nor a loader. Did you mean 'val'"),
+        ({"reference": "train", "loader_names": ("val", "train")}, "a loader is called"),
+        ({"reference": "train", "stages": ("train",)}, 'has only "train"'),
+        ({"reference": "train", "stages": ("train", "val"), "every_n_train_steps": 5}, "whole epochs"),
+        ({"signals": ["robustness_index"]}, "needs the group of each row"),
+    ],
+)
+def test_references_that_can_not_work_are_errors_at_once(arguments: dict, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        FeatureGeometryMonitor(**arguments)
+
+
+def test_a_reference_may_be_named_as_the_loader_was() -> None:
+    train, val = loaders(shuffle=False)
+    monitor = FeatureGeometryMonitor(
+        signals=["fidelity_coverage"],
+        loader_names=("val", "Train clean"),
+        reference="Train clean",
+        head="net.3",
+        on_error="raise",
+    )
+    trainer(monitor, max_epochs=1).fit(Classifier(), train, [val, train])
+    assert [set(r.values) for r in monitor.history] == [{"fidelity_coverage", "n_samples"}, {"n_samples"}]
+
+
+def test_the_vote_is_a_gap_where_its_reference_has_not_run() -> None:
+    monitor = FeatureGeometryMonitor(signals=["knn_accuracy"], reference="train", head="net.3")
+    with pytest.warns(FeatureGeometryWarning, match="knn_accuracy has no value: the reference 'train' has not run"):
+        trainer(monitor).validate(Classifier(), loaders()[1], verbose=False)
+
+
+def test_the_line_and_the_counts_speak_of_what_is_logged() -> None:
+    monitor = FeatureGeometryMonitor(signals=["kernel_mmd", "id_two_nn"], reference="train", on_error="raise")
+    run = trainer(monitor, max_epochs=1)
+    run.fit(Classifier(), *loaders())
+    line = monitor.history.run["described"]
+    assert "signals kernel_mmd, id_two_nn;" in line
+    assert "for the reference" in line
+    assert "compared with 'train'" in line
+    assert monitor.history.records[0].counts["reference"] == 256
+    assert float(run.callback_metrics["featgeo_monitor/val/n_reference"]) == 256
+
+
+def test_churn_of_a_shuffled_validation_set_is_left_out() -> None:
+    train, val = loaders()
+    shuffled = DataLoader(val.dataset, 64, shuffle=True)
+    monitor = FeatureGeometryMonitor(signals=["neighbor_churn", "id_two_nn"], on_error="raise")
+    trainer(monitor, use_distributed_sampler=False).fit(Frozen(), train, shuffled)
+    assert [set(r.values) for r in monitor.history] == [{"id_two_nn", "n_samples"}] * 2
+    assert "this loader shuffles them" in monitor.history.run["described"]
+
+
+def test_two_calls_are_not_two_stacked_views() -> None:
+    monitor = FeatureGeometryMonitor(signals=["alignment"], head="net.3", views=2)
+    with pytest.raises(ConfigurationError, match="views=2 says that a call stacks 2 views"):
+        trainer(monitor, max_epochs=1).fit(TwoViews(), *loaders())
+
+
+def test_missing_targets_are_told_before_training() -> None:
+    model = Classifier()
+    with pytest.raises(ConfigurationError, match="nrc1 need regression targets and the batch has none"):
+        trainer(FeatureGeometryMonitor(signals=["nrc1"]), num_sanity_val_steps=1).fit(model, *loaders())
+    assert model.global_step == 0

@@ -108,7 +108,7 @@ def test_bad_batches_are_refused_with_words(call, says: str) -> None:
 
 
 def test_class_signals_without_labels_or_classes_are_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="nc1 need class labels"):
+    with pytest.raises(ConfigurationError, match="nc1 needs class labels"):
         GeometryMetric(["nc1"], num_classes=3).update(torch.randn(4, 2))
     with pytest.raises(ConfigurationError, match="give num_classes"):
         GeometryMetric(["nc1"]).update(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))

@@ -167,8 +167,8 @@ COUNTS = torch.tensor([5, 5, 5])
         (lambda: density.knn_log_density(torch.ones(1)), "fewer than 2 rows"),
         (lambda: density.uniformity(torch.zeros(3), torch.zeros(3, dtype=torch.int64)), "two rows"),
         (
-            lambda: density.knn_accuracy(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int64), torch.tensor([1])),
-            "at least 2 labelled rows",
+            lambda: density.knn_accuracy(torch.ones(0, 1), torch.ones(0, 1, dtype=torch.int64), torch.arange(0)),
+            "no labelled row has a direction",
         ),
         (
             lambda: density.knn_accuracy(

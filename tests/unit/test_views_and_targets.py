@@ -88,7 +88,7 @@ def test_banks_of_views_merge_and_survive_a_checkpoint() -> None:
 
 
 def test_views_are_needed_for_signals_of_views() -> None:
-    with pytest.raises(ConfigurationError, match="lidar need two views of each sample"):
+    with pytest.raises(ConfigurationError, match="lidar needs two views of each sample"):
         GeometryMetric(["lidar"]).update(torch.randn(9, 3))
     lonely = GeometryMetric(["alignment"])
     lonely.update(torch.randn(9, 3), view=0)
@@ -144,7 +144,7 @@ def test_one_target_a_row_and_the_ways_it_has_no_value() -> None:
     assert "targets' dimension is undefined" in discrete.window().gaps["id_ratio"]
     with pytest.raises(Undefined, match="nothing lies outside"):
         regression.nrc1(x, torch.zeros(60, 4), torch.zeros(4), torch.eye(4))
-    with pytest.raises(ConfigurationError, match="nrc1 need regression targets"):
+    with pytest.raises(ConfigurationError, match="nrc1 needs regression targets"):
         GeometryMetric(["nrc1"]).update(x, torch.arange(60) % 2)
     none = GeometryMetric(["nrc1"])
     none.update(x, torch.full((60,), torch.nan))
@@ -164,7 +164,7 @@ def test_robustness_index_counts_neighbours() -> None:
                 good += int(labels[i] == labels[j] and groups[i] != groups[j])
                 bad += int(labels[i] != labels[j] and groups[i] == groups[j])
     assert metric.window().values["robustness_index"] == pytest.approx(good / bad)
-    with pytest.raises(ConfigurationError, match="need the group of each row"):
+    with pytest.raises(ConfigurationError, match="needs the group of each row"):
         GeometryMetric(["robustness_index"], num_classes=3).update(x, labels)
     with pytest.raises(Undefined, match="no bound"):
         density.robustness_index(torch.tensor([[1], [0]]), torch.tensor([0, 0]), torch.tensor([0, 1]))
@@ -199,10 +199,42 @@ def test_churn_needs_the_same_samples_and_one_row_each() -> None:
     metric.window()
     metric.reset()
     metric.update(torch.randn(50, 3), sample_index=torch.arange(100, 150))
-    assert "in the window before as well, found 0" in metric.window().gaps["neighbor_churn"]
+    assert "0 of 50 were in it" in metric.window().gaps["neighbor_churn"]
     tokens = GeometryMetric(["neighbor_churn"])
     for _ in range(2):
         tokens.reset()
         tokens.update(torch.randn(50, 3), sample_index=torch.arange(50) // 5)
         result = tokens.window()
     assert "several rows each" in result.gaps["neighbor_churn"]
+
+
+def test_one_odd_sample_does_not_decide_for_all_views() -> None:
+    a, b = two_views()
+    metric = streamed(["alignment", "lidar"], (a, b))
+    truth = metric.window().values
+    metric.update(torch.full((1, 12), 5.0), sample_index=torch.tensor([0]), view=2)  # one sample has a third view
+    rest = oracles.views(torch.stack([a, b], dim=1)[1:].double().numpy())
+    assert {k: metric.window().values[k] for k in rest} == pytest.approx(rest, rel=1e-9)
+    again = streamed(["alignment", "lidar"], (a, b))
+    again.update(a, sample_index=torch.arange(600), view=0)  # the same view twice is one view
+    assert again.window().values["lidar"] == pytest.approx(truth["lidar"], rel=1e-9)
+
+
+def test_churn_is_no_number_where_rows_came_or_went() -> None:
+    x = torch.randn(300, 4)
+    metric = GeometryMetric(["neighbor_churn"])
+    metric.update(x[:200])
+    metric.window()
+    metric.reset()
+    metric.update(x)
+    assert "200 of 300 were in it" in metric.window().gaps["neighbor_churn"]
+
+
+def test_double_targets_stay_double() -> None:
+    y = 1e8 + 100 * torch.rand(500, 2).double()
+    metric = GeometryMetric(["id_ratio"])
+    metric.update(y.clone(), y)
+    assert metric.window().values["id_ratio"] == pytest.approx(1, rel=1e-9)
+    copy = GeometryMetric(["id_ratio"])
+    copy.merge_state(metric.checkpoint())
+    assert copy.window().values == metric.window().values

@@ -238,3 +238,10 @@ def test_double_targets_stay_double() -> None:
     copy = GeometryMetric(["id_ratio"])
     copy.merge_state(metric.checkpoint())
     assert copy.window().values == metric.window().values
+
+
+def test_targets_of_another_width_are_refused() -> None:
+    metric = GeometryMetric("regression")
+    metric.update(torch.randn(40, 4), torch.rand(40, 2))
+    with pytest.raises(ValueError, match="targets had 2 columns in the first batch and have 3 now"):
+        metric.update(torch.randn(40, 4), torch.rand(40, 3))

@@ -1,0 +1,110 @@
+"""State of a GeometryMetric: saved, restored and folded together, with its settings compared first."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torchmetrics import Metric
+
+from lightning_featgeo.metrics.accumulator import Accumulator
+from lightning_featgeo.metrics.bank import BankAccumulator
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.rows import Rows, build_rows
+from lightning_featgeo.types import Tensor
+
+
+class Mergeable(Metric):
+    """What a GeometryMetric does with its own state, as opposed to rows."""
+
+    signals: tuple[str, ...] | None
+    num_classes: int | None
+    bank_size: Any
+    seed: int
+    dim: int | None
+    has_reference: bool
+    accumulators: torch.nn.ModuleDict
+    _counters: dict[str, Tensor]
+    _arrived: int
+    _earlier: tuple[Tensor, Tensor] | None
+
+    @abstractmethod
+    def _build(self, rows: Rows, present: frozenset[str]) -> None:
+        """Make the accumulators for rows like these."""
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Fold another GeometryMetric, or its :meth:`checkpoint`, into this one, as if it had seen those rows too.
+
+        Rows should carry global sample indices when the parts are merged: arrival numbers repeat between parts.
+
+        Raises:
+            ValueError: if signals, dimension, classes, bank size or seed differ.
+        """
+        other = incoming_state.checkpoint() if isinstance(incoming_state, Mergeable) else incoming_state
+        if not isinstance(other, dict) or "settings" not in other:
+            raise ValueError("merge_state takes a GeometryMetric or what its checkpoint() returned")
+        if other["dim"] is None:
+            return
+        if self.dim is None:
+            self._rebuild(other)
+        if self._settings() != other["settings"] or self.dim != other["dim"]:
+            raise ValueError(
+                f"cannot merge: here {self._settings()}, dim {self.dim}; there {other['settings']}, dim {other['dim']}"
+            )
+        for name, states in other["accumulators"].items():
+            accumulator = self.accumulators[name]
+            if isinstance(accumulator, Accumulator):
+                accumulator.merge_state(states)
+        for name, value in other["counters"].items():
+            mine = self._counters[name]
+            self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
+        self._arrived += other["arrived"]
+        self._earlier = self._earlier or other["earlier"]
+        self._update_count = max(self._update_count, 1)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
+        return {
+            "settings": self._settings(),
+            "dim": self.dim,
+            "arrived": self._arrived,
+            "earlier": self._earlier,
+            "counters": {name: c.clone() for name, c in self._counters.items()},
+            "accumulators": {
+                name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
+                for name, a in self.accumulators.items()
+                if isinstance(a, Accumulator)
+            },
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal where rows are merged."""
+        bank = dict(self.accumulators).get("bank")
+        return {
+            "signals": list(self.signals or ()),
+            "num_classes": self.num_classes,
+            "bank_size": self.bank_size,
+            "seed": self.seed,
+            "accumulators": sorted(self.accumulators),
+            "dtype": str(bank.rows.dtype) if isinstance(bank, BankAccumulator) else "",
+            "target_dim": bank.targets.shape[1] if isinstance(bank, BankAccumulator) else 0,
+            "target_dtype": str(bank.targets.dtype) if isinstance(bank, BankAccumulator) else "",
+        }
+
+    def _rebuild(self, saved: Mapping[str, Any]) -> None:
+        """Accumulators like those of a checkpoint, before any row was seen here."""
+        signals = tuple(saved["settings"]["signals"])
+        if self.signals is not None and not set(signals) <= set(self.signals):
+            signals = self.signals  # of another metric: the comparison of settings will say so
+        self.signals = signals
+        double = saved["settings"]["dtype"] == "torch.float64"
+        empty = torch.zeros(0, saved["dim"], dtype=torch.float64 if double else torch.float32, device=self.device)
+        double = saved["settings"]["target_dtype"] == "torch.float64"
+        kind = torch.float64 if double else torch.float32
+        targets = torch.zeros(0, saved["settings"]["target_dim"], dtype=kind, device=self.device)
+        requires = frozenset[str]().union(*(CATALOG[s].requires for s in signals))
+        self.has_reference = self.has_reference or "reference" in requires
+        with torch.inference_mode(False):
+            self._build(build_rows(empty, targets=targets), requires)

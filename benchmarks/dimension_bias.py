@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo import GeometryMetric
 
-ESTIMATORS = ("id_two_nn", "id_two_nn_mle", "id_mle", "id_gride_2", "id_gride_4", "id_gride_8")
+ESTIMATORS = ("id_two_nn", "id_two_nn_mle", "id_mle", "id_gride_1", "id_gride_2", "id_gride_4", "id_gride_8")
 DIMENSIONS = (2, 5, 10, 20, 50)
 SIZES = (1_000, 10_000)
 

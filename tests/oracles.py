@@ -166,7 +166,7 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
     np.fill_diagonal(kernel, 0)
     entropy = digamma(len(x)) - digamma(k) + _log_ball(x.shape[1]) + x.shape[1] * np.log(r[:, -1]).mean()
     return {
-        **{f"id_gride_{n1}": gride(r, n1) for n1 in (2, 4, 8)},
+        **{f"id_gride_{n1}": gride(r, n1) for n1 in (1, 2, 4, 8)},
         "id_two_nn_mle": float((m - 1) / (log_mu[:m].sum() + (len(log_mu) - m) * log_mu[m - 1])),
         "knn_entropy": float(entropy),
         "hubness": float(skew(np.bincount(near.ravel(), minlength=len(x)))),

@@ -90,7 +90,6 @@ def self_neighbors(
     short = directed & (length < _SHORT * length.max())
     shorts = short.nonzero().squeeze(1)
     spread = _chord_error(norm, length, inverse, short)
-    ones = torch.ones_like(length)
     voters = voters & directed
     angles, everything = bool(vote_k) or kernel_scale > 0, bool(directed.all())
     grouped = groups[groups >= 0]
@@ -122,8 +121,7 @@ def self_neighbors(
         if vote_k:
             among = squared if bool(voters.all()) else squared.masked_fill(~voters[None, :], torch.inf)
             error = _fixed_error(spread[part])
-            # lengths of 1: what cancels is told by the chord alone
-            chords[part], voted[part] = _nearest(among, directions, start, vote_k, ones[part], ones, error)
+            chords[part], voted[part] = _nearest(among, directions, start, vote_k, None, None, error)
         if kernel_scale > 0:
             counts[part] = n - 1 if alone and everything else squared.isfinite().sum(dim=1)
             kernel = squared.mul_(-kernel_scale).exp_()
@@ -229,8 +227,8 @@ def _nearest(
     points: _Points,
     start: int,
     k: int,
-    norm: Tensor,
-    other_norm: Tensor,
+    norm: Tensor | None,
+    other_norm: Tensor | None,
     error: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Distances to the k nearest of each row of a tile, and their columns; ties to the lower one.
@@ -240,7 +238,7 @@ def _nearest(
         points: the rows themselves.
         start: number of the tile's first query.
         k: how many.
-        norm, other_norm: squared lengths behind the tile's products, of its rows and its columns.
+        norm, other_norm: squared lengths behind the tile's products, of its rows and its columns; None: all are 1.
         error: how wrong entries up to a limit can be.
     """
     m = squared.shape[1]
@@ -255,9 +253,11 @@ def _nearest(
             squared[crowded], points, start + crowded.nonzero().squeeze(1), min(k, m), width, (limit + slack)[crowded]
         )
     values.clamp_(min=0.0)
-    scale = norm[:, None] + other_norm[near]
-    again = values < _CANCELLING * scale
-    tied = values.diff(dim=1) < _TYING * scale[:, :-1]
+    if norm is None or other_norm is None:
+        again, tied = values < 2 * _CANCELLING, values.diff(dim=1) < 2 * _TYING
+    else:
+        scale = norm[:, None] + other_norm[near]
+        again, tied = values < _CANCELLING * scale, values.diff(dim=1) < _TYING * scale[:, :-1]
     again[:, 1:] |= tied
     again[:, :-1] |= tied
     at, column = (again & values.isfinite()).nonzero(as_tuple=True)

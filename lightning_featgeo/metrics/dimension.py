@@ -179,6 +179,7 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
     return Estimate(torch.tensor(d, dtype=torch.float64), information.rsqrt().to("cpu"), n)
 
 
+id_gride_1 = functools.partial(id_gride, n1=1)
 id_gride_2 = functools.partial(id_gride, n1=2)
 id_gride_4 = functools.partial(id_gride, n1=4)
 id_gride_8 = functools.partial(id_gride, n1=8)

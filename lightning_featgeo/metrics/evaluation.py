@@ -39,7 +39,7 @@ def evaluate(
             ceilings[name] = signal.ceiling(n, statistics.dim)
         try:
             _refuse_bad_labels(signal, counts, num_classes)
-            value, error = _numbers(signal, statistics)
+            value, error, rows = _numbers(signal, statistics)
         except Undefined as reason:
             gaps[name] = str(reason)
             continue
@@ -47,6 +47,8 @@ def evaluate(
             gaps[name] = f"the decomposition failed ({str(failure).splitlines()[0]})"
             continue
         values[name] = value
+        if signal.ceiling is not None and rows is not None:  # it rests on other rows than all
+            ceilings[name] = signal.ceiling(rows, statistics.dim)
         if error is not None:
             errors[name] = error
     computed = statistics.computed()
@@ -85,7 +87,7 @@ def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: i
         raise Undefined("no row has a label")
 
 
-def _numbers(signal: Signal, statistics: Statistics) -> tuple[float, float | None]:
+def _numbers(signal: Signal, statistics: Statistics) -> tuple[float, float | None, int | None]:
     result = signal.function(*(getattr(statistics, need) for need in signal.needs))
     if not isinstance(result, Estimate):
         result = Estimate(torch.as_tensor(result))
@@ -93,7 +95,7 @@ def _numbers(signal: Signal, statistics: Statistics) -> tuple[float, float | Non
     if not math.isfinite(value):
         raise Undefined(f"the result is not finite ({value})")
     error = None if result.standard_error is None else float(result.standard_error)
-    return value, error if error is not None and math.isfinite(error) else None
+    return value, error if error is not None and math.isfinite(error) else None, result.n
 
 
 def _curves(signals: Sequence[str], statistics: Statistics) -> dict[str, Tensor]:

@@ -215,8 +215,9 @@ def nc4(
     origin = class_means[used].mean(dim=0)
     rows, means = labelled_rows.double() - origin, class_means - origin
     weight = head_weight.double()
-    predicted = (rows @ weight.T + (weight @ origin + head_bias.double())).argmax(dim=1)
-    squared = means.square().sum(dim=1) - 2 * rows @ means.T  # ‖x‖² is the same for every class
+    scores, products = (rows @ torch.cat([weight, means]).T).split(len(means), dim=1)  # one pass over the rows
+    predicted = (scores + (weight @ origin + head_bias.double())).argmax(dim=1)
+    squared = means.square().sum(dim=1) - 2 * products  # ‖x‖² is the same for every class
     nearest = squared.masked_fill(~used, torch.inf).argmin(dim=1)
     share = (predicted != nearest).double().mean()
     return Estimate(share, (share * (1 - share) / n).sqrt(), n)

@@ -155,6 +155,10 @@ SIGNALS: tuple[Signal, ...] = (
            "none", "dimensions", "(0, ∞)", "Levina & Bickel 2004; MacKay & Ghahramani 2005", ("dimension",),
            bias="low in high dimension and at the boundary: a Gaussian of dimension 20 reads 16.0 at n = 5,000",
            parity="Levina & Bickel with MacKay & Ghahramani's inverse average; averaging d_i instead reads higher"),
+    Signal("id_gride_1", dimension.id_gride_1, ("distances",),
+           "none", "dimensions", "(0, ∞)", "Denti et al. 2022", ("dimension",),
+           bias="as id_two_nn",
+           parity="DADApy's return_id_scaling_gride at the same n₁, value and error; it also drops extreme ratios"),
     Signal("id_gride_2", dimension.id_gride_2, ("distances",),
            "none", "dimensions", "(0, ∞)", "Denti et al. 2022", ("dimension",),
            bias="as id_two_nn, at a coarser scale",
@@ -257,6 +261,7 @@ SIGNALS: tuple[Signal, ...] = (
            parity="Galanti et al.'s average over pairs"),
     Signal("lidar", views.lidar, ("view_rows",),
            "higher", "dimensions", "[1, min(s−1, d)]", "Thilak et al. 2023, arXiv 2312.04000", ("spectrum", "views"),
+           ceiling=_centred_ceiling,
            bias="low with few samples or views; δ = 1e-4 ties it to the features' scale",
            parity="Thilak et al. with s samples of q real views and no ε added to the shares; slicing a queue into "
                   "groups is another number"),

@@ -48,7 +48,7 @@ def alignment(view_rows: Float[Tensor, "s q d"]) -> Estimate:
     return Estimate(apart.mean(), apart.std() / n**0.5 if n > 1 else None, n)
 
 
-def lidar(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, ""]:
+def lidar(view_rows: Float[Tensor, "s q d"]) -> Estimate:
     """LiDAR: exp(−Σ p ln p), p the shares of the eigenvalues of S_w^−½ S_b S_w^−½; between 1 and min(s−1, d).
 
     S_b is the covariance of the samples' means (s−1), S_w that of views about their sample's mean (s(q−1)), plus
@@ -56,6 +56,9 @@ def lidar(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, ""]:
 
     Args:
         view_rows: q views of each of s samples.
+
+    Returns:
+        The rank, no standard error, and s.
 
     Raises:
         Undefined: with fewer than two samples of two views, or if all samples have the same mean.
@@ -75,4 +78,4 @@ def lidar(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, ""]:
     if not total > 0:
         raise Undefined("all samples have the same mean over their views")
     p = power / total
-    return torch.exp(-torch.special.xlogy(p, p).sum())
+    return Estimate(torch.exp(-torch.special.xlogy(p, p).sum()), None, s)

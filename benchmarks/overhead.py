@@ -99,7 +99,8 @@ def main() -> None:
             f"CPU cores, torch {torch.__version__}, medians of {args.repeats} alternating runs. "
             "Command: `python benchmarks/overhead.py`",
             "",
-            "| features d | epoch, plain | with validation curves | with training curves too | the monitor's own time |",
+            "| features d | epoch, plain | with validation curves | with training curves too "
+            "| the monitor's own time |",
             "|---|---|---|---|---|",
             *rows,
         ]

@@ -41,7 +41,8 @@ class FeatureGeometryMonitor(Callback):
         bank_size, k, knn_vote_k, seed: see ``GeometryMetric``.
         reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
             of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
-            "train" is then caught too, and logged only if it is in ``stages``.
+            "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
+            a loader of clean training rows compares more alike.
         groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
 

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(n: int, d: int, bank: int | str, repetitions: int) -> dict[str, float]:
+def measure(n: int, d: int, bank: int | Literal["auto"], repetitions: int) -> dict[str, float]:
     torch.manual_seed(0)
     x, y = torch.relu(torch.randn(n, d)), torch.arange(n) % CLASSES
     kept = x if bank == n else x[:4096]
@@ -41,7 +42,7 @@ def measure(n: int, d: int, bank: int | str, repetitions: int) -> dict[str, floa
     times: dict[str, list[float]] = {}
 
     def stream(signals: str) -> None:
-        metric = GeometryMetric(signals, num_classes=CLASSES, head=head, bank_size=bank)  # type: ignore[arg-type]
+        metric = GeometryMetric(signals, num_classes=CLASSES, head=head, bank_size=bank)
         update = seconds(lambda: [metric.update(x[i : i + 500], y[i : i + 500]) for i in range(0, n, 500)])
         times.setdefault(f"{signals}: streaming", []).append(update)
         times.setdefault(f"{signals}: window", []).append(seconds(metric.window))
@@ -64,7 +65,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = {(d, b): measure(args.n, d, b, args.repetitions) for d in (128, 512, 2048) for b in ("auto", args.n)}
+    banks: tuple[Literal["auto"], int] = ("auto", args.n)
+    found = {(d, b): measure(args.n, d, b, args.repetitions) for d in (128, 512, 2048) for b in banks}
     columns = list(next(iter(found.values())))
     lines = [
         "# Cost of a window",

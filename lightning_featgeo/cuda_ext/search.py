@@ -53,7 +53,7 @@ def knn(
         squared = (q_norm[:, None] + b_norm[None, :]).addmm_(q, b.T, alpha=-2.0)
         barred = torch.zeros_like(squared, dtype=torch.bool)
         if exclude_self:
-            barred |= columns[None, :] == columns.new_tensor(range(part.start, part.stop))[:, None]
+            barred |= columns[None, :] == torch.arange(part.start, part.stop, device=device)[:, None]
         if query_groups is not None and reference_groups is not None:
             mine = query_groups[part, None]
             barred |= (mine == reference_groups[None, :]) & (mine >= 0)
@@ -242,7 +242,7 @@ def _nearest(
         error: how wrong entries up to a limit can be.
     """
     m = squared.shape[1]
-    width, k = min(m, k + _SPARE), k
+    width = min(m, k + _SPARE)
     values, near = _smallest(squared, width)
     limit = values[:, min(k, m) - 1]
     slack = error(limit)

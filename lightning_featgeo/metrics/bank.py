@@ -32,8 +32,8 @@ class Bank:
     targets: Float[Tensor, "n t"]
 
 
-class BankAccumulator(Accumulator):
-    """Uniform sample of at most ``capacity`` rows.
+class Reservoir(Accumulator):
+    """The rows with the smallest priorities, and whatever columns belong to them.
 
     Args:
         dim: feature dimension d.
@@ -41,13 +41,61 @@ class BankAccumulator(Accumulator):
         seed: of the hash; the same seed keeps the same samples.
         dtype: of the kept rows, float32 or float64.
         device: where the rows live.
-        target_dim, target_dtype: t and type of the regression targets kept with each row.
-
-    State bytes: capacity·(d·itemsize + 32 + 4·t).
     """
 
     priorities: Tensor
     rows: Tensor
+    least = 1  # rows that a capacity must hold
+
+    def __init__(
+        self,
+        dim: int,
+        capacity: int,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(device)
+        if capacity < self.least:
+            raise ValueError(f"bank capacity must be at least {self.least} rows, got {capacity}")
+        self.capacity, self.seed = capacity, seed
+        self._state("priorities", torch.full((capacity,), EMPTY_PRIORITY))
+        self._state("rows", torch.zeros(capacity, dim, dtype=dtype))
+
+    def _offer_rows(self, rows: Rows, columns: Mapping[str, Tensor]) -> None:
+        """Offer rows by the hash of their sample and their place in it, which is the same in every view."""
+        priorities = ops.hash_priority(rows.sample * _POSITIONS + rows.position, self.seed)
+        priorities = torch.where(rows.keep, priorities, EMPTY_PRIORITY)  # those that don't count have none
+        self._merge({"priorities": priorities, "rows": rows.features, **columns})
+
+    def _merge(self, other: Mapping[str, Tensor]) -> None:
+        """Let new rows take the places of those with larger priorities, in every column."""
+        states, offered = self.tensors(), other["priorities"]
+        for start in range(0, offered.shape[0], self.capacity):
+            part = slice(start, start + self.capacity)
+            slots, sources, accepted = ops.reservoir_slots(self.priorities, offered[part])
+            for name, state in states.items():
+                fresh = other[name][part][sources].to(state.dtype)
+                mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
+                state[slots] = torch.where(mask, fresh, state[slots])
+
+    def _order(self, second: Tensor) -> Int64[Tensor, " n"]:
+        """Taken slots by priority, and by a second column where priorities are equal: arrival leaves no trace."""
+        order = torch.sort(second, stable=True).indices
+        order = order[torch.sort(self.priorities[order], stable=True).indices]
+        return order[: int((self.priorities != EMPTY_PRIORITY).sum())]
+
+
+class BankAccumulator(Reservoir):
+    """Uniform sample of at most ``capacity`` rows.
+
+    Args:
+        dim, capacity, seed, dtype, device: see :class:`Reservoir`.
+        target_dim, target_dtype: t and type of the regression targets kept with each row.
+
+    State bytes: capacity·(d·itemsize + 32 + t·itemsize of the targets).
+    """
+
     labels: Tensor
     samples: Tensor
     groups: Tensor
@@ -63,12 +111,7 @@ class BankAccumulator(Accumulator):
         target_dim: int = 0,
         target_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(device)
-        if capacity < 1:
-            raise ValueError(f"bank capacity must be at least 1 row, got {capacity}")
-        self.capacity, self.seed = capacity, seed
-        self._state("priorities", torch.full((capacity,), EMPTY_PRIORITY))
-        self._state("rows", torch.zeros(capacity, dim, dtype=dtype))
+        super().__init__(dim, capacity, seed, dtype, device)
         self._state("labels", torch.full((capacity,), UNLABELLED))
         self._state("samples", torch.full((capacity,), -1))
         self._state("groups", torch.full((capacity,), UNLABELLED))
@@ -78,32 +121,23 @@ class BankAccumulator(Accumulator):
         """Offer rows to the sample."""
         t = self.targets.shape[1]
         target = rows.target if rows.target.shape[1] == t else self.targets.new_full((len(rows), t), torch.nan)
-        columns = {"rows": rows.features, "labels": rows.label, "samples": rows.sample, "groups": rows.group}
-        _offer(self, priorities_of(rows, self.seed), {**columns, "targets": target})
-
-    def _merge(self, other: Mapping[str, Tensor]) -> None:
-        _offer(self, other["priorities"], other)
+        columns = {"labels": rows.label, "samples": rows.sample, "groups": rows.group, "targets": target}
+        self._offer_rows(rows, columns)
 
     def compute(self) -> Bank:
         """The sample so far."""
-        order = torch.sort(self.samples, stable=True).indices
-        order = order[torch.sort(self.priorities[order], stable=True).indices]
-        order = order[: int((self.priorities != EMPTY_PRIORITY).sum())]
+        order = self._order(self.samples)
         return Bank(self.rows[order], self.labels[order], self.samples[order], self.groups[order], self.targets[order])
 
 
-class ViewBankAccumulator(Accumulator):
+class ViewBankAccumulator(Reservoir):
     """Uniform sample of samples with all their views: rows of one sample share a priority, so they stay together.
 
-    Args:
-        dim, capacity, seed, dtype, device: as those of :class:`BankAccumulator`; the capacity is in rows.
-
-    State bytes: capacity·(d·itemsize + 16).
+    Args: those of :class:`Reservoir`. State bytes: capacity·(d·itemsize + 16).
     """
 
-    priorities: Tensor
-    rows: Tensor
     views: Tensor
+    least = 2
 
     def __init__(
         self,
@@ -113,20 +147,12 @@ class ViewBankAccumulator(Accumulator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(device)
-        if capacity < 2:
-            raise ValueError(f"two views of a sample take a capacity of at least 2 rows, got {capacity}")
-        self.capacity, self.seed = capacity, seed
-        self._state("priorities", torch.full((capacity,), EMPTY_PRIORITY))
-        self._state("rows", torch.zeros(capacity, dim, dtype=dtype))
+        super().__init__(dim, capacity, seed, dtype, device)
         self._state("views", torch.full((capacity,), -1))
 
     def update(self, rows: Rows) -> None:
         """Offer rows to the sample."""
-        _offer(self, priorities_of(rows, self.seed), {"rows": rows.features, "views": rows.view})
-
-    def _merge(self, other: Mapping[str, Tensor]) -> None:
-        _offer(self, other["priorities"], other)
+        self._offer_rows(rows, {"views": rows.view})
 
     def compute(self) -> Float[Tensor, "s q d"]:
         """The rows of the samples that have q views, view by view; q is the number that most samples have.
@@ -134,9 +160,7 @@ class ViewBankAccumulator(Accumulator):
         A view that came again counts once. A full bank may hold part of the sample at its cutoff: that one has fewer
         views than others, and is left out whatever part it is.
         """
-        order = torch.sort(self.views, stable=True).indices
-        order = order[torch.sort(self.priorities[order], stable=True).indices]
-        order = order[: int((self.priorities != EMPTY_PRIORITY).sum())]
+        order = self._order(self.views)
         sample, view = self.priorities[order], self.views[order]
         new = torch.ones_like(sample, dtype=torch.bool)
         new[1:] = (sample[1:] != sample[:-1]) | (view[1:] != view[:-1])
@@ -147,22 +171,3 @@ class ViewBankAccumulator(Accumulator):
         q = int(torch.bincount(counts).flip(0).argmax().neg() + counts.max())  # of equally common ones the largest
         complete = torch.repeat_interleave(counts == q, counts)
         return self.rows[order][complete].reshape(-1, q, self.rows.shape[1])
-
-
-def priorities_of(rows: Rows, seed: int) -> Int64[Tensor, " n"]:
-    """Each row's priority by its sample and its place in it, the same in every view; none if it doesn't count."""
-    priorities = ops.hash_priority(rows.sample * _POSITIONS + rows.position, seed)
-    return torch.where(rows.keep, priorities, EMPTY_PRIORITY)
-
-
-def _offer(bank: BankAccumulator | ViewBankAccumulator, priorities: Tensor, columns: Mapping[str, Tensor]) -> None:
-    """Let new rows take the places of those with larger priorities, in every column of the bank."""
-    states = {name: state for name, state in bank.tensors().items() if name != "priorities"}
-    for start in range(0, priorities.shape[0], bank.capacity):
-        part = slice(start, start + bank.capacity)
-        slots, sources, accepted = ops.reservoir_slots(bank.priorities, priorities[part])
-        for name, state in states.items():
-            fresh = columns[name][part][sources].to(state.dtype)
-            mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
-            state[slots] = torch.where(mask, fresh, state[slots])
-        bank.priorities[slots] = torch.where(accepted, priorities[part][sources], bank.priorities[slots])

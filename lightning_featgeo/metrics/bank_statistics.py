@@ -26,7 +26,6 @@ class BankStatistics:
 
     _accumulators: Mapping[str, Any]
     _wanted: frozenset[str]
-    _votes_elsewhere: bool  # a reference is voted from instead
     _earlier: tuple[Tensor, Tensor] | None
     dim: int
     k: int
@@ -35,6 +34,11 @@ class BankStatistics:
     @cached_property
     def _bank(self) -> Bank:
         return cast(BankAccumulator, self._accumulators["bank"]).compute()
+
+    @property
+    def _votes_elsewhere(self) -> bool:
+        """Whether a reference is voted from instead of this bank."""
+        return False
 
     @cached_property
     def _search(self) -> ops.SelfNeighbors:

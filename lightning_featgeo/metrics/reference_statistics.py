@@ -42,7 +42,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         return other
 
     @property
-    def _votes_elsewhere(self) -> bool:  # type: ignore[override]
+    def _votes_elsewhere(self) -> bool:
         return self._has_reference or self._reference is not None
 
     @cached_property

@@ -1,7 +1,7 @@
 """The ops by their final names: schemas (written once, here), fake kernels, and typed entry points.
 
-A compiled library only adds kernels for the CPU and CUDA dispatch keys; the plain-torch reference is
-registered beneath them for every device, so a missing kernel is slower and never wrong.
+A compiled library (:mod:`~lightning_featgeo.cuda_ext.library`) only adds kernels for the CPU and CUDA dispatch keys;
+the plain-torch reference is registered beneath them for every device, so a missing kernel is slower and never wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ SCHEMAS = {
     "bool exclude_self, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor)",
     "self_neighbors": "(Tensor rows, int k, Tensor groups, Tensor voters, int vote_k, float kernel_scale) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "scan": "(Tensor queries, Tensor? reference, Tensor query_ids, Tensor? reference_ids, Tensor centre, float scale, "
+    "int k, bool measure, int precision, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "select_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, Tensor reference_ids, "
+    "int first, Tensor(a!) values, Tensor(b!) indices) -> ()",
 }
 _library = torch.library.Library(NAMESPACE, "DEF")
 
@@ -58,6 +62,23 @@ def _fake_self_neighbors(
     return *tables, *columns
 
 
+def _fake_scan(
+    queries: Tensor,
+    reference: Tensor | None,
+    query_ids: Tensor,
+    reference_ids: Tensor | None,
+    centre: Tensor,
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Tensor, ...]:
+    n = queries.shape[0]
+    shapes = ((n, k), torch.float64), ((n, k), torch.int64), ((n,), torch.bool), ((n,), torch.float64)
+    return *(queries.new_empty(s, dtype=t) for s, t in shapes), queries.new_empty((n,), dtype=torch.float64)
+
+
 def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like(new_priorities)
     return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
@@ -75,6 +96,8 @@ _FAKES: dict[str, Callable[..., object]] = {
     "unit_stats_": _fake_nothing,
     "knn": _fake_knn,
     "self_neighbors": _fake_self_neighbors,
+    "scan": _fake_scan,
+    "select_": _fake_nothing,
 }
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
@@ -82,6 +105,11 @@ for _name, _schema in SCHEMAS.items():
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _FAKES[_name], lib=_library)
 
 _ops = getattr(torch.ops, NAMESPACE)
+
+
+def define_kernel(name: str, function: Callable[..., object], key: str) -> None:
+    """Let a Python function serve an op on the devices of a dispatch key; compiled kernels register themselves."""
+    _library.impl(name, function, key)
 
 
 def hash_priority(index: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:

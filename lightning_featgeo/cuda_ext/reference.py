@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_featgeo.cuda_ext.scan import scan, select_
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "hash_priority",
     "knn",
     "reservoir_slots",
+    "scan",
     "scatter_",
+    "select_",
     "self_neighbors",
     "unit_stats_",
 ]

@@ -35,7 +35,7 @@ def knn(
     """See :func:`lightning_featgeo.cuda_ext.ops.knn_with_kernel`."""
     n, m = queries.shape[0], reference.shape[0]
     device = queries.device
-    distances, indices = _empty_table(n, k, device)
+    distances, indices = empty_table(n, k, device)
     kernel_sums = torch.zeros(n, dtype=torch.float64, device=device)
     kernel_counts = torch.zeros(n, dtype=torch.int64, device=device)
     if n == 0 or m == 0:
@@ -75,8 +75,8 @@ def self_neighbors(
     shorter than the longest take a product of unit rows.
     """
     n, device = rows.shape[0], rows.device
-    distances, indices = _empty_table(n, k, device)
-    chords, voted = _empty_table(n, vote_k, device)
+    distances, indices = empty_table(n, k, device)
+    chords, voted = empty_table(n, vote_k, device)
     sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
     counts = torch.zeros(n, dtype=torch.int64, device=device)
     if n == 0:
@@ -133,7 +133,7 @@ def self_neighbors(
     return distances, indices, chords, voted, sums, squares, counts
 
 
-def _empty_table(n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def empty_table(n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     distances = torch.full((n, k), torch.inf, dtype=torch.float64, device=device)
     return distances, torch.full((n, k), -1, dtype=torch.int64, device=device)
 

@@ -1,0 +1,201 @@
+"""Exact neighbours from certified scans: cheap products first, and again for the rows they could not settle.
+
+Every table is the exact one, whatever the precision of the products it came from: a scan says of each row whether its
+neighbours are certain (:mod:`~lightning_featgeo.cuda_ext.scan`), and rows that are not go on to the next rung: bf16
+where the hardware has such products and a sample of rows says that it pays, then fp32, then float64, and at last the
+search by subtraction (:mod:`~lightning_featgeo.cuda_ext.search`), which also untangles copies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from lightning_featgeo.cuda_ext import search
+from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
+
+_CENTRE_FROM = 4096  # so many rows fix the centre; any centre near the rows will do
+_EXPONENTS = 500  # of two: squares of larger or smaller differences leave float64
+_SAMPLE = 64  # rows that decide whether bf16 pays
+_WORTH_A_SAMPLE = 2**32  # products of single numbers
+_PAYS = 0.6  # share of certain rows from which on a bf16 scan is worth its time
+
+_RUNGS = ("bf16", "fp32", "float64", "subtraction")
+
+bf16_devices: set[str] = set()  # device types whose bf16 products are fast
+settled: Counter[str] = Counter()  # rows by the rung that settled them, since the process began
+
+
+def knn(
+    queries: Tensor,
+    reference: Tensor,
+    k: int,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+    exclude_self: bool,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.knn_with_kernel`."""
+    n, m = queries.shape[0], reference.shape[0]
+    ids = _ids(n, m, query_groups, reference_groups, exclude_self, queries.device)
+    if ids is None or n == 0 or m == 0 or queries.shape[1] == 0:
+        return search.knn(queries, reference, k, query_groups, reference_groups, exclude_self, kernel_scale)
+    query_ids, reference_ids = ids
+    same = reference is queries or (
+        n == m and queries.data_ptr() == reference.data_ptr() and torch.equal(query_ids, reference_ids)
+        and queries.stride() == reference.stride() and queries.dtype == reference.dtype
+    )  # fmt: skip
+    same = same and torch.equal(query_ids, reference_ids)
+    wide = torch.float64 in (queries.dtype, reference.dtype)
+    q = _plain(queries, wide)
+    b = q if same else _plain(reference, wide)
+    distances, indices, sums, _ = _ladder(q, b, query_ids, reference_ids, k, True, kernel_scale)
+    counts = torch.zeros(n, dtype=torch.int64, device=queries.device)
+    if kernel_scale > 0:
+        counts = m - _how_often(query_ids, reference_ids)
+    return distances, indices, sums, counts
+
+
+def self_neighbors(
+    rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.self_neighbors`."""
+    n, device = rows.shape[0], rows.device
+    distances, indices = search.empty_table(n, k, device)
+    chords, voted = search.empty_table(n, vote_k, device)
+    sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    ids = _ids(n, n, groups, groups, True, device)
+    if ids is None or n == 0 or rows.shape[1] == 0:
+        return search.self_neighbors(rows, k, groups, voters, vote_k, kernel_scale)
+    own = ids[0]
+    if k:
+        plain = _plain(rows, rows.dtype == torch.float64)
+        distances, indices, _, _ = _ladder(plain, plain, own, own, k, True, 0.0)
+    if not vote_k and kernel_scale <= 0:
+        return distances, indices, chords, voted, sums, squares, counts
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    directed = length.squeeze(1) > 0
+    voters = voters & directed
+    together = bool(vote_k) and kernel_scale > 0 and torch.equal(voters, directed)
+    if kernel_scale > 0:
+        some = directed.nonzero().squeeze(1)
+        unit, mine = rows[some].double() / length[some], own[some].contiguous()
+        table = _ladder(unit, unit, mine, mine, vote_k if together else 0, False, kernel_scale)
+        sums[some], squares[some] = table[2], table[3]
+        counts[some] = len(some) - _how_often(mine, mine)
+        if together:
+            chords[some], voted[some] = table[0], _renamed(table[1], some)
+    if vote_k and not together:
+        some = voters.nonzero().squeeze(1)
+        unit, mine = rows[some].double() / length[some], own[some].contiguous()
+        near, which, _, _ = _ladder(unit, unit, mine, mine, vote_k, False, 0.0)
+        chords[some], voted[some] = near, _renamed(which, some)
+    return distances, indices, chords, voted, sums, squares, counts
+
+
+def _ladder(
+    queries: Tensor,
+    reference: Tensor,
+    query_ids: Tensor,
+    reference_ids: Tensor,
+    k: int,
+    measure: bool,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Neighbours, and kernel sums and squares, rung by rung."""
+    n, device = queries.shape[0], queries.device
+    if n == 0:
+        nothing = queries.new_zeros(0, dtype=torch.float64)
+        return *search.empty_table(0, k, device), nothing, nothing
+    frame, among = _frame(queries, reference), reference is queries
+
+    def scanned(rows: Tensor | None, precision: int, kernel: float) -> tuple[Tensor, ...]:
+        q, ids = (queries, query_ids) if rows is None else (queries[rows], query_ids[rows])
+        other = None if among and rows is None else reference
+        scan = torch.ops.lightning_featgeo.scan
+        return scan(q, other, ids, None if other is None else reference_ids, *frame, k, measure, precision, kernel)
+
+    # sums over rows of any scale are taken from float64 products; unit rows are all of one scale
+    first = (F64 if measure else F32) if kernel_scale > 0 else F32
+    if measure and not kernel_scale and queries.device.type in bf16_devices:
+        work = n * reference.shape[0] * queries.shape[1]
+        if work > _WORTH_A_SAMPLE:
+            sample = torch.arange(0, n, max(1, n // _SAMPLE), device=device)
+            if float(scanned(sample, BF16, 0.0)[2].double().mean()) >= _PAYS:
+                first = BF16
+    distances, indices, certain, sums, squares = scanned(None, first, kernel_scale)
+    rest = (~certain).nonzero().squeeze(1)
+    settled[_RUNGS[first]] += n - len(rest)
+    for precision in range(first + 1, F64 + 1):
+        if not len(rest):
+            return distances, indices, sums, squares
+        distances[rest], indices[rest], sure = scanned(rest, precision, 0.0)[:3]
+        settled[_RUNGS[precision]] += int(sure.sum())
+        rest = rest[~sure]
+    if len(rest):
+        settled[_RUNGS[-1]] += len(rest)
+        groups = query_ids[rest].to(torch.int64), reference_ids.to(torch.int64)
+        distances[rest], indices[rest] = search.knn(queries[rest], reference, k, *groups, False, 0.0)[:2]
+    return distances, indices, sums, squares
+
+
+def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
+    """A point near the rows, and a power of two that makes the longest of them, seen from there, no longer than 1."""
+    low, high = (float(x) for x in torch.aminmax(reference))
+    if queries is not reference:
+        more = torch.aminmax(queries)
+        low, high = min(low, float(more.min)), max(high, float(more.max))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "neighbours: rows hold NaN or infinity; drop those rows first, for example x[x.isfinite().all(1)]"
+        )
+    centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
+    reach = (high - low) * math.sqrt(reference.shape[1])
+    exponent = math.ceil(math.log2(reach)) if reach > 0 else 0
+    if abs(exponent) > _EXPONENTS:
+        raise ValueError(f"neighbours: rows reach over 2^{exponent}, whose squares float64 cannot hold; rescale them")
+    return centre, 2.0**-exponent
+
+
+def _plain(rows: Tensor, wide: bool) -> Tensor:
+    return rows.to(torch.float64 if wide else torch.float32).contiguous()
+
+
+def _ids(
+    n: int,
+    m: int,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+    exclude_self: bool,
+    device: torch.device,
+) -> tuple[Tensor, Tensor] | None:
+    """A number for each row such that equal numbers, and only those, may not be neighbours; None: impossible."""
+    if query_groups is None or reference_groups is None:
+        if exclude_self:
+            own = torch.arange(max(n, m), dtype=torch.int32, device=device)
+            return own[:n], own[:m]
+        nobody = torch.full((n,), -1, dtype=torch.int32, device=device)
+        return nobody, torch.zeros(m, dtype=torch.int32, device=device)
+    shared = min(n, m)
+    if exclude_self and not torch.equal(query_groups[:shared], reference_groups[:shared]):
+        return None
+    numbers = torch.cat([query_groups, reference_groups]).unique(return_inverse=True)[1].to(torch.int32)
+    q, b = numbers[:n], numbers[n:]
+    if exclude_self:  # rows of no group bar themselves alone
+        own = torch.arange(n + m, n + m + max(n, m), dtype=torch.int32, device=device)
+        return torch.where(query_groups < 0, own[:n], q), torch.where(reference_groups < 0, own[:m], b)
+    return torch.where(query_groups < 0, -1, q), torch.where(reference_groups < 0, -2, b)
+
+
+def _how_often(ids: Tensor, among: Tensor) -> Tensor:
+    """How many of ``among`` equal each of ``ids``."""
+    ordered = among.sort().values
+    return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+
+
+def _renamed(indices: Tensor, names: Tensor) -> Tensor:
+    return torch.where(indices >= 0, names[indices.clamp(min=0)], -1)

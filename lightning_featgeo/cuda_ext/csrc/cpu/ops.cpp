@@ -1,0 +1,136 @@
+// The ops on CPU tensors, under the names and schemas that ops.py defines. LibTorch's stable ABI: one build serves
+// every torch from 2.10 on, and every Python.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <tuple>
+
+#include "moments.h"
+#include "neighbors.h"
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+namespace featgeo {
+
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  torch::stable::parallel_for(begin, end, grain, body);
+}
+
+int64_t threads() { return std::max<int64_t>(1, torch::stable::get_num_threads()); }
+
+namespace {
+
+// Rows of any floating-point type and strides as fp32 or float64, row by row; the tensor keeps them alive.
+Tensor plain(const Tensor& x) {
+  bool known = x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double;
+  Tensor y = known ? x : torch::stable::to(x, ScalarType::Float);
+  return y.is_contiguous() ? y : torch::stable::contiguous(y);
+}
+
+Matrix matrix(const Tensor& plain) {
+  STD_TORCH_CHECK(plain.dim() == 2, "expected rows of shape (n, d), got ", plain.dim(), " dimensions");
+  return {plain.data_ptr(), plain.size(0), plain.size(1), plain.scalar_type() == ScalarType::Double};
+}
+
+template <class T>
+T* memory(const Tensor& x, ScalarType type, int64_t numel, const char* name) {
+  STD_TORCH_CHECK(x.is_cpu() && x.is_contiguous() && x.scalar_type() == type && x.numel() == numel, name,
+                  ": expected a contiguous CPU tensor of ", numel, " elements of the documented type");
+  return static_cast<T*>(x.data_ptr());
+}
+
+double* doubles(const Tensor& x, int64_t numel, const char* name) {
+  return memory<double>(x, ScalarType::Double, numel, name);
+}
+
+Tensor integers(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+
+void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor counts, Tensor sums, Tensor squares,
+              std::optional<Tensor> scatter, int64_t labelled_groups, bool exact) {
+  Tensor x = plain(rows), g = integers(groups);
+  Matrix m = matrix(x);
+  int64_t n_groups = counts.numel(), d = m.columns, buckets = scatter ? scatter->size(0) : 0;
+  const int64_t* ids = memory<int64_t>(g, ScalarType::Long, m.rows, "groups");
+  for (int64_t i = 0; i < m.rows; ++i)
+    STD_TORCH_CHECK(ids[i] < n_groups, "scatter_: group ", ids[i], " of row ", i, ", but there are ", n_groups);
+  add_scatter(m, ids,
+              {n_groups, labelled_groups, buckets, memory<float>(shift, ScalarType::Float, n_groups * d, "shift"),
+               doubles(counts, n_groups, "counts"), doubles(sums, n_groups * d, "sums"),
+               doubles(squares, n_groups, "squares"), scatter ? doubles(*scatter, buckets * d * d, "scatter") : nullptr,
+               exact});
+}
+
+void direction_sums_(const Tensor& rows, const Tensor& keep, Tensor count, Tensor sums, Tensor squares) {
+  Tensor x = plain(rows), k = integers(keep);
+  Matrix m = matrix(x);
+  add_directions(m, memory<bool>(k, ScalarType::Bool, m.rows, "keep"), doubles(count, 2, "count"),
+                 doubles(sums, m.columns, "sums"), doubles(squares, m.columns, "squares"));
+}
+
+void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, Tensor minimum, Tensor maximum) {
+  Tensor x = plain(rows), k = integers(keep);
+  Matrix m = matrix(x);
+  add_activity(m, memory<bool>(k, ScalarType::Bool, m.rows, "keep"), doubles(active, m.columns, "active"),
+               doubles(minimum, m.columns, "minimum"), doubles(maximum, m.columns, "maximum"));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> scan(const Tensor& queries, std::optional<Tensor> reference,
+                                                        const Tensor& query_ids, std::optional<Tensor> reference_ids,
+                                                        const Tensor& centre, double scale, int64_t k, bool measure,
+                                                        int64_t precision, double kernel_scale) {
+  STD_TORCH_CHECK(k >= 0 && precision >= 0 && precision <= 2, "scan: k ", k, " and precision ", precision);
+  STD_TORCH_CHECK(reference.has_value() == reference_ids.has_value(), "scan: a reference and its ids go together");
+  Tensor q = plain(queries), r = reference ? plain(*reference) : q;
+  STD_TORCH_CHECK(q.scalar_type() == r.scalar_type(), "scan: queries and reference differ in type");
+  Tensor qi = integers(query_ids), ri = reference_ids ? integers(*reference_ids) : qi;
+  Matrix a = matrix(q), b = matrix(r);
+  STD_TORCH_CHECK(a.columns == b.columns, "scan: queries and reference differ in dimension");
+  STD_TORCH_CHECK(b.rows < (int64_t(1) << 31), "scan: at most 2^31 - 1 reference rows at a time");
+  int64_t n = a.rows;
+  auto empty = [&](std::initializer_list<int64_t> size, ScalarType type) {
+    return torch::stable::empty({size.begin(), size.size()}, type);
+  };
+  Tensor distances = empty({n, k}, ScalarType::Double), indices = empty({n, k}, ScalarType::Long);
+  Tensor certain = empty({n}, ScalarType::Bool);
+  Tensor sums = empty({n}, ScalarType::Double), squares = empty({n}, ScalarType::Double);
+  torch::stable::zero_(sums);
+  torch::stable::zero_(squares);
+  Table table{k,
+              static_cast<double*>(distances.data_ptr()),
+              static_cast<int64_t*>(indices.data_ptr()),
+              static_cast<bool*>(certain.data_ptr()),
+              kernel_scale > 0.0 ? static_cast<double*>(sums.data_ptr()) : nullptr,
+              static_cast<double*>(squares.data_ptr())};
+  Problem problem{a,
+                  b,
+                  !reference.has_value(),
+                  memory<int32_t>(qi, ScalarType::Int, a.rows, "query_ids"),
+                  memory<int32_t>(ri, ScalarType::Int, b.rows, "reference_ids"),
+                  {doubles(centre, a.columns, "centre"), scale},
+                  measure,
+                  kernel_scale};
+  nearest(problem, Precision(precision), table);
+  return {distances, indices, certain, sums, squares};
+}
+
+}  // namespace
+}  // namespace featgeo
+
+STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CPU, m) {
+  m.impl("scatter_", TORCH_BOX(&featgeo::scatter_));
+  m.impl("direction_sums_", TORCH_BOX(&featgeo::direction_sums_));
+  m.impl("unit_stats_", TORCH_BOX(&featgeo::unit_stats_));
+  m.impl("scan", TORCH_BOX(&featgeo::scan));
+}
+
+// For library.py: what this was built from, what it holds, and what it runs on.
+#define FEATGEO_EXPORT extern "C" __attribute__((visibility("default"), used))
+FEATGEO_EXPORT const char* featgeo_fingerprint() { return FEATGEO_FINGERPRINT; }
+FEATGEO_EXPORT const char* featgeo_ops() { return "direction_sums_ scan scatter_ unit_stats_"; }
+FEATGEO_EXPORT const char* featgeo_instruction_set() { return featgeo::instruction_set(); }
+FEATGEO_EXPORT bool featgeo_has_bf16() { return featgeo::has_bf16(); }

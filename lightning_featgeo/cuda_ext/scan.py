@@ -1,0 +1,132 @@
+"""The ops ``scan`` and ``select_`` in plain torch: a search whose products may be of low precision, and its proof.
+
+A scan keeps the best candidates of every query by ‖q‖²+‖b‖²−2q·b̃ from rounded rows, measures them by subtraction in
+float64, and then proves, or fails to, that nothing it threw away can be nearer. With ρ the largest share of a row that
+rounding took and u the unit round-off of the sums, a product over d columns, summed in any order, is wrong by at most
+η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms",
+section 3.1). A row truly within D of q is no longer than ‖q‖+D, so that it scans at or below D² + E with
+E = 2η‖q‖(‖q‖+D) + 4u(2‖q‖+D)². If all that was thrown away scans above that, the k nearest are certain.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BF16, F32, F64 = 0, 1, 2  # precisions of a scan
+_TILE_ELEMENTS = 2**22
+_TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
+
+
+def select_(
+    products: Tensor,
+    query_norms: Tensor,
+    reference_norms: Tensor,
+    query_ids: Tensor,
+    reference_ids: Tensor,
+    first: int,
+    values: Tensor,
+    indices: Tensor,
+) -> None:
+    """See :func:`lightning_featgeo.cuda_ext.ops.select_`."""
+    squares = (query_norms[:, None] + reference_norms[None, :]) - 2 * products
+    squares.masked_fill_(query_ids[:, None] == reference_ids[None, :], torch.inf)
+    width = min(values.shape[1], squares.shape[1])
+    near = squares.topk(width, dim=1, largest=False)
+    columns = torch.where(near.values.isinf(), -1, near.indices + first)
+    both, which = torch.cat([values, near.values], dim=1), torch.cat([indices, columns], dim=1)
+    found = both.topk(values.shape[1], dim=1, largest=False)
+    values.copy_(found.values)
+    indices.copy_(which.gather(1, found.indices))
+
+
+def scan(
+    queries: Tensor,
+    reference: Tensor | None,
+    query_ids: Tensor,
+    reference_ids: Tensor | None,
+    centre: Tensor,
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.scan`. Measures every candidate, whether asked to or not."""
+    reference = queries if reference is None else reference
+    reference_ids = query_ids if reference_ids is None else reference_ids
+    n, m, device = queries.shape[0], reference.shape[0], queries.device
+    sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
+    spare = k + 32 if precision == BF16 else 16
+    width = max(1, min(k + spare, m))
+    wide = torch.float64 if precision == F64 else torch.float32
+    values = torch.full((n, width), torch.inf, dtype=wide, device=device)
+    indices = torch.full((n, width), -1, dtype=torch.int64, device=device)
+    q, q_norms, q_lost = _rounded(queries, centre, scale, precision)
+    lost, tile = q_lost, max(1, _TILE_ELEMENTS // max(1, n))
+    for first in range(0, m, tile):
+        part = slice(first, min(first + tile, m))
+        b, b_norms, b_lost = _rounded(reference[part], centre, scale, precision)
+        lost = torch.maximum(lost, b_lost)
+        products = _products(q, b, precision)
+        if kernel_scale > 0:
+            apart = ((q_norms.to(wide)[:, None] + b_norms.to(wide)) - 2 * products).clamp_(min=0)
+            terms = apart.mul_(-kernel_scale / scale**2).exp_().double()
+            terms.masked_fill_(query_ids[:, None] == reference_ids[None, part], 0.0)
+            sums += terms.sum(dim=1)
+            squares += terms.square().sum(dim=1)
+        select = torch.ops.lightning_featgeo.select_
+        select(products, q_norms.to(wide), b_norms.to(wide), query_ids, reference_ids[part], first, values, indices)
+    limit = torch.where(values[:, -1].isinf() | (width >= m), torch.inf, values[:, -1].double())
+    exact = _measured(queries, reference, indices)
+    by_index = indices.sort(dim=1)
+    order = exact.gather(1, by_index.indices).sort(dim=1, stable=True)
+    indices = by_index.values.gather(1, order.indices)[:, :k]
+    distances = order.values[:, :k].sqrt()
+    kth = distances[:, -1].square() * scale**2 * (1 + 1e-12) if k and k <= width else torch.zeros_like(limit)
+    eta, unit = _errors(queries.shape[1], lost, precision)
+    length = q_norms.sqrt()
+    reach = length + kth.sqrt()
+    certain = limit > kth + 2 * eta * length * reach + 4 * unit * (length + reach).square() + _TINY
+    certain |= limit.isinf() | (torch.tensor(k) == 0).to(device)
+    missing = k - distances.shape[1]
+    distances = torch.nn.functional.pad(distances, (0, missing), value=torch.inf)
+    indices = torch.nn.functional.pad(indices, (0, missing), value=-1).masked_fill(distances.isinf(), -1)
+    return distances, indices, certain, sums, squares
+
+
+def _rounded(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred, scaled, rounded rows; their squared lengths before; the largest share of a length that rounding took."""
+    wide = (rows.double() - centre) * scale
+    rounded = wide.to((torch.bfloat16, torch.float32, torch.float64)[precision])
+    norms, rest = wide.square().sum(dim=1), (wide - rounded.double()).square().sum(dim=1)
+    shares = torch.where(norms > 0, rest / norms, 0.0).sqrt()
+    return rounded, norms, shares.max() if shares.numel() else norms.new_zeros(())
+
+
+def _products(q: Tensor, b: Tensor, precision: int) -> Tensor:
+    """q·bᵀ with sums at least as good as fp32, whatever the user's matmul settings are."""
+    if precision == F64:
+        return q @ b.T
+    if q.device.type != "cuda":  # libraries there are slower or round the sums to bf16; products of bf16 are exact
+        return q.float() @ b.T.float()
+    if precision == BF16:
+        return torch.mm(q, b.T, out_dtype=torch.float32)
+    return (q.double() @ b.T.double()).float() if torch.backends.cuda.matmul.allow_tf32 else q @ b.T
+
+
+def _errors(columns: int, lost: Tensor, precision: int) -> tuple[Tensor, float]:
+    unit = 2.0**-53 if precision == F64 else 2.0**-24
+    gamma = (columns + 2) * unit / (1 - (columns + 2) * unit)
+    return gamma * (1 + lost).square() + 2 * lost + lost.square(), unit
+
+
+def _measured(queries: Tensor, reference: Tensor, indices: Tensor) -> Tensor:
+    """Squared distances to the candidates by subtraction; inf where there is none."""
+    exact = torch.full(indices.shape, torch.inf, dtype=torch.float64, device=indices.device)
+    step = max(1, _TILE_ELEMENTS // max(1, indices.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        there = reference[indices[part].clamp(min=0)].double()
+        exact[part] = (queries[part, None].double() - there).square().sum(dim=2)
+    return exact.masked_fill_(indices < 0, torch.inf)

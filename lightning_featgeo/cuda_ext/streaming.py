@@ -1,0 +1,72 @@
+"""Nearest neighbours among more rows than are at hand at once: one block after another, merged into the best k so far."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.cuda_ext.ops import knn
+from lightning_featgeo.types import Float, Int64, Tensor
+
+
+class StreamingNeighbors:
+    """The exact k nearest neighbours of fixed queries among blocks of reference rows that come one after another.
+
+    For banks larger than the device, shards that other processes hold, and queues. However the rows are cut into
+    blocks, and in whatever order the blocks come, the result is that of one search among all rows.
+
+    Args:
+        queries: (n, d) rows to search for.
+        k: how many neighbours, at least 1.
+        query_groups: (n,) group of each query; reference rows of the same non-negative group are never neighbours.
+
+    Example:
+        >>> import torch
+        >>> bank, queries = torch.arange(100.0)[:, None], torch.tensor([[3.2], [70.9]])
+        >>> neighbors = StreamingNeighbors(queries, k=2)
+        >>> for first in range(0, 100, 32):
+        ...     neighbors.add(bank[first : first + 32], first)
+        >>> neighbors.indices.tolist()
+        [[3, 4], [71, 70]]
+    """
+
+    distances: Float[Tensor, "n k"]
+    indices: Int64[Tensor, "n k"]
+
+    def __init__(self, queries: Tensor, k: int, query_groups: Tensor | None = None) -> None:
+        if k < 1:
+            raise ValueError(f"StreamingNeighbors: k must be at least 1, got {k}")
+        self.queries, self.k, self.query_groups = queries, k, query_groups
+        self.distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
+        self.indices = torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device)
+
+    def add(self, block: Tensor, first_index: int | Tensor, groups: Tensor | None = None) -> None:
+        """Search one block too.
+
+        Args:
+            block: (m, d) reference rows; moved to the queries' device.
+            first_index: number of its first row, or (m,) the number of each. Numbers must be unique over all blocks.
+            groups: (m,) group of each row, where the queries have groups.
+
+        Raises:
+            ValueError: if groups are given for the queries only, or for the block only.
+        """
+        if (groups is None) != (self.query_groups is None):
+            raise ValueError("StreamingNeighbors: give groups for the queries and for every block, or for neither")
+        device = self.queries.device
+        numbers = first_index
+        if not isinstance(numbers, Tensor):
+            numbers = torch.arange(numbers, numbers + len(block), device=device)
+        found, where = knn(
+            self.queries,
+            block.to(device),
+            self.k,
+            query_groups=self.query_groups,
+            reference_groups=groups if groups is None else groups.to(device),
+        )
+        named = torch.where(where >= 0, numbers.to(device)[where.clamp(min=0)] if len(block) else where, -1)
+        distances, indices = torch.cat([self.distances, found], dim=1), torch.cat([self.indices, named], dim=1)
+        by_number = torch.where(indices < 0, torch.iinfo(torch.int64).max, indices).sort(dim=1, stable=True).indices
+        distances, indices = distances.gather(1, by_number), indices.gather(1, by_number)
+        order = distances.sort(dim=1, stable=True)  # ties stay in the order of their numbers
+        self.distances = order.values[:, : self.k]
+        self.indices = indices.gather(1, order.indices)[:, : self.k]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ConfigurationError",
     "FeatureGeometryWarning",
     "Float",
+    "Int32",
     "Int64",
     "SmallSampleWarning",
     "Tensor",

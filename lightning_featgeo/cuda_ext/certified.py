@@ -14,7 +14,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import search
+from lightning_featgeo.cuda_ext import ops, search
 from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
 
 _CENTRE_FROM = 4096  # so many rows fix the centre; any centre near the rows will do
@@ -53,10 +53,9 @@ def knn(
     q = _plain(queries, wide)
     b = q if same else _plain(reference, wide)
     distances, indices, sums, _ = _ladder(q, b, query_ids, reference_ids, k, True, kernel_scale)
-    counts = torch.zeros(n, dtype=torch.int64, device=queries.device)
     if kernel_scale > 0:
-        counts = m - _how_often(query_ids, reference_ids)
-    return distances, indices, sums, counts
+        return distances, indices, sums, m - _how_often(query_ids, reference_ids)
+    return distances, indices, sums, torch.zeros(n, dtype=torch.int64, device=queries.device)
 
 
 def self_neighbors(
@@ -85,8 +84,7 @@ def self_neighbors(
         some = directed.nonzero().squeeze(1)
         unit, mine = rows[some].double() / length[some], own[some].contiguous()
         table = _ladder(unit, unit, mine, mine, vote_k if together else 0, False, kernel_scale)
-        sums[some], squares[some] = table[2], table[3]
-        counts[some] = len(some) - _how_often(mine, mine)
+        sums[some], squares[some], counts[some] = table[2], table[3], len(some) - _how_often(mine, mine)
         if together:
             chords[some], voted[some] = table[0], _renamed(table[1], some)
     if vote_k and not together:
@@ -106,7 +104,7 @@ def _ladder(
     measure: bool,
     kernel_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Neighbours, and kernel sums and squares, rung by rung."""
+    """Neighbours rung by rung, and the kernel's sums and sums of squares."""
     n, device = queries.shape[0], queries.device
     if n == 0:
         nothing = queries.new_zeros(0, dtype=torch.float64)
@@ -116,8 +114,8 @@ def _ladder(
     def scanned(rows: Tensor | None, precision: int, kernel: float) -> tuple[Tensor, ...]:
         q, ids = (queries, query_ids) if rows is None else (queries[rows], query_ids[rows])
         other = None if among and rows is None else reference
-        scan = torch.ops.lightning_featgeo.scan
-        return scan(q, other, ids, None if other is None else reference_ids, *frame, k, measure, precision, kernel)
+        other_ids = None if other is None else reference_ids
+        return ops.scan(q, other, ids, other_ids, *frame, k, measure, precision, kernel)
 
     # sums over rows of any scale are taken from float64 products; unit rows are all of one scale
     first = (F64 if measure else F32) if kernel_scale > 0 else F32
@@ -149,10 +147,6 @@ def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
     if queries is not reference:
         more = torch.aminmax(queries)
         low, high = min(low, float(more.min)), max(high, float(more.max))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            "neighbours: rows hold NaN or infinity; drop those rows first, for example x[x.isfinite().all(1)]"
-        )
     centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
     reach = (high - low) * math.sqrt(reference.shape[1])
     exponent = math.ceil(math.log2(reach)) if reach > 0 else 0

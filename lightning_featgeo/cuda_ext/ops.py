@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_featgeo.cuda_ext import reference
-from lightning_featgeo.types import Bool, Float, Int64
+from lightning_featgeo.types import Bool, Float, Int32, Int64
 
 NAMESPACE = "lightning_featgeo"
 SCHEMAS = {
@@ -177,8 +177,9 @@ def knn(
     *,
     query_groups: Int64[Tensor, " n"] | None = None,
     reference_groups: Int64[Tensor, " m"] | None = None,
+    metric: str = "euclidean",
 ) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]:
-    """Exact k nearest neighbours, Euclidean.
+    """Exact k nearest neighbours.
 
     Args:
         queries: rows to search for.
@@ -188,18 +189,64 @@ def knn(
         query_groups: group of each query (sample, sequence); with ``reference_groups``, rows of the same
             non-negative group are never neighbours.
         reference_groups: group of each reference row.
+        metric: Euclidean distance in the features' units, or cosine distance 1 − cos, in [0, 2]. Rows of length zero
+            have no direction: under cosine they have no neighbours and are nobody's.
 
     Returns:
-        Distances, ascending, in the features' units (float64), and indices into ``reference``. Ties go to the
-        lower index. Where fewer than k rows are allowed, the rest is filled with inf and -1.
+        Distances, ascending (float64), and indices into ``reference``. Ties go to the lower index. Where fewer than k
+        rows are allowed, the rest is filled with inf and -1.
 
     Raises:
-        ValueError: if k < 1, the dimensions differ, or only one of the two group tensors is given.
+        ValueError: if k < 1, the dimensions differ, only one of the two group tensors is given, the metric is
+            unknown, or a row holds NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> distances, indices = knn(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 4.0], [0.0, 3.0]]), k=2)
+        >>> distances.tolist(), indices.tolist()
+        ([[2.0, 4.242640687119285]], [[1, 0]])
     """
+    if metric == "cosine":
+        return _cosine_knn(queries, reference, k, exclude_self, query_groups, reference_groups)
+    if metric != "euclidean":
+        raise ValueError(f"knn: metric must be 'euclidean' or 'cosine', got {metric!r}")
     distances, indices, _, _ = knn_with_kernel(
         queries, reference, k, exclude_self, query_groups=query_groups, reference_groups=reference_groups
     )
     return distances, indices
+
+
+def _cosine_knn(
+    queries: Tensor,
+    reference: Tensor,
+    k: int,
+    exclude_self: bool,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """By the chords of unit rows: their squares are twice the cosine distances."""
+    n, m = len(queries), len(reference)
+    if exclude_self:  # as groups, which survive the removal of rows
+        own = torch.arange(max(n, m), device=queries.device)
+        if query_groups is None or reference_groups is None:
+            query_groups, reference_groups = own[:n], own[:m]
+        else:
+            own = own + 1 + max(int(g.max()) if len(g) else 0 for g in (query_groups, reference_groups))
+            query_groups = torch.where(query_groups < 0, own[:n], query_groups)
+            reference_groups = torch.where(reference_groups < 0, own[:m], reference_groups)
+    q, b = queries.double(), reference.double()
+    q_length, b_length = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (q, b))
+    there = (b_length.squeeze(1) > 0).nonzero().squeeze(1)
+    chords, found = knn(
+        torch.where(q_length > 0, q / q_length, 0.0),
+        b[there] / b_length[there],
+        k,
+        query_groups=query_groups,
+        reference_groups=reference_groups if reference_groups is None else reference_groups[there],
+    )
+    none = (q_length <= 0) | (found < 0)
+    indices = there[found.clamp(min=0)] if len(there) else found
+    return (chords.square() / 2).masked_fill(none, torch.inf), indices.masked_fill(none, -1)
 
 
 def knn_with_kernel(
@@ -219,10 +266,18 @@ def knn_with_kernel(
         raise ValueError(f"knn: queries have {queries.shape[1]} dimensions, reference {reference.shape[1]}")
     if (query_groups is None) != (reference_groups is None):
         raise ValueError("knn: give both query_groups and reference_groups, or neither")
+    _refuse_non_finite(queries)
+    if reference is not queries:
+        _refuse_non_finite(reference)
     distances, indices, sums, counts = _ops.knn(
         queries, reference, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
     )
     return distances, indices, sums, counts
+
+
+def _refuse_non_finite(rows: Tensor) -> None:
+    if not bool(rows.isfinite().all()):
+        raise ValueError("rows hold NaN or infinity, which have no neighbours: drop them, x[x.isfinite().all(dim=1)]")
 
 
 class SelfNeighbors(NamedTuple):
@@ -258,10 +313,69 @@ def self_neighbors(
 
     Returns:
         As :func:`knn`, twice; a chord is √(2−2cos). Ties go to the lower index; where there are fewer, inf and −1.
+        Which rows are neighbours is exact in both tables, and so are the distances. Compiled kernels take chords and
+        kernel sums from fp32 products of unit rows: then the chords' squares, and kernel sums in relation, are right
+        to about 1e-6, and rows are listed in the order of those chords.
 
     Raises:
-        ValueError: if k or vote_k is negative, or kernel_scale is.
+        ValueError: if k or vote_k is negative, or kernel_scale is; or if a row holds NaN or infinity.
     """
     if k < 0 or vote_k < 0 or kernel_scale < 0:
         raise ValueError(f"k, vote_k and kernel_scale must not be negative, got {k}, {vote_k}, {kernel_scale}")
+    _refuse_non_finite(rows)
     return SelfNeighbors(*_ops.self_neighbors(rows, k, groups, voters, vote_k, float(kernel_scale)))
+
+
+def scan(
+    queries: Float[Tensor, "n d"],
+    reference: Float[Tensor, "m d"] | None,
+    query_ids: Int32[Tensor, " n"],
+    reference_ids: Int32[Tensor, " m"] | None,
+    centre: Float[Tensor, " d"],
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"], Bool[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """One pass over tiles of products: neighbours, and for each row whether they are proven to be the nearest.
+
+    Args:
+        queries: rows to search for, fp32 or float64.
+        reference: rows to search among, of the same type; None: the queries, and each tile serves both its sides.
+        query_ids: rows of equal ids are no neighbours of each other.
+        reference_ids: of the reference, where there is one.
+        centre: float64, subtracted before products; any point near the rows.
+        scale: multiplied after; (x − centre)·scale must be no longer than 1 for any row.
+        k: neighbours; 0: none are searched.
+        measure: whether distances are measured in float64; else only where it decides who is a neighbour, and the
+            others are as precise as the products.
+        precision: of the products: 0 bf16, 1 fp32, 2 float64; sums are fp32, fp32, float64.
+        kernel_scale: t of k = exp(−t‖q−b‖²); 0: not computed.
+
+    Returns:
+        Distances, indices, certain, Σk and Σk². Rows that are not certain hold the best that was found. The proof is
+        in :mod:`~lightning_featgeo.cuda_ext.scan`.
+    """
+    distances, indices, certain, sums, squares = _ops.scan(
+        queries, reference, query_ids, reference_ids, centre, scale, k, measure, precision, kernel_scale
+    )
+    return distances, indices, certain, sums, squares
+
+
+def select_(
+    products: Float[Tensor, "n m"],
+    query_norms: Float[Tensor, " n"],
+    reference_norms: Float[Tensor, " m"],
+    query_ids: Int32[Tensor, " n"],
+    reference_ids: Int32[Tensor, " m"],
+    first: int,
+    values: Float[Tensor, "n w"],
+    indices: Int64[Tensor, "n w"],
+) -> None:
+    """Merge a tile of products into the best w of each row so far, in place.
+
+    ``values``: squared distances ‖q‖²+‖b‖²−2q·b, ascending, inf where there is none; ``indices``: their columns, the
+    tile's first one being number ``first``. Rows of equal ids are no neighbours of each other.
+    """
+    _ops.select_(products, query_norms, reference_norms, query_ids, reference_ids, first, values, indices)

@@ -71,7 +71,7 @@ def scan(
         products = _products(q, b, precision)
         if kernel_scale > 0:
             apart = ((q_norms.to(wide)[:, None] + b_norms.to(wide)) - 2 * products).clamp_(min=0)
-            terms = apart.mul_(-kernel_scale / scale**2).exp_().double()
+            terms = apart.mul_(-kernel_scale / scale**2).double().exp_()
             terms.masked_fill_(query_ids[:, None] == reference_ids[None, part], 0.0)
             sums += terms.sum(dim=1)
             squares += terms.square().sum(dim=1)

@@ -1,9 +1,10 @@
-"""Exact neighbour search in plain torch: products of float64 rows tile by tile, and subtraction wherever they cancel.
+"""Exact neighbour search in plain torch: the reference of the search ops, and the last rung of the certified search.
 
-A tile's squared distances come from one product of centred rows. What lies so near that the product has lost digits, or
-so close to the k-th neighbour that round-off could decide, is measured again by subtraction, which is exact for float32
-rows: copies are exactly zero apart, ties are ties (and go to the lower index), and the neighbours are the true ones
-also where lengths differ by many orders. The distance matrix is never held.
+Products of float64 rows tile by tile, and subtraction wherever they cancel. A tile's squared distances come from one
+product of centred rows. What lies so near that the product has lost digits, or so close to the k-th neighbour that
+round-off could decide, is measured again by subtraction, which is exact for float32 rows: copies are exactly zero
+apart, ties are ties (and go to the lower index), and the neighbours are the true ones also where lengths differ by many
+orders. The distance matrix is never held.
 """
 
 from __future__ import annotations

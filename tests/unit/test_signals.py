@@ -44,21 +44,22 @@ def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:
     }
 
 
-ITERATIVE = {"id_gride_1", "id_gride_2", "id_gride_4", "id_gride_8"}  # the oracle's scalar minimiser stops at 1e-8
+# the oracle's scalar minimiser stops at 1e-8; a compiled scan sums its kernels' terms from fp32 products
+ROUNDED = {"id_gride_1", "id_gride_2", "id_gride_4", "id_gride_8", "uniformity", "effective_kde_points"}
 
 
 @pytest.mark.parametrize("make", [digits, digits_features])
 def test_on_real_features(make) -> None:
     wrong = compare(*make())
-    assert max(v for name, v in wrong.items() if name not in ITERATIVE) < 1e-12
-    assert max(wrong[name] for name in ITERATIVE) < 1e-6
+    assert max(v for name, v in wrong.items() if name not in ROUNDED) < 1e-12
+    assert max(wrong[name] for name in ROUNDED) < 1e-7
 
 
 def test_at_mean_1000_and_std_1() -> None:
     wrong = compare(*far_from_origin())
     small_difference = wrong.pop("coding_rate_reduction")  # ΔR is 1e-5 of R here
     assert small_difference < 1e-6
-    assert max(v for name, v in wrong.items() if name not in ITERATIVE) < 1e-9
+    assert max(v for name, v in wrong.items() if name not in ROUNDED) < 1e-9
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
@@ -71,8 +72,8 @@ def test_at_nc1_near_1e_8(offset: float) -> None:
 @pytest.mark.parametrize("make", [long_tailed, more_classes_than_dimensions, curved_manifold])
 def test_on_other_kinds_of_data(make) -> None:
     wrong = compare(*make())
-    assert max(v for name, v in wrong.items() if name not in ITERATIVE) < 1e-9
-    assert max(wrong[name] for name in ITERATIVE) < 1e-6
+    assert max(v for name, v in wrong.items() if name not in ROUNDED) < 1e-9
+    assert max(wrong[name] for name in ROUNDED) < 1e-7
 
 
 def test_on_rank_five_data_in_2048_dimensions() -> None:

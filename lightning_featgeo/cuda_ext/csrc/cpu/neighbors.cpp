@@ -369,7 +369,7 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
     for (int64_t j = 0; j < count; ++j) longest = std::max(longest, some.lengths[j]);
     parallel_for(0, ceil_div(n, block), 1, [&](int64_t begin, int64_t end) {
       Buffer<Value> c(block * kBlock);
-      Buffer<Value> columns(2 * kBlock);  // of no use here, but the pass fills them
+      Buffer<Value> columns(3 * kBlock);  // of no use here, but the pass fills them
       for (int64_t q = begin; q < end; ++q) {
         int64_t i0 = q * block, rows = std::min(block, n - i0);
         for (int64_t b = 0; b < blocks; ++b) {
@@ -385,10 +385,10 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
             }
             if (!kernel.sums) continue;
             columns.fill(Value(0));
-            double row[2] = {0.0, 0.0};
-            pass.kernel(v, right, query_ids[i0 + i], kernel_scale, width, row, columns.get(), columns.get() + kBlock);
-            kernel.sums[i0 + i] += row[0];
-            kernel.squares[i0 + i] += row[1];
+            double row[3] = {0.0, 0.0, 0.0};
+            pass.kernel(v, right, query_ids[i0 + i], kernel_scale, width, row, columns.get(), kBlock);
+            kernel.sums[i0 + i] += row[2] + row[0];
+            kernel.squares[i0 + i] += row[2] + row[1];
           }
         }
       }
@@ -418,15 +418,15 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
     int64_t i0 = I * kBlock, j0 = J * kBlock;
     int64_t height = std::min(kBlock, n - i0), width = std::min(kBlock, n - j0);
     multiply(packed, i0, kBlock, packed, j0, c);
-    Value* column_squares = columns + kBlock;
-    if (kernel.sums) std::fill(columns, columns + 2 * kBlock, Value(0));
+    if (kernel.sums) std::fill(columns, columns + 3 * kBlock, Value(0));
     auto flush = [&] {
       if (!kernel.sums || I == J) return;
       for (int64_t j = 0; j < width; ++j) {
-        kernel.sums[j0 + j] += double(columns[j]);
-        kernel.squares[j0 + j] += double(column_squares[j]);
+        double count = double(columns[2 * kBlock + j]);
+        kernel.sums[j0 + j] += count + double(columns[j]);
+        kernel.squares[j0 + j] += count + double(columns[kBlock + j]);
       }
-      std::fill(columns, columns + 2 * kBlock, Value(0));
+      std::fill(columns, columns + 3 * kBlock, Value(0));
     };
     for (int64_t i = 0; i < height; ++i) {
       int64_t row = i0 + i;
@@ -443,10 +443,10 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
         }
       }
       if (kernel.sums) {
-        double sums[2] = {0.0, 0.0};
-        pass.kernel(v, all.data() + j0, all[size_t(row)], kernel_scale, width, sums, columns, column_squares);
-        kernel.sums[row] += sums[0];
-        kernel.squares[row] += sums[1];
+        double sums[3] = {0.0, 0.0, 0.0};
+        pass.kernel(v, all.data() + j0, all[size_t(row)], kernel_scale, width, sums, columns, kBlock);
+        kernel.sums[row] += sums[2] + sums[0];
+        kernel.squares[row] += sums[2] + sums[1];
         if (i % 16 == 15) flush();  // so many terms are summed in the scan's precision
       }
     }
@@ -455,7 +455,7 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
 
   auto round = [&](int64_t games, auto&& pair) {
     parallel_for(0, games, 1, [&](int64_t begin, int64_t end) {
-      Buffer<Value> c(kBlock * kBlock), columns(2 * kBlock);
+      Buffer<Value> c(kBlock * kBlock), columns(3 * kBlock);
       for (int64_t g = begin; g < end; ++g) {
         auto [I, J] = pair(g);
         if (I < blocks && J < blocks) serve(std::min(I, J), std::max(I, J), c.get(), columns.get());

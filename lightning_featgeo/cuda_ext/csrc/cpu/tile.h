@@ -21,9 +21,11 @@ struct PassOps {
   // bit j: v[j] < limit, or v[j] < limits[j]; for up to 64 columns
   uint64_t (*below)(const Value* v, Value limit, int64_t n);
   uint64_t (*below_each)(const Value* v, const Value* limits, int64_t n);
-  // k = exp(−scale·max(v, 0)), 0 where ids[j] == id; sums and sums of squares over the row, and added to each column
-  void (*kernel)(const Value* v, const int32_t* ids, int32_t id, Value scale, int64_t n, double* row, Value* column,
-                 Value* column_squares);
+  // k = exp(−scale·max(v, 0)), left out where ids[j] == id. Terms near 1 are summed as k − 1, and counted, so that
+  // nothing that tells them apart is lost: row[0] += Σ (k or k − 1), row[1] += Σ (k² or k² − 1), row[2] += the count;
+  // and the same for each column, in three runs of `stride`.
+  void (*kernel)(const Value* v, const int32_t* ids, int32_t id, Value scale, int64_t n, double* row, Value* columns,
+                 int64_t stride);
 };
 
 // Passes over one row of n columns, of features in fp32 or float64.

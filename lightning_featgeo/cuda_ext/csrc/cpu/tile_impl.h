@@ -48,52 +48,54 @@ uint64_t below_each(const T* v, const T* limits, int64_t n) {
 }
 #endif
 
-// exp(x) for x in [−87, 0]: 2^n · e^r with r in [−ln 2 / 2, ln 2 / 2], the Taylor polynomial of degree 7 (error 2e-9).
-inline float exponential(float x) {
+// exp(x) − 1 for x in [−87, 0], to a few roundings of itself also next to 0: with x = n·ln 2 + r, |r| <= ln 2 / 2, it is
+// 2ⁿ(eʳ − 1) + (2ⁿ − 1), and eʳ − 1 a Taylor polynomial of degree 8 (truncated at 2e-10 of it).
+inline float exp_minus_one(float x) {
   x = x < -87.0f ? -87.0f : x;
   float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest whole number
   float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)))))));
+  float p = 1.0f / 720 + r * (1.0f / 5040 + r * (1.0f / 40320));
+  p = r + r * r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * p))));
   union {
     int32_t i;
     float f;
   } power;
   power.i = (int32_t(n) + 127) << 23;
-  return p * power.f;
+  return power.f * p + (power.f - 1.0f);
 }
-inline double exponential(double x) { return __builtin_exp(x); }
+inline double exp_minus_one(double x) { return __builtin_expm1(x); }
 
 template <class T>
 void kernel(const T* __restrict v, const int32_t* __restrict ids, int32_t id, T scale, int64_t n, double* row,
-            T* __restrict column, T* __restrict column_squares) {
+            T* __restrict columns, int64_t stride) {
   constexpr int kRun = 64;  // so many terms are summed in T before they join the double
+  T* __restrict column = columns;
+  T* __restrict column_squares = columns + stride;
+  T* __restrict column_counts = columns + 2 * stride;
   for (int64_t start = 0; start < n; start += kRun) {
-    int64_t stop = start + kRun < n ? start + kRun : n;
-    T terms[kRun], sum = 0, square = 0;
-    for (int64_t j = start; j < stop; ++j) {
-      T d = v[j] > 0 ? v[j] : T(0);
-      T k = exponential(-scale * d);
-      terms[j - start] = ids[j] == id ? T(0) : k;
+    int64_t count = start + kRun < n ? kRun : n - start;
+    T terms[3][kRun] = {};
+    for (int64_t j = 0; j < count; ++j) {
+      T d = v[start + j] > 0 ? v[start + j] : T(0);
+      T e = exp_minus_one(-scale * d), k = T(1) + e;
+      bool here = ids[start + j] != id, near = e > T(-0.5);
+      T term = near ? e : k, square = near ? e * (T(2) + e) : k * k;
+      terms[0][j] = here ? term : T(0);
+      terms[1][j] = here ? square : T(0);
+      terms[2][j] = here && near ? T(1) : T(0);
     }
-#pragma GCC ivdep
-    for (int64_t j = start; j < stop; ++j) {
-      T k = terms[j - start];
-      column[j] += k;
-      column_squares[j] += k * k;
+    for (int64_t j = 0; j < count; ++j) {
+      column[start + j] += terms[0][j];
+      column_squares[start + j] += terms[1][j];
+      column_counts[start + j] += terms[2][j];
     }
-    T lanes[16] = {}, squared[16] = {};
-    for (int64_t j = stop - start; j < kRun; ++j) terms[j] = 0;
-    for (int j = 0; j < kRun; j += 16)
-      for (int l = 0; l < 16; ++l) {
-        lanes[l] += terms[j + l];
-        squared[l] += terms[j + l] * terms[j + l];
-      }
-    for (int l = 0; l < 16; ++l) {
-      sum += lanes[l];
-      square += squared[l];
+    for (int t = 0; t < 3; ++t) {
+      T lanes[16] = {}, sum = 0;
+      for (int j = 0; j < kRun; j += 16)
+        for (int l = 0; l < 16; ++l) lanes[l] += terms[t][j + l];
+      for (int l = 0; l < 16; ++l) sum += lanes[l];
+      row[t] += double(sum);
     }
-    row[0] += sum;
-    row[1] += square;
   }
 }
 

@@ -1,0 +1,70 @@
+"""Neighbours among blocks that come one after another, and by cosine."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from lightning_featgeo.cuda_ext import StreamingNeighbors, knn
+
+
+@pytest.mark.parametrize("blocks", [[300], [100, 100, 100], [1, 199, 3, 97]])
+def test_blocks_give_what_one_search_gives(blocks: list[int]) -> None:
+    x = torch.randint(0, 3, (300, 4)).float()  # many ties
+    queries, groups, mine = torch.randn(40, 4).round(), torch.arange(300) // 4, torch.arange(40)
+    distances, indices = knn(queries, x, 7, query_groups=mine, reference_groups=groups)
+    order = torch.randperm(len(blocks)).tolist()
+    firsts = np.cumsum([0, *blocks])
+    neighbors = StreamingNeighbors(queries, 7, mine)
+    for b in order:
+        part = slice(firsts[b], firsts[b + 1])
+        neighbors.add(x[part], int(firsts[b]), groups[part])
+    assert torch.equal(neighbors.distances, distances)
+    assert torch.equal(neighbors.indices, indices)
+
+
+def test_a_shard_may_name_its_own_rows_and_be_empty_or_too_small() -> None:
+    neighbors = StreamingNeighbors(torch.zeros(1, 2), 3)
+    neighbors.add(torch.zeros(0, 2), 0)
+    assert neighbors.indices.tolist() == [[-1, -1, -1]]
+    neighbors.add(torch.tensor([[3.0, 4.0]]), torch.tensor([1007]))
+    assert neighbors.indices.tolist() == [[1007, -1, -1]]
+    assert neighbors.distances[0, 0] == 5
+    with pytest.raises(ValueError, match="groups for the queries and for every block"):
+        neighbors.add(torch.zeros(1, 2), 0, torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least 1"):
+        StreamingNeighbors(torch.zeros(1, 2), 0)
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_cosine_equals_scikit_learn(groups: bool) -> None:
+    x = torch.randn(200, 6) * torch.rand(200, 1) * 100
+    mine = {"query_groups": torch.full((200,), -1), "reference_groups": torch.full((200,), -1)} if groups else {}
+    distances, indices = knn(x, x, 5, exclude_self=True, metric="cosine", **mine)
+    peer = NearestNeighbors(n_neighbors=6, metric="cosine", algorithm="brute").fit(x.double())
+    expected, where = peer.kneighbors(x.double())
+    np.testing.assert_allclose(distances, expected[:, 1:], rtol=1e-6, atol=2e-6)
+    assert (indices.numpy() == where[:, 1:]).mean() > 0.999
+
+
+def test_rows_without_a_direction_have_no_cosine_and_are_nobodys_neighbours() -> None:
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    distances, indices = knn(x, x, 3, exclude_self=True, metric="cosine")
+    assert indices.tolist() == [[-1, -1, -1], [2, -1, -1], [1, -1, -1], [-1, -1, -1]]
+    torch.testing.assert_close(distances[1, 0], torch.tensor(1.0, dtype=torch.float64))
+    assert knn(x, x[:1], 1, metric="cosine")[1].tolist() == [[-1]] * 4
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_rows_that_are_not_finite_are_refused(bad: float) -> None:
+    x = torch.randn(5, 2)
+    y = x.clone()
+    y[2, 1] = bad
+    for queries, reference in ((x, y), (y, x)):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            knn(queries, reference, 1)
+
+
+def test_unknown_metrics_are_refused() -> None:
+    with pytest.raises(ValueError, match="'euclidean' or 'cosine', got 'l1'"):
+        knn(torch.randn(2, 2), torch.randn(2, 2), 1, metric="l1")

@@ -7,12 +7,14 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH_INDEX ?=
 
-.PHONY: demo test lint figures clean
+OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-demo: $(VENV)/demo.stamp
+.PHONY: demo test lint figures gpu-check clean
+
+demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
 
-test: $(VENV)/test.stamp lint
+test: $(VENV)/test.stamp $(VENV)/ops.stamp lint
 	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
 
 lint: $(VENV)/test.stamp
@@ -32,11 +34,22 @@ $(VENV)/torch.stamp: constraints.txt
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(PIP) --no-build-isolation -e ".[examples]"
-	@touch $@
+	@touch $@ $(VENV)/ops.stamp
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(PIP) --no-build-isolation -e ".[test]"
+	@touch $@ $(VENV)/ops.stamp
+
+# Where the compiled ops' sources have changed since the installation; without a compiler, plain torch runs.
+$(VENV)/ops.stamp: $(OPS) | $(VENV)/torch.stamp
+	-$(PY) -m lightning_featgeo.cuda_ext build
 	@touch $@
 
+# On a machine with a GPU: builds there with the Python at hand (torch with CUDA 13 and the package's dependencies must
+# be importable; nothing is downloaded), checks every kernel, runs the sanitizer, measures.
+gpu-check:
+	$(PYTHON) -m lightning_featgeo.cuda_ext build --cuda
+	LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info lightning_featgeo/cuda_ext/*.so

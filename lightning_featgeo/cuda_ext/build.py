@@ -71,6 +71,14 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
     return target
 
 
+def can_build() -> bool:
+    """Whether there is what the CPU library needs: a compiler, and torch."""
+    try:
+        return bool(_cxx() and _torch_folder())
+    except BuildError:
+        return False
+
+
 def default_folder() -> Path:
     """Beside this file, or where that is not writable, in the user's cache."""
     here = Path(__file__).parent

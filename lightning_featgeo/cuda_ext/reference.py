@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.scan import scan, select_
+from lightning_featgeo.cuda_ext.scan import fp32_products_are_full, scan, select_
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
@@ -89,7 +89,7 @@ def scatter_(
         first = torch.zeros_like(sums).index_add_(0, index, wide) / added.clamp(min=1)[:, None]
         shift.copy_(torch.where(unseen[:, None], first.to(shift.dtype), shift))
 
-    exact = exact or rows.dtype == torch.float64 or not _fp32_products_are_full()
+    exact = exact or rows.dtype == torch.float64 or not fp32_products_are_full()
     work = torch.float64 if exact else torch.float32
     # Rows near their class's mean: this subtraction is exact in fp32 (Sterbenz), and always exact in float64.
     centred = torch.where(keep[:, None], rows.to(work) - shift.to(work)[index], 0.0)
@@ -110,14 +110,6 @@ def scatter_(
     if any_unlabelled:
         other = torch.where(unlabelled[:, None], centred, 0.0)
         scatter[1].add_(other.T @ other)
-
-
-def _fp32_products_are_full() -> bool:
-    """Whether fp32 matrix products are computed in fp32 (not TF32 or bf16) under the user's settings."""
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # torch refuses to answer when its old and new precision settings were mixed
-        return False
 
 
 def direction_sums_(rows: Tensor, keep: Tensor, count: Tensor, sums: Tensor, squares: Tensor) -> None:

@@ -88,7 +88,7 @@ def scan(
     length = q_norms.sqrt()
     reach = length + kth.sqrt()
     certain = limit > kth + 2 * eta * length * reach + 4 * unit * (length + reach).square() + _TINY
-    certain |= limit.isinf() | (torch.tensor(k) == 0).to(device)
+    certain |= limit.isinf() | torch.full_like(certain, k == 0)
     missing = k - distances.shape[1]
     distances = torch.nn.functional.pad(distances, (0, missing), value=torch.inf)
     indices = torch.nn.functional.pad(indices, (0, missing), value=-1).masked_fill(distances.isinf(), -1)
@@ -112,7 +112,15 @@ def _products(q: Tensor, b: Tensor, precision: int) -> Tensor:
         return q.float() @ b.T.float()
     if precision == BF16:
         return torch.mm(q, b.T, out_dtype=torch.float32)
-    return (q.double() @ b.T.double()).float() if torch.backends.cuda.matmul.allow_tf32 else q @ b.T
+    return q @ b.T if fp32_products_are_full() else (q.double() @ b.T.double()).float()
+
+
+def fp32_products_are_full() -> bool:
+    """Whether fp32 matrix products are computed in fp32 (not TF32 or bf16) under the user's settings."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch refuses to answer when its old and new precision settings were mixed
+        return False
 
 
 def _errors(columns: int, lost: Tensor, precision: int) -> tuple[Tensor, float]:

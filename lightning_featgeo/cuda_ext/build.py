@@ -1,7 +1,7 @@
-"""The one recipe for the compiled ops: used by ``setup.py`` for wheels, and by ``python -m lightning_featgeo.cuda_ext build``.
+"""The one recipe for the compiled ops, of ``setup.py`` and of ``python -m lightning_featgeo.cuda_ext build``.
 
-It needs nothing but the standard library, a C++ compiler, and torch's headers; for the CUDA kernels also ``nvcc``. It is
-read by ``setup.py`` before the package can be imported, so that it imports nothing of the package.
+It needs nothing but the standard library, a C++ compiler, and torch's headers; for the CUDA kernels also ``nvcc``. It
+is read by ``setup.py`` before the package can be imported, so that it imports nothing of the package.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every table is the exact one, whatever the precision of the products it came from: a scan says of each row whether its
 neighbours are certain (:mod:`~lightning_featgeo.cuda_ext.scan`), and rows that are not go on to the next rung: bf16
-where the hardware has such products and a sample of rows says that it pays, then fp32, then float64, and at last the
+where the hardware has such products, then fp32, then float64 (a sample of rows says where to begin), and at last the
 search by subtraction (:mod:`~lightning_featgeo.cuda_ext.search`), which also untangles copies.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from lightning_featgeo.cuda_ext import ops, search
 from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
 
-_CENTRE_FROM = 4096  # so many rows fix the centre; any centre near the rows will do
+_SOME = 4096  # rows that fix the centre (any centre near the rows will do), and among which a sample is searched
 _EXPONENTS = 500  # of two: squares of larger or smaller differences leave float64
-_SAMPLE = 64  # rows that decide whether bf16 pays
+_SAMPLE = 64  # rows that decide which precision to begin with
 _WORTH_A_SAMPLE = 2**32  # products of single numbers
-_PAYS = 0.6  # share of certain rows from which on a bf16 scan is worth its time
+_PAYS = 0.6  # share of certain rows from which on a scan is worth its time
 
 _RUNGS = ("bf16", "fp32", "float64", "subtraction")
 
@@ -105,7 +105,7 @@ def _ladder(
     kernel_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Neighbours rung by rung, and the kernel's sums and sums of squares."""
-    n, device = queries.shape[0], queries.device
+    n, m, device = queries.shape[0], reference.shape[0], queries.device
     if n == 0:
         nothing = queries.new_zeros(0, dtype=torch.float64)
         return *search.empty_table(0, k, device), nothing, nothing
@@ -117,14 +117,20 @@ def _ladder(
         other_ids = None if other is None else reference_ids
         return ops.scan(q, other, ids, other_ids, *frame, k, measure, precision, kernel)
 
-    # sums over rows of any scale are taken from float64 products; unit rows are all of one scale
-    first = (F64 if measure else F32) if kernel_scale > 0 else F32
-    if measure and not kernel_scale and queries.device.type in bf16_devices:
-        work = n * reference.shape[0] * queries.shape[1]
-        if work > _WORTH_A_SAMPLE:
-            sample = torch.arange(0, n, max(1, n // _SAMPLE), device=device)
-            if float(scanned(sample, BF16, 0.0)[2].double().mean()) >= _PAYS:
-                first = BF16
+    def pays(precision: int) -> bool:
+        """By some rows among some others, which are further apart but about as hard to tell from each other."""
+        rows, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _SOME)))
+        q, b, ids, other_ids = queries[rows], reference[others], query_ids[rows], reference_ids[others]
+        certain = ops.scan(q, b, ids, other_ids, *frame, k, measure, precision, 0.0)[2]
+        return float(certain.double().mean()) >= _PAYS
+
+    fast = measure and kernel_scale <= 0 and queries.device.type in bf16_devices
+    if kernel_scale > 0 and measure:  # rows of any scale: their sums are taken from float64 products
+        first = F64
+    elif k == 0 or n * m * queries.shape[1] < _WORTH_A_SAMPLE:
+        first = F32
+    else:
+        first = BF16 if fast and pays(BF16) else F32 if pays(F32) else F64
     distances, indices, certain, sums, squares = scanned(None, first, kernel_scale)
     rest = (~certain).nonzero().squeeze(1)
     settled[_RUNGS[first]] += n - len(rest)
@@ -143,11 +149,10 @@ def _ladder(
 
 def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
     """A point near the rows, and a power of two that makes the longest of them, seen from there, no longer than 1."""
-    low, high = (float(x) for x in torch.aminmax(reference))
+    low, high = search.finite_range(reference)
     if queries is not reference:
-        more = torch.aminmax(queries)
-        low, high = min(low, float(more.min)), max(high, float(more.max))
-    centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
+        low, high = min(low, search.finite_range(queries)[0]), max(high, search.finite_range(queries)[1])
+    centre = reference[:: max(1, len(reference) // _SOME)].double().mean(dim=0)
     reach = (high - low) * math.sqrt(reference.shape[1])
     exponent = math.ceil(math.log2(reach)) if reach > 0 else 0
     if abs(exponent) > _EXPONENTS:

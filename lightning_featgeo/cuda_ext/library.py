@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ SWITCH = "LIGHTNING_FEATGEO_BACKEND"  # auto (the default), or reference: load n
 CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: also load the CUDA kernels, which have not yet run on a GPU
 COMMAND = "python -m lightning_featgeo.cuda_ext build"
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
-_CERTIFIED = {"knn": certified.knn, "self_neighbors": certified.self_neighbors}  # over the compiled ops
+# over the compiled ops
+_CERTIFIED: dict[str, Callable[..., object]] = {"knn": certified.knn, "self_neighbors": certified.self_neighbors}
 
 reasons: dict[str, str] = {}  # device type -> why its compiled kernels do not run
 libraries: dict[str, ctypes.CDLL] = {}  # device type -> what was loaded

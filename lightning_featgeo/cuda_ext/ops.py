@@ -266,18 +266,10 @@ def knn_with_kernel(
         raise ValueError(f"knn: queries have {queries.shape[1]} dimensions, reference {reference.shape[1]}")
     if (query_groups is None) != (reference_groups is None):
         raise ValueError("knn: give both query_groups and reference_groups, or neither")
-    _refuse_non_finite(queries)
-    if reference is not queries:
-        _refuse_non_finite(reference)
     distances, indices, sums, counts = _ops.knn(
         queries, reference, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
     )
     return distances, indices, sums, counts
-
-
-def _refuse_non_finite(rows: Tensor) -> None:
-    if not bool(rows.isfinite().all()):
-        raise ValueError("rows hold NaN or infinity, which have no neighbours: drop them, x[x.isfinite().all(dim=1)]")
 
 
 class SelfNeighbors(NamedTuple):
@@ -322,7 +314,6 @@ def self_neighbors(
     """
     if k < 0 or vote_k < 0 or kernel_scale < 0:
         raise ValueError(f"k, vote_k and kernel_scale must not be negative, got {k}, {vote_k}, {kernel_scale}")
-    _refuse_non_finite(rows)
     return SelfNeighbors(*_ops.self_neighbors(rows, k, groups, voters, vote_k, float(kernel_scale)))
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours among more rows than are at hand at once: one block after another, merged into the best k so far."""
+"""Nearest neighbours among more rows than are at hand at once: block after block, merged into the best k so far."""
 
 from __future__ import annotations
 

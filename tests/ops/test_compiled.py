@@ -166,6 +166,22 @@ def test_streaming_ops_over_random_shapes_equal_their_references(data: st.DataOb
 
 
 @needs_kernels
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_reservoir_slots_are_those_of_the_reference(data: st.DataObject) -> None:
+    capacity = data.draw(st.integers(1, 300))
+    n, high = data.draw(st.integers(0, capacity)), data.draw(st.sampled_from([5, 400, 2**62]))
+    torch.manual_seed(data.draw(st.integers(0, 9)))
+    priorities, offered = torch.randint(0, high, (capacity,)), torch.randint(0, high, (n,))
+    for x in (priorities, offered):
+        x[torch.rand(len(x)) < data.draw(st.sampled_from([0.0, 0.3, 1.0]))] = reference.EMPTY_PRIORITY
+    for ours, theirs in zip(
+        ops.reservoir_slots(priorities, offered), reference.reservoir_slots(priorities, offered), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+@needs_kernels
 def test_results_are_the_same_bits_every_time_and_with_any_number_of_threads() -> None:
     x, before = torch.relu(torch.randn(1500, 40)), torch.get_num_threads()
     groups, voters = torch.arange(1500), torch.ones(1500, dtype=torch.bool)

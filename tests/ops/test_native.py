@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_ops import arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_featgeo.cuda_ext import build, library
 from lightning_featgeo.cuda_ext.ops import NAMESPACE, SCHEMAS
-from test_ops import arguments
 
 HERE = Path(__file__).parents[1] / "native"
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on PATH")

@@ -165,12 +165,69 @@ void multiply(const PackedRows<P>& a, int64_t i0, int64_t n, const PackedRows<P>
 
 template <class Value>
 struct Candidate {
-  Value value;
-  int32_t index;
+  Value value_;
+  int32_t index_;
+
+  static Candidate of(Value value, int32_t index) { return {value, index}; }
+  Value value() const { return value_; }
+  int32_t index() const { return index_; }
   bool operator<(const Candidate& other) const {
-    return value < other.value || (value == other.value && index < other.index);
+    return value_ < other.value_ || (value_ == other.value_ && index_ < other.index_);
   }
 };
+
+template <>
+struct Candidate<float> {  // one whole number that sorts by value, then by index
+  uint64_t key;
+
+  static Candidate of(float value, int32_t index) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    bits ^= bits >> 31 ? 0xFFFFFFFFu : 0x80000000u;
+    return {uint64_t(bits) << 32 | uint32_t(index)};
+  }
+  float value() const {
+    uint32_t bits = uint32_t(key >> 32);
+    bits ^= bits >> 31 ? 0x80000000u : 0xFFFFFFFFu;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+  }
+  int32_t index() const { return int32_t(uint32_t(key)); }
+  bool operator<(const Candidate& other) const { return key < other.key; }
+};
+
+// Move the `width` smallest of n different things to the front, the largest of them last. A quickselect whose partition
+// does not branch on the data: a comparison of distances is as good as a coin toss, and a wrong guess costs more than
+// the copies.
+template <class T>
+void keep_smallest(T* a, int64_t n, int64_t width, T* scratch) {
+  int64_t low = 0, high = n, target = width - 1;
+  while (high - low > 12) {
+    T x = a[low], y = a[low + (high - low) / 2], z = a[high - 1];
+    T pivot = std::max(std::min(x, y), std::min(std::max(x, y), z));
+    int64_t less = low, rest = 0;
+    for (int64_t i = low; i < high; ++i) {
+      T each = a[i];
+      bool smaller = each < pivot;
+      a[less] = each;
+      scratch[rest] = each;
+      less += smaller;
+      rest += !smaller;
+    }
+    std::copy(scratch, scratch + rest, a + less);
+    if (target < less) {
+      high = less;
+    } else if (less > low) {
+      low = less;
+    } else {  // the pivot is the smallest: it alone has found its place
+      std::iter_swap(a + low, std::find_if(a + low, a + high, [&](const T& each) { return !(pivot < each); }));
+      if (target == low) return;
+      ++low;
+    }
+  }
+  std::sort(a + low, a + high);
+}
 
 template <class Value>
 class Best {
@@ -181,14 +238,17 @@ class Best {
     counts_.fill(0);
   }
 
-  void add(int64_t row, Value value, int32_t index) {
+  // `scratch` has space for 2·width candidates.
+  void add(int64_t row, Value value, int32_t index, Candidate<Value>* scratch) {
     Candidate<Value>* own = begin(row);
-    own[counts_[row]++] = {value, index};
+    own[counts_[row]++] = Candidate<Value>::of(value, index);
     if (counts_[row] < room_) return;
-    std::nth_element(own, own + width_ - 1, own + room_);
+    keep_smallest(own, room_, width_, scratch);
     counts_[row] = int32_t(width_);
-    limits[row] = own[width_ - 1].value;  // everything thrown away from now on scans at or above this
+    limits[row] = own[width_ - 1].value();  // everything thrown away from now on scans at or above this
   }
+
+  int64_t room() const { return room_; }
 
   Candidate<Value>* begin(int64_t row) const { return store_.get() + row * room_; }
   Candidate<Value>* end(int64_t row) const { return begin(row) + counts_[row]; }
@@ -203,10 +263,11 @@ class Best {
 
 // Offer the columns of one row of a block whose bits are set.
 template <class Value>
-void offer(Best<Value>& best, int64_t row, int32_t id, const Value* v, const int32_t* ids, int64_t first, uint64_t bits) {
+void offer(Best<Value>& best, int64_t row, int32_t id, const Value* v, const int32_t* ids, int64_t first, uint64_t bits,
+           Candidate<Value>* scratch) {
   for (; bits; bits &= bits - 1) {
     int64_t j = __builtin_ctzll(bits);
-    if (v[j] < best.limits[row] && ids[j] != id) best.add(row, v[j], int32_t(first + j));
+    if (v[j] < best.limits[row] && ids[j] != id) best.add(row, v[j], int32_t(first + j), scratch);
   }
 }
 
@@ -245,8 +306,8 @@ bool settle(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t
   auto worst = [&] { return kept.front().square * squared_scale * (1.0 + 1e-12); };
   auto* next = from;
   for (; next != to; ++next) {
-    if (int64_t(kept.size()) == k && double(next->value) > kth + bound.near(length, kth)) break;
-    Measured found{distance(queries, query, reference, next->index), next->index};
+    if (int64_t(kept.size()) == k && double(next->value()) > kth + bound.near(length, kth)) break;
+    Measured found{distance(queries, query, reference, next->index()), next->index()};
     if (int64_t(kept.size()) < k) {
       kept.push_back(found);
       std::push_heap(kept.begin(), kept.end());
@@ -279,18 +340,19 @@ bool settle_set(const Best<Value>& best, int64_t row, const Matrix& queries, int
   bool sure = true;
   if (to - from <= k) {
     sure = std::isinf(limit);
-    for (auto* c = from; c != to; ++c) kept.push_back({double(c->value) / squared_scale, c->index});
+    for (auto* c = from; c != to; ++c) kept.push_back({double(c->value()) / squared_scale, c->index()});
   } else {
-    std::nth_element(from, from + k - 1, to);
-    double kth = double(from[k - 1].value);
+    std::vector<Candidate<Value>> scratch(size_t(to - from));
+    keep_smallest(from, to - from, k, scratch.data());
+    double kth = double(from[k - 1].value());
     sure = limit > kth + error;
     std::vector<Measured> doubtful;
     for (auto* c = from; c != to; ++c) {
-      double value = double(c->value);
+      double value = double(c->value());
       if (value < kth - error)
-        kept.push_back({value / squared_scale, c->index});
+        kept.push_back({value / squared_scale, c->index()});
       else if (value <= kth + error)
-        doubtful.push_back({0.0, c->index});
+        doubtful.push_back({0.0, c->index()});
     }
     size_t wanted = size_t(k) - kept.size();
     if (doubtful.size() > wanted) {
@@ -300,8 +362,8 @@ bool settle_set(const Best<Value>& best, int64_t row, const Matrix& queries, int
       kept.insert(kept.end(), doubtful.begin(), doubtful.end());
     } else {
       for (auto* c = from; c != to; ++c)
-        if (double(c->value) >= kth - error && double(c->value) <= kth + error)
-          kept.push_back({double(c->value) / squared_scale, c->index});
+        if (double(c->value()) >= kth - error && double(c->value()) <= kth + error)
+          kept.push_back({double(c->value()) / squared_scale, c->index()});
     }
   }
   std::sort(kept.begin(), kept.end());
@@ -370,6 +432,7 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
     parallel_for(0, ceil_div(n, block), 1, [&](int64_t begin, int64_t end) {
       Buffer<Value> c(block * kBlock);
       Buffer<Value> columns(3 * kBlock);  // of no use here, but the pass fills them
+      Buffer<Candidate<Value>> scratch(best.room());
       for (int64_t q = begin; q < end; ++q) {
         int64_t i0 = q * block, rows = std::min(block, n - i0);
         for (int64_t b = 0; b < blocks; ++b) {
@@ -381,7 +444,7 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
             const int32_t* right = reference_ids + first + j0;
             for (int64_t j = 0; j < width; j += 64) {
               uint64_t bits = pass.below(v + j, best.limits[i0 + i], std::min<int64_t>(64, width - j));
-              if (bits) offer(best, i0 + i, query_ids[i0 + i], v + j, right + j, first + j0 + j, bits);
+              if (bits) offer(best, i0 + i, query_ids[i0 + i], v + j, right + j, first + j0 + j, bits, scratch.get());
             }
             if (!kernel.sums) continue;
             columns.fill(Value(0));
@@ -414,7 +477,7 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
   std::vector<int32_t> all(static_cast<size_t>(packed.padded), std::numeric_limits<int32_t>::min());
   std::copy(ids, ids + n, all.begin());
 
-  auto serve = [&](int64_t I, int64_t J, Value* c, Value* columns) {
+  auto serve = [&](int64_t I, int64_t J, Value* c, Value* columns, Candidate<Value>* scratch) {
     int64_t i0 = I * kBlock, j0 = J * kBlock;
     int64_t height = std::min(kBlock, n - i0), width = std::min(kBlock, n - j0);
     multiply(packed, i0, kBlock, packed, j0, c);
@@ -435,11 +498,11 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
       for (int64_t j = 0; j < width; j += 64) {
         int64_t some = std::min<int64_t>(64, width - j);
         uint64_t bits = pass.below(v + j, best.limits[row], some);
-        if (bits) offer(best, row, all[size_t(row)], v + j, all.data() + j0 + j, j0 + j, bits);
+        if (bits) offer(best, row, all[size_t(row)], v + j, all.data() + j0 + j, j0 + j, bits, scratch);
         if (I == J) continue;
         for (bits = pass.below_each(v + j, best.limits.get() + j0 + j, some); bits; bits &= bits - 1) {
           int64_t column = j0 + j + __builtin_ctzll(bits);
-          if (all[size_t(column)] != all[size_t(row)]) best.add(column, c[i * kBlock + column - j0], int32_t(row));
+          if (all[size_t(column)] != all[size_t(row)]) best.add(column, v[column - j0], int32_t(row), scratch);
         }
       }
       if (kernel.sums) {
@@ -456,9 +519,10 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
   auto round = [&](int64_t games, auto&& pair) {
     parallel_for(0, games, 1, [&](int64_t begin, int64_t end) {
       Buffer<Value> c(kBlock * kBlock), columns(3 * kBlock);
+      Buffer<Candidate<Value>> scratch(best.room());
       for (int64_t g = begin; g < end; ++g) {
         auto [I, J] = pair(g);
-        if (I < blocks && J < blocks) serve(std::min(I, J), std::max(I, J), c.get(), columns.get());
+        if (I < blocks && J < blocks) serve(std::min(I, J), std::max(I, J), c.get(), columns.get(), scratch.get());
       }
     });
   };

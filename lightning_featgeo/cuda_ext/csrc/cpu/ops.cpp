@@ -6,11 +6,13 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <limits>
 #include <optional>
 #include <tuple>
 
 #include "moments.h"
 #include "neighbors.h"
+#include "reservoir.h"
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -79,6 +81,19 @@ void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, Tensor m
                doubles(minimum, m.columns, "minimum"), doubles(maximum, m.columns, "maximum"));
 }
 
+std::tuple<Tensor, Tensor, Tensor> slots(const Tensor& priorities, const Tensor& offered) {
+  Tensor kept = integers(priorities), fresh = integers(offered);
+  int64_t capacity = kept.numel(), n = fresh.numel();
+  STD_TORCH_CHECK(n <= capacity, "reservoir_slots: ", n, " rows offered to ", capacity, " slots at once");
+  Tensor out = torch::stable::empty({n}, ScalarType::Long), sources = torch::stable::empty({n}, ScalarType::Long);
+  Tensor accepted = torch::stable::empty({n}, ScalarType::Bool);
+  reservoir_slots(memory<int64_t>(kept, ScalarType::Long, capacity, "priorities"), capacity,
+                  memory<int64_t>(fresh, ScalarType::Long, n, "new_priorities"), n, std::numeric_limits<int64_t>::max(),
+                  static_cast<int64_t*>(out.data_ptr()), static_cast<int64_t*>(sources.data_ptr()),
+                  static_cast<bool*>(accepted.data_ptr()));
+  return {out, sources, accepted};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> scan(const Tensor& queries, std::optional<Tensor> reference,
                                                         const Tensor& query_ids, std::optional<Tensor> reference_ids,
                                                         const Tensor& centre, double scale, int64_t k, bool measure,
@@ -125,12 +140,13 @@ STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CPU, m) {
   m.impl("scatter_", TORCH_BOX(&featgeo::scatter_));
   m.impl("direction_sums_", TORCH_BOX(&featgeo::direction_sums_));
   m.impl("unit_stats_", TORCH_BOX(&featgeo::unit_stats_));
+  m.impl("reservoir_slots", TORCH_BOX(&featgeo::slots));
   m.impl("scan", TORCH_BOX(&featgeo::scan));
 }
 
 // For library.py: what this was built from, what it holds, and what it runs on.
 #define FEATGEO_EXPORT extern "C" __attribute__((visibility("default"), used))
 FEATGEO_EXPORT const char* featgeo_fingerprint() { return FEATGEO_FINGERPRINT; }
-FEATGEO_EXPORT const char* featgeo_ops() { return "direction_sums_ scan scatter_ unit_stats_"; }
+FEATGEO_EXPORT const char* featgeo_ops() { return "direction_sums_ reservoir_slots scan scatter_ unit_stats_"; }
 FEATGEO_EXPORT const char* featgeo_instruction_set() { return featgeo::instruction_set(); }
 FEATGEO_EXPORT bool featgeo_has_bf16() { return featgeo::has_bf16(); }

@@ -21,8 +21,8 @@ def backend_info() -> dict[str, str]:
     """Which implementation runs and why.
 
     ``backend``: "compiled" or "reference", of the CPU ops; ``reason``: why; ``cpu`` and ``cuda``: which ops are
-    compiled there, or why none are; ``neighbors``: how many rows' neighbours each precision has settled so far (bf16, fp32 and
-    float64 products, and subtraction); ``torch``; ``ops``: all there are.
+    compiled there, or why none are; ``neighbors``: how many rows' neighbours each precision has settled so far
+    (bf16, fp32 and float64 products, and subtraction); ``torch``; ``ops``: all there are.
     """
     kernels = {kind: ", ".join(library.compiled(kind)) or f"none: {library.reasons[kind]}" for kind in ("cpu", "cuda")}
     cpu = "cpu" in library.libraries

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -42,17 +43,17 @@ def rows_of(kind: str, n: int, d: int) -> torch.Tensor:
 KINDS = ["gaussian", "relu", "clusters", "far", "copies", "all equal", "lattice", "decades", "specks", "giants"]
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", [BF16, F32, F64])
 @pytest.mark.parametrize("shared", [True, False])
-def test_rows_that_a_scan_calls_certain_are_right(kind: str, precision: int, shared: bool) -> None:
+@pytest.mark.parametrize("scan", [pytest.param(ops.scan, marks=needs_kernels, id="compiled"), reference.scan])
+def test_rows_that_a_scan_calls_certain_are_right(kind: str, precision: int, shared: bool, scan: Callable) -> None:
     x = rows_of(kind, 500, 19)
     q = x if shared else x[:77] * 1.01
     ids = torch.arange(500, dtype=torch.int32)
     query_ids = ids if shared else torch.full((77,), -1, dtype=torch.int32)
     frame = certified._frame(q, x)
-    distances, indices, certain, _, _ = ops.scan(
+    distances, indices, certain, _, _ = scan(
         q, None if shared else x, query_ids, None if shared else ids, *frame, 9, True, precision, 0.0
     )
     exact, where = search.knn(q, x, 9, None, None, shared, 0.0)[:2]
@@ -77,10 +78,13 @@ def test_without_the_proof_bf16_would_be_wrong() -> None:
     assert not bool((wrong & certain).any())
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_certified_search_is_the_exact_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_kernels), False])
+def test_the_certified_search_is_the_exact_one(kind: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certified, "_WORTH_A_SAMPLE", 0)  # bf16 too is tried on these few rows
+    monkeypatch.setattr(certified, "bf16_devices", {"cpu"})
+    if not compiled:  # what runs on a GPU, over the plain-torch scan
+        monkeypatch.setattr(ops, "scan", reference.scan)
     x = rows_of(kind, 700, 24)
     groups = torch.arange(700) // 3
     groups[::50] = -1
@@ -91,6 +95,12 @@ def test_the_certified_search_is_the_exact_one(kind: str, monkeypatch: pytest.Mo
     assert bool(((found[1] == truth[1]).all(dim=1) | ties).all())
     if kind not in ("decades", "giants", "specks"):
         assert torch.equal(found[1], truth[1])
+    everyone = torch.ones(700, dtype=torch.bool)
+    ours = ops.SelfNeighbors(*certified.self_neighbors(x, 12, groups, everyone, 40, 2.0))
+    theirs = ops.SelfNeighbors(*search.self_neighbors(x, 12, groups, everyone, 40, 2.0))
+    torch.testing.assert_close(ours.chords.square(), theirs.chords.square(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(ours.kernel_sums, theirs.kernel_sums, rtol=1e-5, atol=0)
+    assert torch.equal(ours.kernel_counts, theirs.kernel_counts)
 
 
 @needs_kernels

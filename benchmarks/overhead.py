@@ -31,6 +31,10 @@ from lightning_featgeo.metrics.catalog import PRESETS
 
 try:
     from stable_pretraining.callbacks import OnlineKNN, RankMe
+    from stable_pretraining.callbacks.factories import _DEFAULT_CALLBACK_REGISTRY
+
+    # else it adds a dozen callbacks of its own to every Trainer, the plain one too
+    _DEFAULT_CALLBACK_REGISTRY.clear()
 except ImportError:
     RankMe = OnlineKNN = None
 

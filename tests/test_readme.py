@@ -18,6 +18,13 @@ def test_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "effective_rank" in capsys.readouterr().out
 
 
+def test_snippets_about_compiled_ops_run() -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "compiled.md").read_text(), flags=re.S)
+    assert len(snippets) == 1
+    for snippet in snippets:
+        exec(compile(snippet, "compiled.md", "exec"), {})
+
+
 def test_commands_files_and_signals_exist() -> None:
     from lightning_featgeo.metrics import CATALOG
 

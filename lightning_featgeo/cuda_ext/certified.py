@@ -17,7 +17,8 @@ from torch import Tensor
 from lightning_featgeo.cuda_ext import ops, search
 from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
 
-_SOME = 4096  # rows that fix the centre (any centre near the rows will do), and among which a sample is searched
+_CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
+_AMONG = 4096  # rows among which a sample of queries is searched
 _EXPONENTS = 500  # of two: squares of larger or smaller differences leave float64
 _SAMPLE = 64  # rows that decide which precision to begin with
 _WORTH_A_SAMPLE = 2**32  # products of single numbers
@@ -119,7 +120,7 @@ def _ladder(
 
     def pays(precision: int) -> bool:
         """By some rows among some others, which are further apart but about as hard to tell from each other."""
-        rows, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _SOME)))
+        rows, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _AMONG)))
         q, b, ids, other_ids = queries[rows], reference[others], query_ids[rows], reference_ids[others]
         certain = ops.scan(q, b, ids, other_ids, *frame, k, measure, precision, 0.0)[2]
         return float(certain.double().mean()) >= _PAYS
@@ -152,7 +153,7 @@ def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
     low, high = search.finite_range(reference)
     if queries is not reference:
         low, high = min(low, search.finite_range(queries)[0]), max(high, search.finite_range(queries)[1])
-    centre = reference[:: max(1, len(reference) // _SOME)].double().mean(dim=0)
+    centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
     reach = (high - low) * math.sqrt(reference.shape[1])
     exponent = math.ceil(math.log2(reach)) if reach > 0 else 0
     if abs(exponent) > _EXPONENTS:

@@ -4,8 +4,9 @@ A scan keeps the best candidates of every query by ‖q‖²+‖b‖²−2q·b̃
 float64, and then proves, or fails to, that nothing it threw away can be nearer. With ρ the largest share of a row that
 rounding took and u the unit round-off of the sums, a product over d columns, summed in any order, is wrong by at most
 η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms",
-section 3.1). A row truly within D of q is no longer than ‖q‖+D, so that it scans at or below D² + E with
-E = 2η‖q‖(‖q‖+D) + 4u(2‖q‖+D)². If all that was thrown away scans above that, the k nearest are certain.
+section 3.1). Centring and lengths are in float64, whose round-off is w. A row truly within D of q is no longer than
+‖q‖+D, so that it scans at or below D² + E with E = 2η‖q‖(‖q‖+D) + (4u + (d+4)w)(2‖q‖+D)². If all that was thrown away
+scans above that, the k nearest are certain.
 """
 
 from __future__ import annotations
@@ -83,11 +84,16 @@ def scan(
     order = exact.gather(1, by_index.indices).sort(dim=1, stable=True)
     indices = by_index.values.gather(1, order.indices)[:, :k]
     distances = order.values[:, :k].sqrt()
-    kth = distances[:, -1].square() * scale**2 * (1 + 1e-12) if k and k <= width else torch.zeros_like(limit)
+    kth = (
+        distances[:, -1].square() * scale**2 * (1 + 1e-12 + queries.shape[1] * 2.0**-52)
+        if k and k <= width
+        else torch.zeros_like(limit)
+    )
     eta, unit = _errors(queries.shape[1], lost, precision)
     length = q_norms.sqrt()
     reach = length + kth.sqrt()
-    certain = limit > kth + 2 * eta * length * reach + 4 * unit * (length + reach).square() + _TINY
+    ends = 4 * unit + (queries.shape[1] + 4) * 2.0**-53
+    certain = limit > kth + 2 * eta * length * reach + ends * (length + reach).square() + _TINY
     certain |= limit.isinf() | torch.full_like(certain, k == 0)
     missing = k - distances.shape[1]
     distances = torch.nn.functional.pad(distances, (0, missing), value=torch.inf)

@@ -292,3 +292,11 @@ def test_the_reference_can_be_asked_for(switch: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"reference {library.SWITCH}={switch}" if switch == "reference" else "reference")
     assert switch in done.stdout
+
+
+def test_where_the_package_cannot_be_written_libraries_go_to_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.default_folder() == tmp_path / "lightning_featgeo"

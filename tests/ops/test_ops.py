@@ -50,6 +50,21 @@ def test_every_op_passes_opcheck(name: str) -> None:
     )
 
 
+def test_ops_are_part_of_a_graph_that_is_compiled_as_a_whole() -> None:
+    native = getattr(torch.ops, NAMESPACE)
+
+    def stream(x: torch.Tensor, ids: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
+        native.scatter_(x, ids, *state, 4, True)
+        return native.knn(x, x, 3, None, None, True, 0.0)[0] + 1
+
+    x, ids = torch.randn(12, 5), torch.arange(12) % 4
+    states = [list(arguments("scatter_")[2:7]) for _ in range(2)]
+    found = torch.compile(stream, backend="aot_eager", fullgraph=True)(x, ids, states[0])
+    torch.testing.assert_close(found, stream(x, ids, states[1]))
+    for ours, theirs in zip(*states, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_backend_info_says_what_runs() -> None:
     info = backend_info()
     assert info["backend"] == ("compiled" if "cpu" in library.libraries else "reference")

@@ -4,9 +4,10 @@
 // The proof. Rows are centred and scaled so that the longest is 1 (the centre and the scale need not be exact: they
 // only make numbers small). With x̃ the rounded row and r its rounding error, ‖r‖ ≤ ρ‖x‖, a product over d columns in
 // any order of summation differs from the true one by at most η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u).
-// Then |scan(q,b) − ‖q−b‖²| ≤ 2η‖q‖‖b‖ + 4u(‖q‖+‖b‖)². A row that is truly within distance D of q is no longer than
-// ‖q‖ + D, so its scanned value is at most D² + E(q, D): all others can be left unmeasured, and if everything that was
-// thrown away scanned above D² + E with D the k-th measured distance, the k nearest are known for certain.
+// Centring and lengths are in float64, whose round-off is w. Then |scan(q,b) − ‖q−b‖²| ≤ 2η‖q‖‖b‖ +
+// (4u + (d+4)w)(‖q‖+‖b‖)². A row that is truly within distance D of q is no longer than ‖q‖ + D, so its scanned value is
+// at most D² + E(q, D): all others can be left unmeasured, and if everything that was thrown away scanned above D² + E
+// with D the k-th measured distance, the k nearest are known for certain.
 #include "neighbors.h"
 
 #include <algorithm>
@@ -274,15 +275,16 @@ void offer(Best<Value>& best, int64_t row, int32_t id, const Value* v, const int
 // --- from candidates to neighbours -----------------------------------------------------------------------------------
 
 struct Bound {
-  double eta, unit;
+  double eta, ends, measuring;
 
   template <class P>
   static Bound of(int64_t columns, double ratio) {
     double u = std::is_same<typename P::Value, double>::value ? 0x1p-53 : 0x1p-24;
     double terms = double(columns + 2) * u, gamma = terms / (1.0 - terms);
-    return {gamma * (1.0 + ratio) * (1.0 + ratio) + 2.0 * ratio + ratio * ratio, u};
+    double eta = gamma * (1.0 + ratio) * (1.0 + ratio) + 2.0 * ratio + ratio * ratio;
+    return {eta, 4.0 * u + double(columns + 4) * 0x1p-53, 1.0 + 1e-12 + double(columns) * 0x1p-52};
   }
-  double between(double a, double b) const { return 2.0 * eta * a * b + 4.0 * unit * (a + b) * (a + b) + kTiny; }
+  double between(double a, double b) const { return 2.0 * eta * a * b + ends * (a + b) * (a + b) + kTiny; }
   double near(double length, double square) const { return between(length, length + std::sqrt(square)); }
 };
 
@@ -303,7 +305,7 @@ bool settle(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t
   std::sort(from, to);
   kept.clear();
   double squared_scale = scale * scale, kth = std::numeric_limits<double>::infinity();
-  auto worst = [&] { return kept.front().square * squared_scale * (1.0 + 1e-12); };
+  auto worst = [&] { return kept.front().square * squared_scale * bound.measuring; };
   auto* next = from;
   for (; next != to; ++next) {
     if (int64_t(kept.size()) == k && double(next->value()) > kth + bound.near(length, kth)) break;

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_featgeo.cuda_ext.search import squares_to
+
 BF16, F32, F64 = 0, 1, 2  # precisions of a scan
 _TILE_ELEMENTS = 2**22
 _TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
@@ -79,7 +81,7 @@ def scan(
         select = torch.ops.lightning_featgeo.select_
         select(products, q_norms.to(wide), b_norms.to(wide), query_ids, reference_ids[part], first, values, indices)
     limit = torch.where(values[:, -1].isinf() | (width >= m), torch.inf, values[:, -1].double())
-    exact = _measured(queries, reference, indices)
+    exact = squares_to(queries, reference, indices)
     by_index = indices.sort(dim=1)
     order = exact.gather(1, by_index.indices).sort(dim=1, stable=True)
     indices = by_index.values.gather(1, order.indices)[:, :k]
@@ -133,14 +135,3 @@ def _errors(columns: int, lost: Tensor, precision: int) -> tuple[Tensor, float]:
     unit = 2.0**-53 if precision == F64 else 2.0**-24
     gamma = (columns + 2) * unit / (1 - (columns + 2) * unit)
     return gamma * (1 + lost).square() + 2 * lost + lost.square(), unit
-
-
-def _measured(queries: Tensor, reference: Tensor, indices: Tensor) -> Tensor:
-    """Squared distances to the candidates by subtraction; inf where there is none."""
-    exact = torch.full(indices.shape, torch.inf, dtype=torch.float64, device=indices.device)
-    step = max(1, _TILE_ELEMENTS // max(1, indices.shape[1] * queries.shape[1]))
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
-        there = reference[indices[part].clamp(min=0)].double()
-        exact[part] = (queries[part, None].double() - there).square().sum(dim=2)
-    return exact.masked_fill_(indices < 0, torch.inf)

@@ -219,6 +219,14 @@ def _squares(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     return torch.cat(parts) if parts else a.new_zeros(0, dtype=torch.float64)
 
 
+def squares_to(queries: Tensor, reference: Tensor, indices: Tensor) -> Tensor:
+    """(n, k) squared distances to the rows that a table names, by subtraction; inf where it names none (−1)."""
+    at, place = (indices >= 0).nonzero(as_tuple=True)
+    squares = torch.full(indices.shape, torch.inf, dtype=torch.float64, device=indices.device)
+    squares[at, place] = _squares(queries, at, reference, indices[at, place])
+    return squares
+
+
 def _euclidean_error(norm: Tensor) -> Callable[[Tensor], Tensor]:
     """How wrong a squared distance up to a limit can be: rows within it are no longer than the query and the limit."""
     return lambda limit: 16 * _EPS * (norm + (norm.sqrt() + limit.clamp(min=0.0).sqrt()).square())

@@ -16,7 +16,6 @@ from lightning_featgeo.cuda_ext import build, library
 from lightning_featgeo.cuda_ext.ops import NAMESPACE, SCHEMAS
 
 HERE = Path(__file__).parents[1] / "native"
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on PATH")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
 CUDA_OPS = ["direction_sums_", "hash_priority", "scatter_", "select_", "unit_stats_"]
 
@@ -36,7 +35,7 @@ def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, "\n".join(said)
 
 
-@needs_compiler
+@pytest.mark.compiler
 def test_the_kernels_select_and_merge_logic(tmp_path: Path) -> None:
     run(
         "c++", "-O1", "-g", "-std=c++17", "-fsanitize=address,undefined", HERE / "select_test.cpp", "-o", tmp_path / "t"
@@ -59,7 +58,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sanitized"
 
 
-@needs_compiler
+@pytest.mark.compiler
 @pytest.mark.parametrize("instructions", ["portable", "avx2", "avx512"])
 def test_the_cpu_ops_under_sanitizers(sanitized: Path, instructions: str) -> None:
     # whatever a test run itself was started under is not for this process
@@ -72,7 +71,7 @@ def test_the_cpu_library_keeps_to_the_stable_abi() -> None:
 
 
 @needs_nvcc
-@needs_compiler
+@pytest.mark.compiler
 def test_the_cuda_library_keeps_to_the_stable_abi(cuda_library: tuple[Path, str]) -> None:
     audited(cuda_library[0])
 
@@ -84,7 +83,7 @@ def audited(path: Path) -> None:
 
 
 @needs_nvcc
-@needs_compiler
+@pytest.mark.compiler
 def test_no_cuda_kernel_spills_its_registers(cuda_library: tuple[Path, str]) -> None:
     lines = [line for line in cuda_library[1].splitlines() if "spill stores" in line]
     assert len(lines) > 20
@@ -92,7 +91,7 @@ def test_no_cuda_kernel_spills_its_registers(cuda_library: tuple[Path, str]) -> 
 
 
 @needs_nvcc
-@needs_compiler
+@pytest.mark.compiler
 def test_every_cuda_kernel_is_dispatched_to(cuda_library: tuple[Path, str]) -> None:
     code = f"""
 import torch, ctypes

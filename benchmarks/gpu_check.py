@@ -114,7 +114,7 @@ def check_select(draw: Draw, small: bool) -> str:
 
 def check_neighbours(draw: Draw, small: bool) -> str:
     n, m = draw.randint(1, 400), draw.randint(1, 700 if small else 6000)
-    d, k = draw.randint(1, 64 if small else draw.choice([3, 128, 512, 4096])), draw.randint(1, 256)
+    d, k = draw.randint(1, 64 if small else draw.choice([3, 128, 512, 4096])), draw.choice([draw.randint(1, 256), 2000])
     x = rows(draw, m, d, draw.choice((torch.float32, torch.float64)))
     shared = draw.random() < 0.5
     q = x if shared else rows(draw, n, d, x.dtype)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,14 +53,14 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
     host = _cxx()
     target = folder / LIBRARIES[kind]
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"compiling {target.name} with {compiler}")
+    say(f"compiling {target.name} with {' '.join(compiler)}")
     stamp = f'-DFEATGEO_FINGERPRINT="featgeo-sources-{fingerprint(kind)}"'
     common = [f"-DTORCH_TARGET_VERSION={TARGET}", stamp, f"-I{torch / 'include'}"]
     sources = sorted((SOURCES / kind).glob("*.cu" if kind == "cuda" else "*.cpp"))
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [Path(temporary) / f"{source.stem}.o" for source in sources]
         commands = [
-            [compiler, *_flags(kind, compiler, source), *common, "-c", str(source), "-o", str(out)]
+            [*compiler, *_flags(kind, compiler, source), *common, "-c", str(source), "-o", str(out)]
             for source, out in zip(sources, objects, strict=True)
         ]
         for report in pool.map(_run, commands):
@@ -67,7 +68,10 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
                 say(report)
         finished = Path(temporary) / target.name
         _run(_link(kind, compiler, host, torch, objects, finished))
-        shutil.move(str(finished), str(target))  # whole or not at all
+        # beside the target first: replacing a file is whole or not at all, and spares processes that run the old one
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copyfile(finished, beside)
+        os.replace(beside, target)
     return target
 
 
@@ -87,7 +91,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lightning_featgeo"
 
 
-def _flags(kind: str, compiler: str, source: Path) -> list[str]:
+def _flags(kind: str, compiler: Sequence[str], source: Path) -> list[str]:
     if kind == "cuda":
         newest = ARCHITECTURES[-1]
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
@@ -111,20 +115,25 @@ def _flags(kind: str, compiler: str, source: Path) -> list[str]:
     return flags
 
 
-def _link(kind: str, compiler: str, host: str, torch: Path, objects: Sequence[Path], out: Path) -> list[str]:
+def _link(
+    kind: str, compiler: Sequence[str], host: Sequence[str], torch: Path, objects: Sequence[Path], out: Path
+) -> list[str]:
     names = [str(o) for o in objects]
     library = [f"-L{torch / 'lib'}"]
     if kind == "cpu":
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-        return [compiler, "-shared", *names, *library, *undefined, "-ltorch_cpu", "-o", str(out)]
+        return [*compiler, "-shared", *names, *library, *undefined, "-ltorch_cpu", "-o", str(out)]
     # libtorch.so pulls in libtorch_cuda.so where there is one: without it the weak symbols would stay null
     forced = ["-Xlinker", "--no-as-needed", "-ltorch", "-ltorch_cpu"]
-    return [compiler, "-shared", "-ccbin", host, "-cudart", "static", *names, *library, *forced, "-o", str(out)]
+    return [*compiler, "-shared", "-ccbin", host[-1], "-cudart", "static", *names, *library, *forced, "-o", str(out)]
 
 
 def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]} could not be started: {error}") from error
+    if done.returncode or not Path(command[command.index("-o") + 1]).exists():
         raise BuildError(f"the compiler failed:\n{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stderr if "-Xptxas" in command else ""
 
@@ -136,24 +145,24 @@ def _torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _cxx() -> str:
-    asked = os.environ.get("CXX")
-    for name in [asked] if asked else ["c++", "g++", "clang++"]:
-        if found := shutil.which(name):
-            return found
+def _cxx() -> list[str]:
+    asked = shlex.split(os.environ.get("CXX", ""))  # "ccache g++" and the like
+    for command in [asked] if asked else [["c++"], ["g++"], ["clang++"]]:
+        if found := shutil.which(command[0]):
+            return [found, *command[1:]]
     raise BuildError(
         "no C++ compiler was found (c++, g++ or clang++ on PATH, or CXX): install one, for example `apt install g++`"
     )
 
 
-def _nvcc() -> str:
+def _nvcc() -> list[str]:
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     found = shutil.which("nvcc") or shutil.which(str(Path(home) / "bin" / "nvcc"))
     if found is None:
         raise BuildError("nvcc was not found (on PATH, or under CUDA_HOME): install the CUDA toolkit 13.0 or later")
-    return found
+    return [found]
 
 
-def _accepts(compiler: str, flag: str) -> bool:
-    command = [compiler, flag, "-x", "c++", "-E", os.devnull]
+def _accepts(compiler: Sequence[str], flag: str) -> bool:
+    command = [*compiler, flag, "-x", "c++", "-E", os.devnull]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

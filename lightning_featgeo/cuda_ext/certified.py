@@ -19,9 +19,10 @@ from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
 
 _CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
 _AMONG = 4096  # rows among which a sample of queries is searched
-_EXPONENTS = 500  # of two: squares of larger or smaller differences leave float64
+_EXPONENTS = 500  # of two: squares of smaller differences leave float64
 _SAMPLE = 64  # rows that decide which precision to begin with
 _WORTH_A_SAMPLE = 2**32  # products of single numbers
+_WIDE_KERNEL = 4.0  # of kernels between unit rows: up to this scale fp32 products do
 _PAYS = 0.6  # share of certain rows from which on a scan is worth its time
 
 _RUNGS = ("bf16", "fp32", "float64", "subtraction")
@@ -45,15 +46,11 @@ def knn(
     if ids is None or n == 0 or m == 0 or queries.shape[1] == 0:
         return search.knn(queries, reference, k, query_groups, reference_groups, exclude_self, kernel_scale)
     query_ids, reference_ids = ids
-    same = reference is queries or (
-        n == m and queries.data_ptr() == reference.data_ptr() and torch.equal(query_ids, reference_ids)
-        and queries.stride() == reference.stride() and queries.dtype == reference.dtype
-    )  # fmt: skip
-    same = same and torch.equal(query_ids, reference_ids)
+    # among themselves only if rows that are the same are also barred in the same way: ids say who may meet whom
+    among = queries is reference and torch.equal(query_ids, reference_ids)
     wide = torch.float64 in (queries.dtype, reference.dtype)
-    q = _plain(queries, wide)
-    b = q if same else _plain(reference, wide)
-    distances, indices, sums, _ = _ladder(q, b, query_ids, reference_ids, k, True, kernel_scale)
+    q, b = _plain(queries, wide), None if among else _plain(reference, wide)
+    distances, indices, sums, _ = _ladder(q, b, query_ids, None if among else reference_ids, k, True, kernel_scale)
     if kernel_scale > 0:
         return distances, indices, sums, m - _how_often(query_ids, reference_ids)
     return distances, indices, sums, torch.zeros(n, dtype=torch.int64, device=queries.device)
@@ -71,10 +68,11 @@ def self_neighbors(
     ids = _ids(n, n, groups, groups, True, device)
     if ids is None or n == 0 or rows.shape[1] == 0:
         return search.self_neighbors(rows, k, groups, voters, vote_k, kernel_scale)
+    search.finite_range(rows)
     own = ids[0]
     if k:
         plain = _plain(rows, rows.dtype == torch.float64)
-        distances, indices, _, _ = _ladder(plain, plain, own, own, k, True, 0.0)
+        distances, indices, _, _ = _ladder(plain, None, own, None, k, True, 0.0)
     if not vote_k and kernel_scale <= 0:
         return distances, indices, chords, voted, sums, squares, counts
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
@@ -84,67 +82,69 @@ def self_neighbors(
     if kernel_scale > 0:
         some = directed.nonzero().squeeze(1)
         unit, mine = rows[some].double() / length[some], own[some].contiguous()
-        table = _ladder(unit, unit, mine, mine, vote_k if together else 0, False, kernel_scale)
+        table = _ladder(unit, None, mine, None, vote_k if together else 0, False, kernel_scale)
         sums[some], squares[some], counts[some] = table[2], table[3], len(some) - _how_often(mine, mine)
         if together:
             chords[some], voted[some] = table[0], _renamed(table[1], some)
     if vote_k and not together:
         some = voters.nonzero().squeeze(1)
         unit, mine = rows[some].double() / length[some], own[some].contiguous()
-        near, which, _, _ = _ladder(unit, unit, mine, mine, vote_k, False, 0.0)
+        near, which, _, _ = _ladder(unit, None, mine, None, vote_k, False, 0.0)
         chords[some], voted[some] = near, _renamed(which, some)
     return distances, indices, chords, voted, sums, squares, counts
 
 
 def _ladder(
     queries: Tensor,
-    reference: Tensor,
+    reference: Tensor | None,
     query_ids: Tensor,
-    reference_ids: Tensor,
+    reference_ids: Tensor | None,
     k: int,
     measure: bool,
     kernel_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Neighbours rung by rung, and the kernel's sums and sums of squares."""
-    n, m, device = queries.shape[0], reference.shape[0], queries.device
+    """Neighbours rung by rung, and the kernel's sums and sums of squares; without a reference, among the queries."""
+    all_rows = queries if reference is None else reference
+    all_ids = query_ids if reference_ids is None else reference_ids
+    n, m, device = queries.shape[0], all_rows.shape[0], queries.device
     if n == 0:
         nothing = queries.new_zeros(0, dtype=torch.float64)
         return *search.empty_table(0, k, device), nothing, nothing
-    frame, among = _frame(queries, reference), reference is queries
+    frame = _frame(queries, all_rows)
 
-    def scanned(rows: Tensor | None, precision: int, kernel: float) -> tuple[Tensor, ...]:
-        q, ids = (queries, query_ids) if rows is None else (queries[rows], query_ids[rows])
-        other = None if among and rows is None else reference
-        other_ids = None if other is None else reference_ids
-        return ops.scan(q, other, ids, other_ids, *frame, k, measure, precision, kernel)
+    def scanned(rows: Tensor, precision: int) -> tuple[Tensor, ...]:
+        q, ids = queries[rows], query_ids[rows]
+        return ops.scan(q, all_rows, ids, all_ids, *frame, k, measure, precision, 0.0)
 
     def pays(precision: int) -> bool:
         """By some rows among some others, which are further apart but about as hard to tell from each other."""
         rows, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _AMONG)))
-        q, b, ids, other_ids = queries[rows], reference[others], query_ids[rows], reference_ids[others]
+        q, b, ids, other_ids = queries[rows], all_rows[others], query_ids[rows], all_ids[others]
         certain = ops.scan(q, b, ids, other_ids, *frame, k, measure, precision, 0.0)[2]
         return float(certain.double().mean()) >= _PAYS
 
     fast = measure and kernel_scale <= 0 and queries.device.type in bf16_devices
-    if kernel_scale > 0 and measure:  # rows of any scale: their sums are taken from float64 products
-        first = F64
+    if kernel_scale > 0 and (measure or kernel_scale > _WIDE_KERNEL):
+        first = F64  # sums over rows of any scale, or of terms that hang on a distance's last digits
     elif k == 0 or n * m * queries.shape[1] < _WORTH_A_SAMPLE:
         first = F32
     else:
         first = BF16 if fast and pays(BF16) else F32 if pays(F32) else F64
-    distances, indices, certain, sums, squares = scanned(None, first, kernel_scale)
+    distances, indices, certain, sums, squares = ops.scan(
+        queries, reference, query_ids, reference_ids, *frame, k, measure, first, kernel_scale
+    )
     rest = (~certain).nonzero().squeeze(1)
     settled[_RUNGS[first]] += n - len(rest)
     for precision in range(first + 1, F64 + 1):
         if not len(rest):
             return distances, indices, sums, squares
-        distances[rest], indices[rest], sure = scanned(rest, precision, 0.0)[:3]
+        distances[rest], indices[rest], sure = scanned(rest, precision)[:3]
         settled[_RUNGS[precision]] += int(sure.sum())
         rest = rest[~sure]
     if len(rest):
         settled[_RUNGS[-1]] += len(rest)
-        groups = query_ids[rest].to(torch.int64), reference_ids.to(torch.int64)
-        distances[rest], indices[rest] = search.knn(queries[rest], reference, k, *groups, False, 0.0)[:2]
+        groups = query_ids[rest].to(torch.int64), all_ids.to(torch.int64)
+        distances[rest], indices[rest] = search.knn(queries[rest], all_rows, k, *groups, False, 0.0)[:2]
     return distances, indices, sums, squares
 
 
@@ -155,9 +155,7 @@ def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
         low, high = min(low, search.finite_range(queries)[0]), max(high, search.finite_range(queries)[1])
     centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
     reach = (high - low) * math.sqrt(reference.shape[1])
-    exponent = math.ceil(math.log2(reach)) if reach > 0 else 0
-    if abs(exponent) > _EXPONENTS:
-        raise ValueError(f"neighbours: rows reach over 2^{exponent}, whose squares float64 cannot hold; rescale them")
+    exponent = max(-_EXPONENTS, math.ceil(math.log2(reach))) if reach > 0 else 0
     return centre, 2.0**-exponent
 
 

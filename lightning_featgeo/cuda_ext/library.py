@@ -31,21 +31,22 @@ def load() -> None:
     for kind in _DEVICES:
         if kind in libraries:
             continue
-        reason = _why_not(kind)
-        if reason is None:
-            reason = _load(kind, _path(kind))
+        try:
+            reason = _why_not(kind) or _load(kind, _path(kind))
+        except Exception as error:  # an unreadable file, warnings made errors: never a reason not to import
+            reason = f"{type(error).__name__}: {error}"
         if reason is not None:
             reasons[kind] = reason
             continue
         reasons.pop(kind, None)
         for name, function in _CERTIFIED.items():
             define_kernel(name, function, _DEVICES[kind])
-        if kind == "cuda" or libraries[kind].featgeo_has_bf16():
+        if kind == "cuda" or _has_bf16(libraries[kind]):
             certified.bf16_devices.add(kind)
 
 
 def _why_not(kind: str) -> str | None:
-    asked = os.environ.get(SWITCH, "auto")
+    asked = os.environ.get(SWITCH) or "auto"
     if asked == "reference":
         return f"{SWITCH}=reference"
     if asked != "auto":
@@ -94,6 +95,11 @@ def instruction_set() -> str:
     if "cpu" not in libraries:
         return ""
     return _text("cpu", "featgeo_instruction_set") + (" with bf16 products" if "cpu" in certified.bf16_devices else "")
+
+
+def _has_bf16(library: ctypes.CDLL) -> bool:
+    library.featgeo_has_bf16.restype = ctypes.c_bool
+    return bool(library.featgeo_has_bf16())
 
 
 def _text(kind: str, function: str) -> str:

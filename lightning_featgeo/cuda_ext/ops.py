@@ -6,13 +6,14 @@ the plain-torch reference is registered beneath them for every device, so a miss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import reference
+from lightning_featgeo.cuda_ext import reference, search
 from lightning_featgeo.types import Bool, Float, Int32, Int64
 
 NAMESPACE = "lightning_featgeo"
@@ -198,7 +199,7 @@ def knn(
 
     Raises:
         ValueError: if k < 1, the dimensions differ, only one of the two group tensors is given, the metric is
-            unknown, or a row holds NaN or infinity.
+            unknown, rows are not floating-point matrices, or one holds NaN or infinity.
 
     Example:
         >>> import torch
@@ -206,6 +207,8 @@ def knn(
         >>> distances.tolist(), indices.tolist()
         ([[2.0, 4.242640687119285]], [[1, 0]])
     """
+    _check_rows("queries", queries, query_groups)
+    _check_rows("reference", reference, reference_groups)
     if metric == "cosine":
         return _cosine_knn(queries, reference, k, exclude_self, query_groups, reference_groups)
     if metric != "euclidean":
@@ -224,29 +227,23 @@ def _cosine_knn(
     query_groups: Tensor | None,
     reference_groups: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """By the chords of unit rows: their squares are twice the cosine distances."""
-    n, m = len(queries), len(reference)
-    if exclude_self:  # as groups, which survive the removal of rows
-        own = torch.arange(max(n, m), device=queries.device)
-        if query_groups is None or reference_groups is None:
-            query_groups, reference_groups = own[:n], own[:m]
-        else:
-            own = own + 1 + max(int(g.max()) if len(g) else 0 for g in (query_groups, reference_groups))
-            query_groups = torch.where(query_groups < 0, own[:n], query_groups)
-            reference_groups = torch.where(reference_groups < 0, own[:m], reference_groups)
-    q, b = queries.double(), reference.double()
-    q_length, b_length = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (q, b))
-    there = (b_length.squeeze(1) > 0).nonzero().squeeze(1)
-    chords, found = knn(
-        torch.where(q_length > 0, q / q_length, 0.0),
-        b[there] / b_length[there],
-        k,
-        query_groups=query_groups,
-        reference_groups=reference_groups if reference_groups is None else reference_groups[there],
-    )
-    none = (q_length <= 0) | (found < 0)
-    indices = there[found.clamp(min=0)] if len(there) else found
-    return (chords.square() / 2).masked_fill(none, torch.inf), indices.masked_fill(none, -1)
+    """By the chords of unit rows: their squares are twice the cosine distances.
+
+    Rows of length zero are moved along a dimension of their own, farther away than any unit row can be.
+    """
+    q, b = _directions(queries, 0.0), _directions(reference, 10.0)
+    chords, found = knn(q, b, k, exclude_self, query_groups=query_groups, reference_groups=reference_groups)
+    none = (queries == 0).all(dim=1, keepdim=True) | (found < 0) | (chords > 5.0)
+    return (chords.square() / 2).masked_fill(none, torch.inf), found.masked_fill(none, -1)
+
+
+def _directions(rows: Tensor, away: float) -> Tensor:
+    """(n, d+1) L2-normalised rows, whatever their scale; for rows of zeros, ``away`` in the last column."""
+    search.finite_range(rows, most=math.inf)
+    largest = rows.detach().abs().amax(dim=1, keepdim=True).double() if rows.shape[1] else rows.new_zeros(len(rows), 1)
+    scaled = torch.where(largest > 0, rows.detach().double() / largest, 0.0)
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return torch.cat([torch.where(length > 0, scaled / length, 0.0), torch.where(length > 0, 0.0, away)], dim=1)
 
 
 def knn_with_kernel(
@@ -266,10 +263,24 @@ def knn_with_kernel(
         raise ValueError(f"knn: queries have {queries.shape[1]} dimensions, reference {reference.shape[1]}")
     if (query_groups is None) != (reference_groups is None):
         raise ValueError("knn: give both query_groups and reference_groups, or neither")
+    _check_rows("queries", queries, query_groups)
+    _check_rows("reference", reference, reference_groups)
+    q = queries.detach()  # no gradient flows through a search
+    b = q if reference is queries else reference.detach()
     distances, indices, sums, counts = _ops.knn(
-        queries, reference, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
+        q, b, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
     )
     return distances, indices, sums, counts
+
+
+def _check_rows(name: str, rows: Tensor, groups: Tensor | None) -> None:
+    if rows.ndim != 2 or not rows.is_floating_point():
+        given = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise ValueError(f"knn: {name} must be floating-point rows of shape (n, d), got {given}; convert them first")
+    if groups is not None and groups.shape != (len(rows),):
+        raise ValueError(
+            f"knn: {len(rows)} {name}, but groups of shape {tuple(groups.shape)}: one for each row is needed"
+        )
 
 
 class SelfNeighbors(NamedTuple):
@@ -306,15 +317,17 @@ def self_neighbors(
     Returns:
         As :func:`knn`, twice; a chord is √(2−2cos). Ties go to the lower index; where there are fewer, inf and −1.
         Which rows are neighbours is exact in both tables, and so are the distances. Compiled kernels take chords and
-        kernel sums from fp32 products of unit rows: then the chords' squares, and kernel sums in relation, are right
-        to about 1e-6, and rows are listed in the order of those chords.
+        kernel sums from fp32 products of unit rows: then the chords' squares, and kernel sums in relation (up to a
+        scale of 4; beyond, products are float64), are right to about 1e-6, and rows are listed in the order of those
+        chords.
 
     Raises:
         ValueError: if k or vote_k is negative, or kernel_scale is; or if a row holds NaN or infinity.
     """
     if k < 0 or vote_k < 0 or kernel_scale < 0:
         raise ValueError(f"k, vote_k and kernel_scale must not be negative, got {k}, {vote_k}, {kernel_scale}")
-    return SelfNeighbors(*_ops.self_neighbors(rows, k, groups, voters, vote_k, float(kernel_scale)))
+    _check_rows("rows", rows, groups)
+    return SelfNeighbors(*_ops.self_neighbors(rows.detach(), k, groups, voters, vote_k, float(kernel_scale)))
 
 
 def scan(

@@ -101,15 +101,20 @@ def scatter_(
         return
     buckets = scatter.shape[0]
     if buckets == 1:
-        scatter[0].add_(centred.T @ centred)
+        scatter[0].add_(_gram(centred))
         return
     unlabelled = index >= labelled_groups
     any_unlabelled = not on_cpu or bool((unlabelled & keep).any())
     labelled_rows = torch.where(unlabelled[:, None], 0.0, centred) if any_unlabelled else centred
-    scatter[0].add_(labelled_rows.T @ labelled_rows)
+    scatter[0].add_(_gram(labelled_rows))
     if any_unlabelled:
         other = torch.where(unlabelled[:, None], centred, 0.0)
-        scatter[1].add_(other.T @ other)
+        scatter[1].add_(_gram(other))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.T @ rows
 
 
 def direction_sums_(rows: Tensor, keep: Tensor, count: Tensor, sums: Tensor, squares: Tensor) -> None:

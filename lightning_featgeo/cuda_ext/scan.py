@@ -18,6 +18,7 @@ from lightning_featgeo.cuda_ext.search import squares_to
 
 BF16, F32, F64 = 0, 1, 2  # precisions of a scan
 _TILE_ELEMENTS = 2**22
+_WIDEST = 1536  # candidates a row that a compiled select_ has room for
 _TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
 
 
@@ -78,7 +79,7 @@ def scan(
             terms.masked_fill_(query_ids[:, None] == reference_ids[None, part], 0.0)
             sums += terms.sum(dim=1)
             squares += terms.square().sum(dim=1)
-        select = torch.ops.lightning_featgeo.select_
+        select = torch.ops.lightning_featgeo.select_ if width <= _WIDEST else select_
         select(products, q_norms.to(wide), b_norms.to(wide), query_ids, reference_ids[part], first, values, indices)
     limit = torch.where(values[:, -1].isinf() | (width >= m), torch.inf, values[:, -1].double())
     exact = squares_to(queries, reference, indices)
@@ -113,7 +114,12 @@ def _rounded(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tupl
 
 
 def _products(q: Tensor, b: Tensor, precision: int) -> Tensor:
-    """q·bᵀ with sums at least as good as fp32, whatever the user's matmul settings are."""
+    """q·bᵀ with sums at least as good as fp32, whatever the user's autocast and matmul settings are."""
+    with torch.autocast(q.device.type, enabled=False):
+        return _multiplied(q, b, precision)
+
+
+def _multiplied(q: Tensor, b: Tensor, precision: int) -> Tensor:
     if precision == F64:
         return q @ b.T
     if q.device.type != "cuda":  # libraries there are slower or round the sums to bf16; products of bf16 are exact

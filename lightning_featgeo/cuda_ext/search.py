@@ -65,7 +65,9 @@ def knn(
         if kernel_scale > 0:
             kernel_sums[part] = torch.exp(-kernel_scale * squared.clamp(min=0.0)).sum(dim=1)
             kernel_counts[part] = (~barred).sum(dim=1)
-        distances[part], indices[part] = _nearest(squared, points, start, k, q_norm, b_norm, _euclidean_error(q_norm))
+        distances[part], indices[part] = _nearest(
+            squared, points, start, k, q_norm, b_norm, _euclidean_error(q_norm, b.shape[1])
+        )
     return distances, indices, kernel_sums, kernel_counts
 
 
@@ -109,7 +111,7 @@ def self_neighbors(
         barred = None if alone else (groups[part, None] == groups[None, :]) & (groups[part, None] >= 0)
         _bar(squared, barred, start)
         if k:
-            error = _euclidean_error(norm[part])
+            error = _euclidean_error(norm[part], rows.shape[1])
             distances[part], indices[part] = _nearest(squared, points, start, k, norm[part], norm, error)
         if not angles:
             continue
@@ -125,7 +127,7 @@ def self_neighbors(
             _bar(squared, barred, start)
         if vote_k:
             among = squared if bool(voters.all()) else squared.masked_fill(~voters[None, :], torch.inf)
-            error = _fixed_error(spread[part])
+            error = _fixed_error(spread[part], rows.shape[1])
             chords[part], voted[part] = _nearest(among, directions, start, vote_k, None, None, error)
         if kernel_scale > 0:
             counts[part] = n - 1 if alone and everything else squared.isfinite().sum(dim=1)
@@ -138,17 +140,22 @@ def self_neighbors(
     return distances, indices, chords, voted, sums, squares, counts
 
 
-def finite_range(rows: Tensor) -> tuple[float, float]:
+def finite_range(rows: Tensor, most: float = 1e150) -> tuple[float, float]:
     """The smallest and the largest number in the rows; (0, 0) if there are none.
 
     Raises:
-        ValueError: if one is NaN or infinite. (One pass without a copy: ``isfinite`` takes twenty times as long.)
+        ValueError: if one is NaN or infinite, or further from zero than ``most``, whose square float64 can hold. (One
+            pass without a copy: ``isfinite`` takes twenty times as long.)
     """
     if not rows.numel():
         return 0.0, 0.0
     low, high = (float(x) for x in torch.aminmax(rows))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("rows hold NaN or infinity, which have no neighbours: drop them, x[x.isfinite().all(dim=1)]")
+    if max(-low, high) > most:
+        raise ValueError(
+            f"rows span {low:g} to {high:g}: float64 cannot hold the squares of such distances; rescale them"
+        )
     return low, high
 
 
@@ -227,9 +234,10 @@ def squares_to(queries: Tensor, reference: Tensor, indices: Tensor) -> Tensor:
     return squares
 
 
-def _euclidean_error(norm: Tensor) -> Callable[[Tensor], Tensor]:
+def _euclidean_error(norm: Tensor, columns: int) -> Callable[[Tensor], Tensor]:
     """How wrong a squared distance up to a limit can be: rows within it are no longer than the query and the limit."""
-    return lambda limit: 16 * _EPS * (norm + (norm.sqrt() + limit.clamp(min=0.0).sqrt()).square())
+    rounding = (16 + columns) * _EPS
+    return lambda limit: rounding * (norm + (norm.sqrt() + limit.clamp(min=0.0).sqrt()).square())
 
 
 def _chord_error(norm: Tensor, length: Tensor, inverse: Tensor, short: Tensor) -> Tensor:
@@ -243,8 +251,9 @@ def _chord_error(norm: Tensor, length: Tensor, inverse: Tensor, short: Tensor) -
     return torch.where(usual, error, 4.0).clamp(min=4.0 if bool(short.any()) else 0.0)
 
 
-def _fixed_error(scale: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda limit: 16 * _EPS * scale + 0 * limit
+def _fixed_error(scale: Tensor, columns: int) -> Callable[[Tensor], Tensor]:
+    rounding = (16 + columns) * _EPS
+    return lambda limit: rounding * scale + 0 * limit
 
 
 # --- selecting ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class StreamingNeighbors:
             groups: (m,) group of each row, where the queries have groups.
 
         Raises:
-            ValueError: if groups are given for the queries only, or for the block only.
+            ValueError: if groups are given for the queries only, or for the block only; if there are not as many
+                numbers as rows.
         """
         if (groups is None) != (self.query_groups is None):
             raise ValueError("StreamingNeighbors: give groups for the queries and for every block, or for neither")
@@ -57,6 +58,8 @@ class StreamingNeighbors:
         numbers = first_index
         if not isinstance(numbers, Tensor):
             numbers = torch.arange(numbers, numbers + len(block), device=device)
+        if numbers.shape != (len(block),):
+            raise ValueError(f"StreamingNeighbors: {len(block)} rows, but numbers of shape {tuple(numbers.shape)}")
         block = block.to(device)
         _, where = knn(
             self.queries,

@@ -259,6 +259,8 @@ for exact in (True, False):
     environment = {**os.environ, "LIGHTNING_FEATGEO_ISA": instructions}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    if instructions != "avx512":  # of which processors have more than one kind
+        assert "bf16" not in done.stdout
     if instructions == "portable":
         assert done.stdout.split()[0] == "portable"
 
@@ -272,6 +274,42 @@ def test_a_stale_library_is_not_loaded_and_says_what_to_do(monkeypatch: pytest.M
     stale.write_bytes(f"not a library featgeo-sources-{build.fingerprint('cpu')}".encode())
     with pytest.warns(UserWarning, match=r"could not be loaded .*cuda_ext build"):
         assert "could not be loaded" in library._load("cpu", stale)
+
+
+@pytest.mark.parametrize("broken", ["a folder", "stale, and warnings are errors", "sources gone"])
+def test_a_broken_library_never_keeps_the_package_from_importing(
+    broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    library_file = tmp_path / "_cpu.so"
+    library_file.mkdir() if broken == "a folder" else library_file.write_bytes(b"nothing of ours")
+    if broken == "sources gone":
+        monkeypatch.setattr(build, "SOURCES", tmp_path / "nowhere")
+    monkeypatch.setattr(library, "_path", lambda kind: library_file)
+    monkeypatch.setattr(library, "libraries", {})
+    monkeypatch.setattr(library, "reasons", {})
+    monkeypatch.setattr(sys, "orig_argv", ["python"])
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    library.load()  # here warnings of ours are errors
+    assert library.libraries == {}
+    assert set(library.reasons) == {"cpu", "cuda"}
+
+
+@pytest.mark.compiler
+def test_a_process_that_runs_a_library_survives_its_rebuilding(tmp_path) -> None:
+    first = build.build("cpu", tmp_path, lambda _: None)
+    held, inode = open(first, "rb"), first.stat().st_ino  # noqa: SIM115
+    assert build.build("cpu", tmp_path, lambda _: None).stat().st_ino != inode  # another file: the old one is intact
+    assert held.read(4) == b"\x7fELF"
+    assert [p.name for p in tmp_path.iterdir()] == ["_cpu.so"]
+    held.close()
+
+
+def test_a_compiler_that_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    if shutil.which("true") is None:
+        pytest.skip("no program that does nothing")
+    monkeypatch.setenv("CXX", "true --nothing")
+    with pytest.raises(build.BuildError, match="the compiler failed"):
+        build.build("cpu", tmp_path, lambda _: None)
 
 
 def test_without_a_compiler_the_message_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -6,6 +6,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from lightning_featgeo.cuda_ext import StreamingNeighbors, knn
+from lightning_featgeo.cuda_ext.ops import _check_rows
 
 
 @pytest.mark.parametrize("blocks", [[300], [100, 100, 100], [1, 199, 3, 97]])
@@ -68,3 +69,65 @@ def test_rows_that_are_not_finite_are_refused(bad: float) -> None:
 def test_unknown_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="'euclidean' or 'cosine', got 'l1'"):
         knn(torch.randn(2, 2), torch.randn(2, 2), 1, metric="l1")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_rows_that_may_be_their_own_neighbours_are(metric: str) -> None:
+    x = torch.randn(50, 4)
+    mine = {"query_groups": torch.full((50,), -1), "reference_groups": torch.full((50,), -1)}
+    for groups in ({}, mine):
+        own, copied = knn(x, x, 3, metric=metric, **groups), knn(x, x.clone(), 3, metric=metric, **groups)
+        assert own[1][:, 0].tolist() == list(range(50))
+        assert torch.equal(own[1], copied[1])
+    neighbors = StreamingNeighbors(x, 1)
+    neighbors.add(x, 0)
+    assert neighbors.indices.squeeze(1).tolist() == list(range(50))
+
+
+def test_self_is_excluded_under_cosine_too_when_groups_differ() -> None:
+    x = torch.randn(9, 3)
+    groups = {"query_groups": torch.arange(9), "reference_groups": torch.arange(9) + 100}
+    for metric in ("euclidean", "cosine"):
+        assert not (knn(x, x, 1, True, metric=metric, **groups)[1].squeeze(1) == torch.arange(9)).any()
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_cosine_does_not_depend_on_the_rows_scale(scale: float) -> None:
+    x = scale * torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(knn(x, x, 2, metric="cosine")[0], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64))
+
+
+def test_among_many_copies_ties_go_to_the_lower_index() -> None:
+    x = torch.zeros(200, 300)
+    x[0] = 1
+    assert knn(x, x, 3, exclude_self=True)[1][1:4].tolist() == [[2, 3, 4], [1, 3, 4], [1, 2, 4]]
+    y = torch.randn(1, 17).expand(400, 17) + 0  # one row, 400 times
+    assert knn(y, y, 3, exclude_self=True)[1][:2].tolist() == [[1, 2, 3], [0, 2, 3]]
+
+
+def test_gradients_end_at_a_search() -> None:
+    x = torch.randn(20, 3, requires_grad=True)
+    assert not knn(x, x, 2)[0].requires_grad
+
+
+def test_autocast_changes_nothing() -> None:
+    x = torch.randn(3000, 2) + 3
+    plain = knn(x, x, 3, exclude_self=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = knn(x, x, 3, exclude_self=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
+def test_bad_shapes_and_types_are_refused_by_name() -> None:
+    x = torch.randn(4, 2)
+    for bad, says in (
+        ((torch.arange(4)[:, None], None), "queries must be floating-point rows.*int64"),
+        ((x[0], None), r"queries must be .*shape \(2,\)"),
+        ((x, torch.arange(3)), r"4 queries, but groups of shape \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            _check_rows("queries", *bad)
+    with pytest.raises(ValueError, match=r"span -.* rescale them"):
+        knn(x.double(), torch.tensor([[1.7e308, -1.7e308]], dtype=torch.float64), 1)
+    with pytest.raises(ValueError, match="4 rows, but numbers"):
+        StreamingNeighbors(x, 1).add(x, torch.arange(3))

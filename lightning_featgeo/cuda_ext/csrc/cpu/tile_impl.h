@@ -48,9 +48,9 @@ uint64_t below_each(const T* v, const T* limits, int64_t n) {
 }
 #endif
 
-// exp(x) − 1 for x in [−87, 0], to a few roundings of itself also next to 0: with x = n·ln 2 + r, |r| <= ln 2 / 2, it is
-// 2ⁿ(eʳ − 1) + (2ⁿ − 1), and eʳ − 1 a Taylor polynomial of degree 8 (truncated at 2e-10 of it).
-inline float exp_minus_one(float x) {
+// exp(x) and exp(x) − 1 for x in [−87, 0], each to a few roundings of itself: with x = n·ln 2 + r, |r| <= ln 2 / 2, they
+// are 2ⁿ(eʳ − 1) + 2ⁿ and 2ⁿ(eʳ − 1) + (2ⁿ − 1), and eʳ − 1 a Taylor polynomial of degree 8 (truncated at 2e-10 of it).
+inline void exponential(float x, float* whole, float* minus_one) {
   x = x < -87.0f ? -87.0f : x;
   float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest whole number
   float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -61,9 +61,13 @@ inline float exp_minus_one(float x) {
     float f;
   } power;
   power.i = (int32_t(n) + 127) << 23;
-  return power.f * p + (power.f - 1.0f);
+  *whole = power.f * p + power.f;
+  *minus_one = power.f * p + (power.f - 1.0f);
 }
-inline double exp_minus_one(double x) { return __builtin_expm1(x); }
+inline void exponential(double x, double* whole, double* minus_one) {
+  *whole = __builtin_exp(x);
+  *minus_one = __builtin_expm1(x);
+}
 
 template <class T>
 void kernel(const T* __restrict v, const int32_t* __restrict ids, int32_t id, T scale, int64_t n, double* row,
@@ -77,7 +81,8 @@ void kernel(const T* __restrict v, const int32_t* __restrict ids, int32_t id, T 
     T terms[3][kRun] = {};
     for (int64_t j = 0; j < count; ++j) {
       T d = v[start + j] > 0 ? v[start + j] : T(0);
-      T e = exp_minus_one(-scale * d), k = T(1) + e;
+      T e, k;
+      exponential(-scale * d, &k, &e);
       bool here = ids[start + j] != id, near = e > T(-0.5);
       T term = near ? e : k, square = near ? e * (T(2) + e) : k * k;
       terms[0][j] = here ? term : T(0);

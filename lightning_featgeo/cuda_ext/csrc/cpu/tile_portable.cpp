@@ -29,11 +29,11 @@ const InstructionSet* best() {
   const char* asked = std::getenv("LIGHTNING_FEATGEO_ISA");
   const InstructionSet* found = nullptr;
 #if defined(__x86_64__) || defined(_M_X64)
-  bool any = asked == nullptr || !std::strcmp(asked, "avx512");
+  bool less = asked && (!std::strcmp(asked, "portable") || !std::strcmp(asked, "avx2")), any = !less;
   if (any && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     found = avx512_set();
-  if (!found && (any || !std::strcmp(asked, "avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+  if (!found && (any || std::strcmp(asked, "portable")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     found = avx2_set();
 #endif
   return found ? found : portable_set();

@@ -220,14 +220,14 @@ __global__ void __launch_bounds__(kThreads)
     int64_t since = 0;
     for (int64_t start = 0; start < rows.n; start += kChunk) {
       int64_t r = start + threadIdx.x % kChunk;
-      int64_t g = r < rows.n ? ids[r] : -1;
+      int64_t g = r < rows.n && ids[r] < s.groups ? ids[r] : -1;
       bool wanted = g >= 0 && (s.buckets == 1 || (g >= s.labelled) == (bucket == 1));
       if (!__syncthreads_or(wanted)) continue;
       any = true;
       for (int e = threadIdx.x; e < kChunk * kSide; e += kThreads) {
         int k = e / kSide, c = e % kSide;
         int64_t row = start + k;
-        int64_t group = row < rows.n ? ids[row] : -1;
+        int64_t group = row < rows.n && ids[row] < s.groups ? ids[row] : -1;
         bool in = group >= 0 && (s.buckets == 1 || (group >= s.labelled) == (bucket == 1));
         const float* shift = s.shift + (in ? group * rows.d : 0);
         left[k * kStride + c] = in && i0 + c < rows.d ? Value(rows.at(row, i0 + c) - double(shift[i0 + c])) : Value(0);

@@ -294,7 +294,8 @@ def _nearest(
         again, tied = values < 2 * _CANCELLING, values.diff(dim=1) < 2 * _TYING
     else:
         scale = norm[:, None] + other_norm[near]
-        again, tied = values < _CANCELLING * scale, values.diff(dim=1) < _TYING * scale[:, :-1]
+        # at most, not below: copies that lie on the centre have no length, and are tied all the same
+        again, tied = values <= _CANCELLING * scale, values.diff(dim=1) <= _TYING * scale[:, :-1]
     again[:, 1:] |= tied
     again[:, :-1] |= tied
     at, column = (again & values.isfinite()).nonzero(as_tuple=True)

@@ -101,8 +101,8 @@ def test_among_many_copies_ties_go_to_the_lower_index() -> None:
     x = torch.zeros(200, 300)
     x[0] = 1
     assert knn(x, x, 3, exclude_self=True)[1][1:4].tolist() == [[2, 3, 4], [1, 3, 4], [1, 2, 4]]
-    y = torch.randn(1, 17).expand(400, 17) + 0  # one row, 400 times
-    assert knn(y, y, 3, exclude_self=True)[1][:2].tolist() == [[1, 2, 3], [0, 2, 3]]
+    for y in (torch.randn(1, 17).expand(400, 17) + 0, torch.ones(400, 1)):  # one row, 400 times, on its own centre
+        assert knn(y, y, 3, exclude_self=True)[1][:2].tolist() == [[1, 2, 3], [0, 2, 3]]
 
 
 def test_gradients_end_at_a_search() -> None:

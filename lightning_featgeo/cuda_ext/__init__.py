@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.cuda_ext import certified, library
-from lightning_featgeo.cuda_ext.ops import SCHEMAS, knn
+from lightning_featgeo.cuda_ext.ops import knn
+from lightning_featgeo.cuda_ext.schemas import SCHEMAS
 from lightning_featgeo.cuda_ext.streaming import StreamingNeighbors
 
 __all__ = ["StreamingNeighbors", "backend_info", "knn"]

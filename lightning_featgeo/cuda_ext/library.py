@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lightning_featgeo.cuda_ext import build, certified
-from lightning_featgeo.cuda_ext.ops import define_kernel
+from lightning_featgeo.cuda_ext.schemas import define_kernel
 from lightning_featgeo.types import FeatureGeometryWarning
 
 SWITCH = "LIGHTNING_FEATGEO_BACKEND"  # auto (the default), or reference: load nothing

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch._higher_order_ops.effects import _EffectType, _register_effectful_op  # in every torch from 2.4 on
 
-from lightning_featgeo.cuda_ext.ops import NAMESPACE
+from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
 
 

@@ -13,7 +13,7 @@ from test_ops import arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_featgeo.cuda_ext import build, library
-from lightning_featgeo.cuda_ext.ops import NAMESPACE, SCHEMAS
+from lightning_featgeo.cuda_ext.schemas import NAMESPACE, SCHEMAS
 
 HERE = Path(__file__).parents[1] / "native"
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")

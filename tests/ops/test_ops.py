@@ -5,14 +5,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from lightning_featgeo.cuda_ext import backend_info, knn, library
 from lightning_featgeo.cuda_ext.ops import (
-    NAMESPACE,
-    SCHEMAS,
     hash_priority,
     knn_with_kernel,
     reservoir_slots,
     self_neighbors,
 )
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
+from lightning_featgeo.cuda_ext.schemas import NAMESPACE, SCHEMAS
 
 
 def arguments(name: str) -> tuple:

@@ -1,4 +1,4 @@
-// The ops on CPU tensors, under the names and schemas that ops.py defines. LibTorch's stable ABI: one build serves
+// The ops on CPU tensors, under the names that schemas.py defines. LibTorch's stable ABI: one build serves
 // every torch from 2.10 on, and every Python.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

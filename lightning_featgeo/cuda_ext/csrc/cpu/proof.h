@@ -1,0 +1,153 @@
+// From candidates to neighbours: distances by subtraction in float64, then a proof that nothing else can be nearer.
+//
+// The proof. Rows are centred and scaled so that the longest is 1 (the centre and the scale need not be exact: they
+// only make numbers small). With x̃ the rounded row and r its rounding error, ‖r‖ ≤ ρ‖x‖, a product over d columns in
+// any order of summation differs from the true one by at most η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u).
+// Centring and lengths are in float64, whose round-off is w. Then |scan(q,b) − ‖q−b‖²| ≤ 2η‖q‖‖b‖ +
+// (4u + (d+4)w)(‖q‖+‖b‖)². A row that is truly within distance D of q is no longer than ‖q‖ + D, so its scanned value is
+// at most D² + E(q, D): all others can be left unmeasured, and if everything that was thrown away scanned above D² + E
+// with D the k-th measured distance, the k nearest are known for certain.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "candidates.h"
+#include "neighbors.h"
+#include "tile.h"
+
+namespace featgeo {
+
+constexpr double kTiny = 1e-30;  // above what products lose that underflow, in units of the longest row
+
+inline double distance(const Matrix& a, int64_t i, const Matrix& b, int64_t j) {
+  if (a.wide) return instructions().row64.distance(a.row<double>(i), b.row<double>(j), a.columns);
+  return instructions().row32.distance(a.row<float>(i), b.row<float>(j), a.columns);
+}
+
+struct Bound {
+  double eta, ends, measuring;
+
+  template <class P>
+  static Bound of(int64_t columns, double ratio) {
+    double u = std::is_same<typename P::Value, double>::value ? 0x1p-53 : 0x1p-24;
+    double terms = double(columns + 2) * u, gamma = terms / (1.0 - terms);
+    double eta = gamma * (1.0 + ratio) * (1.0 + ratio) + 2.0 * ratio + ratio * ratio;
+    return {eta, 4.0 * u + double(columns + 4) * 0x1p-53, 1.0 + 1e-12 + double(columns) * 0x1p-52};
+  }
+  double between(double a, double b) const { return 2.0 * eta * a * b + ends * (a + b) * (a + b) + kTiny; }
+  double near(double length, double square) const { return between(length, length + std::sqrt(square)); }
+};
+
+struct Measured {
+  double square;
+  int32_t index;
+  bool operator<(const Measured& other) const {
+    return square < other.square || (square == other.square && index < other.index);
+  }
+};
+
+// All k distances measured. Returns whether they are certain.
+template <class Value>
+bool settle(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t query, const Matrix& reference,
+            double length, double scale, const Bound& bound, int64_t k, double* distances, int64_t* indices,
+            std::vector<Measured>& kept) {
+  auto *from = best.begin(row), *to = best.end(row);
+  std::sort(from, to);
+  kept.clear();
+  double squared_scale = scale * scale, kth = std::numeric_limits<double>::infinity();
+  auto worst = [&] { return kept.front().square * squared_scale * bound.measuring; };
+  auto* next = from;
+  for (; next != to; ++next) {
+    if (int64_t(kept.size()) == k && double(next->value()) > kth + bound.near(length, kth)) break;
+    Measured found{distance(queries, query, reference, next->index()), next->index()};
+    if (int64_t(kept.size()) < k) {
+      kept.push_back(found);
+      std::push_heap(kept.begin(), kept.end());
+    } else if (found < kept.front()) {
+      std::pop_heap(kept.begin(), kept.end());
+      kept.back() = found;
+      std::push_heap(kept.begin(), kept.end());
+    }
+    if (int64_t(kept.size()) == k) kth = worst();
+  }
+  double limit = double(best.limits[row]);
+  bool sure = std::isinf(limit) || (int64_t(kept.size()) == k && limit > kth + bound.near(length, kth));
+  std::sort_heap(kept.begin(), kept.end());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    distances[i] = std::sqrt(kept[i].square);
+    indices[i] = kept[i].index;
+  }
+  return sure;
+}
+
+// The right k, but only those measured of which it was in doubt whether they belong: distances as the scan has them.
+template <class Value>
+bool settle_set(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t query, const Matrix& reference,
+                double length, double longest, double scale, const Bound& bound, int64_t k, double* distances,
+                int64_t* indices, std::vector<Measured>& kept) {
+  auto *from = best.begin(row), *to = best.end(row);
+  double error = 2.0 * bound.between(length, longest), limit = double(best.limits[row]);
+  double squared_scale = scale * scale;
+  kept.clear();
+  bool sure = true;
+  if (to - from <= k) {
+    sure = std::isinf(limit);
+    for (auto* c = from; c != to; ++c) kept.push_back({double(c->value()) / squared_scale, c->index()});
+  } else {
+    std::vector<Candidate<Value>> scratch(size_t(to - from));
+    keep_smallest(from, to - from, k, scratch.data());
+    double kth = double(from[k - 1].value());
+    sure = limit > kth + error;
+    std::vector<Measured> doubtful;
+    for (auto* c = from; c != to; ++c) {
+      double value = double(c->value());
+      if (value < kth - error)
+        kept.push_back({value / squared_scale, c->index()});
+      else if (value <= kth + error)
+        doubtful.push_back({0.0, c->index()});
+    }
+    size_t wanted = size_t(k) - kept.size();
+    if (doubtful.size() > wanted) {
+      for (auto& m : doubtful) m.square = distance(queries, query, reference, m.index);
+      std::sort(doubtful.begin(), doubtful.end());
+      doubtful.resize(wanted);
+      kept.insert(kept.end(), doubtful.begin(), doubtful.end());
+    } else {
+      for (auto* c = from; c != to; ++c)
+        if (double(c->value()) >= kth - error && double(c->value()) <= kth + error)
+          kept.push_back({double(c->value()) / squared_scale, c->index()});
+    }
+  }
+  std::sort(kept.begin(), kept.end());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    distances[i] = std::sqrt(std::max(kept[i].square, 0.0));
+    indices[i] = kept[i].index;
+  }
+  return sure;
+}
+
+template <class P>
+void settle_all(const Best<typename P::Value>& best, const Matrix& queries, const Matrix& reference,
+                const double* lengths, double longest, double ratio, const Frame& frame, bool measure, Table& table) {
+  Bound bound = Bound::of<P>(queries.columns, ratio);
+  parallel_for(0, queries.rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<Measured> kept;
+    for (int64_t i = begin; i < end; ++i) {
+      table.certain[i] = table.k == 0;
+      if (table.k == 0) continue;
+      double* distances = table.distances + i * table.k;
+      int64_t* indices = table.indices + i * table.k;
+      std::fill(distances, distances + table.k, std::numeric_limits<double>::infinity());
+      std::fill(indices, indices + table.k, int64_t(-1));
+      table.certain[i] =
+          measure ? settle(best, i, queries, i, reference, lengths[i], frame.scale, bound, table.k, distances, indices, kept)
+                  : settle_set(best, i, queries, i, reference, lengths[i], longest, frame.scale, bound, table.k, distances,
+                               indices, kept);
+    }
+  });
+}
+
+}  // namespace featgeo

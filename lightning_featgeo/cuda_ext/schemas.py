@@ -1,0 +1,108 @@
+"""The ops' schemas, written once for every device, their fake kernels, and the registration of their references.
+
+A compiled library (:mod:`~lightning_featgeo.cuda_ext.library`) only adds kernels for the CPU and CUDA dispatch keys;
+the plain-torch reference is registered beneath them for every device, so a missing kernel is slower and never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_featgeo.cuda_ext import reference
+
+NAMESPACE = "lightning_featgeo"
+SCHEMAS = {
+    "hash_priority": "(Tensor index, int seed) -> Tensor",
+    "reservoir_slots": "(Tensor priorities, Tensor new_priorities) -> (Tensor, Tensor, Tensor)",
+    "scatter_": "(Tensor rows, Tensor groups, Tensor(a!) shift, Tensor(b!) counts, Tensor(c!) sums, "
+    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups, bool exact) -> ()",
+    "direction_sums_": "(Tensor rows, Tensor keep, Tensor(a!) count, Tensor(b!) sums, Tensor(c!) squares) -> ()",
+    "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!) minimum, Tensor(c!) maximum) -> ()",
+    "knn": "(Tensor queries, Tensor reference, int k, Tensor? query_groups, Tensor? reference_groups, "
+    "bool exclude_self, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    "self_neighbors": "(Tensor rows, int k, Tensor groups, Tensor voters, int vote_k, float kernel_scale) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "scan": "(Tensor queries, Tensor? reference, Tensor query_ids, Tensor? reference_ids, Tensor centre, float scale, "
+    "int k, bool measure, int precision, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "select_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, Tensor reference_ids, "
+    "int first, Tensor(a!) values, Tensor(b!) indices) -> ()",
+}
+_library = torch.library.Library(NAMESPACE, "DEF")
+
+
+def _fake_knn(
+    queries: Tensor,
+    reference: Tensor,
+    k: int,
+    query_groups: Tensor | None,
+    reference_groups: Tensor | None,
+    exclude_self: bool,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = queries.shape[0]
+    return (
+        queries.new_empty((n, k), dtype=torch.float64),
+        queries.new_empty((n, k), dtype=torch.int64),
+        queries.new_empty((n,), dtype=torch.float64),
+        queries.new_empty((n,), dtype=torch.int64),
+    )
+
+
+def _fake_self_neighbors(
+    rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, ...]:
+    n = rows.shape[0]
+    tables = [rows.new_empty((n, width), dtype=t) for width in (k, vote_k) for t in (torch.float64, torch.int64)]
+    columns = [rows.new_empty((n,), dtype=t) for t in (torch.float64, torch.float64, torch.int64)]
+    return *tables, *columns
+
+
+def _fake_scan(
+    queries: Tensor,
+    reference: Tensor | None,
+    query_ids: Tensor,
+    reference_ids: Tensor | None,
+    centre: Tensor,
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Tensor, ...]:
+    n = queries.shape[0]
+    shapes = ((n, k), torch.float64), ((n, k), torch.int64), ((n,), torch.bool), ((n,), torch.float64)
+    return *(queries.new_empty(s, dtype=t) for s, t in shapes), queries.new_empty((n,), dtype=torch.float64)
+
+
+def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    like = torch.empty_like(new_priorities)
+    return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
+
+
+def _fake_nothing(*args: object) -> None:
+    """Fake kernel of an op that only writes into its arguments."""
+
+
+_FAKES: dict[str, Callable[..., object]] = {
+    "hash_priority": lambda index, seed: torch.empty_like(index, dtype=torch.int64),
+    "reservoir_slots": _fake_slots,
+    "scatter_": _fake_nothing,
+    "direction_sums_": _fake_nothing,
+    "unit_stats_": _fake_nothing,
+    "knn": _fake_knn,
+    "self_neighbors": _fake_self_neighbors,
+    "scan": _fake_scan,
+    "select_": _fake_nothing,
+}
+for _name, _schema in SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _FAKES[_name], lib=_library)
+
+
+def define_kernel(name: str, function: Callable[..., object], key: str) -> None:
+    """Let a Python function serve an op on the devices of a dispatch key; compiled kernels register themselves."""
+    _library.impl(name, function, key)

@@ -297,11 +297,13 @@ def test_a_broken_library_never_keeps_the_package_from_importing(
 @pytest.mark.compiler
 def test_a_process_that_runs_a_library_survives_its_rebuilding(tmp_path) -> None:
     first = build.build("cpu", tmp_path, lambda _: None)
-    held, inode = open(first, "rb"), first.stat().st_ino  # noqa: SIM115
-    assert build.build("cpu", tmp_path, lambda _: None).stat().st_ino != inode  # another file: the old one is intact
-    assert held.read(4) == b"\x7fELF"
+    with first.open("rb") as held:
+        before = first.stat().st_ino
+        assert (
+            build.build("cpu", tmp_path, lambda _: None).stat().st_ino != before
+        )  # another file: the old one is intact
+        assert held.read(4) == b"\x7fELF"
     assert [p.name for p in tmp_path.iterdir()] == ["_cpu.so"]
-    held.close()
 
 
 def test_a_compiler_that_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

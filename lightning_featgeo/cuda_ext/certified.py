@@ -150,9 +150,10 @@ def _ladder(
 
 def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:
     """A point near the rows, and a power of two that makes the longest of them, seen from there, no longer than 1."""
-    low, high = search.finite_range(reference)
-    if queries is not reference:
-        low, high = min(low, search.finite_range(queries)[0]), max(high, search.finite_range(queries)[1])
+    lows, highs = zip(
+        *map(search.finite_range, (reference,) if queries is reference else (reference, queries)), strict=True
+    )
+    low, high = min(lows), max(highs)
     centre = reference[:: max(1, len(reference) // _CENTRE_FROM)].double().mean(dim=0)
     reach = (high - low) * math.sqrt(reference.shape[1])
     exponent = max(-_EXPONENTS, math.ceil(math.log2(reach))) if reach > 0 else 0

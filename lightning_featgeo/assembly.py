@@ -16,6 +16,7 @@ import torch
 from lightning_featgeo.batches import Selector, batch_size, describe, find_groups, find_labels, find_mask, find_targets
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.pooling import Pooled, infer, pool_rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import ConfigurationError, Tensor
 
 Views = str | int | Callable[[Any], Any] | None
@@ -43,8 +44,17 @@ class RowAssembler:
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
-    def assemble(self, calls: list[Tensor], batch: Any, first_sample: int) -> Assembled:
+    def assemble(
+        self, calls: list[Tensor], batch: Any, first_sample: int, ranks: Ranks | None = None, fresh: int | None = None
+    ) -> Assembled:
         """Rows of each call, how many samples the batch has, and what else it brings.
+
+        Args:
+            calls: what was caught, a tensor a forward call.
+            batch: what the step got.
+            first_sample: samples of this rank before this batch.
+            ranks: rank r of W numbers its samples r, r + W, …, so that no two ranks share a number.
+            fresh: samples from the start of this batch that count; those behind them are repeats. None: all.
 
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit.
@@ -56,6 +66,7 @@ class RowAssembler:
         pooled = [self._pool(call, labels, batch) for call in calls]
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts([p.inputs for p in pooled], size, batch, device)
+        ranks = ranks or Ranks.alone()
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
         present |= {"groups"} if groups is not None else set()
@@ -67,14 +78,18 @@ class RowAssembler:
             present |= {"views"} if layout.several_views else set()
             known = origin >= 0
             at = torch.where(known & (origin < size), origin, 0)
+            keep = part.keep
+            if fresh is not None and fresh < size:
+                keep = origin < fresh if keep is None else keep & (origin < fresh)
+            number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
             rows = build_rows(
                 part.rows,
                 labels=label,
                 # Samples nobody can place get numbers below zero: distinct, and never of one group.
-                sample_index=torch.where(known, first_sample + origin, -1 - first_sample - part.sample),
+                sample_index=torch.where(known, number, -1 - number),
                 view=view,
                 position=part.position,
-                keep=part.keep,
+                keep=keep,
                 targets=None if targets is None else _where_known(known, targets.to(device), at),
                 groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )

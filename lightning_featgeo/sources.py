@@ -77,7 +77,7 @@ class Sources:
         known_taps: list[FeatureTap],
     ) -> None:
         known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
-        self._known = known_taps
+        self._known, self._root = known_taps, root
         self._features = features
         self._scout: Scout | None = None
         self.taps: list[FeatureTap] = []
@@ -150,6 +150,14 @@ class Sources:
         self._scout = None
         self._known.append(tap)
         self._use_head(choice, tap)
+
+    def adopt(self, path: str) -> None:
+        """Take the head that another rank has found: here, nothing ran that could tell."""
+        if self._scout is not None:
+            self._scout.remove()
+            self._scout = None
+            name, module = self._one(self._root, path)
+            self._use_head(Choice(module, name, "found by another rank"))
 
     def open(self) -> None:
         """Catch from now on."""

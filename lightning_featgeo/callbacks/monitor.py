@@ -146,6 +146,7 @@ class FeatureGeometryMonitor(Callback):
         if self._run is None:
             return
         self._run.publisher.forget_stale(trainer)
+        self._run.loader_starts("train", from_start=True)
         if self.settings.every_n_train_steps is None:
             self._open_if_due("train", trainer)
 
@@ -157,6 +158,7 @@ class FeatureGeometryMonitor(Callback):
         if run is None:
             return
         run.check("train", batch)
+        run.reads("train")
         if self.settings.every_n_train_steps is not None and not run.is_open("train"):
             self._open_if_due("train", trainer)
         if run.is_open("train") or run.sources.scouting:
@@ -181,6 +183,8 @@ class FeatureGeometryMonitor(Callback):
             return
         if run.catching == "train":
             run.consume("train", 0, outputs, batch)
+        else:
+            run.missed("train")
         run.trained = True
         if steps is not None and run.is_open("train") and run.steps_open("train") >= steps:
             self._number += run.close("train", self._number, inside_epoch=True)

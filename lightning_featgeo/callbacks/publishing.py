@@ -21,7 +21,17 @@ from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
 from lightning_featgeo.sources import Layer
 from lightning_featgeo.types import Tensor
 
-DIAGNOSTICS = (COUNT_SIGNAL, "n_nonfinite", "n_duplicates", "n_reference", "gaps", "seconds", "share")
+DIAGNOSTICS = (
+    COUNT_SIGNAL,
+    "n_nonfinite",
+    "n_duplicates",
+    "n_reference",
+    "n_padded",
+    "n_repeated",
+    "gaps",
+    "seconds",
+    "share",
+)
 Guard = Callable[[str], AbstractContextManager[None]]
 
 
@@ -68,7 +78,7 @@ def diagnostics(record: Record) -> dict[str, float]:
     found = {f"{prefix}{name}_se": error for name, error in record.standard_errors.items()}
     if COUNT_SIGNAL in record.values:
         found[prefix + COUNT_SIGNAL] = record.values[COUNT_SIGNAL]
-    for name in ("nonfinite", "duplicates", "reference"):
+    for name in ("nonfinite", "duplicates", "reference", "padded", "repeated"):
         if record.counts.get(name):
             found[f"{prefix}n_{name}"] = float(record.counts[name])
     found[prefix + "gaps"] = float(len(record.gaps))
@@ -185,6 +195,7 @@ def describe(
     loaders: int,
     reference: str | None = None,
     held: int = 0,
+    ranks: int = 1,
 ) -> str:
     """The one line that a run prints: layer and why, dimension, classes, signals, memory, and what was assumed."""
     seen = [part for part in window.watched if part.metric.dim is not None]
@@ -200,6 +211,7 @@ def describe(
     reads_labels = any("labels" in row.requires for row in metric.rows)
     classes = f"{metric.num_classes} classes" if reads_labels else "no class signals"
     memory = sum(part.metric.memory_bytes for part in seen)
+    merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
     told = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
     told.update({note: None for part in seen for note in part.assembler.notes})
     return (
@@ -207,5 +219,6 @@ def describe(
         f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
         f"{f', {loaders} windows' if loaders > 1 else ''}"
         f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
+        f"{f', on each of {ranks} ranks, and up to {merging:,} more while they are merged' if ranks > 1 else ''}"
         f"{f'; compared with {reference!r}' if reference else ''}" + "".join(f". Note: {note}" for note in told)
     )

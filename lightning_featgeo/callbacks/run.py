@@ -13,17 +13,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks import publishing, stock_monitors
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
 from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
+from lightning_featgeo.ranks import BrokenGroup, RankFailure
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, Tensor
@@ -64,6 +65,8 @@ class Run:
         self.trained = False  # after the first step a wrong setting is a gap: it must not end a run that has begun
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
+        self.ranks = ranks_of(trainer)
+        self._shards: dict[tuple[str, int], Shard] = {}
         self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 
     # --- windows ---------------------------------------------------------------------------------------------
@@ -74,11 +77,34 @@ class Run:
 
     def open(self, stage: str) -> None:
         """Begin the stage's windows, one a loader."""
-        with self.guarded(f"opening a {stage} window", stage):
-            windows = self._windows.setdefault(stage, {})
-            for loader, name in enumerate(self.stage_names(stage)):
-                windows.setdefault(loader, Window(name, [])).open(self.trainer.global_step)
-            self._open.add(stage)
+        self._open.add(stage)  # whatever fails now: other ranks will close it
+        windows = self._windows.setdefault(stage, {})
+        for loader, name in enumerate(self.stage_names(stage)):
+            window = windows.setdefault(loader, Window(name, [], serves=name == self.settings.reference))
+            with self.guarded(f"opening a {stage} window", stage, loader):
+                window.open(self.trainer.global_step)
+                if stage != "train":
+                    self.loader_starts(stage, loader)
+                window.shard = self._shards.get((stage, loader))
+
+    def loader_starts(self, stage: str, loader: int = 0, from_start: bool = True) -> None:
+        """A loader begins anew: from here on, samples are counted to tell repeats from others."""
+        shard = Shard.of(loader_of(self.trainer, stage, loader), self.ranks)
+        shard.seen = 0 if from_start else None
+        self._shards[stage, loader] = shard
+        window = self._windows.get(stage, {}).get(loader)
+        if window is not None:
+            window.shard = shard
+
+    def reads(self, stage: str) -> None:
+        """A batch comes. If its loader did not begin before our eyes (a resumed epoch), nobody knows where it is."""
+        if (stage, 0) not in self._shards:
+            self.loader_starts(stage, from_start=False)
+
+    def missed(self, stage: str) -> None:
+        """A batch went by that nobody looked at: where the loader is can't be told any more."""
+        if (stage, 0) in self._shards:
+            self._shards[stage, 0].seen = None
 
     def steps_open(self, stage: str) -> int:
         """Optimiser steps since the stage's window began."""
@@ -152,7 +178,9 @@ class Run:
                 return
             if not window.watched:
                 window.watched = self._watch(stage, loader)
-            window.add(caught, batch)
+            samples = window.add(caught, batch)
+            if window.shard is not None:
+                window.shard.advance(samples)
             if any(caught):
                 self._checked.add((stage, loader))
                 if stage in self.stages:
@@ -184,16 +212,9 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
-        metric.keeps_samples = stage != "train" and not self._shuffles(stage, loader)
+        metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         metric.tolerated = frozenset({"reference", "earlier"})
         return metric
-
-    def _shuffles(self, stage: str, loader: int) -> bool:
-        """Whether a loader is known to give its samples in another order every time."""
-        loaders = getattr(self.trainer, f"{stage}_dataloaders", None)
-        given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
-        sampler = getattr(given[loader], "sampler", None) if loader < len(given) else None
-        return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler))
 
     # --- closing ---------------------------------------------------------------------------------------------
 
@@ -205,17 +226,17 @@ class Run:
         windows = self._windows.get(stage, {})
         reference = self._reference()
         for loader, window in windows.items():
-            number = first_number + loader
-            with self.guarded(f"closing the {window.name} window", stage, loader):
-                self._explain_emptiness(stage, loader, window)
+            number, empty = first_number + loader, list[str]()
             closed: list[tuple[Record, Mapping[str, Tensor]]] = []
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
+            with self.guarded(f"closing the {window.name} window", stage, loader):
+                empty = self._agree_on_layers(stage, loader, window)
             with self.guarded(f"computing the {window.name} window", stage, loader):
                 compared = None if window.name == self.settings.reference else self.settings.reference
                 if reference is not None and self.settings.reference not in self.stages and compared == "train":
                     window.seconds += reference.seconds  # it has no record of its own
                     reference.seconds = 0.0
-                closed = window.close(number, epoch, step, reference if compared else None, compared)
+                closed = window.close(number, epoch, step, reference if compared else None, compared, self.ranks, empty)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self._warn_of_gaps(record)
                 self.publisher.publish(
@@ -240,22 +261,28 @@ class Run:
         """The chosen signals, from a layer that has seen rows."""
         return next((part.metric.signals for part in window.watched if part.metric.signals), ())
 
-    def _explain_emptiness(self, stage: str, loader: int, window: Window) -> None:
-        """A window that nothing reached is a gap with a reason that helps."""
+    def _agree_on_layers(self, stage: str, loader: int, window: Window) -> list[str]:
+        """Watch the same layers on every rank, and for each the reason to give if none has caught anything.
+
+        Raises:
+            RankFailure: if ranks have found different heads.
+        """
+        heard = self.ranks.gather([layer.path for layer in self.sources.layers])
+        found = list(dict.fromkeys(map(tuple, filter(None, heard))))
+        if len(found) > 1:
+            raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
+        if found and not self.sources.layers:
+            self.sources.adopt(found[0][0])
         if not window.watched:
             window.watched = self._watch(stage, loader)
-        if window.failed is not None:
-            return
-        if window.batches == 0:
-            window.failed = f"no batch arrived in {window.name}"
-            return
-        for part, layer in zip(window.watched, self.sources.layers, strict=True):
-            if part.metric.dim is None:
-                part.failed = (
-                    f"no features were caught: {layer.path!r} did not run in {window.name}. If the model was compiled "
-                    "and called before fit, compile it anew; if this stage uses another part of the model, name a "
-                    "layer that runs in it"
-                )
+        if not any(self.ranks.gather(window.batches)):
+            return [f"no batch arrived in {window.name}"] * len(window.watched)
+        return [
+            f"no features were caught: {layer.path!r} did not run in {window.name}. If the model was compiled and "
+            "called before fit, compile it anew; if this stage uses another part of the model, name a layer that runs "
+            "in it"
+            for layer in self.sources.layers
+        ]
 
     def _ask_stoppers(self, record: Record) -> None:
         callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
@@ -287,7 +314,9 @@ class Run:
         reference = self._reference()
         silent = reference if "train" not in self.stages and reference is not window else None
         held = sum(part.metric.memory_bytes for part in silent.watched) if silent is not None else 0
-        line = publishing.describe(self.sources.layers, window, self.stages, loaders, self.settings.reference, held)
+        line = publishing.describe(
+            self.sources.layers, window, self.stages, loaders, self.settings.reference, held, self.ranks.size
+        )
         rank_zero_info(line)
         signals = self._asked(window)
         memory = sum(part.metric.memory_bytes for part in window.watched) + held
@@ -295,6 +324,8 @@ class Run:
         self.history.describe(publishing.run_facts(line, layers, signals, memory))
 
     def _warn_of_gaps(self, record: Record) -> None:
+        if self.ranks.rank > 0:
+            return  # rank 0 says it
         for signal, reason in record.gaps.items():
             if reason not in (*self._warned, NO_EARLIER):  # else an error was reported already, in its own words
                 self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
@@ -318,6 +349,8 @@ class Run:
         try:
             with torch.no_grad():
                 yield
+        except BrokenGroup:
+            raise  # a process has died: the run can't go on, and would hang if we hid it
         except Exception as error:
             wrong_setting = isinstance(error, ConfigurationError) and (stage is None or first_batch)
             if wrong_setting or self.settings.on_error == "raise":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_featgeo.assembly import RowAssembler
+from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
-from lightning_featgeo.metrics.catalog import PRESETS
+from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
+from lightning_featgeo.ranks import RankFailure, Ranks
 from lightning_featgeo.types import Tensor
 
 
@@ -24,13 +26,34 @@ class Watched:
     metric: GeometryMetric
     failed: str | None = None
 
-    def result(self, reference: GeometryMetric | None = None, no_reference: str = "") -> WindowResult:
-        """Its numbers, or gaps if it failed. Before "auto" has seen a batch, the gaps are those of the preset."""
-        if self.failed is None:
-            return self.metric.window(reference, no_reference)
+    def result(
+        self,
+        reference: GeometryMetric | None = None,
+        no_reference: str = "",
+        ranks: Ranks | None = None,
+        last: bool = True,
+        if_empty: str | None = None,
+    ) -> WindowResult:
+        """Its numbers, or gaps if it failed on any rank. Before "auto" has seen a batch, the gaps are the preset's.
+
+        Args:
+            reference, no_reference, ranks, last: see ``GeometryMetric.window``.
+            if_empty: the reason where no rank has seen features.
+        """
+        try:
+            result = self.metric.window(reference, no_reference, ranks or Ranks.alone(), last, self.failed)
+        except RankFailure as failure:
+            self.failed = str(failure)
+            return self._gaps(self.failed)
+        if self.metric.dim is None and result.values.get(COUNT_SIGNAL) == 0 and if_empty is not None:
+            self.failed = if_empty
+            return self._gaps(if_empty)
+        return result
+
+    def _gaps(self, reason: str) -> WindowResult:
         preset = PRESETS["classifier" if self.metric.num_classes else "unlabelled"]
         names = preset if self.metric.signals is None else self.metric.signals
-        return WindowResult({}, {}, dict.fromkeys(names, self.failed), {}, {})
+        return WindowResult({}, {}, dict.fromkeys(names, reason), {}, {})
 
 
 @dataclass
@@ -44,7 +67,10 @@ class Window:
     seconds: float = 0.0
     samples: int = 0
     batches: int = 0
+    repeats: int = 0
     failed: str | None = None
+    serves: bool = False  # as others' reference: its rows are needed after it is closed
+    shard: Shard | None = None
 
     def open(self, step: int) -> None:
         """Forget everything and start the clocks."""
@@ -52,21 +78,24 @@ class Window:
             part.metric.reset()
             part.failed = None
         self.started, self.start_step = time.perf_counter(), step
-        self.seconds, self.samples, self.batches, self.failed = 0.0, 0, 0, None
+        self.seconds, self.samples, self.batches, self.repeats, self.failed = 0.0, 0, 0, 0, None
 
-    def add(self, caught: list[list[Tensor]], batch: Any) -> None:
-        """Stream one batch: for each layer, one tensor a forward call."""
-        size = 0
+    def add(self, caught: list[list[Tensor]], batch: Any) -> int:
+        """Stream one batch: for each layer, one tensor a forward call. Returns its samples."""
+        size, shard = 0, self.shard
+        fresh, ranks = (shard.fresh, shard.ranks) if shard is not None else (None, None)
         for part, calls in zip(self.watched, caught, strict=True):
             if not calls:
                 continue
-            made = part.assembler.assemble(calls, batch, self.samples)
+            made = part.assembler.assemble(calls, batch, self.samples, ranks, fresh)
             size = max(size, made.samples)
             for piece in made.parts:
                 if piece.may_hold_first_view or part.metric.reads_views:
                     part.metric.update_rows(piece.rows, made.present)
         self.samples += size
+        self.repeats += 0 if fresh is None else max(0, size - fresh)
         self.batches += 1
+        return size
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -78,22 +107,38 @@ class Window:
             self.seconds += time.perf_counter() - begin
 
     def close(
-        self, number: int, epoch: float, step: int, reference: Window | None = None, reference_name: str | None = None
+        self,
+        number: int,
+        epoch: float,
+        step: int,
+        reference: Window | None = None,
+        reference_name: str | None = None,
+        ranks: Ranks | None = None,
+        empty: Sequence[str] = (),
     ) -> list[tuple[Record, Mapping[str, Tensor]]]:
-        """A record and its curves for each layer. A failed window is all gaps.
+        """A record and its curves for each layer, the same on every rank (curves on rank 0). A failed one is all gaps.
 
         Args:
             number, epoch, step: of this window.
             reference: the window it is compared with, in whatever state that one is now.
             reference_name: what that one is called; None: nothing is compared.
+            ranks: the processes to merge with; None: this one alone.
+            empty: for each layer, the reason where no rank has caught anything.
         """
+        ranks = ranks or Ranks.alone()
         begin = time.perf_counter()
         for part in self.watched:
             part.failed = self.failed or part.failed
-        others, why_not = self._compared_with(reference, reference_name)
-        results = [part.result(other, why_not) for part, other in zip(self.watched, others, strict=True)]
+        others, why_not = self._compared_with(reference, reference_name, ranks)
+        last = reference is not self and not self.serves
+        reasons: list[str | None] = [*empty] if empty else [None] * len(self.watched)
+        results = [
+            part.result(other, why_not, ranks, last, reason)
+            for part, other, reason in zip(self.watched, others, reasons, strict=True)
+        ]
+        counts = self._counts(ranks)
         now = time.perf_counter()
-        seconds, elapsed = self.seconds + now - begin, max(now - self.started, 1e-9)
+        seconds, elapsed = ranks.share((self.seconds + now - begin, max(now - self.started, 1e-9)))
         return [
             (
                 Record(
@@ -106,10 +151,10 @@ class Window:
                     standard_errors=dict(result.standard_errors),
                     gaps=dict(result.gaps),
                     ceilings=dict(result.ceilings),
-                    counts={**result.counts, "batches": self.batches},
+                    counts={**result.counts, **counts},
                     seconds=seconds,
                     share=min(1.0, seconds / elapsed),
-                    notes=list(result.notes),
+                    notes=[*result.notes, *self._notes(counts)],
                     reference=reference_name,
                 ),
                 result.curves,
@@ -117,10 +162,37 @@ class Window:
             for part, result in zip(self.watched, results, strict=True)
         ]
 
-    def _compared_with(self, reference: Window | None, name: str | None) -> tuple[list[GeometryMetric | None], str]:
-        """The reference's metric for each layer, and why there is none where there is none."""
+    def _counts(self, ranks: Ranks) -> dict[str, int]:
+        """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
+        shard = self.shard
+        known = shard is None or not shard.may_repeat or shard.fresh is not None
+        heard = ranks.gather((self.batches, self.repeats, self.samples, known))
+        batches, repeats, samples = (sum(column) for column in list(zip(*heard, strict=True))[:3])
+        counts = {"batches": batches}
+        if repeats:
+            counts["padded"] = repeats
+        if not all(each[3] for each in heard):
+            length = shard.length if shard is not None else None
+            counts["repeated"] = max(0, samples - length) if length is not None else samples
+        return counts
+
+    def _notes(self, counts: Mapping[str, int]) -> list[str]:
+        if not counts.get("repeated"):
+            return []
+        return [
+            f"up to {counts['repeated']} samples may have been counted twice: this loader's sampler is not one that is "
+            "known to repeat samples only at its end (torch's DistributedSampler, read in order)"
+        ]
+
+    def _compared_with(
+        self, reference: Window | None, name: str | None, ranks: Ranks
+    ) -> tuple[list[GeometryMetric | None], str]:
+        """The reference's metric for each layer, and why there is none where there is none: the same on all ranks."""
+        reason = None
         if reference is None or len(reference.watched) != len(self.watched) or reference.failed is not None:
             failed = reference.failed if reference is not None else None
             reason = f"the reference {name!r} " + (f"is a gap: {failed}" if failed else "has not run")
-            return [None] * len(self.watched), reason
+        reason = next((told for told in ranks.gather(reason) if told is not None), None)
+        if reason is not None or reference is None:
+            return [None] * len(self.watched), reason or ""
         return [part.metric for part in reference.watched], f"the reference {name!r} has seen no rows"

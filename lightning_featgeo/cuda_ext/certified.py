@@ -14,8 +14,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import ops, search
+from lightning_featgeo.cuda_ext import ops, scan, search
 from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
+from lightning_featgeo.ranks import Ranks
 
 _CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
 _AMONG = 4096  # rows among which a sample of queries is searched
@@ -60,6 +61,21 @@ def self_neighbors(
     rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`lightning_featgeo.cuda_ext.ops.self_neighbors`."""
+    return shared_self_neighbors(Ranks.alone(), rows, k, groups, voters, vote_k, kernel_scale)
+
+
+def shared_self_neighbors(
+    ranks: Ranks, rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, kernel_scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:func:`self_neighbors` with the work divided: every rank has the same rows, and rank 0 gets the tables.
+
+    Args:
+        ranks: the processes that take part. On those but rank 0 the tables hold parts of the truth: throw them away.
+        rows, k, groups, voters, vote_k, kernel_scale: as for the op.
+
+    Raises:
+        RankFailure: if this fails on any of them.
+    """
     n, device = rows.shape[0], rows.device
     distances, indices = search.empty_table(n, k, device)
     chords, voted = search.empty_table(n, vote_k, device)
@@ -68,28 +84,32 @@ def self_neighbors(
     ids = _ids(n, n, groups, groups, True, device)
     if ids is None or n == 0 or rows.shape[1] == 0:
         return search.self_neighbors(rows, k, groups, voters, vote_k, kernel_scale)
-    search.finite_range(rows)
+    ranks.attempt(lambda: search.finite_range(rows))
     own = ids[0]
     if k:
         plain = _plain(rows, rows.dtype == torch.float64)
-        distances, indices, _, _ = _ladder(plain, None, own, None, k, True, 0.0)
+        distances, indices, _, _ = _ladder(plain, None, own, None, k, True, 0.0, ranks)
     if not vote_k and kernel_scale <= 0:
         return distances, indices, chords, voted, sums, squares, counts
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     directed = length.squeeze(1) > 0
     voters = voters & directed
     together = bool(vote_k) and kernel_scale > 0 and torch.equal(voters, directed)
+
+    def by_angle(some: Tensor, k: int, kernel_scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        unit = ranks.attempt(lambda: rows[some].double() / length[some])
+        return _ladder(unit, None, own[some].contiguous(), None, k, False, kernel_scale, ranks)
+
     if kernel_scale > 0:
         some = directed.nonzero().squeeze(1)
-        unit, mine = rows[some].double() / length[some], own[some].contiguous()
-        table = _ladder(unit, None, mine, None, vote_k if together else 0, False, kernel_scale)
+        table = by_angle(some, vote_k if together else 0, kernel_scale)
+        mine = own[some]
         sums[some], squares[some], counts[some] = table[2], table[3], len(some) - _how_often(mine, mine)
         if together:
             chords[some], voted[some] = table[0], _renamed(table[1], some)
     if vote_k and not together:
         some = voters.nonzero().squeeze(1)
-        unit, mine = rows[some].double() / length[some], own[some].contiguous()
-        near, which, _, _ = _ladder(unit, None, mine, None, vote_k, False, 0.0)
+        near, which, _, _ = by_angle(some, vote_k, 0.0)
         chords[some], voted[some] = near, _renamed(which, some)
     return distances, indices, chords, voted, sums, squares, counts
 
@@ -102,50 +122,120 @@ def _ladder(
     k: int,
     measure: bool,
     kernel_scale: float,
+    ranks: Ranks | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Neighbours rung by rung, and the kernel's sums and sums of squares; without a reference, among the queries."""
+    ranks = ranks or Ranks.alone()
     all_rows = queries if reference is None else reference
     all_ids = query_ids if reference_ids is None else reference_ids
-    n, m, device = queries.shape[0], all_rows.shape[0], queries.device
+    n, device = queries.shape[0], queries.device
     if n == 0:
         nothing = queries.new_zeros(0, dtype=torch.float64)
         return *search.empty_table(0, k, device), nothing, nothing
-    frame = _frame(queries, all_rows)
+    frame = ranks.attempt(lambda: _frame(queries, all_rows))
+    bound = (queries, all_rows, query_ids, all_ids, frame)
+    first = max(ranks.gather(ranks.attempt(lambda: _first_rung(*bound, k, measure, kernel_scale))))
+    if ranks.several:
+        distances, indices, certain, sums, squares = _shared_scan(
+            ranks, queries, query_ids, frame, k, measure, first, kernel_scale
+        )
+    else:
+        distances, indices, certain, sums, squares = ops.scan(
+            queries, reference, query_ids, reference_ids, *frame, k, measure, first, kernel_scale
+        )
+    rest = (~certain).nonzero().squeeze(1)
+    settled[_RUNGS[first]] += n - len(rest)
+    for rung in range(first + 1, len(_RUNGS)):
+        if not len(rest):
+            break
+        near, which = search.empty_table(len(rest), k, device)
+        sure = torch.ones(len(rest), dtype=torch.bool, device=device)
 
-    def scanned(rows: Tensor, precision: int) -> tuple[Tensor, ...]:
-        q, ids = queries[rows], query_ids[rows]
-        return ops.scan(q, all_rows, ids, all_ids, *frame, k, measure, precision, 0.0)
+        def scanned(part: slice, some: Tensor = rest, rung: int = rung) -> tuple[Tensor, Tensor, Tensor]:
+            rows = some[part]
+            if rung > F64:
+                groups = query_ids[rows].to(torch.int64), all_ids.to(torch.int64)
+                found = search.knn(queries[rows], all_rows, k, *groups, False, 0.0)
+                return found[0], found[1], torch.ones_like(rows, dtype=torch.bool)
+            return ops.scan(queries[rows], all_rows, query_ids[rows], all_ids, *frame, k, measure, rung, 0.0)[:3]
+
+        ranks.in_shares(len(rest), scanned, (near, which, sure))
+        ranks.everywhere(sure)
+        distances[rest], indices[rest] = near, which
+        settled[_RUNGS[rung]] += int(sure.sum())
+        rest = rest[~sure]
+    return distances, indices, sums, squares
+
+
+def _first_rung(
+    queries: Tensor,
+    reference: Tensor,
+    query_ids: Tensor,
+    reference_ids: Tensor,
+    frame: tuple[Tensor, float],
+    k: int,
+    measure: bool,
+    kernel_scale: float,
+) -> int:
+    """The precision to begin with: by what is asked for, and by how many rows of a sample it would settle."""
+    n, m, device = queries.shape[0], reference.shape[0], queries.device
 
     def pays(precision: int) -> bool:
         """By some rows among some others, which are further apart but about as hard to tell from each other."""
         rows, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _AMONG)))
-        q, b, ids, other_ids = queries[rows], all_rows[others], query_ids[rows], all_ids[others]
+        q, b, ids, other_ids = queries[rows], reference[others], query_ids[rows], reference_ids[others]
         certain = ops.scan(q, b, ids, other_ids, *frame, k, measure, precision, 0.0)[2]
         return float(certain.double().mean()) >= _PAYS
 
     fast = measure and kernel_scale <= 0 and queries.device.type in bf16_devices
     if kernel_scale > 0 and (measure or kernel_scale > _WIDE_KERNEL):
-        first = F64  # sums over rows of any scale, or of terms that hang on a distance's last digits
-    elif k == 0 or n * m * queries.shape[1] < _WORTH_A_SAMPLE:
-        first = F32
-    else:
-        first = BF16 if fast and pays(BF16) else F32 if pays(F32) else F64
-    distances, indices, certain, sums, squares = ops.scan(
-        queries, reference, query_ids, reference_ids, *frame, k, measure, first, kernel_scale
+        return F64  # sums over rows of any scale, or of terms that hang on a distance's last digits
+    if k == 0 or n * m * queries.shape[1] < _WORTH_A_SAMPLE:
+        return F32
+    return BF16 if fast and pays(BF16) else F32 if pays(F32) else F64
+
+
+def _shared_scan(
+    ranks: Ranks,
+    rows: Tensor,
+    ids: Tensor,
+    frame: tuple[Tensor, float],
+    k: int,
+    measure: bool,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Rows among each other: each rank looks at its share of the pairs, then settles its share of the rows."""
+    n, device = rows.shape[0], rows.device
+    room = scan.shared_width(k, precision, n - 1, ranks.size)
+    values, indices, limits, sums, squares = ranks.attempt(
+        lambda: ops.candidates(rows, ids, *frame, room, precision, kernel_scale, ranks.rank, ranks.size)
     )
-    rest = (~certain).nonzero().squeeze(1)
-    settled[_RUNGS[first]] += n - len(rest)
-    for precision in range(first + 1, F64 + 1):
-        if not len(rest):
-            return distances, indices, sums, squares
-        distances[rest], indices[rest], sure = scanned(rest, precision)[:3]
-        settled[_RUNGS[precision]] += int(sure.sum())
-        rest = rest[~sure]
-    if len(rest):
-        settled[_RUNGS[-1]] += len(rest)
-        groups = query_ids[rest].to(torch.int64), all_ids.to(torch.int64)
-        distances[rest], indices[rest] = search.knn(queries[rest], all_rows, k, *groups, False, 0.0)[:2]
-    return distances, indices, sums, squares
+    ranks.sum(sums)
+    ranks.sum(squares)
+    table = search.empty_table(n, k, device)
+    certain = torch.ones(n, dtype=torch.bool, device=device)
+    if k == 0:
+        return *table, certain, sums, squares
+
+    def in_parts(column: Tensor, empty: float) -> Tensor:
+        share = -(-n // ranks.size)
+        padded = column.new_full((ranks.size * share, *column.shape[1:]), empty)
+        padded[:n] = column
+        return padded.reshape(ranks.size, share, *column.shape[1:])
+
+    sent = ranks.attempt(lambda: (in_parts(values, torch.inf), in_parts(indices, -1), in_parts(limits, torch.inf)))
+    of_mine = [ranks.swap(part) for part in sent]
+
+    def settled_rows(mine: slice) -> tuple[Tensor, Tensor, Tensor]:
+        count = mine.stop - mine.start
+        near, which = (part[:, :count].transpose(0, 1).flatten(1).contiguous() for part in of_mine[:2])
+        lowest = of_mine[2].amin(dim=0)[:count].contiguous()
+        return ops.settle(rows, mine.start, near, which, lowest, *frame, k, measure, precision)
+
+    ranks.in_shares(n, settled_rows, (*table, certain))
+    ranks.everywhere(certain)
+    return *table, certain, sums, squares
 
 
 def _frame(queries: Tensor, reference: Tensor) -> tuple[Tensor, float]:

@@ -269,6 +269,53 @@ def scan(
     return distances, indices, certain, sums, squares
 
 
+def candidates(
+    rows: Float[Tensor, "n d"],
+    ids: Int32[Tensor, " n"],
+    centre: Float[Tensor, " d"],
+    scale: float,
+    width: int,
+    precision: int,
+    kernel_scale: float,
+    part: int,
+    parts: int,
+) -> tuple[Float[Tensor, "n w"], Int32[Tensor, "n w"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The first half of a :func:`scan` of rows among each other, over one share of the pairs.
+
+    The shares of all ``parts`` are all pairs, none twice: processes take one each, and put candidates together.
+
+    Args: those of :func:`scan`; ``width``: how many candidates are kept.
+
+    Returns:
+        Scanned values of the best candidates of each row (in no order, inf where there is none), which rows they are
+        (−1), a value below which none is missing, Σk and Σk² over the share.
+    """
+    values, indices, limits, sums, squares = _ops.candidates(
+        rows, ids, centre, scale, width, precision, kernel_scale, part, parts
+    )
+    return values, indices, limits, sums, squares
+
+
+def settle(
+    rows: Float[Tensor, "m d"],
+    first: int,
+    values: Float[Tensor, "n w"],
+    indices: Int32[Tensor, "n w"],
+    limits: Float[Tensor, " n"],
+    centre: Float[Tensor, " d"],
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"], Bool[Tensor, " n"]]:
+    """The second half: neighbours of n rows, the one of number ``first`` and those behind it, and if they are certain.
+
+    Args: those of :func:`scan`; candidates side by side from all shares, and the smallest of their limits.
+    """
+    distances, found, certain = _ops.settle(rows, first, values, indices, limits, centre, scale, k, measure, precision)
+    return distances, found, certain
+
+
 def select_(
     products: Float[Tensor, "n m"],
     query_norms: Float[Tensor, " n"],

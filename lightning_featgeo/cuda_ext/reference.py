@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.scan import fp32_products_are_full, scan, select_
+from lightning_featgeo.cuda_ext.scan import candidates, fp32_products_are_full, scan, select_, settle
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
     "EMPTY_PRIORITY",
+    "candidates",
     "direction_sums_",
     "hash_priority",
     "knn",
@@ -23,6 +24,7 @@ __all__ = [
     "scatter_",
     "select_",
     "self_neighbors",
+    "settle",
     "unit_stats_",
 ]
 

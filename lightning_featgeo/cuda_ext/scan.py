@@ -1,4 +1,4 @@
-"""The ops ``scan`` and ``select_`` in plain torch: a search whose products may be of low precision, and its proof.
+"""The ops ``scan`` (``candidates``, then ``settle``) and ``select_`` in plain torch: cheap products, and a proof.
 
 A scan keeps the best candidates of every query by ‖q‖²+‖b‖²−2q·b̃ from rounded rows, measures them by subtraction in
 float64, and then proves, or fails to, that nothing it threw away can be nearer. With ρ the largest share of a row that
@@ -10,6 +10,8 @@ scans above that, the k nearest are certain.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -44,6 +46,18 @@ def select_(
     indices.copy_(which.gather(1, found.indices))
 
 
+def width(k: int, precision: int, available: int) -> int:
+    """Candidates that a scan keeps of each row, to have k that are certain."""
+    return max(1, min(k + (k + 32 if precision == BF16 else 16), available))
+
+
+def shared_width(k: int, precision: int, available: int, parts: int) -> int:
+    """Candidates that each of several scans over a share of the pairs keeps: neighbours spread over the shares."""
+    whole = width(k, precision, available)
+    share = whole / parts
+    return min(whole, math.ceil(share + 4 * math.sqrt(share) + 8)) if parts > 1 else whole
+
+
 def scan(
     queries: Tensor,
     reference: Tensor | None,
@@ -59,15 +73,73 @@ def scan(
     """See :func:`lightning_featgeo.cuda_ext.ops.scan`. Measures every candidate, whether asked to or not."""
     reference = queries if reference is None else reference
     reference_ids = query_ids if reference_ids is None else reference_ids
+    room = width(k, precision, reference.shape[0])
+    _, indices, limits, sums, squares, lost = _best(
+        queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale
+    )
+    norms, q_lost = _rounded(queries, centre, scale, precision)[1:]
+    lost = torch.maximum(lost, q_lost)
+    return *_proven(queries, reference, indices, limits, norms, lost, scale, k, precision), sums, squares
+
+
+def candidates(
+    rows: Tensor,
+    ids: Tensor,
+    centre: Tensor,
+    scale: float,
+    width: int,
+    precision: int,
+    kernel_scale: float,
+    part: int,
+    parts: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.candidates`. A part is a slice of the rows as neighbours of all."""
+    n = rows.shape[0]
+    start, stop = n * part // parts, n * (part + 1) // parts
+    values, indices, limits, sums, squares, _ = _best(
+        rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale
+    )
+    return values, torch.where(indices >= 0, indices + start, -1).to(torch.int32), limits, sums, squares
+
+
+def settle(
+    rows: Tensor,
+    first: int,
+    values: Tensor,
+    indices: Tensor,
+    limits: Tensor,
+    centre: Tensor,
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`lightning_featgeo.cuda_ext.ops.settle`. Measures every candidate, whether asked to or not."""
+    _, norms, lost = _rounded(rows, centre, scale, precision)
+    mine = slice(first, first + len(values))
+    which = indices.to(torch.int64)
+    return _proven(rows[mine], rows, which, limits.double(), norms[mine], lost, scale, k, precision)
+
+
+def _best(
+    queries: Tensor,
+    reference: Tensor,
+    query_ids: Tensor,
+    reference_ids: Tensor,
+    centre: Tensor,
+    scale: float,
+    room: int,
+    precision: int,
+    kernel_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Candidates by scanned value, the value below which none is missing, kernel sums, and what rounding took."""
     n, m, device = queries.shape[0], reference.shape[0], queries.device
     sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
-    spare = k + 32 if precision == BF16 else 16
-    width = max(1, min(k + spare, m))
     wide = torch.float64 if precision == F64 else torch.float32
-    values = torch.full((n, width), torch.inf, dtype=wide, device=device)
-    indices = torch.full((n, width), -1, dtype=torch.int64, device=device)
-    q, q_norms, q_lost = _rounded(queries, centre, scale, precision)
-    lost, tile = q_lost, max(1, _TILE_ELEMENTS // max(1, n))
+    values = torch.full((n, room), torch.inf, dtype=wide, device=device)
+    indices = torch.full((n, room), -1, dtype=torch.int64, device=device)
+    q, q_norms, _ = _rounded(queries, centre, scale, precision)
+    lost, tile = q_norms.new_zeros(()), max(1, _TILE_ELEMENTS // max(1, n))
     for first in range(0, m, tile):
         part = slice(first, min(first + tile, m))
         b, b_norms, b_lost = _rounded(reference[part], centre, scale, precision)
@@ -79,29 +151,44 @@ def scan(
             terms.masked_fill_(query_ids[:, None] == reference_ids[None, part], 0.0)
             sums += terms.sum(dim=1)
             squares += terms.square().sum(dim=1)
-        select = torch.ops.lightning_featgeo.select_ if width <= _WIDEST else select_
+        select = torch.ops.lightning_featgeo.select_ if room <= _WIDEST else select_
         select(products, q_norms.to(wide), b_norms.to(wide), query_ids, reference_ids[part], first, values, indices)
-    limit = torch.where(values[:, -1].isinf() | (width >= m), torch.inf, values[:, -1].double())
+    limits = torch.where(values[:, -1].isinf() | (room >= m), torch.inf, values[:, -1])
+    return values, indices, limits, sums, squares, lost
+
+
+def _proven(
+    queries: Tensor,
+    reference: Tensor,
+    indices: Tensor,
+    limits: Tensor,
+    norms: Tensor,
+    lost: Tensor,
+    scale: float,
+    k: int,
+    precision: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k nearest candidates by subtraction, and whether nothing that was thrown away can be nearer."""
+    d, room = queries.shape[1], indices.shape[1]
     exact = squares_to(queries, reference, indices)
     by_index = indices.sort(dim=1)
     order = exact.gather(1, by_index.indices).sort(dim=1, stable=True)
     indices = by_index.values.gather(1, order.indices)[:, :k]
     distances = order.values[:, :k].sqrt()
-    kth = (
-        distances[:, -1].square() * scale**2 * (1 + 1e-12 + queries.shape[1] * 2.0**-52)
-        if k and k <= width
-        else torch.zeros_like(limit)
-    )
-    eta, unit = _errors(queries.shape[1], lost, precision)
-    length = q_norms.sqrt()
+    limit = limits.double()
+    kth = torch.zeros_like(limit)
+    if k and k <= room:
+        kth = distances[:, -1].square() * scale**2 * (1 + 1e-12 + d * 2.0**-52)
+    eta, unit = _errors(d, lost, precision)
+    length = norms.sqrt()
     reach = length + kth.sqrt()
-    ends = 4 * unit + (queries.shape[1] + 4) * 2.0**-53
+    ends = 4 * unit + (d + 4) * 2.0**-53
     certain = limit > kth + 2 * eta * length * reach + ends * (length + reach).square() + _TINY
     certain |= limit.isinf() | torch.full_like(certain, k == 0)
     missing = k - distances.shape[1]
     distances = torch.nn.functional.pad(distances, (0, missing), value=torch.inf)
     indices = torch.nn.functional.pad(indices, (0, missing), value=-1).masked_fill(distances.isinf(), -1)
-    return distances, indices, certain, sums, squares
+    return distances, indices, certain
 
 
 def _rounded(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import reference
+from lightning_featgeo.cuda_ext import reference, scan
 
 NAMESPACE = "lightning_featgeo"
 SCHEMAS = {
@@ -27,6 +27,10 @@ SCHEMAS = {
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "scan": "(Tensor queries, Tensor? reference, Tensor query_ids, Tensor? reference_ids, Tensor centre, float scale, "
     "int k, bool measure, int precision, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "candidates": "(Tensor rows, Tensor ids, Tensor centre, float scale, int width, int precision, "
+    "float kernel_scale, int part, int parts) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "settle": "(Tensor rows, int first, Tensor values, Tensor indices, Tensor limits, Tensor centre, float scale, "
+    "int k, bool measure, int precision) -> (Tensor, Tensor, Tensor)",
     "select_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, Tensor reference_ids, "
     "int first, Tensor(a!) values, Tensor(b!) indices) -> ()",
 }
@@ -77,6 +81,39 @@ def _fake_scan(
     return *(queries.new_empty(s, dtype=t) for s, t in shapes), queries.new_empty((n,), dtype=torch.float64)
 
 
+def _fake_candidates(
+    rows: Tensor,
+    ids: Tensor,
+    centre: Tensor,
+    scale: float,
+    width: int,
+    precision: int,
+    kernel_scale: float,
+    part: int,
+    parts: int,
+) -> tuple[Tensor, ...]:
+    n, kind = rows.shape[0], torch.float64 if precision == scan.F64 else torch.float32
+    tables = rows.new_empty((n, width), dtype=kind), rows.new_empty((n, width), dtype=torch.int32)
+    return *tables, *(rows.new_empty((n,), dtype=t) for t in (kind, torch.float64, torch.float64))
+
+
+def _fake_settle(
+    rows: Tensor,
+    first: int,
+    values: Tensor,
+    indices: Tensor,
+    limits: Tensor,
+    centre: Tensor,
+    scale: float,
+    k: int,
+    measure: bool,
+    precision: int,
+) -> tuple[Tensor, ...]:
+    n = values.shape[0]
+    shapes = ((n, k), torch.float64), ((n, k), torch.int64), ((n,), torch.bool)
+    return tuple(rows.new_empty(s, dtype=t) for s, t in shapes)
+
+
 def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like(new_priorities)
     return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
@@ -95,6 +132,8 @@ _FAKES: dict[str, Callable[..., object]] = {
     "knn": _fake_knn,
     "self_neighbors": _fake_self_neighbors,
     "scan": _fake_scan,
+    "candidates": _fake_candidates,
+    "settle": _fake_settle,
     "select_": _fake_nothing,
 }
 for _name, _schema in SCHEMAS.items():

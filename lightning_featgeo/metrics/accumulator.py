@@ -6,15 +6,19 @@ them: only a change of device does. Where the device has no float64 (MPS), state
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torchmetrics import Metric
 
 from lightning_featgeo.metrics.rows import Rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Tensor
+
+A = TypeVar("A", bound="Accumulator")
 
 
 def state_device(device: torch.device) -> torch.device:
@@ -35,7 +39,17 @@ class Accumulator(Metric):
         self._device = state_device(torch.device(device))
 
     def _state(self, name: str, default: Tensor) -> None:
-        self.add_state(name, default=default.to(self._device), dist_reduce_fx=None)
+        """A state that begins, and begins anew, with one value everywhere."""
+        self.add_state(name, default=default.to(self._device).flatten()[:1], dist_reduce_fx=None)
+        setattr(self, name, default.to(self._device))  # torchmetrics would keep a second tensor of this size
+
+    def reset(self) -> None:
+        """Forget all rows; the memory is used again."""
+        for name, state in self.tensors().items():
+            start = self._defaults[name]
+            if state.numel() and isinstance(start, Tensor):
+                state.copy_(start.reshape(()).expand_as(state))
+        self._update_count, self._computed, self._forward_cache = 0, None, None
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         return compute  # torchmetrics' wrapper would gather states, and squeeze vectors of one element
@@ -75,6 +89,30 @@ class Accumulator(Metric):
         self._merge({name: states[name].to(mine[name].device) for name in mine})
         self._update_count += 1
         self._computed = None
+
+    def across(self: A, ranks: Ranks, keep: bool) -> A:
+        """This accumulator as if it had seen the rows of all ranks.
+
+        Args:
+            ranks: all of them call this, with the same settings.
+            keep: return another one and leave this as it is; else this one changes.
+
+        Raises:
+            RankFailure: if a rank runs out of memory on the way; on all of them.
+        """
+        target = ranks.attempt(lambda: copy.deepcopy(self) if keep else self)
+        if ranks.several:
+            with torch.no_grad():
+                target._reduce(ranks)
+        return target
+
+    @abstractmethod
+    def _reduce(self, ranks: Ranks) -> None:
+        """Turn these states into those of all ranks together, by a sequence of collectives that is the same on all."""
+
+    def sync_bytes(self, size: int) -> int:
+        """Bytes that :meth:`across` holds on the way beyond the states, with so many ranks."""
+        return 0
 
     def load_states(self, states: Mapping[str, Tensor]) -> None:
         """Replace the states by saved ones, after the same checks as :meth:`merge_state`."""

@@ -7,6 +7,7 @@ number generator is touched.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Int64, Tensor
 
 _POSITIONS = 2**24  # rows a sample can have before two of them share a priority
@@ -79,6 +81,35 @@ class Reservoir(Accumulator):
                 mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
                 state[slots] = torch.where(mask, fresh, state[slots])
 
+    def _reduce(self, ranks: Ranks) -> None:
+        # Only priorities are gathered. From them every rank knows which rows survive, and where each of its own goes.
+        order = self._order(self._second)
+        keys = self.priorities.new_full((2, self.capacity), EMPTY_PRIORITY)
+        keys[0, : len(order)], keys[1, : len(order)] = self.priorities[order], self._second[order]
+        priorities, seconds = ranks.stack(keys).transpose(0, 1).flatten(1)  # rank after rank
+        best = torch.sort(seconds, stable=True).indices
+        best = best[torch.sort(priorities[best], stable=True).indices][: self.capacity]
+        best = best[priorities[best] != EMPTY_PRIORITY]
+        mine = (best // self.capacity == ranks.rank).nonzero().squeeze(1)
+        source = order[best[mine] % self.capacity]
+        survivors = priorities[best]
+        kept = ranks.attempt(lambda: {name: state[source] for name, state in self.tensors().items()})
+        for name, state in self.tensors().items():
+            state.zero_()
+            state[mine] = kept.pop(name)
+            ranks.sum(state)  # every row is of one rank, and zero on the others: nothing is rounded
+        self.priorities.fill_(EMPTY_PRIORITY)
+        self.priorities[: len(survivors)] = survivors
+
+    @property
+    @abstractmethod
+    def _second(self) -> Tensor:
+        """What orders rows of equal priority."""
+
+    def sync_bytes(self, size: int) -> int:
+        """See the base class: this rank's survivors, and everybody's priorities."""
+        return self.memory_bytes + 40 * size * self.capacity
+
     def _order(self, second: Tensor) -> Int64[Tensor, " n"]:
         """Taken slots by priority, and by a second column where priorities are equal: arrival leaves no trace."""
         order = torch.sort(second, stable=True).indices
@@ -124,6 +155,10 @@ class BankAccumulator(Reservoir):
         columns = {"labels": rows.label, "samples": rows.sample, "groups": rows.group, "targets": target}
         self._offer_rows(rows, columns)
 
+    @property
+    def _second(self) -> Tensor:
+        return self.samples
+
     def compute(self) -> Bank:
         """The sample so far."""
         order = self._order(self.samples)
@@ -153,6 +188,10 @@ class ViewBankAccumulator(Reservoir):
     def update(self, rows: Rows) -> None:
         """Offer rows to the sample."""
         self._offer_rows(rows, {"views": rows.view})
+
+    @property
+    def _second(self) -> Tensor:
+        return self.views
 
     def compute(self) -> Float[Tensor, "s q d"]:
         """The rows of the samples that have q views, view by view; q is the number that most samples have.

@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import torch
 
-from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext import certified, ops
 from lightning_featgeo.metrics import coding, density, dimension
 from lightning_featgeo.metrics.bank import Bank, BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.needs import statistic
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Tensor, Undefined
 
+WORTH_SHARING = 2**31  # products of single numbers from which on a search is divided among ranks
 NO_EARLIER = "there is no window before this one"
 BY_DISTANCE = frozenset(
     {"distances", "neighbor_indices", "neighbor_samples", "log_density", "local_dimension", "target_local_distances"}
@@ -40,11 +42,27 @@ class BankStatistics:
         """Whether a reference is voted from instead of this bank."""
         return False
 
+    def search_together(self, ranks: Ranks) -> None:
+        """Search neighbours with all ranks, each its share; only rank 0 has the tables afterwards.
+
+        Raises:
+            RankFailure: on all ranks, if one of them failed.
+        """
+        if not ranks.several or not (BY_DISTANCE | BY_ANGLE) & self._wanted or "bank" not in self._accumulators:
+            return
+        asked = ranks.attempt(lambda: self._search_arguments)
+        if len(asked[0]) ** 2 * self.dim >= WORTH_SHARING:
+            self.__dict__["_search"] = ops.SelfNeighbors(*certified.shared_self_neighbors(ranks, *asked))
+
     @cached_property
     def _search(self) -> ops.SelfNeighbors:
+        return ops.self_neighbors(*self._search_arguments)
+
+    @property
+    def _search_arguments(self) -> tuple[Tensor, int, Tensor, Tensor, int, float]:
         bank, wanted = self._bank, self._wanted
         votes = "vote_labels" in wanted and not self._votes_elsewhere
-        return ops.self_neighbors(
+        return (
             bank.rows,
             self.k if BY_DISTANCE & wanted else 0,
             bank.samples,

@@ -13,6 +13,7 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.rows import Rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Tensor
 
 
@@ -46,6 +47,10 @@ class DirectionAccumulator(Accumulator):
     def _merge(self, other: Mapping[str, Tensor]) -> None:
         for name in ("count", "sums", "squares"):
             getattr(self, name).add_(other[name])
+
+    def _reduce(self, ranks: Ranks) -> None:
+        for state in (self.count, self.sums, self.squares):
+            ranks.sum(state)
 
     def compute(self) -> Directions:
         """The sums so far."""

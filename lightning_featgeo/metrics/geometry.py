@@ -25,6 +25,8 @@ from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulat
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
+from lightning_featgeo.ranks import Ranks
+from lightning_featgeo.sharding import whole_head
 from lightning_featgeo.types import ConfigurationError, Tensor
 
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
@@ -45,6 +47,9 @@ class GeometryMetric(Mergeable):
         seed: of the bank's hash.
         has_reference: whether ``window(reference=…)`` will be given one. None: yes, if a signal or group that needs one
             is asked for by name.
+        sync_on_compute: in a ``torch.distributed`` process group, results are those of all processes' rows: every
+            process must then call ``compute`` or ``window``, and gets the same. False: of this process's rows alone.
+        process_group: of those that see different data. None: all processes.
         serve: names of signals of other metrics whose reference this one will be: what they read of it is kept. If
             its own signals need a reference (and ``has_reference`` is None) they are meant.
 
@@ -67,8 +72,11 @@ class GeometryMetric(Mergeable):
         seed: int = 0,
         has_reference: bool | None = None,
         serve: Sequence[str] = (),
+        sync_on_compute: bool = True,
+        process_group: Any = None,
     ) -> None:
-        super().__init__(sync_on_compute=False, compute_with_cache=False)
+        super().__init__(sync_on_compute=False, compute_with_cache=False)  # merging is ours
+        self.sync_on_compute, self.process_group = sync_on_compute, process_group
         for name, value, least in (
             ("k", k, 2),
             ("knn_vote_k", knn_vote_k, 1),
@@ -111,8 +119,8 @@ class GeometryMetric(Mergeable):
         Args:
             features: (n, d), any real dtype.
             labels: (n,) class indices, negative for unlabelled; or (n,) or (n, t) floating-point regression targets.
-            sample_index: (n,) where rows come from; rows of one sample are never neighbours, and its views are found by
-                it. None: all distinct.
+            sample_index: (n,) where rows come from, the same number for the same sample on every rank; rows of one
+                sample are never neighbours, and its views are found by it. None: all distinct.
             view: which view, an int or one a row; single-view signals read view 0.
             groups: (n,) what should not matter (site, scanner, speaker), for ``robustness_index``.
 
@@ -122,9 +130,12 @@ class GeometryMetric(Mergeable):
         """
         targets = labels if labels is not None and labels.is_floating_point() else None
         classes = None if targets is not None else labels
-        rows = build_rows(
-            features, classes, sample_index, view, first_sample=self._arrived, targets=targets, groups=groups
-        )
+        places = None
+        if sample_index is None and features.ndim == 2:  # rank r of W numbers its rows r, r + W, …
+            ranks = self._ranks()
+            arrived = torch.arange(self._arrived, self._arrived + len(features), device=features.device)
+            sample_index, places = arrived * ranks.size + ranks.rank, torch.zeros_like(arrived)
+        rows = build_rows(features, classes, sample_index, view, places, targets=targets, groups=groups)
         self._arrived += len(rows)
         present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
         self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None))
@@ -204,30 +215,57 @@ class GeometryMetric(Mergeable):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def window(
-        self, reference: GeometryMetric | None = None, no_reference: str = "no reference was given"
+        self,
+        reference: GeometryMetric | None = None,
+        no_reference: str = "no reference was given",
+        ranks: Ranks | None = None,
+        last: bool = False,
+        failure: str | None = None,
     ) -> WindowResult:
         """Values with standard errors, gaps with reasons, ceilings, counts and curves.
+
+        With several processes every one of them must call this; all get the same numbers, and rank 0 the curves.
 
         Args:
             reference: another metric, whose rows those of this window are compared with: fidelity and
                 out-of-distribution signals read it, and ``knn_accuracy`` votes from its labelled rows.
             no_reference: the reason to give in gaps where there is none.
+            ranks: the processes to merge with; None: as ``sync_on_compute`` and ``process_group`` say.
+            last: no more rows come before ``reset``: merging may take the memory of this rank's own.
+            failure: why this rank's rows are no window: no rank gets one then.
 
         Raises:
-            RuntimeError: in a process group of more than one: this version does not merge across processes.
+            RankFailure: on all ranks, if one of them failed.
+            BrokenGroup: if a process has died.
         """
-        _refuse_several_processes()
+        ranks = ranks or self._ranks()
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
+            merged = self.across(ranks, failure, keep=not last)
+            other = None if reference is None else reference.across(ranks)
+            result = merged.evaluate(other, no_reference, ranks)
+        self._latest = merged._latest
+        return result
+
+    def evaluate(self, reference: GeometryMetric | None, no_reference: str, ranks: Ranks) -> WindowResult:
+        """:meth:`window` of a metric that holds the rows of all ranks: searched together, evaluated by rank 0."""
         counts = {name: int(counter) for name, counter in self._counters.items()}
         signals = self.signals or ()
         if self.dim is None or counts["seen"] == 0:
             reason = "no rows arrived" if self.dim is None else "every row was left out (NaN, Inf or padding)"
             return empty_window(signals, reason, counts)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
-            other = None if reference is None else reference._statistics()
-            if reference is not None and other is None:
-                no_reference = "the reference has seen no rows"
-            statistics = self._statistics(other, no_reference)
-            assert statistics is not None
+        other = None if reference is None else reference._statistics()
+        if reference is not None and other is None:
+            no_reference = "the reference has seen no rows"
+        head = self._head[0]
+        if head is not None and any("head" in row.requires for row in self.rows):
+            head = whole_head(head)
+        statistics = self._statistics(other, no_reference, head)
+        assert statistics is not None
+        statistics.search_together(ranks)
+
+        def on_first_rank() -> WindowResult | None:
+            if ranks.rank > 0:
+                return None
             result = evaluate(signals, statistics, counts, self.num_classes)
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
@@ -235,7 +273,18 @@ class GeometryMetric(Mergeable):
                 self._latest = statistics.neighbor_samples, statistics.samples
             return result
 
-    def _statistics(self, reference: Statistics | None = None, no_reference: str = "") -> Statistics | None:
+        result = ranks.attempt(on_first_rank)
+        shared = ranks.share(None if result is None else replace(result, curves={}))
+        final = shared if result is None else result
+        assert final is not None
+        return final
+
+    def _ranks(self) -> Ranks:
+        return Ranks(self.process_group) if self.sync_on_compute else Ranks.alone()
+
+    def _statistics(
+        self, reference: Statistics | None = None, no_reference: str = "", head: torch.nn.Module | None = None
+    ) -> Statistics | None:
         """What the accumulators hold now; None before the first batch."""
         if self.dim is None:
             return None
@@ -244,7 +293,7 @@ class GeometryMetric(Mergeable):
             self.dim,
             self.k,
             self.knn_vote_k,
-            self._head[0],
+            self._head[0] if head is None else head,
             int(self._counters["seen"]),
             frozenset(need for row in self.rows for need in row.needs),
             reference,
@@ -297,13 +346,3 @@ def _asks_for_reference(signals: str | Sequence[str]) -> bool:
     """Whether a signal, or a group all of whose members need a reference, was asked for."""
     given = [signals] if isinstance(signals, str) else signals
     return any(all("reference" in CATALOG[name].requires for name in resolve(part)) for part in given if part != "auto")
-
-
-def _refuse_several_processes() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-        if world > 1:
-            raise RuntimeError(
-                f"{world} processes: merging their rows is not built yet, and one rank's rows alone would be another "
-                "number. Run on one device, or gather every rank's checkpoint() and merge_state() them"
-            )

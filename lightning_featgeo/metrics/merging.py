@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torchmetrics import Metric
@@ -13,7 +14,10 @@ from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.rows import Rows, build_rows
+from lightning_featgeo.ranks import RankFailure, Ranks
 from lightning_featgeo.types import Tensor
+
+M = TypeVar("M", bound="Mergeable")
 
 
 class Mergeable(Metric):
@@ -29,6 +33,56 @@ class Mergeable(Metric):
     _counters: dict[str, Tensor]
     _arrived: int
     _earlier: tuple[Tensor, Tensor] | None
+
+    def across(self: M, ranks: Ranks, failure: str | None = None, keep: bool = True) -> M:
+        """This metric as if it had seen the rows of all ranks, by one sequence of collectives that is the same on all.
+
+        Ranks without rows take part. Banks are merged by their priorities, so that every rank ends with the same rows:
+        those that one process would have kept.
+
+        Args:
+            ranks: all of them call this, for the same metric.
+            failure: why this rank has nothing to give; then no rank gets anything.
+            keep: go on afterwards with this rank's rows. Else this metric itself changes, and needs less memory.
+
+        Raises:
+            RankFailure: on all ranks, if one has failed, or if they disagree about signals, dimension or classes.
+        """
+        settings = None if self.dim is None else (self.dim, self._settings())
+        counts = {name: int(counter) for name, counter in self._counters.items()}
+        heard = ranks.gather((failure, settings, counts))
+        told = [f"rank {rank}: {reason}" for rank, (reason, _, _) in enumerate(heard) if reason is not None]
+        if told:
+            raise RankFailure("; ".join(told) if ranks.several else str(failure))
+        known = [mine for _, mine, _ in heard if mine is not None]
+        if not ranks.several or not known:
+            return self
+        dim, agreed = known[0]
+        if any(mine != (dim, agreed) for mine in known):
+            raise RankFailure(f"ranks watch different things: {'; '.join(dict.fromkeys(map(str, known)))}")
+        target = self._twin() if keep else self
+        ranks.attempt(lambda: target._rebuild({"dim": dim, "settings": agreed}) if self.dim is None else None)
+        for name in sorted(target.accumulators):
+            accumulator = target.accumulators[name]
+            assert isinstance(accumulator, Accumulator)
+            target.accumulators[name] = accumulator.across(ranks, keep and self.dim is not None)
+        for name, counter in target._counters.items():
+            values = [counts[name] for _, _, counts in heard if name in counts]
+            counter.fill_(max(values) if name == "largest_label" else sum(values))
+        return target
+
+    def _twin(self: M) -> M:
+        """A metric of the same settings that shares no state tensor which merging replaces."""
+        twin = copy.copy(self)
+        twin.__dict__["_modules"] = {"accumulators": torch.nn.ModuleDict(dict(self.accumulators))}
+        twin._counters = {name: counter.clone() for name, counter in self._counters.items()}
+        return twin
+
+    def sync_bytes(self, size: int, keep: bool = False) -> int:
+        """Bytes that :meth:`across` needs at its peak beyond this metric's own, with so many ranks."""
+        each = [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
+        copies = sum(a.memory_bytes for a in each) if keep else 0
+        return copies + max((a.sync_bytes(size) for a in each), default=0)
 
     @abstractmethod
     def _build(self, rows: Rows, present: frozenset[str]) -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.rows import Rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Int64, Tensor
+
+SYNC_BLOCK_BYTES = 8 * 2**20  # of group means that ranks agree on at a time
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,40 @@ class MomentsAccumulator(Accumulator):
         self.counts += n
         self.sums += sums + n[:, None] * delta
         self.squares += other["squares"] + 2 * (sums * delta).sum(dim=1) + n * delta.square().sum(dim=1)
+
+    def _reduce(self, ranks: Ranks) -> None:
+        # Shifts differ between ranks: agree on their average, which is near all of them, and re-express before summing.
+        own = self.counts.clone()
+        ranks.sum(self.counts)
+        rows = max(1, SYNC_BLOCK_BYTES // (8 * self.dim))
+        buckets = self._buckets() or [slice(0, len(own))]
+        for bucket, members in enumerate(buckets):
+            for start in range(members.start, members.stop, rows):
+                part = slice(start, min(start + rows, members.stop))
+                weighted = ranks.attempt(partial(self._weighted_shift, part, own))
+                ranks.sum(weighted)
+                scatter = self.scatter[bucket] if len(self.scatter) else None
+                ranks.attempt(partial(self._move_shift, part, own, weighted, scatter))
+        for state in (self.sums, self.squares, self.scatter):
+            ranks.sum(state)
+
+    def _weighted_shift(self, part: slice, own: Tensor) -> Tensor:
+        return own[part, None] * self.shift[part].double()
+
+    def _move_shift(self, part: slice, own: Tensor, weighted: Tensor, scatter: Tensor | None) -> None:
+        common = (weighted / self.counts[part].clamp(min=1)[:, None]).to(self.shift.dtype)
+        delta, n, sums = self.shift[part].double() - common.double(), own[part], self.sums[part]
+        moved = n[:, None] * delta
+        if scatter is not None:
+            half = sums + moved / 2
+            scatter.addmm_(half.T, delta).addmm_(delta.T, half)
+        self.squares[part] += 2 * (sums * delta).sum(dim=1) + n * delta.square().sum(dim=1)
+        self.sums[part] += moved
+        self.shift[part] = common
+
+    def sync_bytes(self, size: int) -> int:
+        """See the base class: blocks of group means, whatever C and d."""
+        return 6 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
 
     def _buckets(self) -> list[slice]:
         """Which groups each scatter bucket pools: labelled, unlabelled; or all."""

@@ -10,6 +10,7 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.rows import Rows
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Tensor
 
 
@@ -48,6 +49,12 @@ class UnitAccumulator(Accumulator):
         self.active += other["active"]
         self.minimum.copy_(torch.minimum(self.minimum, other["minimum"]))
         self.maximum.copy_(torch.maximum(self.maximum, other["maximum"]))
+
+    def _reduce(self, ranks: Ranks) -> None:
+        ranks.sum(self.count)
+        ranks.sum(self.active)
+        ranks.minimum(self.minimum)
+        ranks.maximum(self.maximum)
 
     def compute(self) -> Units:
         """The statistics so far."""

@@ -94,7 +94,26 @@ class Best {
     limits[row] = own[width_ - 1].value();  // everything thrown away from now on scans at or above this
   }
 
+  // No more than `width` of a row, the rest behind its limit.
+  int64_t trim(int64_t row, Candidate<Value>* scratch) {
+    if (counts_[row] > width_) {
+      keep_smallest(begin(row), int64_t(counts_[row]), width_, scratch);
+      counts_[row] = int32_t(width_);
+      limits[row] = begin(row)[width_ - 1].value();
+    }
+    return counts_[row];
+  }
+
+  // Candidates that were found elsewhere, and below which limit none is missing.
+  void set(int64_t row, const Value* values, const int32_t* indices, int64_t count, Value limit) {
+    counts_[row] = 0;
+    for (int64_t c = 0; c < count; ++c)
+      if (indices[c] >= 0) begin(row)[counts_[row]++] = Candidate<Value>::of(values[c], indices[c]);
+    limits[row] = limit;
+  }
+
   int64_t room() const { return room_; }
+  int64_t width() const { return width_; }
 
   Candidate<Value>* begin(int64_t row) const { return store_.get() + row * room_; }
   Candidate<Value>* end(int64_t row) const { return begin(row) + counts_[row]; }

@@ -23,9 +23,17 @@ struct Sums {
   double scale;
 };
 
-int64_t width_of(const Table& table, bool pairs, int64_t available) {
-  int64_t spare = pairs ? table.k + 32 : 16;
-  return std::max<int64_t>(1, std::min(table.k + spare, available));
+int64_t width_of(int64_t k, bool pairs, int64_t available) {
+  int64_t spare = pairs ? k + 32 : 16;
+  return std::max<int64_t>(1, std::min(k + spare, available));
+}
+
+template <class P>
+using Value_of = typename P::Value;
+
+template <class P>
+Value_of<P> inner_scale(const Sums& kernel, const Frame& frame) {
+  return Value_of<P>(kernel.scale / (frame.scale * frame.scale));
 }
 
 template <class P>
@@ -36,14 +44,14 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
   int64_t n = queries.rows, m = reference.rows, d = queries.columns;
   PackedRows<P> own(n, d);
   own.pack(queries, 0, n, frame);
-  Best<Value> best(n, width_of(table, P::kPairs, m));
+  Best<Value> best(n, width_of(table.k, P::kPairs, m));
   // as many query blocks as there are threads, if need be smaller ones
   int64_t panel = P::tile().panel;
   int64_t block = std::min(kBlock, std::max(panel, ceil_div(ceil_div(n, threads()), panel) * panel));
   int64_t at_once = std::max(kBlock, kStream / std::max<int64_t>(1, d * int64_t(sizeof(Value))) / kBlock * kBlock);
   at_once = std::min(at_once, ceil_div(m, kBlock) * kBlock);
   PackedRows<P> some(at_once, d);
-  Value kernel_scale = Value(kernel.scale / (frame.scale * frame.scale));
+  Value kernel_scale = inner_scale<P>(kernel, frame);
   double longest = 0.0;
   for (int64_t first = 0; first < m; first += at_once) {
     int64_t count = std::min(at_once, m - first), blocks = ceil_div(count, kBlock);
@@ -77,22 +85,18 @@ void search(const Matrix& queries, const Matrix& reference, const int32_t* query
       }
     });
   }
-  settle_all<P>(best, queries, reference, own.lengths.get(), longest, std::max(own.ratio, some.ratio), frame, measure,
-                table);
+  settle_all<P>(best, queries, 0, n, reference, own.lengths.get(), longest, std::max(own.ratio, some.ratio), frame,
+                measure, table);
 }
 
 // Rows among each other: every block of products serves its rows and its columns. In each round no block of rows is
-// used twice, so that threads never write to the same row, and every row sees the others in the same order.
+// used twice, so that threads never write to the same row, and every row sees the others in the same order. Of `parts`
+// parts, each takes rounds of its own: together they look at every pair of rows once.
 template <class P>
-void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, bool measure, const Sums& kernel,
-                 Table& table) {
-  using Value = typename P::Value;
+void search_self(const PackedRows<P>& packed, int64_t n, const int32_t* ids, const Share& share, const Sums& kernel,
+                 Value_of<P> kernel_scale, Best<Value_of<P>>& best) {
+  using Value = Value_of<P>;
   const auto& pass = P::pass();
-  int64_t n = rows.rows;
-  PackedRows<P> packed(n, rows.columns);
-  packed.pack(rows, 0, n, frame);
-  Best<Value> best(n, width_of(table, P::kPairs, n - 1));
-  Value kernel_scale = Value(kernel.scale / (frame.scale * frame.scale));
   int64_t blocks = ceil_div(n, kBlock), seats = blocks + blocks % 2;
   std::vector<int32_t> all(static_cast<size_t>(packed.padded), std::numeric_limits<int32_t>::min());
   std::copy(ids, ids + n, all.begin());
@@ -146,23 +150,75 @@ void search_self(const Matrix& rows, const int32_t* ids, const Frame& frame, boo
       }
     });
   };
-  round(blocks, [](int64_t g) { return std::pair<int64_t, int64_t>(g, g); });
-  for (int64_t r = 0; r + 1 < seats; ++r)  // the circle method of round-robin tournaments
+  int64_t alone = ceil_div(blocks - share.part, share.parts);  // blocks with themselves: every parts-th one
+  round(alone, [&](int64_t g) { return std::pair<int64_t, int64_t>(g * share.parts + share.part, g * share.parts + share.part); });
+  for (int64_t r = share.part; r + 1 < seats; r += share.parts)  // the circle method of round-robin tournaments
     round(seats / 2, [&](int64_t g) {
       int64_t others = seats - 1;
       if (g == 0) return std::pair<int64_t, int64_t>(others, r);
       return std::pair<int64_t, int64_t>((r + g) % others, (r + others - g) % others);
     });
+}
+
+template <class P>
+double longest_of(const PackedRows<P>& packed, int64_t n) {
   double longest = 0.0;
   for (int64_t i = 0; i < n; ++i) longest = std::max(longest, packed.lengths[i]);
-  settle_all<P>(best, rows, rows, packed.lengths.get(), longest, packed.ratio, frame, measure, table);
+  return longest;
+}
+
+template <class P>
+void nearest_to_self(const Problem& p, const Sums& kernel, Table& table) {
+  int64_t n = p.queries.rows;
+  PackedRows<P> packed(n, p.queries.columns);
+  packed.pack(p.queries, 0, n, p.frame);
+  Best<Value_of<P>> best(n, width_of(table.k, P::kPairs, n - 1));
+  search_self<P>(packed, n, p.query_ids, {0, 1}, kernel, inner_scale<P>(kernel, p.frame), best);
+  settle_all<P>(best, p.queries, 0, n, p.queries, packed.lengths.get(), longest_of(packed, n), packed.ratio, p.frame,
+                p.measure, table);
+}
+
+template <class P>
+void gather_in(const Problem& p, const Share& share, Found& found) {
+  using Value = Value_of<P>;
+  int64_t n = p.queries.rows;
+  PackedRows<P> packed(n, p.queries.columns);
+  packed.pack(p.queries, 0, n, p.frame);
+  Best<Value> best(n, found.width);
+  Sums kernel{found.sums, found.squares, p.kernel_scale};
+  search_self<P>(packed, n, p.query_ids, share, kernel, inner_scale<P>(kernel, p.frame), best);
+  auto *values = static_cast<Value*>(found.values), *limits = static_cast<Value*>(found.limits);
+  parallel_for(0, n, 64, [&](int64_t begin, int64_t end) {
+    Buffer<Candidate<Value>> scratch(best.room());
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t count = best.trim(i, scratch.get()), at = i * found.width;
+      for (int64_t c = 0; c < found.width; ++c) {
+        values[at + c] = c < count ? best.begin(i)[c].value() : std::numeric_limits<Value>::infinity();
+        found.indices[at + c] = c < count ? best.begin(i)[c].index() : -1;
+      }
+      limits[i] = best.limits[i];
+    }
+  });
+}
+
+template <class P>
+void settle_in(const Problem& p, int64_t first, int64_t rows, const Found& found, Table& table) {
+  using Value = Value_of<P>;
+  PackedRows<P> packed(p.queries.rows, p.queries.columns);
+  packed.pack(p.queries, 0, p.queries.rows, p.frame);
+  Best<Value> best(rows, found.width);
+  auto *values = static_cast<const Value*>(found.values), *limits = static_cast<const Value*>(found.limits);
+  for (int64_t i = 0; i < rows; ++i)
+    best.set(i, values + i * found.width, found.indices + i * found.width, found.width, limits[i]);
+  settle_all<P>(best, p.queries, first, rows, p.queries, packed.lengths.get(),
+                longest_of(packed, p.queries.rows), packed.ratio, p.frame, p.measure, table);
 }
 
 template <class P>
 void nearest_in(const Problem& p, Table& table) {
   Sums kernel{table.sums, table.squares, p.kernel_scale};
   if (p.self)
-    search_self<P>(p.queries, p.query_ids, p.frame, p.measure, kernel, table);
+    nearest_to_self<P>(p, kernel, table);
   else
     search<P>(p.queries, p.reference, p.query_ids, p.reference_ids, p.frame, p.measure, kernel, table);
 }
@@ -172,13 +228,27 @@ void nearest_in(const Problem& p, Table& table) {
 bool has_bf16() { return instructions().bf16.multiply != nullptr; }
 const char* instruction_set() { return instructions().name; }
 
-void nearest(const Problem& problem, Precision precision, Table& table) {
+template <class F>
+void in_precision(Precision precision, F&& run) {
   if (precision == Precision::kBf16 && has_bf16())
-    nearest_in<BF16>(problem, table);
+    run(BF16{});
   else if (precision == Precision::kF64)
-    nearest_in<F64>(problem, table);
+    run(F64{});
   else
-    nearest_in<F32>(problem, table);
+    run(F32{});
+}
+
+void nearest(const Problem& problem, Precision precision, Table& table) {
+  in_precision(precision, [&](auto p) { nearest_in<decltype(p)>(problem, table); });
+}
+
+void gather(const Problem& problem, Precision precision, const Share& share, Found& found) {
+  in_precision(precision, [&](auto p) { gather_in<decltype(p)>(problem, share, found); });
+}
+
+void settle(const Problem& problem, Precision precision, int64_t first, int64_t rows, const Found& found,
+            Table& table) {
+  in_precision(precision, [&](auto p) { settle_in<decltype(p)>(problem, first, rows, found, table); });
 }
 
 }  // namespace featgeo

@@ -32,7 +32,24 @@ struct Table {  // row by row
   double* squares;
 };
 
+struct Share {  // of the pairs of rows: the shares of all parts are all pairs, none twice
+  int64_t part, parts;
+};
+
+struct Found {  // the best candidates of each row, fp32 or float64 as the products' sums are
+  int64_t width;
+  void* values;  // row by row, infinity where there is none
+  int32_t* indices;
+  void* limits;  // nothing else scans below
+  double* sums;  // as in Table
+  double* squares;
+};
+
 void nearest(const Problem& problem, Precision precision, Table& table);
+// A search among the queries in two steps: candidates from one share of the pairs, and from all shares' candidates the
+// neighbours of some rows.
+void gather(const Problem& problem, Precision precision, const Share& share, Found& found);
+void settle(const Problem& problem, Precision precision, int64_t first, int64_t rows, const Found& found, Table& table);
 bool has_bf16();
 const char* instruction_set();
 

@@ -81,14 +81,18 @@ void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, Tensor m
                doubles(minimum, m.columns, "minimum"), doubles(maximum, m.columns, "maximum"));
 }
 
+Tensor fresh(std::initializer_list<int64_t> size, ScalarType type) {
+  return torch::stable::empty({size.begin(), size.size()}, type);
+}
+
 std::tuple<Tensor, Tensor, Tensor> slots(const Tensor& priorities, const Tensor& offered) {
-  Tensor kept = integers(priorities), fresh = integers(offered);
-  int64_t capacity = kept.numel(), n = fresh.numel();
+  Tensor kept = integers(priorities), arrived = integers(offered);
+  int64_t capacity = kept.numel(), n = arrived.numel();
   STD_TORCH_CHECK(n <= capacity, "reservoir_slots: ", n, " rows offered to ", capacity, " slots at once");
   Tensor out = torch::stable::empty({n}, ScalarType::Long), sources = torch::stable::empty({n}, ScalarType::Long);
   Tensor accepted = torch::stable::empty({n}, ScalarType::Bool);
   reservoir_slots(memory<int64_t>(kept, ScalarType::Long, capacity, "priorities"), capacity,
-                  memory<int64_t>(fresh, ScalarType::Long, n, "new_priorities"), n, std::numeric_limits<int64_t>::max(),
+                  memory<int64_t>(arrived, ScalarType::Long, n, "new_priorities"), n, std::numeric_limits<int64_t>::max(),
                   static_cast<int64_t*>(out.data_ptr()), static_cast<int64_t*>(sources.data_ptr()),
                   static_cast<bool*>(accepted.data_ptr()));
   return {out, sources, accepted};
@@ -107,12 +111,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> scan(const Tensor& queries, s
   STD_TORCH_CHECK(a.columns == b.columns, "scan: queries and reference differ in dimension");
   STD_TORCH_CHECK(b.rows < (int64_t(1) << 31), "scan: at most 2^31 - 1 reference rows at a time");
   int64_t n = a.rows;
-  auto empty = [&](std::initializer_list<int64_t> size, ScalarType type) {
-    return torch::stable::empty({size.begin(), size.size()}, type);
-  };
-  Tensor distances = empty({n, k}, ScalarType::Double), indices = empty({n, k}, ScalarType::Long);
-  Tensor certain = empty({n}, ScalarType::Bool);
-  Tensor sums = empty({n}, ScalarType::Double), squares = empty({n}, ScalarType::Double);
+  Tensor distances = fresh({n, k}, ScalarType::Double), indices = fresh({n, k}, ScalarType::Long);
+  Tensor certain = fresh({n}, ScalarType::Bool);
+  Tensor sums = fresh({n}, ScalarType::Double), squares = fresh({n}, ScalarType::Double);
   torch::stable::zero_(sums);
   torch::stable::zero_(squares);
   Table table{k,
@@ -133,6 +134,69 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> scan(const Tensor& queries, s
   return {distances, indices, certain, sums, squares};
 }
 
+Problem among(const Matrix& rows, const int32_t* ids, const Tensor& centre, double scale, bool measure,
+              double kernel_scale) {
+  return {rows, rows, true, ids, ids, {doubles(centre, rows.columns, "centre"), scale}, measure, kernel_scale};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tensor& rows, const Tensor& ids,
+                                                              const Tensor& centre, double scale, int64_t width,
+                                                              int64_t precision, double kernel_scale, int64_t part,
+                                                              int64_t parts) {
+  STD_TORCH_CHECK(width > 0 && precision >= 0 && precision <= 2, "candidates: width ", width, ", precision ",
+                  precision);
+  STD_TORCH_CHECK(parts > 0 && part >= 0 && part < parts, "candidates: part ", part, " of ", parts);
+  Tensor x = plain(rows), own = integers(ids);
+  Matrix m = matrix(x);
+  int64_t n = m.rows;
+  ScalarType type = Precision(precision) == Precision::kF64 ? ScalarType::Double : ScalarType::Float;
+  Tensor values = fresh({n, width}, type), indices = fresh({n, width}, ScalarType::Int), limits = fresh({n}, type);
+  Tensor sums = fresh({n}, ScalarType::Double), squares = fresh({n}, ScalarType::Double);
+  torch::stable::zero_(sums);
+  torch::stable::zero_(squares);
+  Found found{width,
+              values.data_ptr(),
+              static_cast<int32_t*>(indices.data_ptr()),
+              limits.data_ptr(),
+              kernel_scale > 0.0 ? static_cast<double*>(sums.data_ptr()) : nullptr,
+              static_cast<double*>(squares.data_ptr())};
+  const int32_t* numbers = memory<int32_t>(own, ScalarType::Int, n, "ids");
+  gather(among(m, numbers, centre, scale, false, kernel_scale), Precision(precision), {part, parts}, found);
+  return {values, indices, limits, sums, squares};
+}
+
+std::tuple<Tensor, Tensor, Tensor> settle_candidates(const Tensor& rows, int64_t first, const Tensor& values,
+                                                     const Tensor& indices, const Tensor& limits, const Tensor& centre,
+                                                     double scale, int64_t k, bool measure, int64_t precision) {
+  STD_TORCH_CHECK(k >= 0 && precision >= 0 && precision <= 2, "settle: k ", k, " and precision ", precision);
+  Tensor x = plain(rows);
+  Matrix m = matrix(x);
+  int64_t n = values.size(0), width = values.size(1);
+  STD_TORCH_CHECK(first >= 0 && first + n <= m.rows, "settle: rows ", first, " to ", first + n, " of ", m.rows);
+  ScalarType type = Precision(precision) == Precision::kF64 ? ScalarType::Double : ScalarType::Float;
+  Tensor distances = fresh({n, k}, ScalarType::Double), found = fresh({n, k}, ScalarType::Long);
+  Tensor certain = fresh({n}, ScalarType::Bool);
+  const int32_t* which = memory<int32_t>(indices, ScalarType::Int, n * width, "indices");
+  for (int64_t i = 0; i < n * width; ++i)
+    STD_TORCH_CHECK(which[i] < m.rows, "settle: candidate ", which[i], ", but there are ", m.rows, " rows");
+  Found gathered{width,
+                 type == ScalarType::Double ? static_cast<void*>(memory<double>(values, type, n * width, "values"))
+                                            : static_cast<void*>(memory<float>(values, type, n * width, "values")),
+                 const_cast<int32_t*>(which),
+                 type == ScalarType::Double ? static_cast<void*>(memory<double>(limits, type, n, "limits"))
+                                            : static_cast<void*>(memory<float>(limits, type, n, "limits")),
+                 nullptr,
+                 nullptr};
+  Table table{k,
+              static_cast<double*>(distances.data_ptr()),
+              static_cast<int64_t*>(found.data_ptr()),
+              static_cast<bool*>(certain.data_ptr()),
+              nullptr,
+              nullptr};
+  settle(among(m, nullptr, centre, scale, measure, 0.0), Precision(precision), first, n, gathered, table);
+  return {distances, found, certain};
+}
+
 }  // namespace
 }  // namespace featgeo
 
@@ -142,11 +206,13 @@ STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CPU, m) {
   m.impl("unit_stats_", TORCH_BOX(&featgeo::unit_stats_));
   m.impl("reservoir_slots", TORCH_BOX(&featgeo::slots));
   m.impl("scan", TORCH_BOX(&featgeo::scan));
+  m.impl("candidates", TORCH_BOX(&featgeo::candidates));
+  m.impl("settle", TORCH_BOX(&featgeo::settle_candidates));
 }
 
 // For library.py: what this was built from, what it holds, and what it runs on.
 #define FEATGEO_EXPORT extern "C" __attribute__((visibility("default"), used))
 FEATGEO_EXPORT const char* featgeo_fingerprint() { return FEATGEO_FINGERPRINT; }
-FEATGEO_EXPORT const char* featgeo_ops() { return "direction_sums_ reservoir_slots scan scatter_ unit_stats_"; }
+FEATGEO_EXPORT const char* featgeo_ops() { return "candidates direction_sums_ reservoir_slots scan scatter_ settle unit_stats_"; }
 FEATGEO_EXPORT const char* featgeo_instruction_set() { return featgeo::instruction_set(); }
 FEATGEO_EXPORT bool featgeo_has_bf16() { return featgeo::has_bf16(); }

@@ -129,11 +129,13 @@ bool settle_set(const Best<Value>& best, int64_t row, const Matrix& queries, int
   return sure;
 }
 
+// The table's rows are the queries from number `first` on.
 template <class P>
-void settle_all(const Best<typename P::Value>& best, const Matrix& queries, const Matrix& reference,
-                const double* lengths, double longest, double ratio, const Frame& frame, bool measure, Table& table) {
+void settle_all(const Best<typename P::Value>& best, const Matrix& queries, int64_t first, int64_t rows,
+                const Matrix& reference, const double* lengths, double longest, double ratio, const Frame& frame,
+                bool measure, Table& table) {
   Bound bound = Bound::of<P>(queries.columns, ratio);
-  parallel_for(0, queries.rows, 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
     std::vector<Measured> kept;
     for (int64_t i = begin; i < end; ++i) {
       table.certain[i] = table.k == 0;
@@ -142,10 +144,12 @@ void settle_all(const Best<typename P::Value>& best, const Matrix& queries, cons
       int64_t* indices = table.indices + i * table.k;
       std::fill(distances, distances + table.k, std::numeric_limits<double>::infinity());
       std::fill(indices, indices + table.k, int64_t(-1));
-      table.certain[i] =
-          measure ? settle(best, i, queries, i, reference, lengths[i], frame.scale, bound, table.k, distances, indices, kept)
-                  : settle_set(best, i, queries, i, reference, lengths[i], longest, frame.scale, bound, table.k, distances,
-                               indices, kept);
+      int64_t query = first + i;
+      double length = lengths[query];
+      table.certain[i] = measure ? settle(best, i, queries, query, reference, length, frame.scale, bound, table.k,
+                                          distances, indices, kept)
+                                 : settle_set(best, i, queries, query, reference, length, longest, frame.scale, bound,
+                                              table.k, distances, indices, kept);
     }
   });
 }

@@ -1,0 +1,102 @@
+"""What a loader does with its samples: which part of them a rank gets, which come twice, and whether it shuffles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import ParallelStrategy
+from torch.utils.data import BatchSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_featgeo.ranks import Ranks
+
+_PADS_AT_THE_END = ("torch", "torchdata", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def ranks_of(trainer: pl.Trainer) -> Ranks:
+    """The processes that see different data: all, or with tensor parallelism those of the data-parallel mesh."""
+    if not isinstance(trainer.strategy, ParallelStrategy):
+        return Ranks.alone()
+    mesh = getattr(trainer.strategy, "_device_mesh", None)
+    names = getattr(mesh, "mesh_dim_names", None) or ()
+    if mesh is not None and "data_parallel" in names and len(names) > 1:
+        return Ranks(mesh["data_parallel"].get_group())
+    return Ranks()
+
+
+def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
+    """The stage's loader of that number, or None where it can't be told."""
+    loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
+    given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
+
+
+def shuffles(loader: Any) -> bool:
+    """Whether a loader is known to give its samples in another order every time."""
+    sampler = getattr(loader, "sampler", None)
+    return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler)) or (
+        isinstance(sampler, DistributedSampler) and sampler.shuffle
+    )
+
+
+@dataclass
+class Shard:
+    """One rank's part of a loader, while it is read.
+
+    ``own``: samples that are this rank's first, behind which come repeats that even out the ranks; None: unknown.
+    ``length``: of the whole data set, where it has one. ``seen``: samples so far; None: some were missed.
+    """
+
+    ranks: Ranks
+    own: int | None = None
+    length: int | None = None
+    may_repeat: bool = False
+    seen: int | None = 0
+
+    @classmethod
+    def of(cls, loader: Any, ranks: Ranks) -> Shard:
+        """What can be proven about a loader.
+
+        Torch's and Lightning's ``DistributedSampler``, read in order, gives rank r of W the positions r, r + W, …;
+        those at or behind the length are repeats from the start.
+        """
+        if not ranks.several:
+            return cls(ranks)
+        batches = getattr(loader, "batch_sampler", None)
+        sampler = batches.sampler if type(batches) is BatchSampler else getattr(loader, "sampler", None)
+        length = _length(getattr(loader, "dataset", None))
+        known = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
+        if not known or not isinstance(sampler, DistributedSampler):
+            return cls(ranks, None, length, True)
+        length = _length(sampler.dataset)
+        in_order = type(batches) is BatchSampler and length is not None
+        fits = sampler.num_replicas == ranks.size and sampler.rank == ranks.rank
+        if not (in_order and fits):
+            return cls(ranks, None, length, True)
+        if sampler.drop_last:
+            return cls(ranks, None, length, False)
+        assert length is not None
+        return cls(ranks, max(0, -(-(length - ranks.rank) // ranks.size)), length, True)
+
+    @property
+    def fresh(self) -> int | None:
+        """How many of the next samples are no repeats; None: that can't be told, or there are no repeats."""
+        return None if self.own is None or self.seen is None else max(0, self.own - self.seen)
+
+    def advance(self, samples: int) -> None:
+        """So many samples were read."""
+        self.seen = None if self.seen is None else self.seen + samples
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def stateful(loader: Any) -> bool:
+    """Whether a loader can go on in the middle of an epoch (torchdata's ``StatefulDataLoader``)."""
+    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))

@@ -66,6 +66,8 @@ class Run:
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
         self.ranks = ranks_of(trainer)
+        if self.ranks.several:  # our values are the same on all ranks already: an average over them changes nothing
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('featgeo")
         self._shards: dict[tuple[str, int], Shard] = {}
         self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 

@@ -40,8 +40,11 @@ class Watched:
             reference, no_reference, ranks, last: see ``GeometryMetric.window``.
             if_empty: the reason where no rank has seen features.
         """
+        ranks = ranks or Ranks.alone()
+        if self.failed is not None and not ranks.several:
+            return self._gaps(self.failed)
         try:
-            result = self.metric.window(reference, no_reference, ranks or Ranks.alone(), last, self.failed)
+            result = self.metric.window(reference, no_reference, ranks, last, self.failed)
         except RankFailure as failure:
             self.failed = str(failure)
             return self._gaps(self.failed)

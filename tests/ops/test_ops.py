@@ -32,6 +32,11 @@ def arguments(name: str) -> tuple:
         "knn": (x, x, 3, groups, groups, True, 2.0),
         "self_neighbors": (x, 3, groups, keep, 4, 2.0),
         "scan": (x, None, torch.arange(12, dtype=torch.int32), None, torch.zeros(5, **f64), 0.125, 3, True, 1, 2.0),
+        "candidates": (x, torch.arange(12, dtype=torch.int32), torch.zeros(5, **f64), 0.125, 4, 1, 2.0, 1, 2),
+        "settle": (
+            x, 3, torch.rand(2, 4), torch.arange(8, dtype=torch.int32).reshape(2, 4), torch.full((2,), torch.inf),
+            torch.zeros(5, **f64), 0.125, 3, True, 1,
+        ),
         "select_": (
             x @ x.T, x.square().sum(1), x.square().sum(1), torch.arange(12, dtype=torch.int32),
             torch.arange(12, dtype=torch.int32), 0, torch.full((12, 4), torch.inf), torch.full((12, 4), -1),

@@ -362,15 +362,6 @@ def test_the_bank_is_smaller_where_features_are_large() -> None:
     assert bank_capacity(77, 5) == 77
 
 
-def test_several_processes_are_refused_not_answered_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = GeometryMetric(["feature_std"])
-    metric.update(torch.randn(5, 3))
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(RuntimeError, match="2 processes"):
-        metric.window()
-
-
 def test_compute_before_update_says_so_and_gives_no_number() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

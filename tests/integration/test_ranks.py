@@ -1,0 +1,94 @@
+"""Real processes under Lightning's DDP: the same number everywhere, and no rank ever waits for another that gave up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ranked
+import torch
+from processes import Died, on_ranks
+
+
+def differences(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    assert ours.keys() == theirs.keys()
+    return {name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-9) for name in ours}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return on_ranks(1, ranked.curves, 1, {"bank_size": 200})[0]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> None:
+    every = on_ranks(size, ranked.curves, size, {"bank_size": 200})
+    for rank in every:
+        assert rank["records"] == every[0]["records"]
+        assert rank["logged"] == every[0]["logged"]
+        assert not rank["sync_warnings"]
+    assert "while they are merged" in every[0]["described"]["described"]
+    assert len(every[0]["records"]) == len(alone["records"]) == 4
+    for ours, theirs in zip(every[0]["records"], alone["records"], strict=True):
+        assert ours["stage"] == theirs["stage"]
+        assert ours["gaps"] == theirs["gaps"]
+        for name in ("seen", "labelled", "bank", "duplicates", "nonfinite"):
+            assert ours["counts"].get(name) == theirs["counts"].get(name)
+        length = ranked.TRAIN if ours["stage"] == "train" else ranked.VAL
+        assert ours["counts"]["seen"] == length
+        assert ours["counts"].get("padded", 0) == -length % size
+        worst = differences(ours["values"], theirs["values"])
+        assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: item[1])[-3:]
+
+
+def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
+    first, second = on_ranks(2, ranked.hidden, 2)
+    assert first["records"] == second["records"]
+    (record,) = first["records"]
+    assert record["counts"]["nonfinite"] == record["counts"]["seen"] == 120
+    assert "feature_std" in record["values"]
+    assert "nc1" in record["values"]
+
+
+@pytest.mark.parametrize("where", ["streaming", "merging", "searching"])
+def test_a_rank_that_fails_turns_the_window_into_a_gap_on_all(where: str) -> None:
+    every = on_ranks(3, ranked.failing, 3, where)
+    for rank in every:
+        assert rank["epochs"] == 3
+        assert rank["records"] == every[0]["records"]
+        before, gap, after = rank["records"]
+        assert set(gap["gaps"]) == {"feature_std", "id_two_nn", "effective_rank"}
+        assert "rank 1: " in gap["gaps"]["feature_std"]
+        assert "no room for this" in gap["gaps"]["feature_std"]
+        assert not before["gaps"]
+        assert not after["gaps"]
+    assert any("no room" in said for said in every[0]["said"])
+
+
+def test_all_ranks_stop_in_the_same_epoch() -> None:
+    every = on_ranks(2, ranked.stopping, 2)
+    assert every[0] == every[1]
+    assert every[0]["epochs"] == 2
+
+
+def test_repeats_of_an_unknown_sampler_are_bounded_and_said() -> None:
+    every = on_ranks(2, ranked.unprovable, 2)
+    (record,) = every[0]["records"]
+    assert record["values"]["n_samples"] == ranked.VAL + 1
+    assert record["counts"]["repeated"] == 1
+    assert len(every[0]["said"]) == 1
+    assert "up to 1 samples" in every[0]["said"][0]
+
+
+def test_a_killed_rank_ends_the_others_with_the_frameworks_error() -> None:
+    with pytest.raises(Died) as died:
+        on_ranks(2, ranked.killed, 2, limit=90)
+    first, second = died.value.outcomes
+    assert "died with exit code -9" in second
+    assert "still running" not in first
+    assert "BrokenGroup" in first or "Connection" in first
+
+
+def test_weights_are_bitwise_those_of_a_run_without_us() -> None:
+    ours, theirs = on_ranks(2, ranked.moving, 2)[0], on_ranks(2, ranked.moving, -2)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,0 +1,205 @@
+"""What the tests of several processes run on each rank: whole Lightning runs, and metrics fed by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from data import digits
+from models import Classifier, trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.metrics import bank_statistics
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.moments import MomentsAccumulator
+
+TRAIN, VAL = 307, 457  # neither 2, 3 nor 4 divides them
+SIGNALS = [name for name, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference"}]
+
+
+class Still(Classifier):
+    """Never moves: every execution sees the same weights. Every sample is one row of its own in any batch."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def still() -> Still:
+    torch.manual_seed(0)
+    return Still()
+
+
+def digit_loaders(batch: int = 32, train: int = TRAIN, val: int = VAL) -> tuple[DataLoader, DataLoader]:
+    x, y = digits()
+    x = x / 16
+    return (
+        DataLoader(TensorDataset(x[:train], y[:train]), batch),
+        DataLoader(TensorDataset(x[train : train + val], y[train : train + val]), batch),
+    )
+
+
+def several(size: int, *callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
+    """A trainer of so many processes, which were started already."""
+    bank_statistics.WORTH_SHARING = 0  # small banks are searched together too
+    if size > 1:
+        kwargs = {"strategy": "ddp", "devices": size, **kwargs}
+    return trainer(*callbacks, **kwargs)
+
+
+def told(monitor: FeatureGeometryMonitor) -> list[dict[str, Any]]:
+    return [
+        {"stage": r.stage, "window": r.window, "values": r.values, "gaps": r.gaps, "counts": r.counts, "notes": r.notes}
+        for r in monitor.history
+    ]
+
+
+def curves(size: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """A short run of a model that doesn't move: its records, what was logged, and what was said."""
+    monitor = FeatureGeometryMonitor(**{"signals": SIGNALS, "stages": ("train", "val"), "on_error": "raise", **settings})
+    run = several(size, monitor, max_epochs=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train, val = digit_loaders()
+        if size > 1:  # Lightning would shuffle it
+            mine = DistributedSampler(train.dataset, size, int(os.environ["RANK"]), shuffle=False)
+            train = DataLoader(train.dataset, 32, sampler=mine)
+        run.fit(still(), train, val)
+    logged = {k: float(v) for k, v in run.callback_metrics.items() if k.startswith("featgeo")}
+    sync = [str(w.message) for w in caught if "sync_dist" in str(w.message) and "featgeo" in str(w.message)]
+    return {"records": told(monitor), "logged": logged, "sync_warnings": sync, "described": monitor.history.run}
+
+
+def hidden(size: int) -> dict[str, Any]:
+    """A rank whose rows are all ignored, another whose classes are few, and NaN on one."""
+
+    class Odd(Still):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+
+    x, y = digits()
+    x, y = x[:120].clone() / 16, y[:120].clone()
+    rank = int(os.environ["RANK"])
+    if rank == 0:
+        x[:] = torch.nan
+    if rank == 1:
+        y[y > 2] = -100
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "nc1"])
+    run = several(size, monitor, max_epochs=1, use_distributed_sampler=False)
+    loader = DataLoader(TensorDataset(x, y), 40)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(Odd(), digit_loaders()[0], loader)
+    return {"records": told(monitor), "said": [str(w.message) for w in caught if "featgeo" in str(w.message)]}
+
+
+def failing(size: int, where: str) -> dict[str, Any]:
+    """Rank 1 fails once, in our code, in the second of three epochs."""
+    rank = int(os.environ["RANK"])
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "id_two_nn", "effective_rank"])
+    run = several(size, monitor, max_epochs=3)
+
+    class Bomb(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if rank == 1 and trainer.current_epoch == 1 and not trainer.sanity_checking:
+                arm(where)
+
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            disarm()
+
+    run.callbacks.append(Bomb())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(still(), *digit_loaders())
+    return {
+        "records": told(monitor),
+        "epochs": run.current_epoch,
+        "said": [str(w.message) for w in caught if "featgeo" in str(w.message)],
+    }
+
+
+_ORIGINAL: list[tuple[Any, str, Any]] = []
+BOMBS: dict[str, tuple[Any, str]] = {
+    "streaming": (ops, "scatter_"),
+    "merging": (MomentsAccumulator, "_weighted_shift"),
+    "searching": (ops, "candidates"),
+}
+
+
+def arm(where: str) -> None:
+    """The next call of one of our own parts runs out of memory."""
+
+    def boom(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("no room for this")
+
+    holder, name = BOMBS[where]
+    _ORIGINAL.append((holder, name, getattr(holder, name)))
+    setattr(holder, name, boom)
+
+
+def disarm() -> None:
+    while _ORIGINAL:
+        setattr(*_ORIGINAL.pop())
+
+
+def stopping(size: int) -> dict[str, Any]:
+    """A stopper whose rule holds from the first window."""
+    monitor = FeatureGeometryMonitor(signals=["feature_std"])
+    stopper = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(above=1e-6), patience=2)
+    run = several(size, monitor, stopper, max_epochs=6)
+    run.fit(still(), *digit_loaders())
+    return {"epochs": run.current_epoch, "stopped": stopper.stopped_epoch, "why": stopper.stopping_reason_message}
+
+
+def unprovable(size: int) -> dict[str, Any]:
+    """A sampler of the user's own: nothing is dropped, and the bound is stated."""
+
+    class Own(torch.utils.data.Sampler[int]):
+        def __init__(self, n: int, rank: int) -> None:
+            self.own = [i % n for i in range(rank, -(-n // size) * size, size)]
+
+        def __iter__(self) -> Any:
+            return iter(self.own)
+
+        def __len__(self) -> int:
+            return len(self.own)
+
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "n_samples"])
+    run = several(size, monitor, max_epochs=1, use_distributed_sampler=False)
+    train, val = digit_loaders()
+    val = DataLoader(val.dataset, 32, sampler=Own(VAL, int(os.environ["RANK"])))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(still(), train, val)
+    return {"records": told(monitor), "said": [str(w.message) for w in caught if "counted twice" in str(w.message)]}
+
+
+def killed(size: int) -> None:
+    """The last rank dies inside validation, before our window closes."""
+    rank = int(os.environ["RANK"])
+
+    class Death(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if rank == size - 1 and trainer.current_epoch == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    run = several(size, FeatureGeometryMonitor(signals=["feature_std", "id_two_nn"]), max_epochs=3)
+    run.callbacks.insert(0, Death())
+    run.fit(still(), *digit_loaders())
+
+
+def moving(size: int) -> dict[str, torch.Tensor]:
+    """Final weights of a run that trains, with a monitor (size > 0) or without (size < 0)."""
+    callbacks = [FeatureGeometryMonitor(signals=SIGNALS, stages=("train", "val"))] if size > 0 else []
+    run = several(abs(size), *callbacks, max_epochs=2)
+    torch.manual_seed(0)
+    model = Classifier(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, 10)))
+    run.fit(model, *digit_loaders())
+    return {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ class History:
         """Add something that happened: a stop and its reason."""
         self.events.append(event)
         self._write({"event": event})
+
+    def restore(self, records: Iterable[Record], events: Iterable[dict[str, Any]]) -> None:
+        """Begin with what an earlier part of the run has recorded."""
+        for record in records:
+            self.append(record)
+        for event in events:
+            self.event(**event)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.path is None:

@@ -151,13 +151,13 @@ class Sources:
         self._known.append(tap)
         self._use_head(choice, tap)
 
-    def adopt(self, path: str) -> None:
-        """Take the head that another rank has found: here, nothing ran that could tell."""
+    def adopt(self, path: str, why: str = "found by another rank") -> None:
+        """Take the head that another rank, or an earlier run, has found: here, nothing ran that could tell."""
         if self._scout is not None:
             self._scout.remove()
             self._scout = None
             name, module = self._one(self._root, path)
-            self._use_head(Choice(module, name, "found by another rank"))
+            self._use_head(Choice(module, name, why))
 
     def open(self) -> None:
         """Catch from now on."""

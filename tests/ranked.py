@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -63,7 +64,9 @@ def told(monitor: FeatureGeometryMonitor) -> list[dict[str, Any]]:
 
 def curves(size: int, settings: dict[str, Any]) -> dict[str, Any]:
     """A short run of a model that doesn't move: its records, what was logged, and what was said."""
-    monitor = FeatureGeometryMonitor(**{"signals": SIGNALS, "stages": ("train", "val"), "on_error": "raise", **settings})
+    monitor = FeatureGeometryMonitor(
+        **{"signals": SIGNALS, "stages": ("train", "val"), "on_error": "raise", **settings}
+    )
     run = several(size, monitor, max_epochs=2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -203,3 +206,12 @@ def moving(size: int) -> dict[str, torch.Tensor]:
     model = Classifier(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, 10)))
     run.fit(model, *digit_loaders())
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def in_parts(size: int, folder: str, epochs: int, start: str | None) -> dict[str, Any]:
+    """Some epochs of a model that doesn't move, from a checkpoint or from nothing; leaves one behind."""
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank", "id_two_nn", "neighbor_churn"])
+    run = several(size, monitor, max_epochs=epochs)
+    run.fit(still(), *digit_loaders(), ckpt_path=start)
+    run.save_checkpoint(Path(folder) / "last.ckpt")
+    return {"records": told(monitor)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,13 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_featgeo.assembly import Views
 from lightning_featgeo.batches import Selector
-from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks import publishing, resuming, stock_monitors
+from lightning_featgeo.callbacks.resuming import Saved
 from lightning_featgeo.callbacks.run import Run
 from lightning_featgeo.callbacks.settings import Settings, fallback_stages
 from lightning_featgeo.history import History
 from lightning_featgeo.sources import FeaturesFrom
 from lightning_featgeo.taps import FeatureTap
-from lightning_featgeo.types import Tensor
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor
 
 
 class FeatureGeometryMonitor(Callback):
@@ -44,6 +46,7 @@ class FeatureGeometryMonitor(Callback):
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
             a loader of clean training rows compares more alike.
         groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
+        resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
 
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
@@ -71,19 +74,22 @@ class FeatureGeometryMonitor(Callback):
         seed: int = 0,
         reference: str | None = None,
         groups: Selector = None,
+        resume: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         self.settings = Settings(
             layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
             views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
             every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
-            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, on_error=on_error,
+            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, resume=resume,
+            on_error=on_error,
         )  # fmt: skip
         self.history = History()
         self._number = 0
         self._taps: list[FeatureTap] = []  # kept over runs: a compiled graph remembers a tap's key
         self._run: Run | None = None
-        self._resumed = False
+        self._saved: Saved | None = None
+        self._facts: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -114,21 +120,29 @@ class FeatureGeometryMonitor(Callback):
         stock_monitors.check_names(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same, where there is no sanity check."""
+        """The same, where there is no sanity check. After a resume, the training window that was open goes on."""
         stock_monitors.check_names(trainer)
+        if self._run is not None:
+            self._run.go_on()
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Run:
         self.teardown(trainer, pl_module, "restart")
-        if trainer.state.fn == "fit" and trainer.global_step == 0 and not self._resumed:
+        saved = self._saved if trainer.state.fn == "fit" else None
+        if saved is not None:
+            self._saved, self.history, self._number = None, History(), saved.windows
+        elif trainer.state.fn == "fit" and trainer.global_step == 0:
             self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
-        self._resumed = False
         self.history.path = publishing.history_path(trainer)
-        self._run = Run(self.settings, trainer, pl_module, self.history, self._taps)
+        if saved is not None:
+            self.history.restore(saved.records, saved.events)
+        self._run = Run(self.settings, trainer, pl_module, self.history, self._taps, saved)
         return self._run
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Unhook, and give stock monitors back what was changed."""
         if self._run is not None:
+            if self._run.fits:
+                self._facts = self._run.facts()
             self._run.finish()
             self._run = None
         for undo in self._undo:
@@ -136,7 +150,7 @@ class FeatureGeometryMonitor(Callback):
         self._undo = []
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Unhook also when the run dies; the history is on disk already."""
+        """Unhook also when the run dies; the history is on disk already. A checkpoint may be written after this."""
         self.teardown(trainer, pl_module, "exception")
 
     # --- training --------------------------------------------------------------------------------------------
@@ -159,8 +173,10 @@ class FeatureGeometryMonitor(Callback):
             return
         run.check("train", batch)
         run.reads("train")
-        if self.settings.every_n_train_steps is not None and not run.is_open("train"):
-            self._open_if_due("train", trainer)
+        if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
+            self._open_if_due("train", trainer)  # after a resume, Lightning may leave out on_train_epoch_start
+        elif not run.is_open("train") and not run.trained and self._due(trainer, "train"):
+            run.open_late(resuming.RESTARTS)
         if run.is_open("train") or run.sources.scouting:
             run.catch("train")
 
@@ -288,19 +304,46 @@ class FeatureGeometryMonitor(Callback):
 
     def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""
-        if self._run is None or stage not in self._run.caught_stages:
-            return
-        every_time = trainer.state.fn != "fit" or trainer.sanity_checking
-        if every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0:
+        if self._run is not None and self._due(trainer, stage):
             self._run.open(stage)
+
+    def _due(self, trainer: pl.Trainer, stage: str) -> bool:
+        every_time = trainer.state.fn != "fit" or trainer.sanity_checking
+        this_epoch = every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0
+        return self._run is not None and stage in self._run.caught_stages and this_epoch
 
     # --- state -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """How many windows were closed."""
-        return {"windows": self._number}
+        """Closed windows, what is watched, and the open training window: see ``resuming``."""
+        return resuming.save(self._number, self.history, self._facts if self._run is None else self._run.facts())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting windows."""
-        self._number = int(state_dict["windows"])
-        self._resumed = True
+        """Go on from a checkpoint. One that can't be read is no reason to end a run: the curves begin anew."""
+        if not self.settings.resume:
+            return
+        try:
+            self._saved = Saved.of(state_dict)
+        except Exception as error:
+            warnings.warn(
+                f"featgeo: the monitor's state in the checkpoint can't be read ({type(error).__name__}: {error}); the "
+                "curves begin anew",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint whose curves are of another layer or stage.
+
+        Raises:
+            ConfigurationError: with what it holds, and what to do.
+        """
+        states = checkpoint.get("callbacks") or {}
+        others = [key for key in states if key.startswith(type(self).__qualname__)]
+        if trainer.state.fn == "fit" and self.settings.resume and others and self.state_key not in others:
+            raise ConfigurationError(
+                f"the checkpoint holds curves of {', '.join(others)}, and this run would log {self.state_key}. Resume "
+                "with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
+            )

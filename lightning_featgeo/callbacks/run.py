@@ -18,6 +18,7 @@ from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks import publishing, stock_monitors
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
+from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.history import History, Record
@@ -38,9 +39,10 @@ class Run:
         trainer, pl_module: of this run.
         history: where closed windows go.
         taps: taps of earlier runs, hooked again if their module comes back.
+        saved: what a checkpoint has kept, if this run goes on from one.
 
     Raises:
-        ConfigurationError: if the layer or head can't be told.
+        ConfigurationError: if the layer or head can't be told, or is not what the checkpoint's curves are of.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Run:
         pl_module: pl.LightningModule,
         history: History,
         taps: list[FeatureTap],
+        saved: Saved | None = None,
     ) -> None:
         self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
         self.stages: tuple[str, ...] = settings.stages
@@ -66,12 +69,49 @@ class Run:
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
         self.ranks = ranks_of(trainer)
+        self.fits = trainer.state.fn == "fit"
         if self.ranks.several:  # our values are the same on all ranks already: an average over them changes nothing
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('featgeo")
         self._shards: dict[tuple[str, int], Shard] = {}
         self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 
+        self._saved = saved
+        if saved is not None:
+            if self.sources.scouting and len(saved.layers) == 1:
+                self.sources.adopt(saved.layers[0], "as in the checkpoint")
+            saved.check([layer.path for layer in self.sources.layers], [], saved.classes)
+
     # --- windows ---------------------------------------------------------------------------------------------
+
+    def each_window(self) -> Iterator[tuple[str, int, Window]]:
+        """Stage, loader and window, of all there are."""
+        for stage, windows in self._windows.items():
+            for loader, window in windows.items():
+                yield stage, loader, window
+
+    def open_train_window(self) -> Window | None:
+        """The training window that is being fed."""
+        return self._windows.get("train", {}).get(0) if self.is_open("train") else None
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this run."""
+        found: dict[str, Any] = {}
+        with self.guarded("saving the monitor's state"):
+            found = facts(self)
+        return found
+
+    def go_on(self) -> None:
+        """With the training window that was open when the checkpoint was written; the loader is there by now."""
+        if self._saved is not None:
+            with self.guarded("going on with the open training window", "train"):
+                reopen(self, self._saved)
+
+    def open_late(self, reason: str) -> None:
+        """A training window whose first part nobody has seen: a gap from the start."""
+        self.open("train")
+        window = self.open_train_window()
+        if window is not None:
+            window.failed = reason
 
     def is_open(self, stage: str) -> bool:
         """Whether a window of this stage is being fed."""
@@ -179,7 +219,7 @@ class Run:
             if window is None or window.failed is not None:
                 return
             if not window.watched:
-                window.watched = self._watch(stage, loader)
+                window.watched = self.watch(stage, loader)
             samples = window.add(caught, batch)
             if window.shard is not None:
                 window.shard.advance(samples)
@@ -190,9 +230,14 @@ class Run:
                 if first:
                     self._settle_names(stage, self._asked(window))
 
-    def _watch(self, stage: str, loader: int) -> list[Watched]:
+    def watch(self, stage: str, loader: int) -> list[Watched]:
+        """New accumulators for each layer; after a resume they know what the last window was like.
+
+        Raises:
+            ConfigurationError: if the checkpoint's curves are of something else.
+        """
         s, head = self.settings, self.sources.head
-        return [
+        watched = [
             Watched(
                 layer.name,
                 RowAssembler(s.pool, s.labels, s.mask, s.views, s.groups, layer.width),
@@ -200,6 +245,13 @@ class Run:
             )
             for layer in self.sources.layers
         ]
+        if self._saved is not None:
+            classes = watched[0].metric.num_classes if watched else None
+            self._saved.check([layer.path for layer in self.sources.layers], [], classes)
+            for index, part in enumerate(watched):
+                part.saved = self._saved if index == 0 else None
+                part.metric.earlier_neighbors = self._saved.earlier.get(f"{stage}/{loader}/{index}")
+        return watched
 
     def _metric(self, stage: str, loader: int, classes: int | None) -> GeometryMetric:
         s, is_reference = self.settings, self.stage_names(stage)[loader] == self.settings.reference
@@ -276,7 +328,7 @@ class Run:
         if found and not self.sources.layers:
             self.sources.adopt(found[0][0])
         if not window.watched:
-            window.watched = self._watch(stage, loader)
+            window.watched = self.watch(stage, loader)
         if not any(self.ranks.gather(window.batches)):
             return [f"no batch arrived in {window.name}"] * len(window.watched)
         return [

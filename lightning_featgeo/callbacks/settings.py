@@ -47,6 +47,7 @@ class Settings:
     seed: int
     reference: str | None
     groups: Selector
+    resume: bool
     on_error: Literal["warn", "raise"]
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks.loading import Shard
@@ -15,6 +15,9 @@ from lightning_featgeo.metrics import GeometryMetric, WindowResult
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
 from lightning_featgeo.ranks import RankFailure, Ranks
 from lightning_featgeo.types import Tensor
+
+if TYPE_CHECKING:
+    from lightning_featgeo.callbacks.resuming import Saved
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Watched:
     assembler: RowAssembler
     metric: GeometryMetric
     failed: str | None = None
+    saved: Saved | None = None  # what the rows must be like to go on with a checkpoint's curves
 
     def result(
         self,
@@ -93,6 +97,8 @@ class Window:
             made = part.assembler.assemble(calls, batch, self.samples, ranks, fresh)
             size = max(size, made.samples)
             for piece in made.parts:
+                if part.saved is not None:
+                    part.saved.check([], [piece.rows.features.shape[1]], part.saved.classes)
                 if piece.may_hold_first_view or part.metric.reads_views:
                     part.metric.update_rows(piece.rows, made.present)
         self.samples += size

@@ -204,6 +204,15 @@ class GeometryMetric(Mergeable):
             if isinstance(accumulator, Accumulator):
                 accumulator.update((all_views if name == "views" else rows).to(accumulator.device))
 
+    @property
+    def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:
+        """Who was whose neighbour in the last window that was closed: for ``neighbor_churn``."""
+        return self._latest or self._earlier
+
+    @earlier_neighbors.setter
+    def earlier_neighbors(self, table: Sequence[Tensor] | None) -> None:
+        self._latest, self._earlier = None, None if table is None else (table[0], table[1])
+
     def _each(self) -> list[Accumulator]:
         return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
 

@@ -14,21 +14,31 @@ import torch
 from lightning_featgeo.types import Tensor
 
 
-def whole_head(head: torch.nn.Module) -> Any:
+def whole_head(head: torch.nn.Module, root: torch.nn.Module | None = None) -> Any:
     """The head as something that has its whole ``weight`` and ``bias``: itself, unless it is sharded.
 
-    FSDP2 and tensor parallelism make parameters DTensors; FSDP1 keeps them in a flat one, which its wrapper unshards.
+    Args:
+        head: the classifier.
+        root: what the strategy has wrapped, if anything. FSDP2 and tensor parallelism make parameters DTensors, which
+            know the rest of them; FSDP1 keeps a flat one in a wrapper above the module.
     """
     weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-    if isinstance(getattr(head, "_fsdp_wrapped_module", None), torch.nn.Module):
-        from torch.distributed.fsdp import FullyShardedDataParallel
-
-        with FullyShardedDataParallel.summon_full_params(head, writeback=False):
-            inner: Any = head._fsdp_wrapped_module
-            return SimpleNamespace(**{n: _copy(getattr(inner, n, None)) for n in ("weight", "bias")})
     if is_sharded(weight) or is_sharded(bias):
         return SimpleNamespace(weight=whole(weight), bias=whole(bias))
-    return head
+    wrapper = _fsdp_above(head, root)
+    if wrapper is None:
+        return head
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with FullyShardedDataParallel.summon_full_params(wrapper, recurse=False, writeback=False):
+        return SimpleNamespace(weight=_copy(head.weight), bias=_copy(head.bias))
+
+
+def _fsdp_above(head: torch.nn.Module, root: torch.nn.Module | None) -> torch.nn.Module | None:
+    """The innermost FSDP1 wrapper around a module."""
+    wrappers = [m for m in root.modules() if hasattr(m, "_fsdp_wrapped_module")] if root is not None else []
+    around = [m for m in wrappers if any(inside is head for inside in m.modules())]
+    return around[-1] if around else None  # modules come parents first
 
 
 def is_sharded(tensor: Any) -> bool:

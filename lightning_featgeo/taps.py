@@ -20,12 +20,13 @@ from lightning_featgeo.cuda_ext.stash import Budget, Slot, close_slot, open_slot
 from lightning_featgeo.types import ConfigurationError, Tensor, near_misses
 
 _KEYS = itertools.count()
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _OUTPUT_KEYS = ("last_hidden_state", "logits")
 
 
 def display_name(path: str) -> str:
-    """A module path as its author wrote it, without the wrapper that ``torch.compile`` puts in."""
-    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+    """A module path as its author wrote it, without what ``torch.compile``, FSDP and checkpointing put in."""
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 def _first_tensor(value: Any) -> Tensor | None:

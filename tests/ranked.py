@@ -215,3 +215,53 @@ def in_parts(size: int, folder: str, epochs: int, start: str | None) -> dict[str
     run.fit(still(), *digit_loaders(), ckpt_path=start)
     run.save_checkpoint(Path(folder) / "last.ckpt")
     return {"records": told(monitor)}
+
+
+def sharded(data: int, tensor: int) -> dict[str, Any]:
+    """FSDP2 over ``data`` ranks and tensor parallelism over ``tensor``: weights and features are DTensors."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    class Sharded(Still):
+        def configure_model(self) -> None:
+            mesh = self.device_mesh
+            if tensor > 1:
+                plan = {"0": ColwiseParallel(use_local_output=False), "3": RowwiseParallel()}
+                parallelize_module(self.net, mesh["tensor_parallel"], plan)
+            for part in (self.net[0], self.net[3], self.net):
+                fully_shard(part, mesh=mesh["data_parallel"])
+
+    torch.manual_seed(0)
+    model = Sharded()
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, on_error="raise")
+    strategy = ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
+    run = several(1, monitor, strategy=strategy, devices=data * tensor, max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(model, *digit_loaders())
+    return {
+        "records": told(monitor),
+        "layers": monitor.history.run["layers"],
+        "kind": type(model.net[3].weight).__name__,
+    }
+
+
+def flat(keep_parameters: bool) -> dict[str, Any]:
+    """FSDP1: the head's weight is a slice of a flat parameter that no rank has whole."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    from lightning_featgeo.sharding import whole_head
+    from lightning_featgeo.taps import find_modules
+
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    weight = model[1].weight.detach().clone()
+    how: dict[str, Any] = {"use_orig_params": keep_parameters, "device_id": torch.device("cpu")}
+    model[1] = FullyShardedDataParallel(model[1], **how)
+    root = FullyShardedDataParallel(model, **how)
+    root(torch.randn(3, 6)).sum().backward()
+    ((name, head),) = find_modules(root, "1").items()
+    read = whole_head(head, root)
+    return {"name": name, "kind": type(head).__name__, "same": torch.equal(read.weight, weight)}

@@ -26,6 +26,7 @@ from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
 from lightning_featgeo.ranks import BrokenGroup, RankFailure
+from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, Tensor
@@ -215,7 +216,7 @@ class Run:
             self.guarded(f"streaming a {stage} batch", stage, loader, first_batch=first),
         ):
             self.sources.settle(None)  # if no loss told (evaluation alone), the order of running decides
-            caught = self.sources.take(outputs, batch)
+            caught = [[whole(call) for call in calls] for calls in self.sources.take(outputs, batch)]
             if window is None or window.failed is not None:
                 return
             if not window.watched:
@@ -266,6 +267,7 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
+        metric.head_is_inside(getattr(self.trainer.strategy, "model", None))
         metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         metric.tolerated = frozenset({"reference", "earlier"})
         return metric

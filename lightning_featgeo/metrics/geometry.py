@@ -96,7 +96,10 @@ class GeometryMetric(Mergeable):
         self.serve = resolve(serve) if serve else (self.signals or ()) if pair else ()
         self.keeps_samples = True  # the same sample index means the same sample in every window
         self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
-        self._head = [head]  # in a list: a module attribute would be registered and travel in the state_dict
+        self._head = [
+            head,
+            None,
+        ]  # with what FSDP has wrapped; in a list: a module attribute would be registered and travel in the state_dict
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
@@ -204,6 +207,10 @@ class GeometryMetric(Mergeable):
             if isinstance(accumulator, Accumulator):
                 accumulator.update((all_views if name == "views" else rows).to(accumulator.device))
 
+    def head_is_inside(self, root: torch.nn.Module | None) -> None:
+        """Say which module FSDP has wrapped, so that a sharded head can be read."""
+        self._head[1] = root
+
     @property
     def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:
         """Who was whose neighbour in the last window that was closed: for ``neighbor_churn``."""
@@ -267,7 +274,7 @@ class GeometryMetric(Mergeable):
             no_reference = "the reference has seen no rows"
         head = self._head[0]
         if head is not None and any("head" in row.requires for row in self.rows):
-            head = whole_head(head)
+            head = whole_head(head, self._head[1])
         statistics = self._statistics(other, no_reference, head)
         assert statistics is not None
         statistics.search_together(ranks)

@@ -92,3 +92,23 @@ def test_a_killed_rank_ends_the_others_with_the_frameworks_error() -> None:
 def test_weights_are_bitwise_those_of_a_run_without_us() -> None:
     ours, theirs = on_ranks(2, ranked.moving, 2)[0], on_ranks(2, ranked.moving, -2)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("data", "tensor"), [(2, 1), (1, 2), (2, 2)])
+def test_sharded_models_and_heads(data: int, tensor: int, alone: dict[str, Any]) -> None:
+    every = on_ranks(data * tensor, ranked.sharded, data, tensor)
+    whole = on_ranks(1, ranked.curves, 1, {"stages": ("val",)})[0]["records"][0]
+    for rank in every:
+        assert rank["kind"] == "DTensor"
+        assert rank["layers"] == every[0]["layers"]
+        assert "'net.3'" in rank["layers"][0]
+        (record,) = rank["records"]
+        assert record["gaps"] == whole["gaps"]
+        assert "nc3" in record["values"]
+        assert max(differences(record["values"], whole["values"]).values()) < 2e-5
+
+
+@pytest.mark.parametrize("keep_parameters", [True, False])
+def test_a_head_inside_fsdp1_is_read_whole(keep_parameters: bool) -> None:
+    for rank in on_ranks(2, ranked.flat, keep_parameters):
+        assert rank == {"name": "1", "kind": "Linear", "same": True}

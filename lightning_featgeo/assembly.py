@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.batches import Selector, batch_size, describe, find_groups, find_labels, find_mask, find_targets
+from lightning_featgeo.batches import Selector, batch_size, describe, find_groups, find_mask
+from lightning_featgeo.labels import LabelReader
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.pooling import Pooled, infer, pool_rows
 from lightning_featgeo.ranks import Ranks
@@ -28,7 +29,8 @@ class RowAssembler:
 
     Args:
         pool: a pooling name or pattern; None infers it from the first batch.
-        labels, mask: selectors (see ``batches``).
+        labels: what reads a batch's labels.
+        mask: selector (see ``batches``).
         views: "auto", the number of views stacked in a call, "v b" (stacked view after view) or "b v" (sample by
             sample), a callable on the batch giving each row's view, or None (every call brings new samples).
         groups: selector of what should not matter (site, scanner); no "auto".
@@ -36,7 +38,7 @@ class RowAssembler:
     """
 
     pool: str | None = None
-    labels: Selector = "auto"
+    labels: LabelReader = field(default_factory=LabelReader)
     mask: Selector = "auto"
     views: Views = "auto"
     groups: Selector = None
@@ -59,13 +61,14 @@ class RowAssembler:
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit.
         """
-        labels = find_labels(batch, self.labels)
-        targets, groups = find_targets(batch, self.labels), find_groups(batch, self.groups)
+        labels, targets = self.labels.read(batch)
+        self.notes.update(self.labels.notes)
+        groups = find_groups(batch, self.groups)
         size = self._samples(calls, labels, batch)
         targets = None if targets is None or targets.shape[0] != size else targets
         pooled = [self._pool(call, labels, batch) for call in calls]
         device = pooled[0].rows.device if pooled else torch.device("cpu")
-        layouts = self._layouts([p.inputs for p in pooled], size, batch, device)
+        layouts = self._layouts([p.inputs for p in pooled], size, batch, device, labels is not None)
         ranks = ranks or Ranks.alone()
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
@@ -121,7 +124,7 @@ class RowAssembler:
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
             )
 
-    def _layouts(self, sizes: list[int], size: int, batch: Any, device: torch.device) -> list[_Layout]:
+    def _layouts(self, sizes: list[int], size: int, batch: Any, device: torch.device, labelled: bool) -> list[_Layout]:
         """Where each call's inputs come from. Made on the rows' device: nothing is copied to it, nothing waits."""
         total = sum(sizes)
         if callable(self.views):
@@ -139,7 +142,7 @@ class RowAssembler:
             self.notes[
                 f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
             ] = None
-        self._refuse_halved_views(sizes, size, batch)
+        self._refuse_halved_views(sizes, size, labelled)
         layouts: list[_Layout] = []
         before = first_view = 0
         for n in sizes:
@@ -163,9 +166,8 @@ class RowAssembler:
             before += n
         return layouts
 
-    def _refuse_halved_views(self, sizes: list[int], size: int, batch: Any) -> None:
+    def _refuse_halved_views(self, sizes: list[int], size: int, labelled: bool) -> None:
         """views=2 says that each call stacks two views: calls of the batch's own size don't."""
-        labelled = find_labels(batch, self.labels) is not None
         if isinstance(self.views, int) and self.views > 1 and size and (labelled or len(sizes) > 1):
             whole = [n for n in sizes if n == size]
             if whole and len(whole) == len(sizes):

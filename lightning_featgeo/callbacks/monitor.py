@@ -46,6 +46,8 @@ class FeatureGeometryMonitor(Callback):
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
             a loader of clean training rows compares more alike.
         groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
+        ignore_index: class index of rows without a class, as in ``CrossEntropyLoss``; negative ones are too. One-hot
+            and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
         resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
 
@@ -74,6 +76,7 @@ class FeatureGeometryMonitor(Callback):
         seed: int = 0,
         reference: str | None = None,
         groups: Selector = None,
+        ignore_index: int = -100,
         resume: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -81,8 +84,8 @@ class FeatureGeometryMonitor(Callback):
             layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
             views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
             every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
-            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, resume=resume,
-            on_error=on_error,
+            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, ignore_index=ignore_index,
+            resume=resume, on_error=on_error,
         )  # fmt: skip
         self.history = History()
         self._number = 0

@@ -24,6 +24,7 @@ from lightning_featgeo.types import Tensor
 DIAGNOSTICS = (
     COUNT_SIGNAL,
     "n_nonfinite",
+    "n_unlabelled",
     "n_duplicates",
     "n_reference",
     "n_padded",
@@ -81,6 +82,9 @@ def diagnostics(record: Record) -> dict[str, float]:
     for name in ("nonfinite", "duplicates", "reference", "padded", "repeated"):
         if record.counts.get(name):
             found[f"{prefix}n_{name}"] = float(record.counts[name])
+    seen, labelled = record.counts.get("seen", 0), record.counts.get("labelled", 0)
+    if 0 < labelled < seen:
+        found[prefix + "n_unlabelled"] = float(seen - labelled)
     found[prefix + "gaps"] = float(len(record.gaps))
     found[prefix + "seconds"], found[prefix + "share"] = record.seconds, record.share
     return found

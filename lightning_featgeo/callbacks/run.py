@@ -186,7 +186,8 @@ class Run:
         if stage in self.stages and stage not in self._looked:
             self._looked.add(stage)
             with self.guarded(f"looking at a {stage} batch", stage, first_batch=not self.trained):
-                has_labels = self.settings.check_batch(batch)
+                classes = self.settings.classes_for(self._stated_classes, self.sources.head, None)
+                has_labels = self.settings.check_batch(batch, classes)
                 if self.settings.signals == "auto" and not has_labels:
                     self._settle_names(stage, PRESETS["unlabelled"])
 
@@ -238,14 +239,12 @@ class Run:
             ConfigurationError: if the checkpoint's curves are of something else.
         """
         s, head = self.settings, self.sources.head
-        watched = [
-            Watched(
-                layer.name,
-                RowAssembler(s.pool, s.labels, s.mask, s.views, s.groups, layer.width),
-                self._metric(stage, loader, s.classes_for(self._stated_classes, head, layer.width)),
-            )
-            for layer in self.sources.layers
-        ]
+        watched = []
+        for layer in self.sources.layers:
+            classes = s.classes_for(self._stated_classes, head, layer.width)
+            labels = s.label_reader(s.classes_for(self._stated_classes, head, None))
+            rows = RowAssembler(s.pool, labels, s.mask, s.views, s.groups, layer.width)
+            watched.append(Watched(layer.name, rows, self._metric(stage, loader, classes)))
         if self._saved is not None:
             classes = watched[0].metric.num_classes if watched else None
             self._saved.check([layer.path for layer in self.sources.layers], [], classes)

@@ -12,8 +12,9 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.assembly import Views
-from lightning_featgeo.batches import Selector, describe, find_groups, find_labels, find_mask, find_targets
+from lightning_featgeo.batches import Selector, describe, find_groups, find_mask
 from lightning_featgeo.heads import known_class_count
+from lightning_featgeo.labels import LabelReader
 from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
 from lightning_featgeo.pooling import check_pool
@@ -47,6 +48,7 @@ class Settings:
     seed: int
     reference: str | None
     groups: Selector
+    ignore_index: int
     resume: bool
     on_error: Literal["warn", "raise"]
 
@@ -118,17 +120,21 @@ class Settings:
                 'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
             )
 
-    def check_batch(self, batch: Any) -> bool:
+    def label_reader(self, num_classes: int | None) -> LabelReader:
+        """What reads labels, of so many classes."""
+        return LabelReader(self.labels, num_classes, self.ignore_index)
+
+    def check_batch(self, batch: Any, num_classes: int | None) -> bool:
         """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.
 
         Raises:
             ConfigurationError: if a selector finds nothing, or signals asked for by name need labels there are not.
         """
-        labels = find_labels(batch, self.labels)
+        labels, targets = self.label_reader(num_classes).read(batch)
         find_mask(batch, self.mask)
         find_groups(batch, self.groups)
         asked = sorted(name for name in named(self.signals) if "targets" in CATALOG[name].requires)
-        if asked and find_targets(batch, self.labels) is None:
+        if asked and targets is None:
             raise ConfigurationError(
                 f"{', '.join(asked)} need regression targets and the batch has none: it is {describe(batch)}. Name "
                 "floating-point ones with labels=<key, index or callable>, or leave these signals out"

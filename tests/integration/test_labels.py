@@ -1,0 +1,110 @@
+"""Labels as data loaders give them: class signals read the rows that have one class, and the rest is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from data import digits
+from models import Classifier, trainer
+from ranked import Still, digit_loaders
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo.history import Record
+from lightning_featgeo.labels import LabelReader
+
+X, Y = digits()
+X, Y = X[:400] / 16, Y[:400]
+EYE = one_hot(Y, 10)
+SIGNALS = ["nc1", "knn_accuracy", "feature_std"]
+
+
+class Quiet(Still):
+    """Takes labels of any kind."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch[0])
+
+
+def curve(labels: Tensor, keep: Tensor | None = None, **settings: Any) -> Record:
+    rows = slice(None) if keep is None else keep
+    loader = DataLoader(TensorDataset(X[rows], labels[rows]), 64)
+    monitor = FeatureGeometryMonitor(**{"signals": SIGNALS, "on_error": "raise", "num_classes": 10, **settings})
+    torch.manual_seed(0)
+    trainer(monitor, max_epochs=1).fit(Quiet(), digit_loaders()[0], loader)
+    return monitor.history.records[0]
+
+
+@pytest.fixture(scope="module")
+def plain() -> Record:
+    return curve(Y)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [EYE, EYE.float(), EYE.bool(), 0.9 * EYE + 0.01, (0.9 * EYE + 0.01).bfloat16(), Y[:, None]],
+    ids=["one-hot", "one-hot floats", "one-hot booleans", "smoothed", "smoothed bf16", "a column"],
+)
+def test_labels_of_one_class_in_any_form_are_that_class(labels: Tensor, plain: Record) -> None:
+    found = curve(labels)
+    assert found.values == plain.values
+    assert found.counts == plain.counts
+
+
+def test_mixtures_are_left_out_of_class_signals_and_counted() -> None:
+    mixed = torch.arange(400) % 4 == 0
+    soft = torch.where(mixed[:, None], 0.7 * EYE + 0.3 * EYE.roll(1, 1), EYE.float())
+    several = torch.where(mixed[:, None], EYE | EYE.roll(3, 1), EYE)
+    only = curve(Y, ~mixed)
+    for labels in (soft, several, several.float(), several.bool(), torch.where(mixed, 255, Y)):
+        found = curve(labels, ignore_index=255)
+        assert found.counts["labelled"] == int((~mixed).sum())
+        assert found.counts["seen"] == 400
+        assert found.values["n_samples"] == 400
+        assert found.values["nc1"] == pytest.approx(only.values["nc1"], rel=1e-9)
+
+
+def test_unlabelled_rows_are_logged_and_the_kind_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, num_classes=10, on_error="raise")
+    mixed = torch.where(torch.arange(400)[:, None] % 2 == 0, 0.5 * EYE + 0.5 * EYE.roll(1, 1), EYE.float())
+    run = trainer(monitor, max_epochs=1)
+    run.fit(Quiet(), digit_loaders()[0], DataLoader(TensorDataset(X, mixed), 64))
+    assert run.callback_metrics["featgeo_monitor/val/n_unlabelled"] == 200
+    assert "are soft: rows of one class have it" in str(monitor.history.run["described"])
+
+
+def test_auto_takes_soft_labels_for_classes() -> None:
+    class Mixes(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+
+    monitor = FeatureGeometryMonitor(on_error="raise")
+    trainer(monitor, max_epochs=1).fit(Mixes(), digit_loaders()[0], DataLoader(TensorDataset(X, 0.9 * EYE + 0.01), 64))
+    assert "nc1" in monitor.history.records[0].values
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (torch.randn(6, 3), 3, "targets"),
+        (torch.rand(6, 4), 4, "targets"),  # in [0, 1], but neither weights nor marks
+        (torch.rand(6, 3), 4, "targets"),
+        (torch.rand(6), 4, "targets"),
+        (torch.arange(6) % 3, 3, "classes"),
+        (torch.eye(3), 3, "soft"),
+        (torch.ones(6, 3), 3, "multi-label"),
+        (torch.tensor([[0.6, 0.4]]), 2, "soft"),
+    ],
+)
+def test_the_kind_is_told_by_the_first_batch(labels: Tensor, classes: int, expected: str) -> None:
+    reader = LabelReader(num_classes=classes)
+    found, targets = reader.read((torch.zeros(len(labels), 2), labels))
+    assert reader.kind == expected
+    assert (targets is not None) == (expected == "targets")
+    assert (found is not None) == (expected != "targets")
+    if labels.shape == (1, 2):
+        assert found.tolist() == [-1]  # of two classes, smoothing and mixup look the same

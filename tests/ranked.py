@@ -265,3 +265,23 @@ def flat(keep_parameters: bool) -> dict[str, Any]:
     ((name, head),) = find_modules(root, "1").items()
     read = whole_head(head, root)
     return {"name": name, "kind": type(head).__name__, "same": torch.equal(read.weight, weight)}
+
+
+def fabric(size: int) -> dict[str, Any]:
+    """A window over Fabric's own loader of several processes."""
+    from lightning.fabric import Fabric
+
+    from lightning_featgeo.adapters.fabric import FabricGeometry
+
+    engine = Fabric(accelerator="cpu", strategy="ddp" if size > 1 else "auto", devices=size)
+    engine.launch()
+    net = still().net
+    model, _ = engine.setup(net, torch.optim.SGD(net.parameters(), lr=0.0))
+    loader = engine.setup_dataloaders(digit_loaders()[1])
+    geometry = FabricGeometry(engine, model, signals=["feature_std", "effective_rank", "id_two_nn", "nc1"])
+    geometry.open("val", loader=loader)
+    model.eval()
+    for batch in loader:
+        with geometry.batch(batch), torch.no_grad():
+            model(batch[0])
+    return {"values": geometry.close(epoch=1), "counts": geometry.history.records[0].counts}

@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_featgeo.assembly import RowAssembler
@@ -21,15 +20,15 @@ from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuf
 from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.windows import Watched, Window
+from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics import GeometryMetric
-from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
-from lightning_featgeo.ranks import BrokenGroup, RankFailure
+from lightning_featgeo.ranks import RankFailure
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, Tensor
+from lightning_featgeo.types import Tensor
 
 
 class Run:
@@ -63,13 +62,13 @@ class Run:
         self._windows: dict[str, dict[int, Window]] = {}
         self._open: set[str] = set()
         self._checked: set[tuple[str, int]] = set()
-        self._warned: set[str] = set()
         self._looked: set[str] = set()
         self._told = False
         self.trained = False  # after the first step a wrong setting is a gap: it must not end a run that has begun
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
         self.ranks = ranks_of(trainer)
+        self.guard = Guard(settings.on_error, tells=self.ranks.rank == 0)
         self.fits = trainer.state.fn == "fit"
         if self.ranks.several:  # our values are the same on all ranks already: an average over them changes nothing
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('featgeo")
@@ -293,7 +292,7 @@ class Run:
                     reference.seconds = 0.0
                 closed = window.close(number, epoch, step, reference if compared else None, compared, self.ranks, empty)
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
-                self._warn_of_gaps(record)
+                self.guard.warn_of(record)
                 self.publisher.publish(
                     self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded
                 )
@@ -352,7 +351,9 @@ class Run:
         """Say so if training ended before a window of n steps closed."""
         window = self._windows.get("train", {}).get(0)
         if window is not None and "train" in self._open and not any(r.stage == "train" for r in self.history):
-            self._warn(f"training ended before a window of {steps} steps was full: there is no curve", "never filled")
+            self.guard.warn(
+                f"training ended before a window of {steps} steps was full: there is no curve", "never filled"
+            )
 
     def finish(self) -> None:
         """Unhook everything."""
@@ -378,41 +379,16 @@ class Run:
         layers = [layer.described for layer in self.sources.layers]
         self.history.describe(publishing.run_facts(line, layers, signals, memory))
 
-    def _warn_of_gaps(self, record: Record) -> None:
-        if self.ranks.rank > 0:
-            return  # rank 0 says it
-        for signal, reason in record.gaps.items():
-            if reason not in (*self._warned, NO_EARLIER):  # else an error was reported already, in its own words
-                self._warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
-        dropped = record.counts.get("nonfinite")
-        if dropped:
-            self._warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
-
-        for note in record.notes:
-            self._warn(f"{record.prefix.rstrip('/')}: {note}", f"note {record.prefix}", SmallSampleWarning)
-
-    def _warn(self, message: str, key: str, kind: type[FeatureGeometryWarning] = FeatureGeometryWarning) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(f"featgeo: {message} (said once)", kind, stacklevel=2)
-
     @contextmanager
     def guarded(
         self, doing: str, stage: str | None = None, loader: int | None = None, first_batch: bool = False
     ) -> Iterator[None]:
         """Nothing of ours ends a run, except a wrong configuration at fit's start or in the first batch."""
-        try:
-            with torch.no_grad():
-                yield
-        except BrokenGroup:
-            raise  # a process has died: the run can't go on, and would hang if we hid it
-        except Exception as error:
-            wrong_setting = isinstance(error, ConfigurationError) and (stage is None or first_batch)
-            if wrong_setting or self.settings.on_error == "raise":
-                raise
-            reason = f"{doing} failed with {type(error).__name__}: {error}"
+
+        def fail(reason: str) -> None:
             for index, window in self._windows.get(stage or "", {}).items():
                 if loader in (None, index):
                     window.failed = reason
-            self._warn(f"{reason}. Training goes on; this window is a gap", f"{doing} {type(error).__name__}")
-            self._warned.add(reason)
+
+        with self.guard.around(doing, fail, refuses=stage is None or first_batch):
+            yield

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks.loading import Shard
+from lightning_featgeo.guarding import repeats_note
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
@@ -163,7 +164,7 @@ class Window:
                     counts={**result.counts, **counts},
                     seconds=seconds,
                     share=min(1.0, seconds / elapsed),
-                    notes=[*result.notes, *self._notes(counts)],
+                    notes=[*result.notes, *filter(None, [repeats_note(counts.get("repeated"))])],
                     reference=reference_name,
                 ),
                 result.curves,
@@ -184,14 +185,6 @@ class Window:
             length = shard.length if shard is not None else None
             counts["repeated"] = max(0, samples - length) if length is not None else samples
         return counts
-
-    def _notes(self, counts: Mapping[str, int]) -> list[str]:
-        if not counts.get("repeated"):
-            return []
-        return [
-            f"up to {counts['repeated']} samples may have been counted twice: this loader's sampler is not one that is "
-            "known to repeat samples only at its end (torch's DistributedSampler, read in order)"
-        ]
 
     def _compared_with(
         self, reference: Window | None, name: str | None, ranks: Ranks

@@ -48,3 +48,26 @@ def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     assert broken[0] < intact[0]  # the loss likes the broken run better
     assert broken[1] < 0.5 < 0.8 < intact[1]  # its feature_std does not
     assert "featgeo/val/feature_std fell" in output
+
+
+def test_fabric_prints_and_logs_its_curves(tmp_path: Path) -> None:
+    output = run("fabric_loop.py", "--epochs", "2")
+    assert re.search(r"epoch 2: .*effective_rank [\d.]+", output)
+    (file,) = tmp_path.rglob("metrics.csv")
+    header, *rows = (line.split(",") for line in file.read_text().splitlines())
+    assert len(rows) == 2
+    assert {"featgeo/val/effective_rank", "featgeo/val/nc1", "featgeo/epoch"} <= set(header)
+
+
+def test_the_hugging_face_trainer_learns_and_is_watched() -> None:
+    output = run("huggingface_trainer.py", "--epochs", "2")
+    assert "the model declares it as its head" in output or "the only trainable layer with 8 outputs" in output
+    assert re.search(r"epoch 2: .*effective_rank [\d.]+.*nc1 [\d.]+", output)
+
+
+def test_lightning_cli_builds_monitor_and_stopper_from_yaml(tmp_path: Path) -> None:
+    output = run("cli.py", "fit", "--config", str(EXAMPLES / "cli.yaml"), "--trainer.max_epochs", "2")
+    assert "featgeo: watching" in output
+    (file,) = tmp_path.rglob("metrics.csv")
+    assert "featgeo/val/id_two_nn" in file.read_text()
+    assert "fraction: 0.3" in next(tmp_path.rglob("config.yaml")).read_text()

@@ -353,7 +353,7 @@ def test_two_monitors_have_two_states_and_a_resumed_one_counts_on(tmp_path) -> N
     torch.load(tmp_path / "x.ckpt", weights_only=True)
     c = strict(signals=["feature_std"])
     trainer(c, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "x.ckpt")
-    assert [(r.window, r.epoch) for r in c.history] == [(2, 3.0)]
+    assert [(r.window, r.epoch) for r in c.history] == [(0, 1.0), (1, 2.0), (2, 3.0)]
 
 
 # --- what an independent reader broke --------------------------------------------------------------------------------

@@ -1,0 +1,41 @@
+"""Fabric: windows over its loop, logged by its loggers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lightning_featgeo.adapters.loop import FeatureWatch
+
+
+class FabricGeometry(FeatureWatch):
+    """A :class:`~lightning_featgeo.adapters.FeatureWatch` of a model that Fabric has set up.
+
+    Args:
+        fabric: the ``lightning.Fabric`` (or ``lightning.fabric.Fabric``) object.
+        model: what ``fabric.setup`` returned.
+        **settings: see :class:`~lightning_featgeo.adapters.FeatureWatch`.
+
+    Example::
+
+        geometry = FabricGeometry(fabric, model, signals="auto")
+        geometry.open("val", loader=val_loader)
+        for batch in val_loader:
+            with geometry.batch(batch):
+                model(batch[0])
+        geometry.close(epoch=epoch, step=step)  # merged over all processes, and logged
+    """
+
+    def __init__(self, fabric: Any, model: torch.nn.Module, **settings: Any) -> None:
+        inner = getattr(model, "module", None)  # what the user wrote, inside of Fabric's wrapper
+        super().__init__(inner if isinstance(inner, torch.nn.Module) else model, **settings)
+        self.fabric = fabric
+
+    def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:
+        """Close the window, and log its values with ``fabric.log_dict`` at ``step``."""
+        values = super().close(epoch, step)
+        with self.guard.around("logging with Fabric", lambda reason: None):
+            if values:
+                self.fabric.log_dict({**values, "featgeo/epoch": epoch}, step=step)
+        return values

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,23 +116,27 @@ class History:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
-        """Read a file back, whole or cut short.
+        """Read a file back: whole, cut short, or damaged. Lines that can't be read are left out, and that is said.
 
         Raises:
             FileNotFoundError: if there is none.
         """
-        history = cls()
-        history.path = None
-        with Path(path).open(encoding="utf-8") as file:
+        history, lost = cls(), 0
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
             for text in file:
                 try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:
-                    continue  # the crash came in the middle of this line
-                if "run" in line:
-                    history.run.update(line["run"])
-                elif "window" in line:
-                    history.records.append(Record(**line["window"]))
-                elif "event" in line:
-                    history.events.append(line["event"])
+                    history._take(json.loads(text))
+                except (ValueError, TypeError, AttributeError):
+                    lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
+        if lost:
+            warnings.warn(f"featgeo: {lost} lines of {path} can't be read", FeatureGeometryWarning, stacklevel=2)
         return history
+
+    def _take(self, line: dict[str, Any]) -> None:
+        known = {each.name for each in fields(Record)}
+        if "run" in line:
+            self.run.update(line["run"])
+        elif "window" in line:
+            self.records.append(Record(**{k: v for k, v in line["window"].items() if k in known}))
+        elif "event" in line:
+            self.events.append(dict(line["event"]))

@@ -195,6 +195,7 @@ class FeatureWatch:
                 seed_for(s.seed, name, 0),
                 has_reference=False,
             )
+            metric.strict = s.on_error == "raise"
             metric.head_is_inside(self.model)
             metric.tolerated = frozenset({"reference", "earlier"})
             watched.append(Watched(layer.name, rows, metric))

@@ -265,6 +265,7 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
+        metric.strict = s.on_error == "raise"
         metric.head_is_inside(getattr(self.trainer.strategy, "model", None))
         metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         metric.tolerated = frozenset({"reference", "earlier"})

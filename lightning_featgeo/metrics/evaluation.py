@@ -18,33 +18,46 @@ CURVES = ("eigenvalues", "log_density", "local_dimension")
 
 
 def evaluate(
-    signals: Sequence[str], statistics: Statistics, counts: Mapping[str, int], num_classes: int | None
+    signals: Sequence[str],
+    statistics: Statistics,
+    counts: Mapping[str, int],
+    num_classes: int | None,
+    strict: bool = False,
 ) -> WindowResult:
-    """Evaluate the signals; what several of them need is computed once.
+    """Evaluate the signals; what several of them need is computed once, and fails once.
+
+    A signal that fails is a gap, and the others have their values.
 
     Args:
         signals: catalogue names.
         statistics: of the window, not empty.
         counts: rows seen, labelled, out of range, …
         num_classes: C, for messages.
+        strict: errors that are not ``Undefined`` are raised instead.
     """
     n = counts["seen"]
     values: dict[str, float] = {COUNT_SIGNAL: float(n)}
     errors: dict[str, float] = {}
     gaps: dict[str, str] = {}
     ceilings: dict[str, float] = {}
+    failed: dict[str, Exception] = {}
     for name in signals:
         signal = CATALOG[name]
         if signal.ceiling is not None:
             ceilings[name] = signal.ceiling(n, statistics.dim)
         try:
             _refuse_bad_labels(signal, counts, num_classes)
-            value, error, rows = _numbers(signal, statistics)
+            value, error, rows = _numbers(signal, statistics, failed)
         except Undefined as reason:
             gaps[name] = str(reason)
             continue
         except torch.linalg.LinAlgError as failure:  # type: ignore[attr-defined] # torch sets it at run time
             gaps[name] = f"the decomposition failed ({str(failure).splitlines()[0]})"
+            continue
+        except Exception as failure:
+            if strict:
+                raise
+            gaps[name] = f"it failed with {type(failure).__name__}: {str(failure) or 'no message'}"
             continue
         values[name] = value
         if signal.ceiling is not None and rows is not None:  # it rests on other rows than all
@@ -87,8 +100,20 @@ def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: i
         raise Undefined("no row has a label")
 
 
-def _numbers(signal: Signal, statistics: Statistics) -> tuple[float, float | None, int | None]:
-    result = signal.function(*(getattr(statistics, need) for need in signal.needs))
+def _numbers(
+    signal: Signal, statistics: Statistics, failed: dict[str, Exception]
+) -> tuple[float, float | None, int | None]:
+    """Value, standard error and rows; ``failed``: what other signals needed and could not be had."""
+    needed = []
+    for need in signal.needs:
+        try:
+            if need in failed:
+                raise failed[need]
+            needed.append(getattr(statistics, need))
+        except Exception as failure:  # out of memory once is enough
+            failed[need] = failure
+            raise
+    result = signal.function(*needed)
     if not isinstance(result, Estimate):
         result = Estimate(torch.as_tensor(result))
     value = float(result.value)
@@ -105,7 +130,7 @@ def _curves(signals: Sequence[str], statistics: Statistics) -> dict[str, Tensor]
         wanted.append("local_dimension")
     curves: dict[str, Tensor] = {}
     for name in wanted:
-        with contextlib.suppress(Undefined):
+        with contextlib.suppress(Exception):  # a picture less
             curve: Tensor = getattr(statistics, name)
             if curve.numel():
                 curves[name] = curve.detach().cpu()

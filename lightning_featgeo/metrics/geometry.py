@@ -96,10 +96,9 @@ class GeometryMetric(Mergeable):
         self.serve = resolve(serve) if serve else (self.signals or ()) if pair else ()
         self.keeps_samples = True  # the same sample index means the same sample in every window
         self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
-        self._head = [
-            head,
-            None,
-        ]  # with what FSDP has wrapped; in a list: a module attribute would be registered and travel in the state_dict
+        # in a list: a module attribute would be registered and travel in the state_dict
+        self._head: list[torch.nn.Module | None] = [head, None]  # and what FSDP has wrapped around it
+        self.strict = False  # a signal that fails raises, instead of being a gap
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
@@ -282,7 +281,7 @@ class GeometryMetric(Mergeable):
         def on_first_rank() -> WindowResult | None:
             if ranks.rank > 0:
                 return None
-            result = evaluate(signals, statistics, counts, self.num_classes)
+            result = evaluate(signals, statistics, counts, self.num_classes, self.strict)
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
             if "neighbor_samples" in statistics.computed():

@@ -11,7 +11,7 @@ import torch
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
 from lightning_featgeo.ranks import BrokenGroup
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, explain
 
 
 class Guard:
@@ -43,7 +43,7 @@ class Guard:
         except Exception as error:
             if self.on_error == "raise" or (refuses and isinstance(error, ConfigurationError)):
                 raise
-            reason = f"{doing} failed with {type(error).__name__}: {error}"
+            reason = f"{doing} failed with {explain(error)}"
             fail(reason)
             self.warn(f"{reason}. Training goes on; this window is a gap", f"{doing} {type(error).__name__}")
             self._said.add(reason)

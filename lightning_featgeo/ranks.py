@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from lightning_featgeo.types import Tensor
+from lightning_featgeo.types import Tensor, explain
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Ranks:
         try:
             made = local()
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = explain(error)
         self.agree(reason)
         result: T = made
         return result
@@ -152,7 +152,10 @@ class Ranks:
         try:
             collective(*args, group=self.group, **kwargs)
         except Exception as error:
-            raise BrokenGroup(f"{collective.__name__} failed: {error}") from error
+            raise BrokenGroup(
+                f"{collective.__name__} failed ({error}): a process of the group has died or left, see its own log. The "
+                "run can't go on without it; start again from the last checkpoint"
+            ) from error
 
     # --- shares ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
@@ -22,6 +23,7 @@ __all__ = [
     "SmallSampleWarning",
     "Tensor",
     "Undefined",
+    "explain",
     "near_misses",
 ]
 
@@ -40,6 +42,14 @@ class SmallSampleWarning(FeatureGeometryWarning):
 
 class Undefined(ValueError):
     """A signal has no value on this data. The message is the reason; the monitor records it as a gap."""
+
+
+def explain(error: BaseException) -> str:
+    """An error in words, and what helps against it."""
+    text = f"{type(error).__name__}: {str(error) or 'no message'}"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        text += ". A smaller bank_size=, fewer signals= or a narrower layer= take less memory"
+    return text
 
 
 def near_misses(name: str, known: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
 from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.types import Tensor, Undefined
+from lightning_featgeo.types import Tensor, Undefined, explain
 
 ROWS_PER_DIMENSION = 4
 CURVES = ("eigenvalues", "log_density", "local_dimension")
@@ -57,7 +57,7 @@ def evaluate(
         except Exception as failure:
             if strict:
                 raise
-            gaps[name] = f"it failed with {type(failure).__name__}: {str(failure) or 'no message'}"
+            gaps[name] = f"it failed with {explain(failure)}"
             continue
         values[name] = value
         if signal.ceiling is not None and rows is not None:  # it rests on other rows than all

@@ -153,7 +153,7 @@ class Ranks:
             collective(*args, group=self.group, **kwargs)
         except Exception as error:
             raise BrokenGroup(
-                f"{collective.__name__} failed ({error}): a process of the group has died or left, see its own log. The "
+                f"{collective.__name__} failed ({error}): a process of the group has died or left: see its log. The "
                 "run can't go on without it; start again from the last checkpoint"
             ) from error
 

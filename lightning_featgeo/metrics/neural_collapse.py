@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from lightning_featgeo.metrics.pairs import mean_over_distances, mean_over_pairs
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor, Undefined
 
@@ -104,8 +105,7 @@ def nc2_equiangle(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor,
         raise Undefined("a class mean lies exactly on the centre of all classes: it has no angle")
     unit = centred / norms
     classes = unit.shape[0]
-    off = ~torch.eye(classes, dtype=torch.bool, device=unit.device)
-    return ((unit @ unit.T)[off] + 1 / (classes - 1)).abs().mean()
+    return mean_over_pairs(unit, lambda cosine: (cosine + 1 / (classes - 1)).abs())
 
 
 def nc2_equinorm_orthogonal(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
@@ -133,9 +133,7 @@ def nc2_equiangle_orthogonal(class_means: Float[Tensor, "c d"], class_counts: In
     norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
     if not bool((norms > 0).all()):
         raise Undefined("a class mean is zero: it has no angle")
-    unit = means / norms
-    off = ~torch.eye(unit.shape[0], dtype=torch.bool, device=unit.device)
-    return (unit @ unit.T)[off].abs().mean()
+    return mean_over_pairs(means / norms, torch.abs)
 
 
 def gnc2(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -> Float[Tensor, ""]:
@@ -151,10 +149,11 @@ def gnc2(class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"]) -
     norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     if not bool((norms > 0).all()):
         raise Undefined("a class mean lies exactly on the centre of all classes: it has no direction")
-    apart = torch.nn.functional.pdist(centred / norms)
-    if not bool((apart > 0).all()):
-        raise Undefined("two class means have the same direction")
-    return -apart.log().mean()
+    return mean_over_distances(
+        centred / norms,
+        lambda squares, rows, columns: -0.5 * squares.log(),
+        lambda: Undefined("two class means have the same direction"),
+    )
 
 
 def nc3(
@@ -238,13 +237,8 @@ def cdnv(
     """
     used = _used(class_counts)
     means, v = _centred_means(class_means, class_counts), class_variances[used]
-    i, j = torch.triu_indices(means.shape[0], means.shape[0], offset=1, device=means.device)
-    # by subtraction, in slices: C(C−1)/2 pairs of d numbers are not held at once
-    step = max(1, 2**22 // max(1, means.shape[1]))
-    total = torch.zeros((), dtype=torch.float64, device=means.device)
-    for a, b in zip(i.split(step), j.split(step), strict=True):
-        squared = (means[a] - means[b]).square().sum(dim=1)
-        if not bool((squared > 0).all()):
-            raise Undefined("two class means coincide: their distance is zero")
-        total += ((v[a] + v[b]) / (2 * squared)).sum()
-    return total / i.numel()
+    return mean_over_distances(
+        means,
+        lambda squares, rows, columns: (v[rows, None] + v[None, columns]) / (2 * squares),
+        lambda: Undefined("two class means coincide: their distance is zero"),
+    )

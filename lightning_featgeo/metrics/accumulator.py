@@ -40,8 +40,9 @@ class Accumulator(Metric):
 
     def _state(self, name: str, default: Tensor) -> None:
         """A state that begins, and begins anew, with one value everywhere."""
-        self.add_state(name, default=default.to(self._device).flatten()[:1], dist_reduce_fx=None)
-        setattr(self, name, default.to(self._device))  # torchmetrics would keep a second tensor of this size
+        state = default.to(self._device)
+        self.add_state(name, default=state.flatten()[:1].clone(), dist_reduce_fx=None)
+        setattr(self, name, state)  # torchmetrics would keep a second tensor of this size, to begin anew from
 
     def reset(self) -> None:
         """Forget all rows; the memory is used again."""

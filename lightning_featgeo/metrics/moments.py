@@ -20,7 +20,7 @@ from lightning_featgeo.metrics.rows import Rows
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Int64, Tensor
 
-SYNC_BLOCK_BYTES = 8 * 2**20  # of group means that ranks agree on at a time
+SYNC_BLOCK_BYTES = 4 * 2**20  # of group means that ranks agree on at a time
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class MomentsAccumulator(Accumulator):
 
     def sync_bytes(self, size: int) -> int:
         """See the base class: blocks of group means, whatever C and d."""
-        return 6 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
+        return 10 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
 
     def _buckets(self) -> list[slice]:
         """Which groups each scatter bucket pools: labelled, unlabelled; or all."""

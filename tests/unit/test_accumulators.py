@@ -184,3 +184,17 @@ def test_batches_larger_than_the_bank_and_tokens_of_one_sample() -> None:
     assert sorted(tokens.compute().samples.unique().tolist()) == [0, 1, 2]
     with pytest.raises(ValueError, match="at least 1 row"):
         BankAccumulator(2, 0)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_start_values_take_no_second_copy_of_the_states(kind: str) -> None:
+    accumulator = MAKE[kind](300)
+    held = sum(t.untyped_storage().nbytes() for t in accumulator._defaults.values())
+    assert held <= 8 * len(accumulator._defaults)
+    before = {name: state.data_ptr() for name, state in accumulator.tensors().items()}
+    start = {name: state.clone() for name, state in accumulator.tensors().items()}
+    feed(accumulator, torch.randn(50, 300), torch.arange(50) % 3, torch.arange(50), 10)
+    accumulator.reset()
+    for name, state in accumulator.tensors().items():
+        assert torch.equal(state, start[name])
+        assert state.data_ptr() == before[name]

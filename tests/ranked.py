@@ -18,7 +18,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import bank_statistics
+from lightning_featgeo.metrics import bank_statistics, reference_statistics
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 
@@ -49,7 +49,7 @@ def digit_loaders(batch: int = 32, train: int = TRAIN, val: int = VAL) -> tuple[
 
 def several(size: int, *callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
     """A trainer of so many processes, which were started already."""
-    bank_statistics.WORTH_SHARING = 0  # small banks are searched together too
+    bank_statistics.WORTH_SHARING = reference_statistics.WORTH_SHARING = 0  # small banks are searched together too
     if size > 1:
         kwargs = {"strategy": "ddp", "devices": size, **kwargs}
     return trainer(*callbacks, **kwargs)
@@ -285,3 +285,37 @@ def fabric(size: int) -> dict[str, Any]:
         with geometry.batch(batch), torch.no_grad():
             model(batch[0])
     return {"values": geometry.close(epoch=1), "counts": geometry.history.records[0].counts}
+
+
+def compared(size: int) -> dict[str, Any]:
+    """Two validation loaders, one the other's reference and one of fewer samples than ranks; windows of n steps."""
+    monitor = FeatureGeometryMonitor(
+        signals=["feature_std", "knn_accuracy", "fidelity_precision", "knn_ood_auroc", "frechet_distance", "nc1"],
+        stages=("train", "val"), loader_names=("val", "clean", "tiny"), reference="clean", every_n_train_steps=2,
+        knn_vote_k=20,
+    )  # fmt: skip
+    run = several(size, monitor, max_epochs=1)
+    train, val = digit_loaders()
+    tiny = DataLoader(torch.utils.data.Subset(val.dataset, [3]), 32)
+    clean = DataLoader(train.dataset, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(still(), train, [val, clean, tiny])
+    return {"records": told(monitor), "steps": [r.step for r in monitor.history]}
+
+
+def terminated(folder: str) -> None:
+    """A checkpoint after every step, and SIGTERM in the middle of an epoch."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    class Term(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.global_step == 13:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank"], stages=("train", "val"))
+    store = ModelCheckpoint(folder, filename="last", every_n_train_steps=1, enable_version_counter=False)
+    train, val = digit_loaders()
+    run = trainer(monitor, store, Term(), max_epochs=3, enable_checkpointing=True)
+    run.fit(still(), StatefulDataLoader(train.dataset, 32), val)

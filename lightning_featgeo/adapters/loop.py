@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.callbacks.monitor import FeatureGeometryMonitor
 from lightning_featgeo.callbacks.settings import seed_for
+from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.history import History, Record
-from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
@@ -123,7 +122,8 @@ class FeatureWatch:
             if window.failed is not None:
                 return
             if not window.watched:
-                self.settings.check_batch(batch, self._classes(None))
+                classes = self.settings.classes_for(self._stated, self.sources.head, None)
+                self.settings.check_batch(batch, classes)
                 window.watched = self._watch(window.name)
             samples = window.add(caught, batch)
             if window.shard is not None:
@@ -147,12 +147,9 @@ class FeatureWatch:
             window.failed = reason
 
         with self.guard.around(f"closing the {window.name} window", fail):
-            heard = self.ranks.gather([layer.path for layer in self.sources.layers])
-            others = next((paths for paths in heard if paths), [])
-            if others and not self.sources.layers:
-                self.sources.adopt(others[0])
+            agree_on_layers(self.ranks, self.sources)
             window.watched = window.watched or self._watch(window.name)
-            empty = [f"no features were caught: {layer.path!r} did not run" for layer in self.sources.layers]
+            empty = why_empty(self.sources, window.name)
             closed = window.close(self._count, float(epoch), step, None, None, self.ranks, empty)
         values: dict[str, float] = {}
         for record, _ in closed or window.close(self._count, float(epoch), step):
@@ -177,29 +174,9 @@ class FeatureWatch:
         if self._open is not None:
             self._open.failed = reason
 
-    def _classes(self, width: int | None) -> int | None:
-        return self.settings.classes_for(self._stated, self.sources.head, width)
-
     def _watch(self, name: str) -> list[Watched]:
-        s = self.settings
-        watched = []
-        for layer in self.sources.layers:
-            rows = RowAssembler(s.pool, s.label_reader(self._classes(None)), s.mask, s.views, s.groups, layer.width)
-            metric = GeometryMetric(
-                s.signals,
-                self._classes(layer.width),
-                self.sources.head,
-                s.bank_size,
-                s.k,
-                s.knn_vote_k,
-                seed_for(s.seed, name, 0),
-                has_reference=False,
-            )
-            metric.strict = s.on_error == "raise"
-            metric.head_is_inside(self.model)
-            metric.tolerated = frozenset({"reference", "earlier"})
-            watched.append(Watched(layer.name, rows, metric))
-        return watched
+        seed = seed_for(self.settings.seed, name, 0)
+        return watch_layers(self.settings, self.sources, self._stated, self.model, seed, has_reference=False)
 
     def _tell(self, window: Window) -> None:
         if self._told:

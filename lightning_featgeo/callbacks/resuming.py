@@ -101,7 +101,7 @@ def facts(run: Run) -> dict[str, Any]:
             if table is not None:
                 earlier[f"{stage}/{loader}/{index}"] = [tensor.cpu() for tensor in table]
     state: dict[str, Any] = {
-        "layers": [layer.path for layer in run.sources.layers],
+        "layers": run.paths,
         "dims": [part.metric.dim for part in seen],
         "classes": next((part.metric.num_classes for part in seen), None),
         "earlier": earlier,

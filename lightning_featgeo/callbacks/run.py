@@ -13,18 +13,16 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks import publishing, stock_monitors
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
 from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
+from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import History, Record
-from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
-from lightning_featgeo.ranks import RankFailure
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
@@ -79,7 +77,7 @@ class Run:
         if saved is not None:
             if self.sources.scouting and len(saved.layers) == 1:
                 self.sources.adopt(saved.layers[0], "as in the checkpoint")
-            saved.check([layer.path for layer in self.sources.layers], [], saved.classes)
+            saved.check(self.paths, [], saved.classes)
 
     # --- windows ---------------------------------------------------------------------------------------------
 
@@ -237,39 +235,30 @@ class Run:
         Raises:
             ConfigurationError: if the checkpoint's curves are of something else.
         """
-        s, head = self.settings, self.sources.head
-        watched = []
-        for layer in self.sources.layers:
-            classes = s.classes_for(self._stated_classes, head, layer.width)
-            labels = s.label_reader(s.classes_for(self._stated_classes, head, None))
-            rows = RowAssembler(s.pool, labels, s.mask, s.views, s.groups, layer.width)
-            watched.append(Watched(layer.name, rows, self._metric(stage, loader, classes)))
+        s, is_reference = self.settings, self.stage_names(stage)[loader] == self.settings.reference
+        watched = watch_layers(
+            s,
+            self.sources,
+            self._stated_classes,
+            getattr(self.trainer.strategy, "model", None),
+            seed_for(s.seed, stage, loader),
+            signals=s.signals if stage in self.stages else COUNT_SIGNAL,
+            has_reference=s.reference is not None and not is_reference,
+            serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
+        )
+        for part in watched:
+            part.metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         if self._saved is not None:
-            classes = watched[0].metric.num_classes if watched else None
-            self._saved.check([layer.path for layer in self.sources.layers], [], classes)
+            self._saved.check(self.paths, [], watched[0].metric.num_classes if watched else None)
             for index, part in enumerate(watched):
                 part.saved = self._saved if index == 0 else None
                 part.metric.earlier_neighbors = self._saved.earlier.get(f"{stage}/{loader}/{index}")
         return watched
 
-    def _metric(self, stage: str, loader: int, classes: int | None) -> GeometryMetric:
-        s, is_reference = self.settings, self.stage_names(stage)[loader] == self.settings.reference
-        metric = GeometryMetric(
-            s.signals if stage in self.stages else COUNT_SIGNAL,
-            classes,
-            self.sources.head,
-            s.bank_size,
-            s.k,
-            s.knn_vote_k,
-            seed_for(s.seed, stage, loader),
-            has_reference=s.reference is not None and not is_reference,
-            serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
-        )
-        metric.strict = s.on_error == "raise"
-        metric.head_is_inside(getattr(self.trainer.strategy, "model", None))
-        metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
-        metric.tolerated = frozenset({"reference", "earlier"})
-        return metric
+    @property
+    def paths(self) -> list[str]:
+        """The watched layers, as far as they are known."""
+        return [layer.path for layer in self.sources.layers]
 
     # --- closing ---------------------------------------------------------------------------------------------
 
@@ -285,7 +274,7 @@ class Run:
             closed: list[tuple[Record, Mapping[str, Tensor]]] = []
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
             with self.guarded(f"closing the {window.name} window", stage, loader):
-                empty = self._agree_on_layers(stage, loader, window)
+                empty = self._agree(stage, loader, window)
             with self.guarded(f"computing the {window.name} window", stage, loader):
                 compared = None if window.name == self.settings.reference else self.settings.reference
                 if reference is not None and self.settings.reference not in self.stages and compared == "train":
@@ -316,28 +305,14 @@ class Run:
         """The chosen signals, from a layer that has seen rows."""
         return next((part.metric.signals for part in window.watched if part.metric.signals), ())
 
-    def _agree_on_layers(self, stage: str, loader: int, window: Window) -> list[str]:
-        """Watch the same layers on every rank, and for each the reason to give if none has caught anything.
-
-        Raises:
-            RankFailure: if ranks have found different heads.
-        """
-        heard = self.ranks.gather([layer.path for layer in self.sources.layers])
-        found = list(dict.fromkeys(map(tuple, filter(None, heard))))
-        if len(found) > 1:
-            raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
-        if found and not self.sources.layers:
-            self.sources.adopt(found[0][0])
+    def _agree(self, stage: str, loader: int, window: Window) -> list[str]:
+        """Watch the same on every rank; returns for each layer the reason to give if none has caught anything."""
+        agree_on_layers(self.ranks, self.sources)
         if not window.watched:
             window.watched = self.watch(stage, loader)
         if not any(self.ranks.gather(window.batches)):
             return [f"no batch arrived in {window.name}"] * len(window.watched)
-        return [
-            f"no features were caught: {layer.path!r} did not run in {window.name}. If the model was compiled and "
-            "called before fit, compile it anew; if this stage uses another part of the model, name a layer that runs "
-            "in it"
-            for layer in self.sources.layers
-        ]
+        return why_empty(self.sources, window.name)
 
     def _ask_stoppers(self, record: Record) -> None:
         callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext import ops, search
 from lightning_featgeo.metrics import fidelity, outliers, spectrum
-from lightning_featgeo.metrics.bank_statistics import BankStatistics
+from lightning_featgeo.metrics.bank_statistics import WORTH_SHARING, BankStatistics
 from lightning_featgeo.metrics.needs import statistic
 from lightning_featgeo.metrics.sum_statistics import SumStatistics
+from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Tensor, Undefined
 
 if TYPE_CHECKING:
@@ -45,17 +47,41 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
     def _votes_elsewhere(self) -> bool:
         return self._has_reference or self._reference is not None
 
+    def search_together(self, ranks: Ranks) -> None:
+        """Search neighbours with all ranks, each its share: in this bank, and the voters in the reference's."""
+        super().search_together(ranks)
+        if not ranks.several or not self._votes_elsewhere or "vote_labels" not in self._wanted:
+            return
+
+        def voting() -> tuple[Tensor, Tensor, Tensor] | None:
+            with contextlib.suppress(Undefined):  # on every rank: the vote will be a gap
+                return self._voting
+            return None
+
+        found = ranks.attempt(voting)
+        if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
+            return
+        queries, voters, labels = found
+        chords, indices = search.empty_table(len(queries), min(self.vote_k, len(voters)), queries.device)
+        ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
+        self.__dict__["_vote"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
+
     @cached_property
     def _vote(self) -> tuple[Tensor, Tensor]:
         if not self._votes_elsewhere:
             return super()._vote
+        queries, voters, labels = self._voting
+        chords, indices = ops.knn(queries, voters, min(self.vote_k, len(voters)))
+        return 1 - chords.square() / 2, labels[indices]
+
+    @cached_property
+    def _voting(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows that are voted on, rows of the reference that vote, and their classes."""
         bank = self._of_reference("bank")
         labels = bank.row_labels
         if labels.numel() == 0:
             raise Undefined("the reference has no labelled rows to vote")
-        k = min(self.vote_k, labels.numel())
-        chords, indices = ops.knn(self.unit_labelled_rows, bank.unit_labelled_rows, k)
-        return 1 - chords.square() / 2, labels[indices]
+        return self.unit_labelled_rows, bank.unit_labelled_rows, labels
 
     @statistic("bank")
     def bank_gram_power(self) -> Tensor:

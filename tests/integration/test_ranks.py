@@ -41,6 +41,23 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
         assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: item[1])[-3:]
 
 
+def test_references_small_loaders_and_windows_of_steps() -> None:
+    alone, every = on_ranks(1, ranked.compared, 1)[0], on_ranks(2, ranked.compared, 2)
+    assert every[0] == every[1]
+
+    def evaluated(run: dict[str, Any]) -> list[dict[str, Any]]:
+        return [record for record in run["records"] if record["stage"] != "train"]
+
+    assert [r["stage"] for r in evaluated(every[0])] == ["val", "clean", "tiny"]
+    for ours, theirs in zip(evaluated(every[0]), evaluated(alone), strict=True):
+        assert ours["gaps"] == theirs["gaps"]
+        assert max(differences(ours["values"], theirs["values"]).values()) < 2e-5
+    assert evaluated(every[0])[2]["values"]["n_samples"] == 1
+    training = [r for r in every[0]["records"] if r["stage"] == "train"]
+    assert [r["values"]["n_samples"] for r in training] == [128.0] * 2  # two steps of 32 rows on each of two ranks
+    assert training[0]["values"]["feature_std"] > 0
+
+
 def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
     first, second = on_ranks(2, ranked.hidden, 2)
     assert first["records"] == second["records"]

@@ -11,7 +11,7 @@ import ranked
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models import Classifier, loaders, trainer
-from processes import on_ranks
+from processes import Died, on_ranks
 from torch import nn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -201,6 +201,25 @@ def test_a_broken_open_window_is_a_gap(tmp_path: Path) -> None:
     with pytest.warns(FeatureGeometryWarning, match="going on with the open training window failed"):
         trainer(monitor, max_epochs=2).fit(Classifier(), *data(True), ckpt_path=file)
     assert [bool(r.gaps.get("effective_rank")) for r in monitor.history if r.stage == "train"] == [False, True]
+
+
+def test_a_signal_from_the_scheduler_is_survived(tmp_path: Path) -> None:
+    with pytest.raises(Died) as died:
+        on_ranks(1, ranked.terminated, str(tmp_path))
+    assert "SIGTERM" in died.value.outcomes[0]
+
+    def watch() -> FeatureGeometryMonitor:
+        return FeatureGeometryMonitor(signals=["feature_std", "effective_rank"], stages=("train", "val"))
+
+    whole, again = watch(), watch()
+    train, val = ranked.digit_loaders()
+    trainer(whole, max_epochs=3).fit(ranked.still(), StatefulDataLoader(train.dataset, 32), val)
+    run = trainer(again, max_epochs=3)
+    last = tmp_path / "last.ckpt"
+    run.fit(ranked.Still(), StatefulDataLoader(train.dataset, 32), val, ckpt_path=last, weights_only=True)
+    for ours, theirs in zip(shown(again), shown(whole), strict=True):
+        assert ours[:4] == theirs[:4]
+        assert ours[4] == pytest.approx(theirs[4], rel=1e-5)  # the killed process had one thread
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])

@@ -216,6 +216,7 @@ def describe(
     classes = f"{metric.num_classes} classes" if reads_labels else "no class signals"
     memory = sum(part.metric.memory_bytes for part in seen)
     merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
+    closing = max(part.metric.closing_bytes for part in seen)  # a layer at a time
     told = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
     told.update({note: None for part in seen for note in part.assembler.notes})
     return (
@@ -223,6 +224,7 @@ def describe(
         f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
         f"{f', {loaders} windows' if loaders > 1 else ''}"
         f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
+        f"; closing one takes up to {closing:,} more"
         f"{f', on each of {ranks} ranks, and up to {merging:,} more while they are merged' if ranks > 1 else ''}"
         f"{f'; compared with {reference!r}' if reference else ''}" + "".join(f". Note: {note}" for note in told)
     )

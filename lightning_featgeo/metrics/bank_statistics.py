@@ -15,7 +15,7 @@ from lightning_featgeo.metrics.needs import statistic
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Tensor, Undefined
 
-WORTH_SHARING = 2**31  # products of single numbers from which on a search is divided among ranks
+WORTH_SHARING = 2**34  # products of single numbers from which on a search is divided among ranks
 NO_EARLIER = "there is no window before this one"
 BY_DISTANCE = frozenset(
     {"distances", "neighbor_indices", "neighbor_samples", "log_density", "local_dimension", "target_local_distances"}

@@ -21,6 +21,7 @@ from lightning_featgeo.metrics.bank import BankAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
+from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
@@ -29,6 +30,7 @@ from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sharding import whole_head
 from lightning_featgeo.types import ConfigurationError, Tensor
 
+_TILES = 48 * 2**20  # of products and of pairs, at a time
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
@@ -337,6 +339,18 @@ class GeometryMetric(Mergeable):
         if "neighbor_churn" in (self.signals or ()) and isinstance(bank, BankAccumulator):
             tables = 2 * 8 * bank.capacity * (self.k + 1)  # who is whose neighbour, now and before
         return sum(a.memory_bytes for a in self._each()) + 8 * len(self._counters) + tables
+
+    @property
+    def closing_bytes(self) -> int:
+        """What evaluating a window takes at most, besides ``memory_bytes``: decompositions, class means, neighbours."""
+        parts = dict(self.accumulators)
+        moments, bank = parts.get("moments"), parts.get("bank")
+        total = 0
+        if isinstance(moments, MomentsAccumulator):
+            total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + len(moments.counts))
+        if isinstance(bank, BankAccumulator):
+            total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.k + self.knn_vote_k))
+        return total + _TILES
 
     def reset(self) -> None:
         """Forget the rows, keep the configuration and the memory."""

@@ -149,11 +149,14 @@ class MomentsAccumulator(Accumulator):
         members = [slice(0, c), slice(c, c + 1)] if c else [slice(0, 1)]
         return members[: len(self.scatter)]
 
-    def _within(self, bucket: int, members: slice) -> Tensor:
-        n = self.counts[members].clamp(min=1)
-        delta = self.sums[members] / n[:, None]
-        scatter = self.scatter[bucket] - delta.T @ (self.counts[members][:, None] * delta)
-        return (scatter + scatter.T) / 2
+    def _within(self, buckets: int) -> Tensor:
+        """Scatter about the means of the groups in the first so many buckets."""
+        members = slice(self._buckets()[0].start, self._buckets()[buckets - 1].stop)
+        delta = self.sums[members] / self.counts[members].clamp(min=1)[:, None]
+        scatter = self.scatter[0].clone()
+        for other in self.scatter[1:buckets]:
+            scatter += other
+        return scatter.addmm_(delta.T, self.counts[members][:, None] * delta, alpha=-1)
 
     def _means(self) -> Tensor:
         return self.shift.double() + self.sums / self.counts.clamp(min=1)[:, None]
@@ -172,9 +175,8 @@ class MomentsAccumulator(Accumulator):
         origin = means[self.counts.argmax()]
         mean = origin + (self.counts[:, None] * (means - origin)).sum(dim=0) / n.clamp(min=1)
         away = means - mean
-        between = away.T @ (self.counts[:, None] * away)
-        within = sum((self._within(b, m) for b, m in enumerate(self._buckets())), torch.zeros_like(between))
-        return Moments(int(n), mean, within + (between + between.T) / 2)
+        total = self._within(len(self.scatter)).addmm_(away.T, self.counts[:, None] * away)
+        return Moments(int(n), mean, symmetrized_(total))
 
     def compute_classes(self) -> ClassMoments:
         """Class moments of the labelled rows.
@@ -188,5 +190,16 @@ class MomentsAccumulator(Accumulator):
         n = self.counts[:c]
         delta = self.sums[:c] / n.clamp(min=1)[:, None]
         variances = (self.squares[:c] / n.clamp(min=1) - delta.square().sum(dim=1)).clamp(min=0)
-        within = self._within(0, slice(0, c)) if len(self.scatter) else self.scatter.new_zeros(0, 0)
+        within = symmetrized_(self._within(1)) if len(self.scatter) else self.scatter.new_zeros(0, 0)
         return ClassMoments(n.to(torch.int64), self._means()[:c], variances, within)
+
+
+def symmetrized_(a: Tensor, block: int = 1024) -> Tensor:
+    """(A + Aᵀ)/2 in place, block by block: what rounding made uneven, without a second matrix of that size."""
+    for i in range(0, len(a), block):
+        for j in range(i, len(a), block):
+            upper, lower = a[i : i + block, j : j + block], a[j : j + block, i : i + block]
+            mean = (upper + lower.T) / 2
+            upper.copy_(mean)
+            lower.copy_(mean.T)
+    return a

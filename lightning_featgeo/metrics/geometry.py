@@ -30,7 +30,7 @@ from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sharding import whole_head
 from lightning_featgeo.types import ConfigurationError, Tensor
 
-_TILES = 48 * 2**20  # of products and of pairs, at a time
+_TILES = 96 * 2**20  # of products and of pairs, at a time
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
@@ -347,7 +347,7 @@ class GeometryMetric(Mergeable):
         moments, bank = parts.get("moments"), parts.get("bank")
         total = 0
         if isinstance(moments, MomentsAccumulator):
-            total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + len(moments.counts))
+            total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
         if isinstance(bank, BankAccumulator):
             total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.k + self.knn_vote_k))
         return total + _TILES

@@ -141,7 +141,7 @@ class MomentsAccumulator(Accumulator):
 
     def sync_bytes(self, size: int) -> int:
         """See the base class: blocks of group means, whatever C and d."""
-        return 10 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
+        return 16 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
 
     def _buckets(self) -> list[slice]:
         """Which groups each scatter bucket pools: labelled, unlabelled; or all."""

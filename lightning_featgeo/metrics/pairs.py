@@ -8,7 +8,7 @@ import torch
 
 from lightning_featgeo.types import Float, Tensor
 
-_BLOCK_ELEMENTS = 2**21  # pairs at a time: 16 MiB of float64
+_BLOCK_ELEMENTS = 2**20  # pairs at a time: 8 MiB of float64
 _CANCELLED = 1e-4  # below this share of the lengths, a squared distance from products has lost 4 digits
 
 

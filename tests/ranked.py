@@ -319,3 +319,23 @@ def terminated(folder: str) -> None:
     train, val = digit_loaders()
     run = trainer(monitor, store, Term(), max_epochs=3, enable_checkpointing=True)
     run.fit(still(), StatefulDataLoader(train.dataset, 32), val)
+
+
+def stock(size: int) -> dict[str, Any]:
+    """Lightning's own stopper, checkpoint and logger on our names, in several processes."""
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    folder = Path.cwd() / "stock"
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank"])
+    stop = EarlyStopping("featgeo/val/effective_rank", patience=1, mode="max")
+    best = ModelCheckpoint(folder, monitor="featgeo/val/feature_std", mode="max", auto_insert_metric_name=False)
+    run = several(size, monitor, stop, best, max_epochs=9, logger=CSVLogger(folder, "csv"), enable_checkpointing=True)
+    run.fit(still(), *digit_loaders())
+    return {
+        "epochs": run.current_epoch,
+        "best": float(best.best_model_score),
+        "file": str(monitor.history.path),
+        "csv": [p.read_text() for p in folder.rglob("metrics.csv")],
+        "histories": len(list(folder.rglob("*.jsonl"))),
+    }

@@ -148,7 +148,7 @@ class FeatureWatch:
 
         with self.guard.around(f"closing the {window.name} window", fail):
             agree_on_layers(self.ranks, self.sources)
-            window.watched = window.watched or self._watch(window.name)
+            window.watched = self.ranks.attempt(lambda: window.watched or self._watch(window.name))
             empty = why_empty(self.sources, window.name)
             closed = window.close(self._count, float(epoch), step, None, None, self.ranks, empty)
         values: dict[str, float] = {}

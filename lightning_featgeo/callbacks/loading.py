@@ -65,13 +65,14 @@ class Shard:
         if not ranks.several:
             return cls(ranks)
         batches = getattr(loader, "batch_sampler", None)
-        sampler = batches.sampler if type(batches) is BatchSampler else getattr(loader, "sampler", None)
+        stock = _is_stock(batches)
+        sampler = getattr(batches if stock else loader, "sampler", None)
         length = _length(getattr(loader, "dataset", None))
         known = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
         if not known or not isinstance(sampler, DistributedSampler):
             return cls(ranks, None, length, True)
         length = _length(sampler.dataset)
-        in_order = type(batches) is BatchSampler and length is not None
+        in_order = stock and length is not None
         fits = sampler.num_replicas == ranks.size and sampler.rank == ranks.rank
         if not (in_order and fits):
             return cls(ranks, None, length, True)
@@ -88,6 +89,12 @@ class Shard:
     def advance(self, samples: int) -> None:
         """So many samples were read."""
         self.seen = None if self.seen is None else self.seen + samples
+
+
+def _is_stock(batches: Any) -> bool:
+    """Whether batches are the sampler's samples one after the other: torch's BatchSampler, or torchdata's."""
+    kind = type(batches)
+    return kind is BatchSampler or (kind.__name__ == "BatchSampler" and kind.__module__.startswith("torchdata."))
 
 
 def _length(dataset: Any) -> int | None:

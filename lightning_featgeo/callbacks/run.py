@@ -308,8 +308,7 @@ class Run:
     def _agree(self, stage: str, loader: int, window: Window) -> list[str]:
         """Watch the same on every rank; returns for each layer the reason to give if none has caught anything."""
         agree_on_layers(self.ranks, self.sources)
-        if not window.watched:
-            window.watched = self.watch(stage, loader)
+        window.watched = self.ranks.attempt(lambda: window.watched or self.watch(stage, loader))
         if not any(self.ranks.gather(window.batches)):
             return [f"no batch arrived in {window.name}"] * len(window.watched)
         return why_empty(self.sources, window.name)

@@ -59,8 +59,7 @@ def agree_on_layers(ranks: Ranks, sources: Sources) -> None:
     found = list(dict.fromkeys(map(tuple, filter(None, heard))))
     if len(found) > 1:
         raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
-    if found and not sources.layers:
-        sources.adopt(found[0][0])
+    ranks.attempt(lambda: sources.adopt(found[0][0]) if found and not sources.layers else None)
 
 
 def why_empty(sources: Sources, name: str) -> list[str]:

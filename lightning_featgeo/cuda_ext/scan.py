@@ -20,6 +20,7 @@ from lightning_featgeo.cuda_ext.search import squares_to
 
 BF16, F32, F64 = 0, 1, 2  # precisions of a scan
 _TILE_ELEMENTS = 2**22
+_SHARED_BLOCK = 192  # rows that the compiled scan takes at a time
 _WIDEST = 1536  # candidates a row that a compiled select_ has room for
 _TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
 
@@ -52,10 +53,13 @@ def width(k: int, precision: int, available: int) -> int:
 
 
 def shared_width(k: int, precision: int, available: int, parts: int) -> int:
-    """Candidates that each of several scans over a share of the pairs keeps: neighbours spread over the shares."""
-    whole = width(k, precision, available)
-    share = whole / parts
-    return min(whole, math.ceil(share + 4 * math.sqrt(share) + 8)) if parts > 1 else whole
+    """Candidates that each of several scans over a share of the pairs keeps: neighbours spread over the shares.
+
+    Shares are made of blocks of rows, so that few blocks are shared out unevenly.
+    """
+    whole, blocks = width(k, precision, available), math.ceil((available + 1) / _SHARED_BLOCK)
+    share = whole * min(1.0, (math.ceil(blocks / parts) + 1) / blocks)
+    return min(whole, math.ceil(share + 4 * math.sqrt(share) + 8)) if whole < available else whole
 
 
 def scan(

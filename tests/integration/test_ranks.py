@@ -88,6 +88,17 @@ def test_all_ranks_stop_in_the_same_epoch() -> None:
     assert every[0]["epochs"] == 2
 
 
+def test_lightnings_own_monitors_and_loggers_see_the_merged_curves() -> None:
+    every = on_ranks(2, ranked.stock, 2)
+    assert [rank["epochs"] for rank in every] == [2, 2]
+    assert every[0]["best"] == every[1]["best"] > 0
+    assert every[1]["file"] == "None"
+    assert every[0]["histories"] == 1
+    (text,) = every[0]["csv"]
+    assert text.splitlines()[0].count("featgeo/val/effective_rank") == 1
+    assert len(text.splitlines()) == 3
+
+
 def test_repeats_of_an_unknown_sampler_are_bounded_and_said() -> None:
     every = on_ranks(2, ranked.unprovable, 2)
     (record,) = every[0]["records"]

@@ -5,8 +5,10 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_featgeo.cuda_ext import StreamingNeighbors, knn
+from lightning_featgeo.cuda_ext import StreamingNeighbors, knn, ops
+from lightning_featgeo.cuda_ext import scan as plain_scan
 from lightning_featgeo.cuda_ext.ops import _check_rows
+from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
 
 
 @pytest.mark.parametrize("blocks", [[300], [100, 100, 100], [1, 199, 3, 97]])
@@ -131,3 +133,41 @@ def test_bad_shapes_and_types_are_refused_by_name() -> None:
         knn(x.double(), torch.tensor([[1.7e308, -1.7e308]], dtype=torch.float64), 1)
     with pytest.raises(ValueError, match="4 rows, but numbers"):
         StreamingNeighbors(x, 1).add(x, torch.arange(3))
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain torch", "as built"])
+@pytest.mark.parametrize("precision", [BF16, F32, F64])
+@pytest.mark.parametrize("measure", [True, False])
+@pytest.mark.parametrize(("n", "d", "k", "parts"), [(500, 24, 20, 3), (150, 5, 200, 2), (700, 40, 7, 5), (3, 4, 2, 4)])
+def test_shares_of_the_pairs_make_the_whole(
+    n: int, d: int, k: int, parts: int, measure: bool, precision: int, plain: bool
+) -> None:
+    x = torch.randn(n, d)
+    x = x if precision != F64 else x.double()
+    ids = torch.arange(n, dtype=torch.int32) // 2  # pairs of one sample
+    frame = x[: n // 2 + 1].double().mean(dim=0), 2.0**-5
+    gather, settle, scan = (
+        (plain_scan.candidates, plain_scan.settle, plain_scan.scan) if plain else (ops.candidates, ops.settle, ops.scan)
+    )
+    width = plain_scan.shared_width(k, precision, n - 1, parts)
+    shares = [gather(x, ids, *frame, width, precision, 2.0, part, parts) for part in range(parts)]
+    values, indices = (torch.cat([share[i] for share in shares], dim=1) for i in (0, 1))
+    limits = torch.stack([share[2] for share in shares]).amin(dim=0)
+    for row in indices.tolist():  # no pair is looked at twice
+        found = [i for i in row if i >= 0]
+        assert len(found) == len(set(found))
+    whole = scan(x, None, ids, None, *frame, k, True, F64 if precision == F64 else F32, 2.0)
+    assert bool(whole[2].all())
+    first, rows = n // 3, n - n // 3
+    part = values[first:].contiguous(), indices[first:].contiguous(), limits[first:].contiguous()
+    distances, found, certain = settle(x, first, *part, *frame, k, measure, precision)
+    assert distances.shape == (rows, k)
+    truth = whole[1][first:][certain]
+    assert torch.equal(found[certain].sort(dim=1).values, truth.sort(dim=1).values)
+    if measure or plain:
+        assert torch.equal(found[certain], truth)
+        assert torch.equal(distances[certain], whole[0][first:][certain])
+    if precision != BF16:
+        assert bool(certain.all())
+        sums = torch.stack([share[3] for share in shares]).sum(dim=0)
+        torch.testing.assert_close(sums, whole[3], rtol=1e-5, atol=1e-8)

@@ -9,7 +9,9 @@ sharded neighbour search takes on one and on two processes of one thread each.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from measuring import publish, table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import ranked
+from interrupted import interrupted, shown, uninterrupted
 from processes import on_ranks
 from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
 
@@ -103,21 +106,53 @@ def search() -> list[list[object]]:
     return rows
 
 
+def resumes() -> list[list[object]]:
+    """A run in one piece against the same run in two, window by window."""
+    rows: list[list[object]] = []
+    for name, stateful, step, every, error, kwargs in (
+        ("an exception, stateful loader, mid-epoch", True, 7, 1, RuntimeError, {}),
+        ("Ctrl-C, stateful loader, mid-epoch", True, 7, 1, KeyboardInterrupt, {}),
+        ("an exception, stock loader, from the last epoch's end", False, 6, None, RuntimeError, {}),
+        ("an exception, stock loader, from mid-epoch", False, 7, 1, RuntimeError, {}),
+        ("an exception, stateful, val_check_interval=0.5", True, 4, 1, RuntimeError, {"val_check_interval": 0.5}),
+        (
+            "an exception, stateful loader, windows of 3 steps", True, 6, 1, RuntimeError,
+            {"settings": {"stages": ("train",), "every_n_train_steps": 3}},
+        ),
+    ):  # fmt: skip
+        whole = shown(uninterrupted(stateful, **copy.deepcopy(kwargs)))
+        with tempfile.TemporaryDirectory() as folder:
+            parts = shown(interrupted(Path(folder), stateful, step, error, every, **copy.deepcopy(kwargs)))
+        same = sum(a == b for a, b in zip(whole, parts, strict=True))
+        gaps = [f"{r[1]} window {r[0]}: {next(iter(r[5].values()))}" for r in parts if len(r[5]) > 2]
+        rows.append([name, f"{same} of {len(whole)}", gaps[0] if gaps else "–"])
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ways, ranks, searched = lightning(), processes(), search()
+        ways, ranks, resumed, searched = lightning(), processes(), resumes(), search()
     sections = {
         "Ways to run one process": table(["way", "largest relative difference", "of"], ways),
         "Several processes": table(["way", "largest relative difference", "of", "repeats [train, val]"], ranks),
+        "Resumed against uninterrupted (training and validation windows, every value, count and gap)": table(
+            ["stopped by", "windows that are equal, bit by bit", "gap"], resumed
+        ),
         "Neighbour search (k = 20 by distance, 200 by angle, kernel sums), one thread a process": table(
             ["bank", "1 process, s", "2 processes, s", "faster", "same tables, bit by bit"], searched
         ),
     }
-    publish("The same number everywhere", sections, {"ways": ways, "ranks": ranks, "search": searched}, args.out)
+    publish(
+        "The same number everywhere",
+        sections,
+        {"ways": ways, "ranks": ranks, "resumed": resumed, "search": searched},
+        args.out,
+    )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ class GeometryCallback(TrainerCallback):
         if watch is None or torch.compiler.is_compiling():
             return
         if watch.is_open is None:
-            watch.open("train" if model.training else "val", step=self.trainer.state.global_step)
+            name, handler = ("train" if model.training else "val"), self.trainer.callback_handler
+            loader = None if model.training else getattr(handler, "eval_dataloader", None)
+            watch.open(name, loader, step=self.trainer.state.global_step)
         watch.begin_batch()
 
     def _after(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -47,7 +47,12 @@ class RowAssembler:
     notes: dict[str, None] = field(default_factory=dict)
 
     def assemble(
-        self, calls: list[Tensor], batch: Any, first_sample: int, ranks: Ranks | None = None, fresh: int | None = None
+        self,
+        calls: list[Tensor],
+        batch: Any,
+        first_sample: int,
+        ranks: Ranks | None = None,
+        count_fresh: Callable[[int], int | None] = lambda size: None,
     ) -> Assembled:
         """Rows of each call, how many samples the batch has, and what else it brings.
 
@@ -56,7 +61,7 @@ class RowAssembler:
             batch: what the step got.
             first_sample: samples of this rank before this batch.
             ranks: rank r of W numbers its samples r, r + W, …, so that no two ranks share a number.
-            fresh: samples from the start of this batch that count; those behind them are repeats. None: all.
+            count_fresh: of so many samples, how many from the start count; those behind them are repeats. None: all.
 
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit.
@@ -69,7 +74,7 @@ class RowAssembler:
         pooled = [self._pool(call, labels, batch) for call in calls]
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts([p.inputs for p in pooled], size, batch, device, labels is not None)
-        ranks = ranks or Ranks.alone()
+        ranks, fresh = ranks or Ranks.alone(), count_fresh(size)
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
         present |= {"groups"} if groups is not None else set()
@@ -113,6 +118,9 @@ class RowAssembler:
             self._refuse_time_first(call, labels)
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
         mask = find_mask(batch, self.mask) if call.ndim == 3 else None
+        if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
+            told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: every token counts"
+            self.notes[told], mask = None, None
         return pool_rows(call, self.chosen_pool, mask)
 
     def _refuse_time_first(self, call: Tensor, labels: Tensor | None) -> None:

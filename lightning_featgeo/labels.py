@@ -30,11 +30,13 @@ class LabelReader:
         selector: key, index or callable into the batch; "auto" finds the usual ones; None: there are none.
         num_classes: C, if known: a matrix of C columns of weights is labels, another one regression targets.
         ignore_index: class index of rows that have no class, besides all negative ones.
+        groups: what the batch's groups are found by: those are no labels.
     """
 
     selector: Selector = "auto"
     num_classes: int | None = None
     ignore_index: int = -100
+    groups: Selector = None
     kind: Kind | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -44,6 +46,7 @@ class LabelReader:
         Raises:
             ConfigurationError: if a named selector finds nothing.
         """
+        batch = self._without_groups(batch)
         matrix = self._matrix(batch)
         if matrix is not None and self.kind in (None, "soft", "multi-label"):
             kind = self._kind_of(matrix) if self.kind is None else self.kind
@@ -61,6 +64,14 @@ class LabelReader:
         targets = find_targets(batch, self.selector)
         self.kind = self.kind or ("targets" if targets is not None else None)
         return None, targets
+
+    def _without_groups(self, batch: Any) -> Any:
+        if self.groups is None or self.selector != "auto":
+            return batch
+        found = select(batch, self.groups, "groups")
+        if isinstance(batch, Mapping):
+            return {key: value for key, value in batch.items() if value is not found}
+        return [value for value in batch if value is not found] if isinstance(batch, (tuple, list)) else batch
 
     def _matrix(self, batch: Any) -> Tensor | None:
         """The one matrix of C columns that could be labels."""
@@ -84,8 +95,9 @@ class LabelReader:
     def _kind_of(self, matrix: Tensor) -> Kind | None:
         """Looked at once: weights that add up to one, or marks of 0 and 1."""
         weights = matrix.float()
-        if len(weights) == 0 or not bool(((weights >= 0) & (weights <= 1 + _ALMOST)).all()):
-            return None
+        in_range = ((weights >= 0) & (weights <= 1 + _ALMOST)).all() & (weights > 0).any()
+        if len(weights) == 0 or not bool(in_range):
+            return None  # a matrix of zeros says nothing yet
         if bool(((weights.sum(dim=1) - 1).abs() < _ALMOST).all()):
             return "soft"
         return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
@@ -98,9 +110,10 @@ def _one_class(matrix: Tensor, soft: bool) -> Tensor:
     if not soft:
         return torch.where((weights > 0).sum(dim=1) == 1, best, UNLABELLED)
     alone = top > 1 - _ALMOST
+    one = (weights.sum(dim=1) - 1).abs() < _ALMOST  # else there are several, or none
     if matrix.shape[1] > 2:  # label smoothing spreads the rest evenly; of two classes, mixup looks the same
         rest = weights.scatter(1, best[:, None], torch.nan)
         low = rest.nan_to_num(nan=torch.inf).amin(dim=1)
         high = rest.nan_to_num(nan=-torch.inf).amax(dim=1)
         alone = alone | ((high - low < _ALMOST * top) & (top > high + _ALMOST))
-    return torch.where(alone, best, UNLABELLED)
+    return torch.where(alone & one, best, UNLABELLED)

@@ -178,6 +178,11 @@ class Sources:
         for tap in self.taps:
             tap.resume()
 
+    def forget(self) -> None:
+        """Stop catching, and let go of what was caught."""
+        for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
+            tap.forget()
+
     def take(self, outputs: Any, batch: Any) -> list[list[Tensor]]:
         """What was caught since ``open``: for each layer, one tensor a forward call.
 

@@ -130,6 +130,11 @@ class FeatureTap:
         self.caught_ever = self.caught_ever or bool(slot.calls)
         return caught
 
+    def forget(self) -> None:
+        """Close, and let go of what was caught."""
+        close_slot(self.key)
+        self._slot = Slot()
+
     def remove(self) -> None:
         """Unhook. A compiled graph keeps the call of the op, which then does nothing."""
         close_slot(self.key)

@@ -339,3 +339,52 @@ def stock(size: int) -> dict[str, Any]:
         "csv": [p.read_text() for p in folder.rglob("metrics.csv")],
         "histories": len(list(folder.rglob("*.jsonl"))),
     }
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """All samples on rank 0, none on the others."""
+
+    def __init__(self, data: torch.utils.data.Dataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        return iter([self.data[i] for i in range(len(self.data))] if os.environ["RANK"] == "0" else [])
+
+
+def empty_reference(size: int, order: str) -> dict[str, Any]:
+    """A reference loader of which one rank gets nothing, before or behind the loader that is compared."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    monitor = FeatureGeometryMonitor(
+        signals="auto" if order == "auto" else ["fidelity_precision", "knn_accuracy", "feature_std"],
+        loader_names=("clean", "val") if order != "behind" else ("val", "clean"), reference="clean", knn_vote_k=20,
+    )  # fmt: skip
+    best = ModelCheckpoint(Path.cwd() / "best", monitor="featgeo/clean/feature_std", auto_insert_metric_name=False)
+    run = several(size, monitor, best, max_epochs=2, num_sanity_val_steps=0, enable_checkpointing=True)
+    train, val = digit_loaders()
+    both = [DataLoader(Stream(train.dataset), 32), val]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(still(), train, both if order != "behind" else both[::-1])
+    logged = sorted(name for name in run.callback_metrics if name.startswith("featgeo/"))
+    return {"records": told(monitor), "logged": logged}
+
+
+def of_other_sizes(size: int, kind: str) -> dict[str, Any]:
+    """Samples that make three rows each; or a data set of its own on every rank."""
+    x, y = digits()
+    rank = int(os.environ["RANK"])
+    data = TensorDataset(x[:121] / 16, y[:121])
+    how: dict[str, Any] = {}
+    if kind == "crops":
+        how["collate_fn"] = lambda samples: [
+            torch.stack([sample[part] for sample in samples]).repeat_interleave(3, 0) for part in (0, 1)
+        ]
+    elif size > 1:
+        data = torch.utils.data.Subset(data, range(90) if rank == 0 else range(90, 121))
+    monitor = FeatureGeometryMonitor(signals=["n_samples", "effective_rank"], on_error="raise")
+    run = several(size, monitor, max_epochs=1, use_distributed_sampler=kind == "crops")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(still(), digit_loaders()[0], DataLoader(data, 10, **how))
+    return {"records": told(monitor)}

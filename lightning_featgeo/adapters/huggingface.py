@@ -1,12 +1,14 @@
 """The Hugging Face Trainer: a window per evaluation, and per so many training steps if asked for.
 
-The model's own call is hooked: what goes in is the batch, so labels and attention mask are found in it, and evaluation
-is told from training by the model's mode. Values go through ``Trainer.log``, and into the metrics that
-``metric_for_best_model`` chooses from, as ``eval_featgeo/val/<signal>``.
+The model's own call is hooked: what goes in is the batch, so labels and attention mask are found in it. Evaluation is
+what the Trainer's evaluation loop calls; generation is left out. Values go through ``Trainer.log``, and as
+``eval_featgeo/val/<signal>`` into the metrics that ``metric_for_best_model`` chooses from.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,9 +43,16 @@ class GeometryCallback(TrainerCallback):
         self.evaluation = FeatureWatch(model, **settings)
         self.training = FeatureWatch(model, **settings) if train_steps is not None else None
         self._since = 0
+        self._evaluating = self._generating = False
+        self._inputs: dict[str, Any] = {}
         self._hooks = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
+        ]
+        self._wrapped = [
+            _wrap(trainer, "evaluation_loop", self._evaluate),
+            _wrap(trainer, "compute_loss", self._note_inputs),
+            _wrap(model, "generate", self._generate),
         ]
         trainer.add_callback(self)
 
@@ -52,25 +61,57 @@ class GeometryCallback(TrainerCallback):
         """Windows of evaluation; ``training.history`` has those of training."""
         return self.evaluation.history
 
+    # --- around the trainer's and the model's own methods ----------------------------------------------------
+
+    def _evaluate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """An evaluation begins: its window holds the rows of this loop, and of no other call."""
+        loader = kwargs.get("dataloader", args[0] if args else None)
+        self.evaluation.open("val", loader, step=self.trainer.state.global_step)
+        self._evaluating = True
+        try:
+            return original(*args, **kwargs)
+        except BaseException:
+            self.evaluation.discard()
+            raise
+        finally:
+            self._evaluating = False
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Decoding steps are no samples."""
+        self._generating = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._generating = False
+
+    def _note_inputs(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The whole batch: label smoothing takes the labels out before the model sees it."""
+        inputs = kwargs.get("inputs", args[1] if len(args) > 1 else None)
+        self._inputs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._inputs = {}
+
     # --- the model's calls -----------------------------------------------------------------------------------
 
     def _watch(self, model: torch.nn.Module) -> FeatureWatch | None:
-        return self.training if model.training else self.evaluation
+        if self._generating or torch.compiler.is_compiling():
+            return None
+        return self.training if model.training else self.evaluation if self._evaluating else None
 
     def _before(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch = self._watch(model)
-        if watch is None or torch.compiler.is_compiling():
+        if watch is None:
             return
-        if watch.is_open is None:
-            name, handler = ("train" if model.training else "val"), self.trainer.callback_handler
-            loader = None if model.training else getattr(handler, "eval_dataloader", None)
-            watch.open(name, loader, step=self.trainer.state.global_step)
+        if watch is self.training and watch.is_open is None:
+            watch.open("train", step=self.trainer.state.global_step)
         watch.begin_batch()
 
     def _after(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         watch = self._watch(model)
-        if watch is not None and not torch.compiler.is_compiling():
-            watch.end_batch(kwargs or args)
+        if watch is not None:
+            watch.end_batch({**self._inputs, **kwargs} if kwargs or self._inputs else args)
 
     # --- the trainer's events --------------------------------------------------------------------------------
 
@@ -122,6 +163,8 @@ class GeometryCallback(TrainerCallback):
         """Unhook the model, and leave the trainer."""
         for hook in self._hooks:
             hook.remove()
+        for undo in self._wrapped:
+            undo()
         for watch in (self.evaluation, self.training):
             if watch is not None:
                 watch.remove()
@@ -131,3 +174,20 @@ class GeometryCallback(TrainerCallback):
         with watch.guard.around("logging with the Trainer", lambda reason: None):
             if values:
                 self.trainer.log(dict(values))
+
+
+def _wrap(holder: Any, name: str, around: Callable[..., Any]) -> Callable[[], None]:
+    """Let ``around(original, …)`` run in a method's place, on this object only; returns how to undo it."""
+    original = getattr(holder, name, None)
+    if original is None:
+        return lambda: None
+    own = holder.__dict__.get(name)
+    holder.__dict__[name] = functools.wraps(original)(functools.partial(around, original))
+
+    def undo() -> None:
+        if own is None:
+            holder.__dict__.pop(name, None)
+        else:
+            holder.__dict__[name] = own
+
+    return undo

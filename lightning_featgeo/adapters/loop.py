@@ -102,7 +102,11 @@ class FeatureWatch:
             yield
             return
         self.begin_batch()
-        yield
+        try:
+            yield
+        except BaseException:
+            self.sources.forget()  # the user's error: this batch does not count
+            raise
         self.end_batch(batch)
 
     def begin_batch(self) -> None:
@@ -115,7 +119,8 @@ class FeatureWatch:
         window = self._open
         if window is None:
             return
-        first = not self._told
+        # a wrong setting ends the run only where nothing is lost: before anything was trained
+        first = not self._told and window.start_step == 0 and all(p.grad is None for p in self.model.parameters())
         with window.timed(), self.guard.around(f"streaming a {window.name} batch", self._fail, refuses=first):
             self.sources.settle(None)
             caught = [[whole(call) for call in calls] for calls in self.sources.take(None, batch)]
@@ -137,7 +142,8 @@ class FeatureWatch:
         Returns:
             Logged name -> value of the signals that are defined. ``history`` has standard errors, gaps and counts.
         """
-        window, self._open = self._open, None
+        window = self._open
+        self.discard()
         if window is None:
             return {}
         empty: list[str] = []
@@ -161,8 +167,9 @@ class FeatureWatch:
         return values
 
     def discard(self) -> None:
-        """Forget the open window."""
+        """Forget the open window, and what a forward that failed has left."""
         self._open = None
+        self.sources.forget()
 
     def remove(self) -> None:
         """Unhook."""

@@ -166,10 +166,10 @@ class GeometryEarlyStopping(EarlyStopping):
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A new run has no past, unless it was loaded or the trainer goes on."""
+        """A new run has no past, unless it was loaded or the trainer goes on; none has stopped yet."""
         if not self._resumed and trainer.global_step == 0:
             self.values, self.wait_count, self.stopped_epoch = [], 0, 0
-            self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
         self._resumed = False
 
     def observe(self, trainer: pl.Trainer, record: Record) -> str | None:

@@ -46,13 +46,17 @@ class Shard:
     """One rank's part of a loader, while it is read.
 
     ``own``: samples that are this rank's first, behind which come repeats that even out the ranks; None: unknown.
-    ``length``: of the whole data set, where it has one. ``seen``: samples so far; None: some were missed.
+    ``length``: of the whole data set, where it has one. ``repeats``: how many samples come twice on all ranks together;
+    None: nobody knows. ``batch_size``, ``total``: samples a batch, and in all. ``seen``: samples so far; None: some
+    were missed.
     """
 
     ranks: Ranks
     own: int | None = None
     length: int | None = None
-    may_repeat: bool = False
+    repeats: int | None = 0
+    batch_size: int = 0
+    total: int = 0
     seen: int | None = 0
 
     @classmethod
@@ -70,24 +74,36 @@ class Shard:
         length = _length(getattr(loader, "dataset", None))
         known = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
         if not known or not isinstance(sampler, DistributedSampler):
-            return cls(ranks, None, length, True)
+            return cls(ranks, None, length, None)
         length = _length(sampler.dataset)
         in_order = stock and length is not None
         fits = sampler.num_replicas == ranks.size and sampler.rank == ranks.rank
         if not (in_order and fits):
-            return cls(ranks, None, length, True)
-        if sampler.drop_last:
-            return cls(ranks, None, length, False)
+            return cls(ranks, None, length, None)
         assert length is not None
-        return cls(ranks, max(0, -(-(length - ranks.rank) // ranks.size)), length, True)
+        if sampler.drop_last:
+            return cls(ranks, None, length, 0)
+        own = max(0, -(-(length - ranks.rank) // ranks.size))
+        return cls(ranks, own, length, sampler.total_size - length, loader.batch_size, sampler.num_samples)
 
     @property
-    def fresh(self) -> int | None:
-        """How many of the next samples are no repeats; None: that can't be told, or there are no repeats."""
-        return None if self.own is None or self.seen is None else max(0, self.own - self.seen)
+    def droppable(self) -> bool:
+        """Whether it is known which samples are repeats."""
+        return self.own is not None and self.seen is not None
+
+    def fresh(self, samples: int) -> int | None:
+        """How many of the next batch's samples are no repeats; None: all, or that can't be told.
+
+        Samples of a batch that are not as many as the sampler has given (crops, packed sequences) can't be told apart.
+        """
+        if self.own is None or self.seen is None or samples != min(self.batch_size, self.total - self.seen):
+            return None
+        return max(0, self.own - self.seen)
 
     def advance(self, samples: int) -> None:
         """So many samples were read."""
+        if self.own is not None and self.seen is not None and self.fresh(samples) is None:
+            self.own = None
         self.seen = None if self.seen is None else self.seen + samples
 
 

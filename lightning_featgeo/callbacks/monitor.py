@@ -99,9 +99,8 @@ class FeatureGeometryMonitor(Callback):
     def state_key(self) -> str:
         """Distinct for monitors of other layers or stages in one trainer."""
         s = self.settings
-        return self._generate_state_key(
-            layer=s.layer, head=s.head, features=getattr(s.features, "__qualname__", s.features), stages=s.stages
-        )
+        features = getattr(s.features, "__qualname__", s.features)
+        return self._generate_state_key(layer=s.layer, head=s.head, features=features, stages=sorted(s.stages))
 
     # --- a run begins and ends -------------------------------------------------------------------------------
 
@@ -344,8 +343,10 @@ class FeatureGeometryMonitor(Callback):
             ConfigurationError: with what it holds, and what to do.
         """
         states = checkpoint.get("callbacks") or {}
-        others = [key for key in states if key.startswith(type(self).__qualname__)]
-        if trainer.state.fn == "fit" and self.settings.resume and others and self.state_key not in others:
+        ours: Sequence[Any] = getattr(trainer, "callbacks", [])
+        here = [c.state_key for c in ours if isinstance(c, FeatureGeometryMonitor)]
+        others = [key for key in states if key.startswith(type(self).__qualname__) and key not in here]
+        if trainer.state.fn == "fit" and self.settings.resume and others and self.state_key not in states:
             raise ConfigurationError(
                 f"the checkpoint holds curves of {', '.join(others)}, and this run would log {self.state_key}. Resume "
                 "with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"

@@ -217,7 +217,8 @@ def describe(
     memory = sum(part.metric.memory_bytes for part in seen)
     merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
     closing = max(part.metric.closing_bytes for part in seen)  # a layer at a time
-    told = {f"{name} {reason}": None for name, reason in metric.left_out.items()}
+    left_out = {} if window.serves else metric.left_out  # what others refer to has no reference itself
+    told = {f"{name} {reason}": None for name, reason in left_out.items()}
     told.update({note: None for part in seen for note in part.assembler.notes})
     return (
         f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "

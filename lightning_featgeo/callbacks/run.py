@@ -268,19 +268,23 @@ class Run:
         if stage not in self.stages:  # it only served as a reference
             return 0
         windows = self._windows.get(stage, {})
+        empty: dict[int, list[str]] = {}
+        for loader, window in windows.items():  # all of them first: one may be another's reference
+            with self.guarded(f"closing the {window.name} window", stage, loader):
+                empty[loader] = self._agree(stage, loader, window)
         reference = self._reference()
         for loader, window in windows.items():
-            number, empty = first_number + loader, list[str]()
+            number = first_number + loader
             closed: list[tuple[Record, Mapping[str, Tensor]]] = []
             epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
-            with self.guarded(f"closing the {window.name} window", stage, loader):
-                empty = self._agree(stage, loader, window)
             with self.guarded(f"computing the {window.name} window", stage, loader):
                 compared = None if window.name == self.settings.reference else self.settings.reference
                 if reference is not None and self.settings.reference not in self.stages and compared == "train":
                     window.seconds += reference.seconds  # it has no record of its own
                     reference.seconds = 0.0
-                closed = window.close(number, epoch, step, reference if compared else None, compared, self.ranks, empty)
+                closed = window.close(
+                    number, epoch, step, reference if compared else None, compared, self.ranks, empty.get(loader, ())
+                )
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self.guard.warn_of(record)
                 self.publisher.publish(
@@ -290,9 +294,15 @@ class Run:
         return len(windows)
 
     def _reference(self) -> Window | None:
-        """The window that others are compared with, as it is now."""
-        windows = [w for of_stage in self._windows.values() for w in of_stage.values()]
-        return next((w for w in windows if w.name == self.settings.reference), None)
+        """The window that others are compared with, as it is now: with the same layers on every rank, rows or none."""
+        found = next((each for each in self.each_window() if each[2].name == self.settings.reference), None)
+        if found is None:
+            return None
+        stage, loader, window = found
+        with self.guarded(f"looking at the reference {window.name}", stage, loader):
+            if any(self.ranks.gather(bool(window.watched))):
+                window.watched = self.ranks.attempt(lambda: window.watched or self.watch(stage, loader))
+        return window
 
     @property
     def caught_stages(self) -> tuple[str, ...]:
@@ -342,7 +352,7 @@ class Run:
             return
         self._told = True
         loaders = sum(len(self.stage_names(stage)) for stage in self.stages)
-        reference = self._reference()
+        reference = next((w for _, _, w in self.each_window() if w.name == self.settings.reference), None)
         silent = reference if "train" not in self.stages and reference is not window else None
         held = sum(part.metric.memory_bytes for part in silent.watched) if silent is not None else 0
         line = publishing.describe(

@@ -122,7 +122,7 @@ class Settings:
 
     def label_reader(self, num_classes: int | None) -> LabelReader:
         """What reads labels, of so many classes."""
-        return LabelReader(self.labels, num_classes, self.ignore_index)
+        return LabelReader(self.labels, num_classes, self.ignore_index, self.groups)
 
     def check_batch(self, batch: Any, num_classes: int | None) -> bool:
         """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.

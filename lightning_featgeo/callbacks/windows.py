@@ -90,12 +90,11 @@ class Window:
 
     def add(self, caught: list[list[Tensor]], batch: Any) -> int:
         """Stream one batch: for each layer, one tensor a forward call. Returns its samples."""
-        size, shard = 0, self.shard
-        fresh, ranks = (shard.fresh, shard.ranks) if shard is not None else (None, None)
+        size, shard = 0, self.shard or Shard(Ranks.alone())
         for part, calls in zip(self.watched, caught, strict=True):
             if not calls:
                 continue
-            made = part.assembler.assemble(calls, batch, self.samples, ranks, fresh)
+            made = part.assembler.assemble(calls, batch, self.samples, shard.ranks, shard.fresh)
             size = max(size, made.samples)
             for piece in made.parts:
                 if part.saved is not None:
@@ -103,6 +102,7 @@ class Window:
                 if piece.may_hold_first_view or part.metric.reads_views:
                     part.metric.update_rows(piece.rows, made.present)
         self.samples += size
+        fresh = shard.fresh(size)
         self.repeats += 0 if fresh is None else max(0, size - fresh)
         self.batches += 1
         return size
@@ -174,17 +174,20 @@ class Window:
 
     def _counts(self, ranks: Ranks) -> dict[str, int]:
         """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
-        shard = self.shard
-        known = shard is None or not shard.may_repeat or shard.fresh is not None
-        heard = ranks.gather((self.batches, self.repeats, self.samples, known))
-        batches, repeats, samples = (sum(column) for column in list(zip(*heard, strict=True))[:3])
-        counts = {"batches": batches}
-        if repeats:
-            counts["padded"] = repeats
-        if not all(each[3] for each in heard):
-            length = shard.length if shard is not None else None
-            counts["repeated"] = max(0, samples - length) if length is not None else samples
-        return counts
+        shard = self.shard or Shard(ranks)
+        mine = (self.batches, self.repeats, self.samples), shard.droppable, shard.repeats, shard.length
+        heard = ranks.gather(mine)
+        batches, dropped, samples = map(sum, zip(*(each[0] for each in heard), strict=True))
+        counts = {"batches": batches, "padded": dropped, "repeated": 0}
+        if not all(each[1] for each in heard):
+            bounds, lengths = {each[2] for each in heard}, {each[3] for each in heard}
+            if bounds == {shard.repeats} and shard.repeats is not None:
+                counts["repeated"] = shard.repeats
+            elif lengths == {None}:
+                counts["repeated"] = samples
+            elif lengths == {shard.length} and shard.length is not None:  # else each rank has a data set of its own
+                counts["repeated"] = max(0, samples - shard.length)
+        return {name: count for name, count in counts.items() if count or name == "batches"}
 
     def _compared_with(
         self, reference: Window | None, name: str | None, ranks: Ranks

@@ -261,6 +261,8 @@ class GeometryMetric(Mergeable):
             other = None if reference is None else reference.across(ranks)
             result = merged.evaluate(other, no_reference, ranks)
         self._latest = merged._latest
+        if self.signals is None:  # this rank has seen no row that could have told
+            self.signals, self.left_out = merged.signals, merged.left_out
         return result
 
     def evaluate(self, reference: GeometryMetric | None, no_reference: str, ranks: Ranks) -> WindowResult:

@@ -15,7 +15,18 @@ from models import trainer
 from processes import on_ranks
 from ranked import TRAIN, VAL, digit_loaders, still
 from torch.utils.data import Dataset
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
 from lightning_featgeo.adapters import FeatureWatch
@@ -181,3 +192,77 @@ def test_a_trainer_that_makes_its_model_later_is_refused(tmp_path: Path) -> None
         GeometryCallback(late)
     with pytest.raises(ConfigurationError, match="train_steps must be at least 1"):
         GeometryCallback(hugging_face(tmp_path), train_steps=0)
+
+
+def test_only_the_evaluation_loop_makes_an_evaluation_window(tmp_path: Path) -> None:
+    run = hugging_face(tmp_path)
+    geometry = GeometryCallback(run, signals=["n_samples", "feature_std"], on_error="raise")
+    batch = {key: torch.stack([Digits(0, 30)[i][key] for i in range(30)]) for key in Digits(0, 30)[0]}
+    run.model.eval()
+    run.model(**batch)
+
+    class Aborts(TrainerCallback):
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    run.add_callback(Aborts)
+    with pytest.raises(ZeroDivisionError):
+        run.evaluate()
+    run.remove_callback(Aborts)
+    assert not geometry.evaluation.sources.taps[0].calls
+    run.model(**batch)
+    assert run.evaluate()["eval_featgeo/val/n_samples"] == 210
+    run.predict(Digits(0, 20))
+    assert run.evaluate()["eval_featgeo/val/n_samples"] == 210
+    geometry.remove()
+    assert not {"evaluation_loop", "compute_loss"} & set(run.__dict__)
+    assert "generate" not in run.model.__dict__
+
+
+def test_generation_is_left_out_and_every_sample_counts_once(tmp_path: Path) -> None:
+    size = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=17, decoder_start_token_id=0, **size))
+    samples = [{"input_ids": torch.arange(8) + i % 3, "labels": torch.arange(4) + i % 3} for i in range(16)]
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), predict_with_generate=True, generation_max_length=6, use_cpu=True, report_to=[]
+    )
+    run = Seq2SeqTrainer(model, arguments, eval_dataset=samples)
+    geometry = GeometryCallback(run, signals=["n_samples"], pool="mean", on_error="raise")
+    run.evaluate()
+    (record,) = geometry.history
+    assert record.values["n_samples"] == 16
+    assert record.counts["batches"] == 2
+
+
+def test_smoothed_labels_are_found_and_a_late_mistake_is_a_gap(tmp_path: Path) -> None:
+    run = hugging_face(tmp_path, save_strategy="no", label_smoothing_factor=0.1, num_train_epochs=1)
+    geometry = GeometryCallback(run, signals=["nc1", "knn_accuracy"], on_error="raise")
+    run.train()
+    assert {"nc1", "knn_accuracy"} <= set(geometry.history.records[0].values)
+    run = hugging_face(tmp_path, save_strategy="no", num_train_epochs=1)
+    geometry = GeometryCallback(run, signals=["nc1"], labels="no_such_key")
+    with pytest.warns(FeatureGeometryWarning, match="the batch has no such part"):
+        run.train()
+    assert run.state.global_step == 4
+    early = hugging_face(tmp_path)
+    GeometryCallback(early, signals=["nc1"], labels="no_such_key")
+    with pytest.raises(ConfigurationError, match="the batch has no such part"):
+        early.evaluate()
+
+
+def test_a_failed_forward_leaves_nothing_caught() -> None:
+    model = still().net
+    watch = FeatureWatch(model, signals=["n_samples"], on_error="raise")
+    watch.open("val")
+    batch = next(iter(digit_loaders()[1]))
+    hook = model[3].register_forward_hook(lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError), watch.batch(batch):
+        model(batch[0])
+    hook.remove()
+    model(batch[0])
+    with watch.batch(batch):
+        model(batch[0])
+    assert watch.close() == {"featgeo/val/n_samples": len(batch[0])}
+    model(batch[0])
+    assert not watch.sources.taps[0].calls

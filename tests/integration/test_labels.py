@@ -108,3 +108,26 @@ def test_the_kind_is_told_by_the_first_batch(labels: Tensor, classes: int, expec
     assert (found is not None) == (expected != "targets")
     if labels.shape == (1, 2):
         assert found.tolist() == [-1]  # of two classes, smoothing and mixup look the same
+
+
+def test_later_rows_of_several_classes_have_none_whatever_the_first_batch_was() -> None:
+    later = torch.tensor([[1.0, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
+    for first in (torch.eye(4), torch.tensor([[1.0, 1, 0, 0]])):
+        reader = LabelReader(num_classes=4)
+        reader.read((torch.zeros(len(first), 2), first))
+        assert reader.read((torch.zeros(4, 2), later))[0].tolist() == [-1, -1, -1, 0]
+
+
+def test_zeros_say_nothing_about_what_labels_are() -> None:
+    reader = LabelReader(num_classes=2)
+    assert reader.read((torch.zeros(4, 3), torch.zeros(4, 2)))[0] is None
+    found, targets = reader.read((torch.zeros(4, 3), 7 * torch.rand(4, 2)))
+    assert found is None
+    assert targets.shape == (4, 2)
+
+
+@pytest.mark.parametrize("batch", [(X, Y, Y % 3), {"x": X, "label": Y, "target": Y % 3}])
+def test_groups_are_no_labels(batch: Any) -> None:
+    groups = 2 if isinstance(batch, tuple) else "target"
+    found, _ = LabelReader(num_classes=10, groups=groups).read(batch)
+    assert torch.equal(found, Y)

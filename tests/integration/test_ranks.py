@@ -140,3 +140,31 @@ def test_sharded_models_and_heads(data: int, tensor: int, alone: dict[str, Any])
 def test_a_head_inside_fsdp1_is_read_whole(keep_parameters: bool) -> None:
     for rank in on_ranks(2, ranked.flat, keep_parameters):
         assert rank == {"name": "1", "kind": "Linear", "same": True}
+
+
+@pytest.mark.parametrize("order", ["auto", "before", "behind"])
+def test_a_reference_that_a_rank_has_no_row_of(order: str) -> None:
+    alone, every = on_ranks(1, ranked.empty_reference, 1, order)[0], on_ranks(2, ranked.empty_reference, 2, order)
+    assert every[0] == every[1]  # the same names too: Lightning's checkpoint waits for all of them
+    assert every[0]["logged"] == alone["logged"]
+    for ours, theirs in zip(every[0]["records"], alone["records"], strict=True):
+        assert ours["gaps"] == theirs["gaps"]
+        assert max(differences(ours["values"], theirs["values"]).values()) < 2e-5
+
+
+def test_rows_of_samples_that_make_several_are_not_taken_for_repeats() -> None:
+    alone, every = on_ranks(1, ranked.of_other_sizes, 1, "crops")[0], on_ranks(2, ranked.of_other_sizes, 2, "crops")
+    assert every[0] == every[1]
+    (ours,), (theirs,) = every[0]["records"], alone["records"]
+    assert theirs["values"]["n_samples"] == 363
+    assert ours["values"]["n_samples"] == 366  # one sample was repeated, and nobody can say which rows it has
+    assert ours["counts"]["repeated"] == 1
+    assert ours["values"]["effective_rank"] == pytest.approx(theirs["values"]["effective_rank"], rel=1e-2)
+
+
+def test_a_data_set_of_its_own_on_every_rank_repeats_nothing() -> None:
+    every = on_ranks(2, ranked.of_other_sizes, 2, "own")
+    assert every[0] == every[1]
+    (record,) = every[0]["records"]
+    assert record["values"]["n_samples"] == 121
+    assert "repeated" not in record["counts"]

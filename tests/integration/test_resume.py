@@ -22,6 +22,7 @@ from lightning_featgeo import (
     FeatureGeometryWarning,
     GeometryEarlyStopping,
     Plateau,
+    Threshold,
 )
 
 
@@ -79,6 +80,31 @@ def test_the_stopper_decides_as_it_would_have(tmp_path: Path) -> None:
     assert one.current_epoch == two.current_epoch == 4
     assert whole.stopping_reason_message == again.stopping_reason_message
     assert whole.values == again.values
+
+
+def test_a_stopper_that_has_stopped_can_stop_again(tmp_path: Path) -> None:
+    def stopper() -> GeometryEarlyStopping:
+        return GeometryEarlyStopping("featgeo/val/feature_std", Threshold(above=1e-6), patience=2)
+
+    run = trainer(everyone(), stopper(), max_epochs=9)
+    run.fit(model(), *data(False))
+    run.save_checkpoint(tmp_path / "stopped.ckpt")
+    assert run.current_epoch == 2
+    again = trainer(everyone(), stopper(), max_epochs=9)
+    again.fit(Classifier(), *data(False), ckpt_path=tmp_path / "stopped.ckpt")
+    assert again.current_epoch == 3
+    run.fit(model(), *data(False))
+    assert run.current_epoch == 3
+
+
+def test_stages_in_another_order_and_a_second_monitor_are_no_other_curves(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path, everyone())
+    again, new = everyone(stages=("val", "train")), everyone(layer="net.0", stages="train", signals=["dead_fraction"])
+    trainer(again, new, max_epochs=2).fit(Classifier(), *loaders(), ckpt_path=file)
+    assert [r.window for r in again.history] == [0, 1, 2, 3]
+    assert [r.window for r in new.history] == [0]
+    with pytest.raises(ConfigurationError, match="stages"):
+        trainer(everyone(stages="val"), max_epochs=2).fit(Classifier(), *loaders(), ckpt_path=file)
 
 
 def checkpoint(folder: Path, *callbacks: pl.Callback, net: nn.Module | None = None) -> Path:

@@ -247,6 +247,7 @@ class Run:
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
         for part in watched:
+            part.metric.lenient = self.trained
             part.metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         if self._saved is not None:
             self._saved.check(self.paths, [], watched[0].metric.num_classes if watched else None)

@@ -100,6 +100,8 @@ class GeometryMetric(Mergeable):
         self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
         # in a list: a module attribute would be registered and travel in the state_dict
         self._head: list[torch.nn.Module | None] = [head, None]  # and what FSDP has wrapped around it
+        self.lenient = False  # a signal that was named and can't be computed is a gap, instead of an error
+        self.impossible: dict[str, str] = {}
         self.strict = False  # a signal that fails raises, instead of being a gap
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
@@ -184,7 +186,14 @@ class GeometryMetric(Mergeable):
         here |= {"reference"} if self.has_reference else set()
         here |= {"earlier"} if self.keeps_samples else set()
         missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
-        self.signals, self.left_out = choose_signals(self.signals, self._named, missing, self.tolerated)
+        asked = self.signals
+        try:
+            self.signals, self.left_out = choose_signals(asked, self._named, missing, self.tolerated)
+        except ConfigurationError:
+            if not self.lenient:
+                raise
+            self.signals, self.left_out = choose_signals(asked, frozenset(), missing, self.tolerated)
+            self.impossible = {name: why for name, why in self.left_out.items() if name in self._named}
         x = rows.features
         shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
         capacity = bank_capacity(self.bank_size, shape.dim, x.element_size())
@@ -286,6 +295,7 @@ class GeometryMetric(Mergeable):
             if ranks.rank > 0:
                 return None
             result = evaluate(signals, statistics, counts, self.num_classes, self.strict)
+            result = replace(result, gaps={**result.gaps, **self.impossible})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
             if "neighbor_samples" in statistics.computed():

@@ -460,7 +460,7 @@ def test_a_wrong_selector_is_an_error_in_the_sanity_check_and_a_gap_once_trainin
             trainer(FeatureGeometryMonitor(every_n_epochs=3, **kwargs)).fit(model, *loaders())
         late = FeatureGeometryMonitor(**kwargs)
         run = trainer(late, num_sanity_val_steps=0)
-        with pytest.warns(FeatureGeometryWarning, match="Training goes on"):
+        with pytest.warns(FeatureGeometryWarning, match="Training goes on|has no value"):
             run.fit(Classifier(), *loaders())
         assert run.current_epoch == 2
         assert all(r.gaps for r in late.history)
@@ -567,3 +567,15 @@ def test_one_batch_of_features_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monitor = FeatureGeometryMonitor(layer="net", signals=["feature_std"])
     with pytest.warns(FeatureGeometryWarning, match="watch a smaller layer"):
         trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+
+
+def test_a_signal_that_cannot_be_had_is_found_late_and_costs_no_other() -> None:
+    late = FeatureGeometryMonitor(layer=["net.0", "net.1"], signals=["nc1", "feature_std"])
+    with pytest.warns(FeatureGeometryWarning, match="nc1 has no value: needs the number of classes"):
+        trainer(late, max_epochs=1, num_sanity_val_steps=0).fit(Classifier(), *loaders())
+    for record in late.history:
+        assert set(record.values) == {"feature_std", "n_samples"}
+        assert set(record.gaps) == {"nc1"}
+    early = FeatureGeometryMonitor(layer=["net.0", "net.1"], signals=["nc1", "feature_std"])
+    with pytest.raises(ConfigurationError, match="nc1 needs the number of classes"):
+        trainer(early, max_epochs=1).fit(Classifier(), *loaders())

@@ -96,7 +96,7 @@ def _search(n: int, d: int) -> tuple[float, list[torch.Tensor]]:
 
 def search() -> list[list[object]]:
     rows: list[list[object]] = []
-    for n, d in ((4096, 512), (4096, 2048), (16384, 512), (16384, 2048)):
+    for n, d in ((4096, 512), (4096, 2048), (16384, 512), (16384, 2048), (32768, 512)):
         (one, tables), *_ = on_ranks(1, _search, n, d)
         two = on_ranks(2, _search, n, d)
         same = all(torch.equal(a, b) for a, b in zip(tables, two[0][1], strict=True))

@@ -208,7 +208,7 @@ def _shared_scan(
     """Rows among each other: each rank looks at its share of the pairs, then settles its share of the rows."""
     n, device = rows.shape[0], rows.device
     room = scan.shared_width(k, precision, n - 1, ranks.size)
-    values, indices, limits, sums, squares = ranks.attempt(
+    values, indices, limits, sums, squares, lengths = ranks.attempt(
         lambda: ops.candidates(rows, ids, *frame, room, precision, kernel_scale, ranks.rank, ranks.size)
     )
     ranks.sum(sums)
@@ -231,7 +231,7 @@ def _shared_scan(
         count = mine.stop - mine.start
         near, which = (part[:, :count].transpose(0, 1).flatten(1).contiguous() for part in of_mine[:2])
         lowest = of_mine[2].amin(dim=0)[:count].contiguous()
-        return ops.settle(rows, mine.start, near, which, lowest, *frame, k, measure, precision)
+        return ops.settle(rows, mine.start, near, which, lowest, lengths, *frame, k, measure, precision)
 
     ranks.in_shares(n, settled_rows, (*table, certain))
     ranks.everywhere(certain)

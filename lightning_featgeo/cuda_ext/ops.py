@@ -279,7 +279,7 @@ def candidates(
     kernel_scale: float,
     part: int,
     parts: int,
-) -> tuple[Float[Tensor, "n w"], Int32[Tensor, "n w"], Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The first half of a :func:`scan` of rows among each other, over one share of the pairs.
 
     The shares of all ``parts`` are all pairs, none twice: processes take one each, and put candidates together.
@@ -287,13 +287,14 @@ def candidates(
     Args: those of :func:`scan`; ``width``: how many candidates are kept.
 
     Returns:
-        Scanned values of the best candidates of each row (in no order, inf where there is none), which rows they are
-        (−1), a value below which none is missing, Σk and Σk² over the share.
+        (n, w) scanned values of the best candidates of each row (in no order, inf where there is none), (n, w) which
+        rows they are (−1), (n,) a value below which none is missing, (n,) Σk and (n,) Σk² over the share, and (n + 1,)
+        the rows' lengths after centring and scaling, with what rounding took of one behind them.
     """
-    values, indices, limits, sums, squares = _ops.candidates(
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _ops.candidates(
         rows, ids, centre, scale, width, precision, kernel_scale, part, parts
     )
-    return values, indices, limits, sums, squares
+    return found
 
 
 def settle(
@@ -302,6 +303,7 @@ def settle(
     values: Float[Tensor, "n w"],
     indices: Int32[Tensor, "n w"],
     limits: Float[Tensor, " n"],
+    lengths: Float[Tensor, " l"],
     centre: Float[Tensor, " d"],
     scale: float,
     k: int,
@@ -310,9 +312,11 @@ def settle(
 ) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"], Bool[Tensor, " n"]]:
     """The second half: neighbours of n rows, the one of number ``first`` and those behind it, and if they are certain.
 
-    Args: those of :func:`scan`; candidates side by side from all shares, and the smallest of their limits.
+    Args: those of :func:`scan`; candidates side by side from all shares, the smallest of their limits, and the lengths.
     """
-    distances, found, certain = _ops.settle(rows, first, values, indices, limits, centre, scale, k, measure, precision)
+    distances, found, certain = _ops.settle(
+        rows, first, values, indices, limits, lengths, centre, scale, k, measure, precision
+    )
     return distances, found, certain
 
 

@@ -58,8 +58,9 @@ def shared_width(k: int, precision: int, available: int, parts: int) -> int:
     Shares are made of blocks of rows, so that few blocks are shared out unevenly.
     """
     whole, blocks = width(k, precision, available), math.ceil((available + 1) / _SHARED_BLOCK)
-    share = whole * min(1.0, (math.ceil(blocks / parts) + 1) / blocks)
-    return min(whole, math.ceil(share + 4 * math.sqrt(share) + 8)) if whole < available else whole
+    part = min(1.0, (math.ceil(blocks / parts) + 1) / blocks)
+    expected = whole * part  # of a binomial number
+    return min(whole, math.ceil(expected + 3.5 * math.sqrt(expected * (1 - part)) + 2)) if whole < available else whole
 
 
 def scan(
@@ -96,14 +97,16 @@ def candidates(
     kernel_scale: float,
     part: int,
     parts: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`lightning_featgeo.cuda_ext.ops.candidates`. A part is a slice of the rows as neighbours of all."""
     n = rows.shape[0]
     start, stop = n * part // parts, n * (part + 1) // parts
     values, indices, limits, sums, squares, _ = _best(
         rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale
     )
-    return values, torch.where(indices >= 0, indices + start, -1).to(torch.int32), limits, sums, squares
+    _, norms, lost = _rounded(rows, centre, scale, precision)
+    lengths = torch.cat([norms.sqrt(), lost[None]])
+    return values, torch.where(indices >= 0, indices + start, -1).to(torch.int32), limits, sums, squares, lengths
 
 
 def settle(
@@ -112,6 +115,7 @@ def settle(
     values: Tensor,
     indices: Tensor,
     limits: Tensor,
+    lengths: Tensor,
     centre: Tensor,
     scale: float,
     k: int,
@@ -119,7 +123,7 @@ def settle(
     precision: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`lightning_featgeo.cuda_ext.ops.settle`. Measures every candidate, whether asked to or not."""
-    _, norms, lost = _rounded(rows, centre, scale, precision)
+    norms, lost = lengths[:-1].square(), lengths[-1]
     mine = slice(first, first + len(values))
     which = indices.to(torch.int64)
     return _proven(rows[mine], rows, which, limits.double(), norms[mine], lost, scale, k, precision)

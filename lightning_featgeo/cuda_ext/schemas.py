@@ -28,9 +28,9 @@ SCHEMAS = {
     "scan": "(Tensor queries, Tensor? reference, Tensor query_ids, Tensor? reference_ids, Tensor centre, float scale, "
     "int k, bool measure, int precision, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "candidates": "(Tensor rows, Tensor ids, Tensor centre, float scale, int width, int precision, "
-    "float kernel_scale, int part, int parts) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "settle": "(Tensor rows, int first, Tensor values, Tensor indices, Tensor limits, Tensor centre, float scale, "
-    "int k, bool measure, int precision) -> (Tensor, Tensor, Tensor)",
+    "float kernel_scale, int part, int parts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "settle": "(Tensor rows, int first, Tensor values, Tensor indices, Tensor limits, Tensor lengths, Tensor centre, "
+    "float scale, int k, bool measure, int precision) -> (Tensor, Tensor, Tensor)",
     "select_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, Tensor reference_ids, "
     "int first, Tensor(a!) values, Tensor(b!) indices) -> ()",
 }
@@ -94,7 +94,8 @@ def _fake_candidates(
 ) -> tuple[Tensor, ...]:
     n, kind = rows.shape[0], torch.float64 if precision == scan.F64 else torch.float32
     tables = rows.new_empty((n, width), dtype=kind), rows.new_empty((n, width), dtype=torch.int32)
-    return *tables, *(rows.new_empty((n,), dtype=t) for t in (kind, torch.float64, torch.float64))
+    columns = [rows.new_empty((n,), dtype=t) for t in (kind, torch.float64, torch.float64)]
+    return *tables, *columns, rows.new_empty((n + 1,), dtype=torch.float64)
 
 
 def _fake_settle(
@@ -103,6 +104,7 @@ def _fake_settle(
     values: Tensor,
     indices: Tensor,
     limits: Tensor,
+    lengths: Tensor,
     centre: Tensor,
     scale: float,
     k: int,

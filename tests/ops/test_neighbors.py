@@ -160,7 +160,7 @@ def test_shares_of_the_pairs_make_the_whole(
     assert bool(whole[2].all())
     first, rows = n // 3, n - n // 3
     part = values[first:].contiguous(), indices[first:].contiguous(), limits[first:].contiguous()
-    distances, found, certain = settle(x, first, *part, *frame, k, measure, precision)
+    distances, found, certain = settle(x, first, *part, shares[0][5], *frame, k, measure, precision)
     assert distances.shape == (rows, k)
     truth = whole[1][first:][certain]
     assert torch.equal(found[certain].sort(dim=1).values, truth.sort(dim=1).values)

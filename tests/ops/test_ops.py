@@ -35,7 +35,7 @@ def arguments(name: str) -> tuple:
         "candidates": (x, torch.arange(12, dtype=torch.int32), torch.zeros(5, **f64), 0.125, 4, 1, 2.0, 1, 2),
         "settle": (
             x, 3, torch.rand(2, 4), torch.arange(8, dtype=torch.int32).reshape(2, 4), torch.full((2,), torch.inf),
-            torch.zeros(5, **f64), 0.125, 3, True, 1,
+            torch.ones(13, **f64), torch.zeros(5, **f64), 0.125, 3, True, 1,
         ),
         "select_": (
             x @ x.T, x.square().sum(1), x.square().sum(1), torch.arange(12, dtype=torch.int32),

@@ -160,12 +160,7 @@ void search_self(const PackedRows<P>& packed, int64_t n, const int32_t* ids, con
     });
 }
 
-template <class P>
-double longest_of(const PackedRows<P>& packed, int64_t n) {
-  double longest = 0.0;
-  for (int64_t i = 0; i < n; ++i) longest = std::max(longest, packed.lengths[i]);
-  return longest;
-}
+double longest_of(const double* lengths, int64_t n) { return n ? *std::max_element(lengths, lengths + n) : 0.0; }
 
 template <class P>
 void nearest_to_self(const Problem& p, const Sums& kernel, Table& table) {
@@ -174,7 +169,7 @@ void nearest_to_self(const Problem& p, const Sums& kernel, Table& table) {
   packed.pack(p.queries, 0, n, p.frame);
   Best<Value_of<P>> best(n, width_of(table.k, P::kPairs, n - 1));
   search_self<P>(packed, n, p.query_ids, {0, 1}, kernel, inner_scale<P>(kernel, p.frame), best);
-  settle_all<P>(best, p.queries, 0, n, p.queries, packed.lengths.get(), longest_of(packed, n), packed.ratio, p.frame,
+  settle_all<P>(best, p.queries, 0, n, p.queries, packed.lengths.get(), longest_of(packed.lengths.get(), n), packed.ratio, p.frame,
                 p.measure, table);
 }
 
@@ -188,6 +183,8 @@ void gather_in(const Problem& p, const Share& share, Found& found) {
   Sums kernel{found.sums, found.squares, p.kernel_scale};
   search_self<P>(packed, n, p.query_ids, share, kernel, inner_scale<P>(kernel, p.frame), best);
   auto *values = static_cast<Value*>(found.values), *limits = static_cast<Value*>(found.limits);
+  std::copy(packed.lengths.get(), packed.lengths.get() + n, found.lengths);
+  found.lengths[n] = packed.ratio;
   parallel_for(0, n, 64, [&](int64_t begin, int64_t end) {
     Buffer<Candidate<Value>> scratch(best.room());
     for (int64_t i = begin; i < end; ++i) {
@@ -204,14 +201,13 @@ void gather_in(const Problem& p, const Share& share, Found& found) {
 template <class P>
 void settle_in(const Problem& p, int64_t first, int64_t rows, const Found& found, Table& table) {
   using Value = Value_of<P>;
-  PackedRows<P> packed(p.queries.rows, p.queries.columns);
-  packed.pack(p.queries, 0, p.queries.rows, p.frame);
+  int64_t n = p.queries.rows;
   Best<Value> best(rows, found.width);
   auto *values = static_cast<const Value*>(found.values), *limits = static_cast<const Value*>(found.limits);
   for (int64_t i = 0; i < rows; ++i)
     best.set(i, values + i * found.width, found.indices + i * found.width, found.width, limits[i]);
-  settle_all<P>(best, p.queries, first, rows, p.queries, packed.lengths.get(),
-                longest_of(packed, p.queries.rows), packed.ratio, p.frame, p.measure, table);
+  settle_all<P>(best, p.queries, first, rows, p.queries, found.lengths, longest_of(found.lengths, n), found.lengths[n],
+                p.frame, p.measure, table);
 }
 
 template <class P>

@@ -43,6 +43,7 @@ struct Found {  // the best candidates of each row, fp32 or float64 as the produ
   void* limits;  // nothing else scans below
   double* sums;  // as in Table
   double* squares;
+  double* lengths;  // of all rows, centred and scaled, and behind them the largest share that rounding took of one
 };
 
 void nearest(const Problem& problem, Precision precision, Table& table);

@@ -139,10 +139,11 @@ Problem among(const Matrix& rows, const int32_t* ids, const Tensor& centre, doub
   return {rows, rows, true, ids, ids, {doubles(centre, rows.columns, "centre"), scale}, measure, kernel_scale};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tensor& rows, const Tensor& ids,
-                                                              const Tensor& centre, double scale, int64_t width,
-                                                              int64_t precision, double kernel_scale, int64_t part,
-                                                              int64_t parts) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tensor& rows, const Tensor& ids,
+                                                                      const Tensor& centre, double scale,
+                                                                      int64_t width, int64_t precision,
+                                                                      double kernel_scale, int64_t part,
+                                                                      int64_t parts) {
   STD_TORCH_CHECK(width > 0 && precision >= 0 && precision <= 2, "candidates: width ", width, ", precision ",
                   precision);
   STD_TORCH_CHECK(parts > 0 && part >= 0 && part < parts, "candidates: part ", part, " of ", parts);
@@ -152,6 +153,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tensor& rows
   ScalarType type = Precision(precision) == Precision::kF64 ? ScalarType::Double : ScalarType::Float;
   Tensor values = fresh({n, width}, type), indices = fresh({n, width}, ScalarType::Int), limits = fresh({n}, type);
   Tensor sums = fresh({n}, ScalarType::Double), squares = fresh({n}, ScalarType::Double);
+  Tensor lengths = fresh({n + 1}, ScalarType::Double);
   torch::stable::zero_(sums);
   torch::stable::zero_(squares);
   Found found{width,
@@ -159,15 +161,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tensor& rows
               static_cast<int32_t*>(indices.data_ptr()),
               limits.data_ptr(),
               kernel_scale > 0.0 ? static_cast<double*>(sums.data_ptr()) : nullptr,
-              static_cast<double*>(squares.data_ptr())};
+              static_cast<double*>(squares.data_ptr()),
+              static_cast<double*>(lengths.data_ptr())};
   const int32_t* numbers = memory<int32_t>(own, ScalarType::Int, n, "ids");
   gather(among(m, numbers, centre, scale, false, kernel_scale), Precision(precision), {part, parts}, found);
-  return {values, indices, limits, sums, squares};
+  return {values, indices, limits, sums, squares, lengths};
 }
 
 std::tuple<Tensor, Tensor, Tensor> settle_candidates(const Tensor& rows, int64_t first, const Tensor& values,
-                                                     const Tensor& indices, const Tensor& limits, const Tensor& centre,
-                                                     double scale, int64_t k, bool measure, int64_t precision) {
+                                                     const Tensor& indices, const Tensor& limits,
+                                                     const Tensor& lengths, const Tensor& centre, double scale,
+                                                     int64_t k, bool measure, int64_t precision) {
   STD_TORCH_CHECK(k >= 0 && precision >= 0 && precision <= 2, "settle: k ", k, " and precision ", precision);
   Tensor x = plain(rows);
   Matrix m = matrix(x);
@@ -186,7 +190,8 @@ std::tuple<Tensor, Tensor, Tensor> settle_candidates(const Tensor& rows, int64_t
                  type == ScalarType::Double ? static_cast<void*>(memory<double>(limits, type, n, "limits"))
                                             : static_cast<void*>(memory<float>(limits, type, n, "limits")),
                  nullptr,
-                 nullptr};
+                 nullptr,
+                 doubles(lengths, m.rows + 1, "lengths")};
   Table table{k,
               static_cast<double*>(distances.data_ptr()),
               static_cast<int64_t*>(found.data_ptr()),

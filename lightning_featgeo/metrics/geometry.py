@@ -30,7 +30,7 @@ from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sharding import whole_head
 from lightning_featgeo.types import ConfigurationError, Tensor
 
-_TILES = 96 * 2**20  # of products and of pairs, at a time
+_TILES = 96 * 2**20  # of products and of pairs of points, at a time
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
@@ -357,12 +357,14 @@ class GeometryMetric(Mergeable):
         """What evaluating a window takes at most, besides ``memory_bytes``: decompositions, class means, neighbours."""
         parts = dict(self.accumulators)
         moments, bank = parts.get("moments"), parts.get("bank")
-        total = 0
+        total = points = 0
         if isinstance(moments, MomentsAccumulator):
             total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
+            points = moments.num_classes
         if isinstance(bank, BankAccumulator):
             total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.k + self.knn_vote_k))
-        return total + _TILES
+            points = max(points, bank.capacity)
+        return total + min(_TILES, 64 * points**2)
 
     def reset(self) -> None:
         """Forget the rows, keep the configuration and the memory."""

@@ -401,3 +401,15 @@ def test_counters_move_with_the_metric() -> None:
     metric.to("meta")
     assert metric.state_device.type == "meta"
     assert metric.accumulators["directions"].sums.device.type == "meta"
+
+
+def test_what_closing_takes_is_announced_and_follows_the_configuration() -> None:
+    def closing(signals: list[str], dim: int, classes: int | None = None, bank: int = 100) -> int:
+        metric = GeometryMetric(signals, num_classes=classes, bank_size=bank)
+        metric.update(torch.randn(20, dim), None if classes is None else torch.arange(20) % classes)
+        return metric.closing_bytes
+
+    assert closing(["feature_std"], 30) == 0
+    assert closing(["effective_rank"], 300) >= 3 * 8 * 300**2
+    assert closing(["id_two_nn"], 30, bank=1000) > closing(["id_two_nn"], 30, bank=100) > 0
+    assert closing(["nc1"], 30, classes=5000) > closing(["nc1"], 30, classes=50)

@@ -27,13 +27,16 @@ class Guard:
         self._said: set[str] = set()
 
     @contextmanager
-    def around(self, doing: str, fail: Callable[[str], None], refuses: bool = False) -> Iterator[None]:
+    def around(
+        self, doing: str, fail: Callable[[str], None], refuses: bool = False, lost: str = "this window is a gap"
+    ) -> Iterator[None]:
         """Whatever goes wrong inside is a reason for ``fail``, and training goes on.
 
         Args:
             doing: what, for the message.
             fail: takes the reason; marks what is lost.
             refuses: a wrong setting still ends the run: nothing was trained yet.
+            lost: what the failure means, for the message.
         """
         try:
             with torch.no_grad():
@@ -45,7 +48,7 @@ class Guard:
                 raise
             reason = f"{doing} failed with {explain(error)}"
             fail(reason)
-            self.warn(f"{reason}. Training goes on; this window is a gap", f"{doing} {type(error).__name__}")
+            self.warn(f"{reason}. Training goes on; {lost}", f"{doing} {type(error).__name__}")
             self._said.add(reason)
 
     def warn(self, message: str, key: str, kind: type[FeatureGeometryWarning] = FeatureGeometryWarning) -> None:

@@ -1,6 +1,6 @@
 """The Lightning callbacks."""
 
-from lightning_featgeo.callbacks.early_stopping import Drop, GeometryEarlyStopping, Plateau, Threshold
+from lightning_featgeo.callbacks.early_stopping import GeometryAlarm, GeometryEarlyStopping
 from lightning_featgeo.callbacks.monitor import FeatureGeometryMonitor
 
-__all__ = ["Drop", "FeatureGeometryMonitor", "GeometryEarlyStopping", "Plateau", "Threshold"]
+__all__ = ["FeatureGeometryMonitor", "GeometryAlarm", "GeometryEarlyStopping"]

@@ -1,155 +1,118 @@
-"""GeometryEarlyStopping: end a run when a geometry signal says so, on fresh values only.
+"""GeometryEarlyStopping and GeometryAlarm: alarms in a Lightning run, and what is done about them.
 
-A rule is a pure function of a signal's past values; it answers with the reason, or None. The stopper asks it each
-time a window closes (also inside an epoch) with a defined value: a gap is no check and counts for nothing.
+Whether there is an alarm is decided by detectors (``lightning_featgeo.alarms``) from closed windows alone, which are
+the same on every rank; so every rank decides the same, and a run that was resumed decides as one that was not.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
+from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.callbacks.actions import Action, Checkpoints, check_actions, do
+from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.metrics.signals import Direction
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 
-class Rule(ABC):
-    """A stop rule: subclass it for one of your own."""
-
-    @abstractmethod
-    def check(self, values: Sequence[float], direction: Direction) -> str | None:
-        """The reason to stop after the last of ``values`` (oldest first, never empty), or None."""
-
-
-@dataclass(frozen=True)
-class Drop(Rule):
-    """The signal is worse than its best so far by more than ``fraction`` of that best's size."""
-
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.fraction > 0:
-            raise ConfigurationError(f"Drop(fraction={self.fraction}): must be above 0, for example 0.5")
-
-    def check(self, values: Sequence[float], direction: Direction) -> str | None:
-        """See the class."""
-        if direction == "none":
-            raise ConfigurationError(
-                "Drop needs a signal with a better and a worse direction; "
-                "use Threshold(below=…) or Plateau() for this one"
-            )
-        best = max(values) if direction == "higher" else min(values)
-        worse_by = best - values[-1] if direction == "higher" else values[-1] - best
-        if worse_by <= self.fraction * abs(best) or worse_by == 0:
-            return None
-        verb = "fell" if direction == "higher" else "rose"
-        share = f"{worse_by / abs(best):.0%}" if best else f"{worse_by:.4g}"
-        return f"{verb} {share} from its best, {best:.4g} → {values[-1]:.4g} (limit {self.fraction:.0%})"
-
-
-@dataclass(frozen=True)
-class Plateau(Rule):
-    """The signal has converged: its last ``checks`` values lie within ``tolerance`` of their size."""
-
-    checks: int = 5
-    tolerance: float = 0.02
-
-    def __post_init__(self) -> None:
-        if self.checks < 2 or not self.tolerance >= 0:
-            raise ConfigurationError(
-                f"Plateau(checks={self.checks}, tolerance={self.tolerance}): "
-                "needs at least 2 checks and a tolerance ≥ 0"
-            )
-
-    def check(self, values: Sequence[float], direction: Direction) -> str | None:
-        """See the class."""
-        recent = values[-self.checks :]
-        if len(recent) < self.checks:
-            return None
-        spread, size = max(recent) - min(recent), max(abs(v) for v in recent)
-        if spread > self.tolerance * size:
-            return None
-        share = spread / size if size else 0.0
-        return (
-            f"stayed within {share:.1%} for {self.checks} checks, {recent[0]:.4g} → {recent[-1]:.4g} "
-            f"(limit {self.tolerance:.1%})"
-        )
-
-
-@dataclass(frozen=True)
-class Threshold(Rule):
-    """The signal is below ``below`` or above ``above``."""
-
-    below: float | None = None
-    above: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.below is None and self.above is None:
-            raise ConfigurationError("Threshold needs a limit: Threshold(below=0.1) or Threshold(above=10)")
-
-    def check(self, values: Sequence[float], direction: Direction) -> str | None:
-        """See the class."""
-        value = values[-1]
-        if self.below is not None and value < self.below:
-            return f"is {value:.4g}, below the limit {self.below:.4g}"
-        if self.above is not None and value > self.above:
-            return f"is {value:.4g}, above the limit {self.above:.4g}"
-        return None
-
-
 class GeometryEarlyStopping(EarlyStopping):
-    """Stops training when a rule holds for ``patience`` fresh values in a row.
+    """Stops training (or does something else) when rules on geometry signals hold.
 
     Args:
-        monitor: a logged name, such as "featgeo/val/feature_std". Which way is worse comes from the catalogue.
-        rule: ``Drop()``, ``Plateau()``, ``Threshold(below=…)``, or a ``Rule`` of your own.
-        patience: consecutive fresh values for which the rule must hold, ≥ 1.
-        warmup: first fresh values that are not judged and don't count as the best, ≥ 0.
+        monitor: a kind of alarm, "collapse" (total and dimensional), "converged", "memorising" or "tail_merging"; or a
+            logged name such as "featgeo/val/feature_std"; or several of these. Direction, scale and default limits come
+            from the catalogue.
+        rule: for a logged name, a rule or several, any of which is enough: ``Drop()``, ``Decline()``, ``Peak()``,
+            ``Plateau()``, ``Threshold(below=…)``, ``Gap(to="train_clean")``, ``ChangePoint()``, or a ``Rule`` of your
+            own. None: ``Drop()``, or ``ChangePoint()`` for a signal that has no better and worse.
+        patience: checks in a row for which a rule must hold, ≥ 1. None: the kind's own, 2 for a logged name.
+        warmup: first checks that are not judged and are nobody's best, ≥ 0. None: the kind's own, 0 for a logged name.
+        action: "stop", "warn", "alert" (a W&B alert), "checkpoint" (saves one, named after the alarm), or a callable
+            that is given the ``Alarm``; or several of these. A callable runs on every rank.
+        stage, layer: of a kind, as in the logged names; ``layer=None`` is the first watched layer.
+        hysteresis: share by which a limit is eased once its rule holds, so that it does not flicker, [0, 1).
+        min_effect: changes smaller than so many times the signal's noise (its standard error, or how it jumps between
+            checks) are none, ≥ 0.
 
-    After a stop ``stopping_reason_message`` tells why, in words; ``stopped_epoch`` when. Needs a
-    ``FeatureGeometryMonitor`` among the trainer's callbacks.
+    A gap is no check. Windows that close inside an epoch are checks, and stop there. After a stop
+    ``stopping_reason_message`` tells why in a sentence, ``alarms`` in full; ``state`` is "quiet", "alarm" or "cannot
+    tell". Needs a ``FeatureGeometryMonitor`` among the trainer's callbacks.
     """
+
+    default_action: Action = "stop"
 
     def __init__(
         self,
-        monitor: str = "featgeo/val/feature_std",
-        rule: Rule | None = None,
-        patience: int = 2,
-        warmup: int = 0,
+        monitor: str | Sequence[str] = "collapse",
+        rule: Rule | Sequence[Rule] | None = None,
+        patience: int | None = None,
+        warmup: int | None = None,
+        action: Action | Sequence[Action] | None = None,
+        stage: str = "val",
+        layer: str | None = None,
+        hysteresis: float = 0.2,
+        min_effect: float = 3.0,
     ) -> None:
-        if patience < 1 or warmup < 0:
+        if (patience is not None and patience < 1) or (warmup is not None and warmup < 0):
             raise ConfigurationError(f"needs patience ≥ 1 and warmup ≥ 0, got {patience} and {warmup}")
-        signal = monitor.rpartition("/")[2]
-        if not monitor.startswith("featgeo/") or signal not in CATALOG:
+        if not 0 <= hysteresis < 1 or not min_effect >= 0:
             raise ConfigurationError(
-                f"GeometryEarlyStopping watches geometry names such as 'featgeo/val/feature_std', got {monitor!r}."
-                f"{near_misses(signal, list(CATALOG))}"
+                f"needs hysteresis in [0, 1) and min_effect ≥ 0, got {hysteresis} and {min_effect}"
             )
-        self.signal = signal
-        self.direction: Direction = CATALOG[signal].direction
-        self.rule: Rule = Drop() if rule is None else rule
-        if isinstance(self.rule, Drop):
-            self.rule.check([1.0], self.direction)  # refuses signals without a direction, now
-        mode = "min" if self.direction == "lower" else "max"
-        super().__init__(monitor=monitor, mode=mode, patience=patience, strict=False, check_finite=False)
-        self.warmup = warmup
-        self.values: list[float] = []
+        self.actions = check_actions(self.default_action if action is None else action)
+        named = [monitor] if isinstance(monitor, str) else list(monitor)
+        if not named:
+            raise ConfigurationError('monitor= is empty: name a kind, such as "collapse", or a logged name')
+        self.detectors = [
+            Detector(kind, of_stage, of_layer, patience, warmup, hysteresis, min_effect)
+            for kind, of_stage, of_layer in (_read(each, rule, stage, layer) for each in named)
+        ]
+        self.watched, self.rule = tuple(named), rule
+        super().__init__(
+            monitor=self.detectors[0].names[0], patience=patience or 1, strict=False, check_finite=False, verbose=False
+        )
+        self.alarms: list[Alarm] = []
+        self._checkpoints = Checkpoints()
+        self._told_unsure: set[int] = set()
         self._resumed = False
 
     @property
     def state_key(self) -> str:
-        """Distinct for stoppers with another rule, patience or warm-up on the same curve."""
-        rule = repr(self.rule) if is_dataclass(self.rule) else type(self.rule).__qualname__  # no memory address
-        return self._generate_state_key(monitor=self.monitor, rule=rule, patience=self.patience, warmup=self.warmup)
+        """Distinct for stoppers that watch something else, or otherwise."""
+        rules = [self.rule] if isinstance(self.rule, Rule) else [*(self.rule or ())]
+        told = [repr(r) if is_dataclass(r) else type(r).__qualname__ for r in rules]  # no memory address
+        first = self.detectors[0]
+        return self._generate_state_key(
+            monitor=self.watched, rule=told, patience=first.patience, warmup=first.warmup, stage=first.stage,
+            layer=first.layer,
+        )  # fmt: skip
+
+    @property
+    def geometry_names(self) -> list[str]:
+        """Logged names without which this can't be told."""
+        return [name for detector in self.detectors for name in detector.names]
+
+    @property
+    def state(self) -> str:
+        """ "alarm", "cannot tell" or "quiet", of all detectors: the first of these that one is in."""
+        states = {detector.state for detector in self.detectors}
+        return next(state for state in ("alarm", "cannot tell", "quiet") if state in states)
+
+    @property
+    def why(self) -> str:
+        """Why nothing can be told, "" if it can."""
+        return next((detector.why for detector in self.detectors if detector.why), "")
+
+    # --- a run begins ------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to stand alone: values come from a monitor.
@@ -160,55 +123,118 @@ class GeometryEarlyStopping(EarlyStopping):
         super().setup(trainer, pl_module, stage)
         callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
         if not any(hasattr(callback, "known_geometry_names") for callback in callbacks):
+            me = type(self).__name__
             raise ConfigurationError(
-                f"GeometryEarlyStopping({self.monitor!r}) needs a FeatureGeometryMonitor: "
-                "Trainer(callbacks=[FeatureGeometryMonitor(), GeometryEarlyStopping(…)])"
+                f"{me}({self.watched[0]!r}) needs a FeatureGeometryMonitor: "
+                f"Trainer(callbacks=[FeatureGeometryMonitor(), {me}(…)])"
             )
+        if stage == "fit":
+            check_actions(self.actions, trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A new run has no past, unless it was loaded or the trainer goes on; none has stopped yet."""
         if not self._resumed and trainer.global_step == 0:
-            self.values, self.wait_count, self.stopped_epoch = [], 0, 0
+            for detector in self.detectors:
+                detector.forget()
+            self.alarms, self.stopped_epoch = [], 0
+        if "stop" in self.actions:  # an alarm that still stands stops a run that goes on after it, too
+            for detector in self.detectors:
+                detector.raised.clear()
         self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
-        self._resumed = False
+        self._resumed, self._checkpoints = False, Checkpoints()
 
-    def observe(self, trainer: pl.Trainer, record: Record) -> str | None:
-        """Look at a window that just closed; returns the reason if this is where the run stops."""
-        if (
-            not self.monitor.startswith(record.prefix)
-            or self._should_skip_check(trainer)
-            or getattr(trainer, "fast_dev_run", False)
-        ):
-            return None
-        value = record.values.get(self.monitor.removeprefix(record.prefix))
-        if value is None:
-            return None
-        self.values.append(value)
-        judged = self.values[self.warmup :]
-        reason = self.rule.check(judged, self.direction) if judged else None
-        self.wait_count = self.wait_count + 1 if reason else 0
-        if reason is None or self.wait_count < self.patience or self.stopping_reason_message is not None:
-            return None
-        self.stopped_epoch = trainer.current_epoch
-        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-        past = " ".join(f"{v:.4g}" for v in self.values[-6:])
-        self.stopping_reason_message = (
-            f"featgeo: stopping at epoch {record.epoch:.2f} (step {record.step}). {self.monitor} {reason}, "
-            f"{self.wait_count} check{'s' * (self.wait_count > 1)} in a row. Last values: {past}."
-        )
-        trainer.should_stop = True
-        rank_zero_info(self.stopping_reason_message)
-        return self.stopping_reason_message
+    # --- a window closes ---------------------------------------------------------------------------------------------
+
+    def watches(self, record: Record) -> bool:
+        """Whether a detector judges windows of this stage and layer."""
+        return any(detector.prefix == record.prefix for detector in self.detectors)
+
+    def observe(self, trainer: pl.Trainer, record: Record) -> list[Alarm]:
+        """Look at a window that just closed; returns the alarms that are due now."""
+        if self._should_skip_check(trainer) or getattr(trainer, "fast_dev_run", False):
+            return []
+        self._checkpoints.look(trainer)
+        found = [alarm for detector in self.detectors if (alarm := detector.observe(record)) is not None]
+        for alarm in found:
+            alarm.checkpoint = self._checkpoints.before(alarm.since_step)
+        self.alarms += found
+        return found
+
+    def unsure(self) -> Iterator[str]:
+        """Reasons, each once in a row, why nothing can be told where windows told nothing."""
+        for index, detector in enumerate(self.detectors):
+            gaps = any(detector.recent)
+            if gaps and detector.state == "cannot tell" and detector.why and len(detector.recent) >= 2:
+                if index not in self._told_unsure:
+                    self._told_unsure.add(index)
+                    yield f'can\'t tell whether there is "{detector.kind.name}" in {detector.prefix}: {detector.why}'
+            elif not gaps:
+                self._told_unsure.discard(index)
+
+    def act(self, trainer: pl.Trainer, alarm: Alarm, guard: Guard) -> bool:
+        """Do what is to be done about an alarm; returns whether it stops the run."""
+        stops = "stop" in self.actions and self.stopping_reason_message is None
+        if stops:
+            self.stopped_epoch = trainer.current_epoch
+            self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+            self.stopping_reason_message = f"featgeo: stopping, {alarm.line}."
+            trainer.should_stop = True
+        for action in self.actions:
+            told = action if isinstance(action, str) else getattr(action, "__qualname__", type(action).__qualname__)
+            with guard.around(f"the alarm's action {told}", lambda reason: None, lost="the alarm stands"):
+                do(action, trainer, alarm)
+        return stops
 
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
-        """Lightning's check at an epoch's end: nothing to do, the rule was asked when the window closed."""
+        """Lightning's check at an epoch's end: nothing to do, the rules were asked when the window closed."""
+
+    # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The past values are the state."""
-        return {**super().state_dict(), "values": list(self.values)}
+        """What the detectors have seen is the state."""
+        return {
+            **super().state_dict(),
+            "detectors": [detector.state_dict() for detector in self.detectors],
+            "alarms": [alarm.as_dict() for alarm in self.alarms],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the saved past."""
+        """Go on from what was seen before."""
         super().load_state_dict(state_dict)
-        self.values = list(state_dict["values"])
+        for detector, state in zip(self.detectors, state_dict["detectors"], strict=True):
+            detector.load_state_dict(state)
+        self.alarms = [Alarm(**alarm) for alarm in state_dict["alarms"]]
         self._resumed = True
+
+
+class GeometryAlarm(GeometryEarlyStopping):
+    """A :class:`GeometryEarlyStopping` that warns, with the whole report, in place of stopping."""
+
+    default_action: Action = "warn"
+
+
+def _read(
+    monitor: str, rule: Rule | Sequence[Rule] | None, stage: str, layer: str | None
+) -> tuple[Kind, str, str | None]:
+    """A kind, a stage and a layer from what the user named.
+
+    Raises:
+        ConfigurationError: with near misses.
+    """
+    if monitor in KINDS:
+        if rule is not None:
+            raise ConfigurationError(
+                f"{monitor!r} brings its own rules; give rule= with a logged name, such as 'featgeo/val/feature_std'"
+            )
+        return KINDS[monitor], stage, layer
+    parts = monitor.split("/")
+    if parts[0] != "featgeo" or len(parts) not in (3, 4) or parts[-1] not in CATALOG:
+        known = [*KINDS, *(f"featgeo/{stage}/{signal}" for signal in CATALOG)]
+        raise ConfigurationError(
+            f"GeometryEarlyStopping watches kinds ({', '.join(KINDS)}) or geometry names such as "
+            f"'featgeo/val/feature_std', got {monitor!r}.{near_misses(monitor, known)}"
+        )
+    for part in parts[1:]:
+        if not re.fullmatch("[a-z0-9_]+", part):
+            raise ConfigurationError(f"{monitor!r}: stage and layer are logged as [a-z0-9_], {part!r} is not")
+    return of_signal(parts[-1], rule), parts[1], parts[2] if len(parts) == 4 else None

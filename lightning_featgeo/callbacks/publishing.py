@@ -15,6 +15,7 @@ import torch
 
 from lightning_featgeo import sinks
 from lightning_featgeo._version import __version__
+from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.windows import Window
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
@@ -98,6 +99,7 @@ class Publisher:
         self._live: dict[str, set[str]] = {}
         self._defined: set[str] = set()
         self._spectra: dict[str, sinks.Spectra] = {}
+        self._marks: dict[str, dict[float, str]] = {}
         self._headline: str | None = None
 
     def forget_stale(self, trainer: pl.Trainer, prefix: str = "featgeo/") -> None:
@@ -115,6 +117,8 @@ class Publisher:
         asked: Sequence[str],
         inside_epoch: bool,
         guarded: Guard,
+        alarms: Sequence[Alarm] = (),
+        state: float | None = None,
     ) -> None:
         """One record to the history, every logger, and ``callback_metrics``; gaps are left out everywhere.
 
@@ -125,10 +129,17 @@ class Publisher:
             asked: the signals that were chosen; ``n_samples`` is logged among them only if it was.
             inside_epoch: a window of n steps: Lightning would file its values under other steps.
             guarded: keeps one sink's failure from the others.
+            alarms: those raised at this window, marked in its charts.
+            state: 1 while an alarm stands, 0 while none does, None if nobody watches or can tell.
         """
         with guarded("writing the history"):
             self.history.append(record)
         values = {record.prefix + s: v for s, v in record.values.items() if s in asked}
+        if state is not None:
+            values[record.prefix + sinks.ALARM] = state
+        marks = self._marks.setdefault(record.prefix, {})
+        if alarms:
+            marks[record.epoch] = ", ".join(alarm.title for alarm in alarms)
         values.update(diagnostics(record))
         with guarded("naming metrics in W&B"):
             self._tell_wandb_names(trainer, values)
@@ -165,16 +176,20 @@ class Publisher:
         if "eigenvalues" in curves:
             spectra.append((record.epoch, curves["eigenvalues"].clamp(min=0).tolist()))
             if len(spectra) > 4 * sinks.MAX_LINES:
-                spectra[:] = sinks.thin(spectra)
+                spectra[:] = sinks.thin(spectra, set(self._marks[record.prefix]))
         for logger in sinks.wandb_loggers(trainer.loggers):
-            sinks.wandb_curves(logger, spectra, record, curves)
+            sinks.wandb_curves(logger, spectra, record, curves, self._marks[record.prefix])
 
-    def stopped(self, trainer: pl.Trainer, record: Record, monitor: str, reason: str) -> None:
-        """A stop, to the history and the W&B summary."""
-        self.history.event(kind="stop", monitor=monitor, epoch=record.epoch, step=record.step, reason=reason)
+    def alarmed(self, trainer: pl.Trainer, record: Record, alarm: Alarm, stops: bool) -> None:
+        """An alarm, to the history and the W&B summary; ``stops``: it ended the run."""
+        kind, key = ("stop", "featgeo_stop_reason") if stops else ("alarm", "featgeo_alarm")
+        self.history.event(
+            kind=kind, monitor=alarm.name, epoch=record.epoch, step=record.step, reason=alarm.line,
+            alarm=alarm.as_dict(),
+        )  # fmt: skip
         if trainer.is_global_zero:
             for logger in sinks.wandb_loggers(trainer.loggers):
-                sinks.wandb_stop(logger, reason)
+                sinks.wandb_note(logger, key, alarm.line)
 
 
 def run_facts(line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int) -> dict[str, object]:

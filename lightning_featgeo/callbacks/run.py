@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks import publishing, stock_monitors
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
@@ -24,6 +25,7 @@ from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
 from lightning_featgeo.sharding import whole
+from lightning_featgeo.sinks import ALARM
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import Tensor
@@ -168,7 +170,8 @@ class Run:
         for stage in self.stages:
             signals = self._resolved.get(stage, self.settings.signals)
             names += publishing.known_names(signals, self.stage_names(stage), layers)
-        return names
+        prefixes = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
+        return [*names, *(prefix + ALARM for prefix in sorted(prefixes))]
 
     # --- batches ---------------------------------------------------------------------------------------------
 
@@ -288,10 +291,15 @@ class Run:
                 )
             for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
                 self.guard.warn_of(record)
+                due = self._ask_stoppers(record)
                 self.publisher.publish(
-                    self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded
-                )
-                self._ask_stoppers(record)
+                    self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded,
+                    [alarm for _, alarm in due], self._alarm_state(record),
+                )  # fmt: skip
+                for stopper, alarm in due:
+                    with self.guarded("telling of an alarm"):
+                        stops = stopper.act(self.trainer, alarm, self.guard)
+                        self.publisher.alarmed(self.trainer, record, alarm, stops)
         return len(windows)
 
     def _reference(self) -> Window | None:
@@ -324,14 +332,25 @@ class Run:
             return [f"no batch arrived in {window.name}"] * len(window.watched)
         return why_empty(self.sources, window.name)
 
-    def _ask_stoppers(self, record: Record) -> None:
+    @property
+    def stoppers(self) -> list[GeometryEarlyStopping]:
+        """The trainer's callbacks that judge our windows."""
         callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
-        for stopper in callbacks:
-            if isinstance(stopper, GeometryEarlyStopping):
-                with self.guarded("asking the stopper"):
-                    reason = stopper.observe(self.trainer, record)
-                    if reason:
-                        self.publisher.stopped(self.trainer, record, stopper.monitor, reason)
+        return [callback for callback in callbacks if isinstance(callback, GeometryEarlyStopping)]
+
+    def _ask_stoppers(self, record: Record) -> list[tuple[GeometryEarlyStopping, Alarm]]:
+        """The alarms that are due at this window, and whose they are."""
+        due: list[tuple[GeometryEarlyStopping, Alarm]] = []
+        for stopper in self.stoppers:
+            with self.guarded("asking the stopper"):
+                due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record)]
+                for reason in stopper.unsure():
+                    self.guard.warn(reason, reason)
+        return due
+
+    def _alarm_state(self, record: Record) -> float | None:
+        states = {stopper.state for stopper in self.stoppers if stopper.watches(record)}
+        return 1.0 if "alarm" in states else 0.0 if "quiet" in states else None
 
     def warn_if_never_filled(self, steps: int) -> None:
         """Say so if training ended before a window of n steps closed."""

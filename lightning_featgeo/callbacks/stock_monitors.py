@@ -26,9 +26,9 @@ def watchers(trainer: pl.Trainer) -> Iterator[tuple[Any, str]]:
     """Every callback and scheduler configuration that watches one of our names, and the name."""
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     for watcher in [*callbacks, *trainer.lr_scheduler_configs]:
-        name = getattr(watcher, "monitor", None)
-        if isinstance(name, str) and name.startswith(PREFIXES):
-            yield watcher, name
+        for name in getattr(watcher, "geometry_names", [getattr(watcher, "monitor", None)]):
+            if isinstance(name, str) and name.startswith(PREFIXES):
+                yield watcher, name
 
 
 def check_names(trainer: pl.Trainer) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from lightning_featgeo.metrics import statistics  # noqa: F401  # registers what a row's needs may name
 from lightning_featgeo.metrics.needs import required_by
-from lightning_featgeo.metrics.signals import COUNT_SIGNAL, SIGNALS, Signal
+from lightning_featgeo.metrics.signals import COUNT_SIGNAL, SIGNALS, Limits, Signal
 from lightning_featgeo.types import ConfigurationError, near_misses
 
-__all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Signal", "named", "register", "resolve"]
+__all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named", "register", "resolve"]
 
 CATALOG: dict[str, Signal] = {row.name: row for row in SIGNALS}
 
@@ -30,6 +30,8 @@ def register(signal: Signal) -> None:
     """
     if signal.name in CATALOG:
         raise ConfigurationError(f"a signal named {signal.name!r} exists already; choose another name")
+    if signal.name in ("alarm", "epoch"):
+        raise ConfigurationError(f"signal name {signal.name!r} is taken by what is logged beside the signals")
     if not signal.name or set(signal.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
         raise ConfigurationError(f"signal name {signal.name!r}: use lower-case letters, digits and _ only")
     try:

@@ -6,6 +6,7 @@ the reason where it has no value) and add a row whose ``needs`` name the statist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,24 @@ Direction = Literal["higher", "lower", "none"]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What counts as much for a signal, where a rule is not told; ``alarms.rules`` says how it is measured.
+
+    ``drop``: a loss against the best that is a failure. ``decline``: one that is, where it came steadily. ``peak``: one
+    that is the end of progress. ``gap``: one against another stage. ``bound``: a value that is a failure whatever came
+    before. ``plateau``: a movement that is none. Those that differ from the defaults were fixed on training runs that
+    ``benchmarks/validity.py`` does not report on.
+    """
+
+    drop: float = 0.5
+    decline: float = 0.2
+    peak: float = 0.15
+    gap: float = 0.5
+    bound: float | None = None
+    plateau: float = 0.05
+
+
+@dataclass(frozen=True)
 class Signal:
     """One row of the table.
 
@@ -41,6 +60,7 @@ class Signal:
     ``needs``: statistics its function takes, in order. ``groups``: names under which ``signals=`` finds it.
     ``ceiling``: its largest possible value given n rows and d dimensions, None where there is none.
     ``bias``: what n, d and noise do to it. ``parity``: whose number it equals or not, and why.
+    ``limits``: of alarms and stops.
     """
 
     name: str
@@ -54,11 +74,25 @@ class Signal:
     ceiling: Callable[[int, int], float] | None = None
     bias: str = ""
     parity: str = ""
+    limits: Limits = Limits()
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of ``value_range``; one that depends on n or d counts as infinite."""
+        low, high = (_number(end) for end in self.value_range.strip("[]()").split(", ", 1))
+        return low, high
 
     @property
     def requires(self) -> frozenset[str]:
         """Accumulators and inputs its statistics need."""
         return required_by(self.needs)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.replace("−", "-").replace("∞", "inf").replace("ln 2", "0.6931"))
+    except ValueError:
+        return math.inf
 
 
 def _centred_ceiling(n: int, d: int) -> float:
@@ -77,11 +111,13 @@ _KNN_DENSITY = "Loftsgaarden & Quesenberry 1965"
 SIGNALS: tuple[Signal, ...] = (
     Signal("feature_std", spread.feature_std, ("row_count", "direction_sums", "direction_squares"),
            "higher", "1", "[0, 1]", "Chen & He 2021, arXiv 2011.10566", ("spectrum",),
+           limits=Limits(drop=0.15, decline=0.05, bound=0.02),
            bias="noise of about 1/√n; needs no minimum n",
            parity="lightly and SimSiam's std of normalised features (torch.std, n−1), times √d"),
     Signal("effective_rank", spectrum.effective_rank, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Roy & Vetterli 2007", ("spectrum",),
            ceiling=_centred_ceiling,
+           limits=Limits(drop=0.45),
            bias="low at small n: read it against min(n−1, d) and at fixed n, n ≥ 4d",
            parity="Roy & Vetterli's erank of centred features; not RankMe, which does not centre"),
     Signal("rankme", spectrum.rankme, ("second_moment_eigenvalues",),
@@ -205,6 +241,7 @@ SIGNALS: tuple[Signal, ...] = (
            parity="Wang & Isola's loss (t = 2) over all pairs of the bank"),
     Signal("dead_fraction", activity.dead_fraction, ("unit_row_count", "unit_active"),
            "lower", "share", "[0, 1]", "Voita et al. 2023, arXiv 2309.04827", ("units",),
+           limits=Limits(bound=0.9),
            bias="high at small n: a rare unit looks dead",
            parity="a count"),
     Signal("firing_rate", activity.firing_rate, ("unit_row_count", "unit_active"),

@@ -16,41 +16,17 @@ from lightning_featgeo import (
 
 
 @pytest.mark.parametrize(
-    ("rule", "values", "direction", "fires"),
-    [
-        (Drop(0.5), [0.8], "higher", False),
-        (Drop(0.5), [0.8, 0.41], "higher", False),
-        (Drop(0.5), [0.5, 0.8, 0.39], "higher", True),
-        (Drop(0.5), [-1.8, -0.5], "lower", True),
-        (Drop(0.5), [-1.8, -1.0], "lower", False),
-        (Drop(0.5), [0.2, 0.31], "lower", True),
-        (Drop(0.5), [0.0, 0.0], "lower", False),
-        (Drop(0.5), [0.0, 0.1], "lower", True),
-        (Plateau(3, 0.05), [9.0, 1.0, 1.02, 0.99], "none", True),
-        (Plateau(3, 0.05), [1.0, 1.02], "none", False),
-        (Plateau(3, 0.05), [1.0, 1.2, 1.0], "none", False),
-        (Plateau(2, 0.0), [0.0, 0.0], "none", True),
-        (Threshold(below=0.1), [0.2], "none", False),
-        (Threshold(below=0.1), [0.05], "none", True),
-        (Threshold(above=3.0), [4.0], "none", True),
-    ],
-)
-def test_rules(rule, values, direction, fires: bool) -> None:
-    reason = rule.check(values, direction)
-    assert (reason is not None) == fires
-    if reason:
-        assert "limit" in reason
-
-
-@pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Drop(0.0), "above 0"),
-        (lambda: Plateau(1), "at least 2 checks"),
-        (lambda: Threshold(), "needs a limit"),
-        (lambda: GeometryEarlyStopping("val_loss"), "watches geometry names"),
-        (lambda: GeometryEarlyStopping("featgeo/val/feature_sdt"), "Did you mean 'feature_std'"),
-        (lambda: GeometryEarlyStopping("featgeo/val/id_two_nn"), "use Threshold"),
+        (lambda: GeometryEarlyStopping("val_loss"), "watches kinds"),
+        (lambda: GeometryEarlyStopping("colapse"), "Did you mean 'collapse'"),
+        (lambda: GeometryEarlyStopping("collapse", Drop()), "brings its own rules"),
+        (lambda: GeometryEarlyStopping([]), "is empty"),
+        (lambda: GeometryEarlyStopping(action="halt"), "unknown action"),
+        (lambda: GeometryEarlyStopping(action=[]), "action= is empty"),
+        (lambda: GeometryEarlyStopping(hysteresis=1.0), "hysteresis"),
+        (lambda: GeometryEarlyStopping("featgeo/val/id_two_nn", Drop()), "use Threshold"),
+        (lambda: GeometryEarlyStopping("featgeo/val/feature_sdt"), "Did you mean .featgeo/val/feature_std."),
         (lambda: GeometryEarlyStopping(patience=0), "patience"),
     ],
 )
@@ -75,7 +51,7 @@ class Collapse(Callback):
 
 
 def test_it_stops_on_a_collapse_says_why_and_writes_it_down() -> None:
-    monitor, stop = FeatureGeometryMonitor(), GeometryEarlyStopping("featgeo/val/feature_std", patience=2)
+    monitor, stop = FeatureGeometryMonitor(), GeometryEarlyStopping("featgeo/val/feature_std", Drop(0.5))
     assert isinstance(stop, EarlyStopping)
     run = trainer(Collapse(3), monitor, stop, max_epochs=20)
     with pytest.warns(UserWarning, match="has no value"):  # identical rows: the ranks are gaps
@@ -83,9 +59,12 @@ def test_it_stops_on_a_collapse_says_why_and_writes_it_down() -> None:
     assert run.current_epoch == 5
     assert stop.stopped_epoch == 4
     reason = stop.stopping_reason_message
-    for part in ("featgeo/val/feature_std fell 100%", "limit 50%", "2 checks in a row", "epoch 5.00"):
+    for part in ("featgeo/val/feature_std fell 100%", "limit 50%", "stopping", "2 checks in a row", "epoch 5.00"):
         assert part in reason
-    assert monitor.history.events[0]["reason"] == reason
+    (event,) = monitor.history.events
+    assert event["reason"] in reason
+    assert event["alarm"] == stop.alarms[0].as_dict()
+    assert stop.state == "alarm"
 
 
 def test_gaps_and_warm_up_are_no_checks() -> None:
@@ -93,7 +72,7 @@ def test_gaps_and_warm_up_are_no_checks() -> None:
     monitor = FeatureGeometryMonitor(every_n_epochs=2, signals=["feature_std"])
     run = trainer(monitor, stop, max_epochs=20)
     run.fit(Classifier(), *loaders())
-    assert len(stop.values) == 3  # one warm-up, two checks
+    assert len(stop.detectors[0].checks) == 3  # one warm-up, two checks
     assert run.current_epoch == 6
 
 
@@ -108,14 +87,14 @@ def test_it_stops_inside_an_epoch_when_a_window_closes() -> None:
 def test_a_name_nobody_logs_is_refused_and_state_resumes(tmp_path) -> None:
     with pytest.raises(ConfigurationError, match="never logs"):
         trainer(FeatureGeometryMonitor(signals=["rankme"]), GeometryEarlyStopping()).fit(Classifier(), *loaders())
-    stop = GeometryEarlyStopping(rule=Plateau(50))
+    stop = GeometryEarlyStopping("featgeo/val/feature_std", Plateau(50))
     run = trainer(FeatureGeometryMonitor(), stop, max_epochs=2)
     run.fit(Classifier(), *loaders())
     run.save_checkpoint(tmp_path / "x.ckpt")
-    again = GeometryEarlyStopping(rule=Plateau(50))
+    again = GeometryEarlyStopping("featgeo/val/feature_std", Plateau(50))
     trainer(FeatureGeometryMonitor(), again, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "x.ckpt")
-    assert again.values[:2] == stop.values
-    assert len(again.values) == 3
+    assert again.detectors[0].checks[:2] == stop.detectors[0].checks
+    assert len(again.detectors[0].checks) == 3
 
 
 def test_without_a_monitor_it_is_refused() -> None:
@@ -129,7 +108,7 @@ def test_a_second_fit_has_no_past() -> None:
         run = trainer(FeatureGeometryMonitor(signals=["feature_std"]), stop, max_epochs=9)
         run.fit(Classifier(), *loaders())
         assert run.current_epoch == 3
-        assert len(stop.values) == 3
+        assert len(stop.detectors[0].checks) == 3
 
 
 def test_every_stopper_reports_also_when_another_was_first() -> None:

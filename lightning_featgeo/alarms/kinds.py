@@ -1,0 +1,163 @@
+"""Kinds of alarm: which signals are looked at by which rules, what they mean together, and what to do about it.
+
+Collapse is of two kinds, and no signal sees both: centring takes away the constant of a total collapse and leaves its
+noise, whose rank is high; a subspace leaves the spread of directions as it is. So "collapse" watches both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lightning_featgeo.alarms.rules import ChangePoint, Decline, Drop, Gap, Peak, Plateau, Rule, Threshold
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.types import ConfigurationError, near_misses
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One signal under one rule. ``title``: what it is when the rule holds. ``patience``: checks in a row it takes.
+
+    ``needed``: the kind makes no sense without this signal. ``warmup``: first checks that are not judged and are
+    nobody's best (the rank of a network that has learned nothing is high).
+    """
+
+    signal: str
+    rule: Rule
+    title: str
+    patience: int = 2
+    needed: bool = True
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for.
+
+    ``watches``: one of them is enough (``mode="any"``), or all that have values must hold (``mode="all"``).
+    ``causes``, ``steps``: by a watch's title.
+    """
+
+    name: str
+    watches: tuple[Watch, ...]
+    mode: Literal["any", "all"] = "any"
+    causes: dict[str, list[str]] = field(default_factory=dict)
+    steps: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def signals(self) -> list[str]:
+        """Names of the signals it can't do without."""
+        return list(dict.fromkeys(watch.signal for watch in self.watches if watch.needed))
+
+    @property
+    def stages(self) -> list[str]:
+        """Other stages that it compares with."""
+        return list(dict.fromkeys(w.rule.to for w in self.watches if isinstance(w.rule, Gap)))
+
+
+TOTAL, DIMENSIONAL, DEAD = "total collapse", "dimensional collapse", "dead units"
+
+COLLAPSE = Kind(
+    "collapse",
+    (
+        Watch("feature_std", Drop(), TOTAL),
+        Watch("feature_std", Decline(), TOTAL, patience=1),
+        Watch("feature_std", Drop(0.05, below=0.5), TOTAL, patience=1),
+        Watch("feature_std", Threshold(), TOTAL),
+        Watch("effective_rank", Drop(), DIMENSIONAL, warmup=2),
+        Watch("dead_fraction", Threshold(), DEAD, needed=False),
+    ),
+    causes={
+        TOTAL: [
+            "a branch without its stop-gradient, or a target that shares the online network's weights",
+            "a loss of positive pairs only: no negatives, no variance term, no predictor",
+            "a learning rate that silences the network",
+        ],
+        DIMENSIONAL: [
+            "a bottleneck, adapter or projector that lost rank",
+            "too strong augmentation or weight decay",
+            "a loss that few directions suffice for (neural collapse ends at C−1 directions, not below)",
+        ],
+        DEAD: ["a learning rate that kills ReLUs", "a bias that drifted far below zero"],
+    },
+    steps={
+        TOTAL: [
+            "look at uniformity and mean_resultant beside it",
+            "check which branch the gradient reaches",
+            "go on from the checkpoint with the cause removed: features that are all alike seldom recover",
+        ],
+        DIMENSIONAL: [
+            "compare with the number of classes minus one: at or above it, with knn_accuracy holding, it is no failure",
+            "look at the spectrum and at the layer before",
+        ],
+        DEAD: ["lower the learning rate and go on from the checkpoint", "add normalisation before the ReLUs"],
+    },
+)
+
+CONVERGED = Kind(
+    "converged",
+    (
+        Watch("effective_rank", Plateau(), "converged geometry", patience=2),
+        Watch("feature_std", Plateau(), "converged geometry", patience=2),
+        Watch("cdnv", Plateau(), "converged geometry", patience=2, needed=False),
+    ),
+    mode="all",
+    causes={"converged geometry": ["training has reached the plateau of its features"]},
+    steps={
+        "converged geometry": [
+            "stop, or lower the learning rate if there is a schedule left to run",
+            "a plateau on validation data is class separation, not neural collapse proper",
+        ]
+    },
+)
+
+MEMORISING = Kind(
+    "memorising",
+    (Watch("knn_accuracy", Peak(), "class structure past its best"),),
+    causes={
+        "class structure past its best": [
+            "noisy labels, or a network large enough to learn each sample by heart",
+            "training that goes on after the useful structure is there",
+        ]
+    },
+    steps={
+        "class structure past its best": [
+            "take the checkpoint at the peak",
+            "look at the same signal on clean training rows: if it still improves there, the run memorises",
+        ]
+    },
+)
+
+TAIL_MERGING = Kind(
+    "tail_merging",
+    (Watch("tail_min_angle", Drop(within=8), "tail classes merging", warmup=5),),
+    causes={"tail classes merging": ["labels of rare classes mixed up", "minority collapse of a long tail"]},
+    steps={
+        "tail classes merging": [
+            "look at the rare classes one by one: the mean accuracy does not show it",
+            "re-weight or re-sample, or check the label mapping",
+        ]
+    },
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (COLLAPSE, CONVERGED, MEMORISING, TAIL_MERGING)}
+
+
+def of_signal(signal: str, rules: Rule | Sequence[Rule] | None, patience: int = 2) -> Kind:
+    """A kind of one signal under rules of the user's; None: ``Drop()``, or ``ChangePoint()`` without a direction.
+
+    Raises:
+        ConfigurationError: for a signal that is not there, or a rule that can't judge it.
+    """
+    if signal not in CATALOG:
+        raise ConfigurationError(f"there is no signal {signal!r}.{near_misses(signal, list(CATALOG))}")
+    row = CATALOG[signal]
+    if rules is None:
+        rules = ChangePoint() if row.direction == "none" else Drop()
+    given = [rules] if isinstance(rules, Rule) else list(rules)
+    if not given:
+        raise ConfigurationError(f"no rule for {signal!r}: give one, for example Drop(0.3)")
+    for rule in given:
+        rule.refuse(row)
+    return Kind(signal, tuple(Watch(signal, rule, f"{type(rule).__name__} of {signal}", patience) for rule in given))

@@ -18,7 +18,7 @@ from digits import digits_loaders
 from torch import nn
 from torch.nn.functional import affine_grid, cosine_similarity, grid_sample
 
-from lightning_featgeo import Drop, FeatureGeometryMonitor, GeometryEarlyStopping
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
@@ -123,9 +123,9 @@ def main() -> None:
     if args.figure:
         draw(args.figure, runs)
 
-    stop = GeometryEarlyStopping("featgeo/val/feature_std", Drop(0.3))
+    stop = GeometryEarlyStopping("collapse")
     train(False, args.epochs, stop)
-    print(stop.stopping_reason_message)
+    print(stop.alarms[0].report if stop.alarms else "No alarm.")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Plateau
+from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
 
 
 class DigitsNet(pl.LightningModule):
@@ -81,13 +81,13 @@ def main() -> None:
 
     pl.seed_everything(0)
     monitor = FeatureGeometryMonitor(stages=("train", "val"))
-    stop = GeometryEarlyStopping("featgeo/val/effective_rank", Plateau(checks=5, tolerance=0.03), patience=1)
+    stop = GeometryEarlyStopping("converged")
     logger = WandbLogger(project="featgeo-digits", name="digits", offline=True, save_dir=".")
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         accelerator="cpu",
         logger=logger,
-        callbacks=[monitor, stop],
+        callbacks=[monitor, stop, GeometryAlarm("collapse")],
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -161,6 +161,23 @@ def stopping(size: int) -> dict[str, Any]:
     return {"epochs": run.current_epoch, "stopped": stopper.stopped_epoch, "why": stopper.stopping_reason_message}
 
 
+def alarming(size: int) -> dict[str, Any]:
+    """Every action of an alarm in several processes; saving a checkpoint takes all of them."""
+    heard: list[Any] = []
+    stopper = GeometryEarlyStopping(
+        "featgeo/val/feature_std", Threshold(above=1e-6), action=["checkpoint", heard.append, "stop"]
+    )
+    run = several(size, FeatureGeometryMonitor(signals=["feature_std"]), stopper, max_epochs=6)
+    run.fit(still(), *digit_loaders())
+    folder = Path(str(run.log_dir or run.default_root_dir)) / "featgeo"
+    return {
+        "epochs": run.current_epoch,
+        "lines": [alarm.line for alarm in stopper.alarms],
+        "heard": len(heard),
+        "saved": sorted(path.name for path in folder.glob("*.ckpt")),
+    }
+
+
 def unprovable(size: int) -> dict[str, Any]:
     """A sampler of the user's own: nothing is dropped, and the bound is stated."""
 

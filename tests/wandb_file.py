@@ -75,3 +75,9 @@ def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]],
             for item in record.summary.update:
                 summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
     return metrics, rows, summary
+
+
+def alerts(folder: Path) -> list[wandb_internal_pb2.AlertRecord]:
+    """Alerts of the one finished run below a folder."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return [record.alert for record in _when_finished(path) if record.WhichOneof("record_type") == "alert"]

@@ -4,7 +4,7 @@ No trainer is needed: any loop, and a history read back from a file, can be judg
 
 >>> from lightning_featgeo.history import Record
 >>> detector = Detector(KINDS["collapse"])
->>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.50, 0.40]):
+>>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.78, 0.60]):
 ...     values = {"feature_std": std, "effective_rank": 20.0, "n_samples": 500.0}
 ...     alarm = detector.observe(Record(epoch, "val", None, float(epoch), 10 * epoch, values))
 ...     print(detector.state, alarm.title if alarm else "-")
@@ -31,7 +31,9 @@ __all__ = ["KINDS", "Detector"]
 
 State = Literal["cannot tell", "quiet", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told
+LEARNING = 0.05  # a gain of another signal from which on a loss is learning
 SHOWN = 4  # signals that agree, and that disagree
+MEASURED = "fixed on runs that benchmarks/validity.py does not report on"
 
 
 @dataclass
@@ -47,9 +49,10 @@ class Check:
 
 @dataclass
 class Streak:
-    """For how many checks in a row a watch has held, since when, and what it saw last."""
+    """For how many checks in a row a watch has held, since when, compared with which past, and what it saw last."""
 
     held: int = 0
+    start: int = 0
     since_epoch: float = 0.0
     since_step: int = 0
     finding: Finding | None = None
@@ -103,11 +106,18 @@ class Detector:
         return [stage + signal for stage in stages for signal in self.kind.signals]
 
     @property
+    def blind(self) -> str:
+        """Why the last windows tell nothing, "" if at least half of them do."""
+        gaps = [reason for reason in self.recent if reason]
+        if len(self.recent) < 2 or 2 * len(gaps) < len(self.recent):
+            return ""
+        return f"{len(gaps)} of the last {len(self.recent)} windows told nothing: {gaps[-1]}"
+
+    @property
     def why(self) -> str:
         """Why nothing can be told, "" if it can."""
-        gaps = [reason for reason in self.recent if reason]
-        if len(self.recent) >= 2 and 2 * len(gaps) >= len(self.recent):
-            return f"{len(gaps)} of the last {len(self.recent)} windows told nothing: {gaps[-1]}"
+        if self.blind:
+            return self.blind
         warmup = max(map(self._warmup, self.kind.watches))
         judged = max(len(self.checks) - warmup, 0)
         return "" if judged >= 2 else f"{judged} checks so far" + (f" after {warmup} of warm-up" if warmup else "")
@@ -152,28 +162,26 @@ class Detector:
         return [alarm for record in records if (alarm := self.observe(record)) is not None]
 
     def _told_nothing(self, record: Record) -> str:
-        rows = record.values.get(COUNT_SIGNAL)
-        if rows is not None and rows < self.min_rows:
-            return f"only {rows:.0f} rows, fewer than {self.min_rows}"
         missing = [name for name in self.kind.signals if name not in record.values]
         if missing and (self.kind.mode == "all" or len(missing) == len(self.kind.signals)):
             return record.gaps.get(missing[0], f"{missing[0]} has no value")
-        return ""
+        rows = record.values.get(COUNT_SIGNAL)
+        return f"only {rows:.0f} rows, fewer than {self.min_rows}" if rows is not None and rows < self.min_rows else ""
 
     def _judge(self, watch: Watch, streak: Streak) -> None:
         now = self.checks[-1]
         if watch.signal not in now.values:
             return  # a gap is no check: it neither ends a streak nor lengthens it
-        past, _ = self._past(watch, 1 - self.hysteresis if streak.held else 1.0)
+        past, _ = self._past(watch, streak)
         found = watch.rule.check(past) if past.values else None
         if found is None:
             streak.held, streak.finding = 0, None
             return
         if not streak.held:
-            streak.since_epoch, streak.since_step = now.epoch, now.step
+            streak.since_epoch, streak.since_step, streak.start = now.epoch, now.step, past.start
         streak.held, streak.finding = streak.held + 1, found
 
-    def _past(self, watch: Watch, ease: float = 1.0) -> tuple[Past, list[Check]]:
+    def _past(self, watch: Watch, streak: Streak) -> tuple[Past, list[Check]]:
         checks = [check for check in self.checks if watch.signal in check.values]
         checks = checks[self._warmup(watch) :]
         key = f"{watch.rule.to}/{watch.signal}" if isinstance(watch.rule, Gap) else ""
@@ -182,10 +190,23 @@ class Detector:
             [check.values[watch.signal] for check in checks],
             [check.errors.get(watch.signal) for check in checks],
             [check.elsewhere.get(key) for check in checks] if key else (),
-            ease,
+            1 - self.hysteresis if streak.held else 1.0,
             self.min_effect,
+            streak.start if streak.held else self._learned(watch, checks),
         )
         return past, checks
+
+    @staticmethod
+    def _learned(watch: Watch, checks: list[Check]) -> int:
+        """Index of the first check since which none of the signals named by ``unless`` has got much better."""
+        start = 0
+        for name in watch.unless:
+            row, now = CATALOG[name], checks[-1].values.get(name) if checks else None
+            for index, check in enumerate(checks):
+                then = check.values.get(name)
+                if now is not None and then is not None and Past(row, [now]).loss(now, then) > LEARNING:
+                    start = max(start, index + 1)
+        return start
 
     def _of(self, title: str) -> list[tuple[Watch, Streak]]:
         pairs = zip(self.kind.watches, self.streaks, strict=True)
@@ -210,7 +231,7 @@ class Detector:
     def _alarm(self, watch: Watch, streak: Streak, others: list[Watch]) -> Alarm:
         found = streak.finding
         assert found is not None
-        past, checks = self._past(watch)
+        past, checks = self._past(watch, streak)
         old, now = checks[found.old], checks[-1]
         agree, disagree = self._companions(watch, old, now)
         return Alarm(
@@ -228,7 +249,7 @@ class Detector:
             new=now.values[watch.signal],
             text=found.text,
             limit=found.limit,
-            source=found.source,
+            source=found.source if self.kind.name not in KINDS else f"the ready-made {self.kind.name!r}, {MEASURED}",
             noise=past.noise(found.old, len(past.values) - 1, until=found.old),
             level=found.level,
             also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),
@@ -261,7 +282,7 @@ class Detector:
         """Everything seen so far, as plain numbers and strings."""
         return {
             "checks": [vars(check).copy() for check in self.checks],
-            "streaks": [[s.held, s.since_epoch, s.since_step] for s in self.streaks],
+            "streaks": [[s.held, s.start, s.since_epoch, s.since_step] for s in self.streaks],
             "raised": sorted(self.raised),
             "recent": list(self.recent),
             "elsewhere": dict(self._elsewhere),
@@ -270,7 +291,7 @@ class Detector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was seen before."""
         self.checks = [Check(**check) for check in state["checks"]]
-        self.streaks = [Streak(int(held), float(epoch), int(step)) for held, epoch, step in state["streaks"]]
+        self.streaks = [Streak(int(h), int(start), float(at), int(step)) for h, start, at, step in state["streaks"]]
         self.raised, self.recent = set(state["raised"]), list(state["recent"])
         self._elsewhere = dict(state["elsewhere"])
 
@@ -281,7 +302,7 @@ class Detector:
 
 
 def _watched(name: str, kind: Kind) -> bool:
-    return any(watch.signal == name for watch in kind.watches)
+    return any(watch.signal == name or name in watch.unless for watch in kind.watches)
 
 
 def _kept(name: str, kind: Kind) -> bool:

@@ -20,7 +20,8 @@ class Watch:
     """One signal under one rule. ``title``: what it is when the rule holds. ``patience``: checks in a row it takes.
 
     ``needed``: the kind makes no sense without this signal. ``warmup``: first checks that are not judged and are
-    nobody's best (the rank of a network that has learned nothing is high).
+    nobody's best (the rank of a network that has learned nothing is high). ``unless``: signals, where they have values,
+    that must not have got better meanwhile by more than 5 %: what one signal loses while another gains is learning.
     """
 
     signal: str
@@ -29,6 +30,7 @@ class Watch:
     patience: int = 2
     needed: bool = True
     warmup: int = 0
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,19 @@ class Kind:
         return list(dict.fromkeys(w.rule.to for w in self.watches if isinstance(w.rule, Gap)))
 
 
+CLASSES = ("knn_accuracy",)
 TOTAL, DIMENSIONAL, DEAD = "total collapse", "dimensional collapse", "dead units"
 
 COLLAPSE = Kind(
     "collapse",
     (
-        Watch("feature_std", Drop(), TOTAL),
-        Watch("feature_std", Decline(), TOTAL, patience=1),
-        Watch("feature_std", Drop(0.05, below=0.5), TOTAL, patience=1),
+        Watch("feature_std", Drop(), TOTAL, unless=CLASSES),
+        Watch("feature_std", Decline(4), TOTAL, patience=1, unless=CLASSES),
+        Watch("feature_std", Decline(2, 0.12), TOTAL, patience=1, unless=CLASSES),
+        Watch("feature_std", Drop(0.07, below=0.5), TOTAL, patience=1, unless=CLASSES),
         Watch("feature_std", Threshold(), TOTAL),
-        Watch("effective_rank", Drop(), DIMENSIONAL, warmup=2),
+        Watch("effective_rank", Drop(), DIMENSIONAL, warmup=2, unless=("feature_std", *CLASSES)),
+        Watch("effective_rank", Decline(4), DIMENSIONAL, patience=1, warmup=2, unless=("feature_std", *CLASSES)),
         Watch("dead_fraction", Threshold(), DEAD, needed=False),
     ),
     causes={
@@ -131,7 +136,7 @@ MEMORISING = Kind(
 
 TAIL_MERGING = Kind(
     "tail_merging",
-    (Watch("tail_min_angle", Drop(within=8), "tail classes merging", warmup=5),),
+    (Watch("tail_min_angle", Drop(within=8), "tail classes merging", warmup=8),),
     causes={"tail classes merging": ["labels of rare classes mixed up", "minority collapse of a long tail"]},
     steps={
         "tail classes merging": [

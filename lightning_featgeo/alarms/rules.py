@@ -32,6 +32,7 @@ class Past:
         other: the values of the same signal elsewhere (another stage), for ``Gap``; None where it had none.
         ease: factor on every limit: below 1 once a rule holds, so that it does not flicker (hysteresis).
         min_effect: changes smaller than this many times the noise are none.
+        start: index of the first check whose value can be a best, or the start of a decline.
     """
 
     signal: Signal
@@ -40,6 +41,7 @@ class Past:
     other: Sequence[float | None] = ()
     ease: float = 1.0
     min_effect: float = 3.0
+    start: int = 0
 
     @property
     def worst(self) -> float | None:
@@ -50,8 +52,8 @@ class Past:
 
     @property
     def best(self) -> int:
-        """Index of the best value so far; the first of equals."""
-        return self.best_since(0)
+        """Index of the best value that counts; the first of equals."""
+        return self.best_since(self.start)
 
     def best_since(self, start: int) -> int:
         """Index of the best value from ``start`` on; the first of equals."""
@@ -150,7 +152,7 @@ class Drop(Rule):
 
     Args:
         fraction: by more than this loss (see the module); None: the catalogue's.
-        below: and, for a signal of which higher is better, lies below this value as well; above it where lower is.
+        below: only while the signal has stayed below this value; above it, where lower is better.
         within: the best of so many checks before the last one counts, not of all; None: of all.
     """
 
@@ -171,16 +173,16 @@ class Drop(Rule):
     def check(self, past: Past) -> Finding | None:
         """See the class."""
         limit = past.signal.limits.drop if self.fraction is None else self.fraction
-        start = 0 if self.within is None else max(0, len(past.values) - 1 - self.within)
+        start = past.start if self.within is None else max(past.start, len(past.values) - 1 - self.within)
         best = past.best_since(start)
         old, new = past.values[best], past.values[-1]
-        if self.below is not None and past.loss(self.below, new) <= 0:
+        if self.below is not None and past.loss(self.below, old) <= 0:
             return None
         loss = past.loss(old, new)
         if loss <= limit * past.ease or not past.is_effect(new - old, best):
             return None
         level = past.value_at(old, limit)
-        also = "" if self.below is None else f", and beyond {self.below:g}"
+        also = "" if self.below is None else f", as it never got past {self.below:g}"
         return Finding(
             f"{_verb(past)} {_share(past, loss)} its best",
             f"{limit:.0%} of that way, that is {level:.4g}{also}",
@@ -214,12 +216,12 @@ class Decline(Rule):
     def check(self, past: Past) -> Finding | None:
         """See the class."""
         limit = past.signal.limits.decline if self.fraction is None else self.fraction
-        recent = past.values[-self.checks - 1 :]
+        recent = past.values[past.start :][-self.checks - 1 :]
         if len(recent) <= self.checks:
             return None
         steady = all(past.loss(a, b) > 0 for a, b in itertools.pairwise(recent))
         start = len(past.values) - 1 - self.checks
-        while start > 0 and past.loss(past.values[start - 1], past.values[start]) > 0:
+        while start > past.start and past.loss(past.values[start - 1], past.values[start]) > 0:
             start -= 1  # as far back as it has been falling
         loss = past.loss(past.values[start], recent[-1])
         if not steady or loss <= limit * past.ease or not past.is_effect(recent[-1] - past.values[start], start):

@@ -31,7 +31,7 @@ class GeometryEarlyStopping(EarlyStopping):
         monitor: a kind of alarm, "collapse" (total and dimensional), "converged", "memorising" or "tail_merging"; or a
             logged name such as "featgeo/val/feature_std"; or several of these. Direction, scale and default limits come
             from the catalogue.
-        rule: for a logged name, a rule or several, any of which is enough: ``Drop()``, ``Decline()``, ``Peak()``,
+        rule: for logged names, a rule or several, any of which is enough: ``Drop()``, ``Decline()``, ``Peak()``,
             ``Plateau()``, ``Threshold(below=…)``, ``Gap(to="train_clean")``, ``ChangePoint()``, or a ``Rule`` of your
             own. None: ``Drop()``, or ``ChangePoint()`` for a signal that has no better and worse.
         patience: checks in a row for which a rule must hold, ≥ 1. None: the kind's own, 2 for a logged name.
@@ -72,6 +72,10 @@ class GeometryEarlyStopping(EarlyStopping):
         named = [monitor] if isinstance(monitor, str) else list(monitor)
         if not named:
             raise ConfigurationError('monitor= is empty: name a kind, such as "collapse", or a logged name')
+        if rule is not None and all(each in KINDS for each in named):
+            raise ConfigurationError(
+                f"{named[0]!r} brings its own rules; give rule= with a logged name, such as 'featgeo/val/feature_std'"
+            )
         self.detectors = [
             Detector(kind, of_stage, of_layer, patience, warmup, hysteresis, min_effect)
             for kind, of_stage, of_layer in (_read(each, rule, stage, layer) for each in named)
@@ -163,13 +167,11 @@ class GeometryEarlyStopping(EarlyStopping):
     def unsure(self) -> Iterator[str]:
         """Reasons, each once in a row, why nothing can be told where windows told nothing."""
         for index, detector in enumerate(self.detectors):
-            gaps = any(detector.recent)
-            if gaps and detector.state == "cannot tell" and detector.why and len(detector.recent) >= 2:
-                if index not in self._told_unsure:
-                    self._told_unsure.add(index)
-                    yield f'can\'t tell whether there is "{detector.kind.name}" in {detector.prefix}: {detector.why}'
-            elif not gaps:
+            if not detector.blind:
                 self._told_unsure.discard(index)
+            elif index not in self._told_unsure and detector.state == "cannot tell":
+                self._told_unsure.add(index)
+                yield f'can\'t tell whether there is "{detector.kind.name}" in {detector.prefix}: {detector.blind}'
 
     def act(self, trainer: pl.Trainer, alarm: Alarm, guard: Guard) -> bool:
         """Do what is to be done about an alarm; returns whether it stops the run."""
@@ -222,10 +224,6 @@ def _read(
         ConfigurationError: with near misses.
     """
     if monitor in KINDS:
-        if rule is not None:
-            raise ConfigurationError(
-                f"{monitor!r} brings its own rules; give rule= with a logged name, such as 'featgeo/val/feature_std'"
-            )
         return KINDS[monitor], stage, layer
     parts = monitor.split("/")
     if parts[0] != "featgeo" or len(parts) not in (3, 4) or parts[-1] not in CATALOG:

@@ -159,8 +159,11 @@ class Run:
     def stage_names(self, stage: str) -> list[str]:
         """What the stage's loaders are called in logged names."""
         loaders = getattr(self.trainer, f"{stage}_dataloaders", None) if stage != "train" else None
-        count = len(loaders) if isinstance(loaders, (list, tuple, Mapping)) else 1
         given = [segment(n) for n in self.settings.loader_names or ()] if stage != "train" else []
+        if isinstance(loaders, (list, tuple, Mapping)):
+            count = len(loaders)
+        else:
+            count = max(1, len(given)) if loaders is None else 1  # None: not set up yet
         return [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
 
     def known_names(self) -> list[str]:

@@ -49,7 +49,7 @@ class Limits:
     peak: float = 0.15
     gap: float = 0.5
     bound: float | None = None
-    plateau: float = 0.05
+    plateau: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("effective_rank", spectrum.effective_rank, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Roy & Vetterli 2007", ("spectrum",),
            ceiling=_centred_ceiling,
-           limits=Limits(drop=0.45),
+           limits=Limits(drop=0.45, decline=0.25),
            bias="low at small n: read it against min(n−1, d) and at fixed n, n ≥ 4d",
            parity="Roy & Vetterli's erank of centred features; not RankMe, which does not centre"),
     Signal("rankme", spectrum.rankme, ("second_moment_eigenvalues",),
@@ -233,6 +233,7 @@ SIGNALS: tuple[Signal, ...] = (
            parity="scipy.stats.skew of k-occurrence counts; tied neighbours go to the bank's order"),
     Signal("knn_accuracy", density.knn_accuracy, ("vote_similarities", "vote_labels", "row_labels"),
            "higher", "share", "[0, 1]", "Wu et al. 2018, arXiv 1805.01978", ("density",),
+           limits=Limits(peak=0.05),
            bias="low at small banks",
            parity="Wu et al.'s weighted vote (τ = 0.07, k = 200), leave-one-out"),
     Signal("uniformity", density.uniformity, ("kernel_sums", "kernel_counts"),
@@ -329,6 +330,7 @@ SIGNALS: tuple[Signal, ...] = (
            parity="same class and other group over other class and same group, over all rows' k = 20 neighbours"),
     Signal("tail_min_angle", long_tail.tail_min_angle, ("class_means", "class_counts", "frequency"),
            "higher", "degrees", "[0, 180]", "Fang et al. 2021, arXiv 2101.12699", ("neural_collapse",),
+           limits=Limits(drop=0.2),
            bias="noise of rare classes' means opens angles",
            parity="angles of centred class means; tail = the third of the classes with the fewest rows"),
     Signal("class_volume_tail_gap", long_tail.class_volume_tail_gap,

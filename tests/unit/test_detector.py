@@ -93,7 +93,7 @@ def test_a_gap_between_stages_compares_each_check_with_the_other_ones_latest() -
     assert [alarm.epoch for alarm in alarms] == [3.0]
 
 
-TOTAL = {"feature_std": [0.7, 0.8, 0.7, 0.5, 0.3], "effective_rank": [30.0, 30.0, 30.0, 30.0, 30.0]}
+TOTAL = {"feature_std": [0.7, 0.8, 0.79, 0.79, 0.3, 0.3], "effective_rank": [30.0] * 6}
 DIMENSIONAL = {"feature_std": [0.8] * 6, "effective_rank": [30.0, 30.0, 30.0, 12.0, 8.0, 4.0]}
 
 
@@ -106,6 +106,16 @@ def test_collapse_of_either_kind_is_seen_and_named() -> None:
     assert seen({"feature_std": [0.5, 0.6, 0.62], "effective_rank": [40.0, 22.0, 20.0]}) == []  # learning lowers ranks
     dead = {"feature_std": [0.5] * 5, "effective_rank": [9.0] * 5, "dead_fraction": [0.1, 0.1, 0.95, 0.95, 0.95]}
     assert seen(dead) == ["dead units"]
+
+
+def test_what_one_signal_loses_while_another_gains_is_learning() -> None:
+    ranks, std = [50.0, 48.0, 40.0, 30.0, 20.0, 12.0, 8.0], [0.2, 0.25, 0.3, 0.36, 0.42, 0.5, 0.55]
+    kind = KINDS["collapse"]
+    assert not Detector(kind).replay(windows(effective_rank=ranks, feature_std=std))
+    assert Detector(kind).replay(windows(effective_rank=ranks, feature_std=[0.5] * 7))
+    dip, gains = [0.6, 0.6, 0.6, 0.6, 0.3, 0.3, 0.6], [0.5, 0.5, 0.5, 0.5, 0.8, 0.9, 0.9]
+    assert Detector(kind).replay(windows(effective_rank=[20.0] * 7, feature_std=dip))
+    assert not Detector(kind).replay(windows(effective_rank=[20.0] * 7, feature_std=dip, knn_accuracy=gains))
 
 
 def test_a_network_that_loses_its_ranks_value_is_still_judged_by_the_rest() -> None:
@@ -125,13 +135,25 @@ def test_converged_needs_all_its_signals_to_stand_still() -> None:
 
 
 def test_an_alarm_carries_what_a_reader_needs() -> None:
-    signals = {**TOTAL, "knn_accuracy": [0.9, 0.92, 0.93, 0.94, 0.95], "mean_resultant": [0.3, 0.2, 0.4, 0.7, 0.9]}
+    signals = {
+        **TOTAL,
+        "knn_accuracy": [0.9, 0.92, 0.93, 0.94, 0.95, 0.95],
+        "mean_resultant": [0.3, 0.2, 0.4, 0.4, 0.9, 0.9],
+    }
     (alarm,) = Detector(KINDS["collapse"]).replay(windows(**signals))
-    assert (alarm.kind, alarm.name, alarm.since_epoch, alarm.epoch) == ("collapse", "featgeo/val/feature_std", 4.0, 5.0)
+    assert (alarm.kind, alarm.name, alarm.since_epoch, alarm.epoch) == ("collapse", "featgeo/val/feature_std", 5.0, 6.0)
     assert (alarm.old, alarm.new, alarm.old_epoch) == (0.8, 0.3, 2.0)
     assert alarm.agree == ["mean_resultant 0.2 → 0.9"]
     assert alarm.disagree == ["knn_accuracy 0.92 → 0.95", "effective_rank 30 → 30"]
-    for part in ("total collapse", "the catalogue's", "usual causes", "stop-gradient", "next:", "none was saved", "→"):
+    for part in (
+        "total collapse",
+        "the ready-made 'collapse'",
+        "usual causes",
+        "stop-gradient",
+        "next:",
+        "none was saved",
+        "→",
+    ):
         assert part in alarm.report
     assert "healthy" not in alarm.report
 
@@ -145,7 +167,7 @@ def test_several_rules_at_once_and_the_one_that_fired_is_named() -> None:
     assert alarm.also == ["Decline of feature_std"]
 
 
-@pytest.mark.parametrize("cut", range(1, 6))
+@pytest.mark.parametrize("cut", range(1, 7))
 def test_state_that_went_through_json_decides_the_same(cut: int) -> None:
     records = windows(**TOTAL)
     whole = Detector(KINDS["collapse"]).replay(records)

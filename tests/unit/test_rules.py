@@ -37,8 +37,9 @@ FLAT = [0.80, 0.81, 0.80, 0.79, 0.80, 0.81, 0.80, 0.79]
         (Drop(), STD, [0.8, 0.67], True),  # the catalogue's 15 %
         (Drop(0.05, below=0.5), STD, [0.8, 0.6], False),
         (Drop(0.05, below=0.5), STD, [0.45, 0.42], True),
-        (Drop(0.05, below=0.5), DEAD, [0.1, 0.4], False),
-        (Drop(0.05, below=0.5), DEAD, [0.1, 0.6], True),
+        (Drop(0.05, below=0.5), STD, [0.6, 0.42], False),
+        (Drop(0.05, below=0.5), DEAD, [0.1, 0.6], False),
+        (Drop(0.05, below=0.5), DEAD, [0.6, 0.8], True),
         (Drop(0.3, within=2), STD, [0.9, 0.6, 0.55, 0.5], False),
         (Drop(0.3, within=3), STD, [0.9, 0.6, 0.55, 0.5], True),
         (Decline(3, 0.05), STD, [0.8, 0.79, 0.78, 0.75], True),

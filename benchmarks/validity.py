@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import validity_figures
 from measuring import publish
-from validity_judge import TUNING, collapse_rules, held_out, intact_table, planted_table, savings_table
+from validity_judge import TUNING, collapse_rules, held_out, intact_table, planted_table, savings_table, texts
 from validity_runs import EPOCHS, FULL, LONG, METHODS, one_run
 
 from lightning_featgeo.alarms import KINDS
@@ -124,6 +124,7 @@ def judge(runs: list[dict[str, Any]], out: Path | None) -> None:
             "Memorised labels": rest[0][0],
             "Merging tail classes": rest[1][0],
             f"What a stop saves, of {FULL} epochs": saved,
+            "One alarm of each title, in full": texts(runs),
         },
         {
             "collapse": raw_collapse + raw_singles, "intact": raw_intact + raw_single_intact,

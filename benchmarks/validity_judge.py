@@ -145,6 +145,17 @@ def intact_table(runs: list[Run], rules: dict[str, Kind]) -> tuple[str, list[dic
     return table(["intact runs with a false alarm", *rules], rows), raw
 
 
+def texts(runs: list[Run]) -> str:
+    """One alarm in full for each title, from the first held-out run that raised it on its own planted failure."""
+    found: dict[str, str] = {}
+    for run in sorted((r for r in runs if held_out(r)), key=lambda r: r["seed"]):
+        method = METHODS.get(run["method"])
+        kind = KINDS["converged"] if method is None else KINDS.get(method.planted or "")
+        for alarm in Detector(kind).replay(records(run, "val")) if kind else []:
+            found.setdefault(alarm.title, f"`{run['method']}`, seed {run['seed']}:\n\n```text\n{alarm.report}\n```")
+    return "\n\n".join(found.values())
+
+
 # --- what a stop saves -----------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,10 @@ def alarms(run: Run, kind: Kind, stage: str = "val") -> list[int]:
     return [record.window + 1 for record in both if detector.observe(record) is not None]
 
 
-def envelopes(runs: Iterable[Run]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+Envelopes = dict[str, dict[str, list[tuple[float, float]]]]
+
+
+def envelopes(runs: Iterable[Run]) -> Envelopes:
     """Method -> signal -> check -> smallest and largest value of its tuning runs."""
     seen: dict[str, dict[str, list[list[float]]]] = defaultdict(
         lambda: {s: [[] for _ in range(EPOCHS)] for s in SIGNALS}
@@ -70,7 +73,7 @@ def visible(run: Run, ranges: dict[str, list[tuple[float, float]]]) -> int | Non
     """The check (from 1) at which the planted failure becomes visible; None: it never does. See the module."""
     first = None
     for signal, values in run["stages"]["val"]["values"].items():
-        if all(low == high for low, high in ranges[signal]):
+        if all(low == high for low, high in ranges.get(signal, ())):
             continue
         start = None
         for check, (value, (low, high)) in enumerate(zip(values, ranges[signal], strict=False)):
@@ -89,10 +92,11 @@ def rate(hits: int, of: int) -> str:
     return f"{hits}/{of} = {hits / of:.0%} ({interval.low:.0%}–{interval.high:.0%})"
 
 
-def planted_table(runs: list[Run], rules: dict[str, Kind], which: str) -> tuple[str, list[dict[str, Any]]]:
+def planted_table(
+    runs: list[Run], ranges: Envelopes, rules: dict[str, Kind], which: str
+) -> tuple[str, list[dict[str, Any]]]:
     """Planted method × rule: recall, false alarms before the failure began, median delay."""
-    ranges = envelopes(runs)
-    chosen = [r for r in runs if held_out(r) and METHODS.get(r["method"]) and METHODS[r["method"]].planted == which]
+    chosen = [r for r in runs if r["method"] in METHODS and METHODS[r["method"]].planted == which]
     raw, rows = [], []
     for name, kind in rules.items():
         pooled: list[tuple[bool, int | None, int]] = []
@@ -101,7 +105,7 @@ def planted_table(runs: list[Run], rules: dict[str, Kind], which: str) -> tuple[
             for run in (r for r in chosen if r["method"] == method):
                 begins, fired = METHODS[method].begins, alarms(run, kind)
                 after = [check for check in fired if check > begins]
-                seen = visible(run, ranges[METHODS[method].twin])
+                seen = visible(run, ranges.get(METHODS[method].twin, {}))
                 early = sum(check <= begins for check in fired)
                 cases.append((bool(after), after[0] - seen if after and seen else None, early))
                 raw.append({"method": method, "rule": name, "seed": run["seed"], "alarms": fired, "visible": seen})
@@ -134,7 +138,7 @@ def intact_table(runs: list[Run], rules: dict[str, Kind]) -> tuple[str, list[dic
         cells = []
         for name, kind in rules.items():
             hits = []
-            for run in (r for r in runs if held_out(r) and r["method"] == method):
+            for run in (r for r in runs if r["method"] == method):
                 fired = alarms(run, kind)
                 hits.append(bool(fired))
                 raw.append({"method": method, "rule": name, "seed": run["seed"], "alarms": fired})
@@ -148,7 +152,7 @@ def intact_table(runs: list[Run], rules: dict[str, Kind]) -> tuple[str, list[dic
 def texts(runs: list[Run]) -> str:
     """One alarm in full for each title, from the first held-out run that raised it on its own planted failure."""
     found: dict[str, str] = {}
-    for run in sorted((r for r in runs if held_out(r)), key=lambda r: r["seed"]):
+    for run in sorted(runs, key=lambda r: r["seed"]):
         method = METHODS.get(run["method"])
         kind = KINDS["converged"] if method is None else KINDS.get(method.planted or "")
         for alarm in Detector(kind).replay(records(run, "val")) if kind else []:
@@ -192,7 +196,7 @@ STOPS: dict[str, Callable[[Run], int]] = {
 def savings_table(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
     """Model × stop: epochs saved, and test accuracy lost against the full run (points; negative is gained)."""
     raw, rows = [], []
-    chosen = [run for run in runs if run["method"] in LONG and held_out(run)]
+    chosen = [run for run in runs if run["method"] in LONG]
     for name, stop in STOPS.items():
         pooled: list[tuple[float, float]] = []
         for method in LONG:

@@ -11,7 +11,7 @@ class Alarm:
     """One alarm, with all that a reader needs to believe it or not.
 
     ``kind``: what was looked for, such as "collapse"; ``title``: what was found, such as "total collapse". ``epoch``,
-    ``step``: when it was raised; ``since_epoch``, ``since_step``: the first check in a row for which the rule held.
+    ``step``: when it was raised; ``since_epoch``, ``since_step``: the check at which it began.
     ``name``: logged name of the signal; ``old``, ``new``: its value then (``old_epoch``) and now. ``text``: what the
     rule saw; ``limit``, ``source``: its limit and where that comes from. ``noise``: of a difference between checks.
     ``also``: other rules of the kind that held. ``agree``, ``disagree``: other signals, and what they did meanwhile.
@@ -53,11 +53,11 @@ class Alarm:
     @property
     def report(self) -> str:
         """Everything, a line each."""
-        change = abs(self.new - self.old)
+        change, checks = abs(self.new - self.old), f"{self.checks} check{'s' * (self.checks > 1)}"
         times = f"; the change is {change / self.noise:.0f} times that" if self.noise else ""
         rows = {
             "what": f"{self.name} {self.text}",
-            "since": f"epoch {self.since_epoch:.2f} (step {self.since_step}), {self.checks} checks in a row by now",
+            "since": f"epoch {self.since_epoch:.2f} (step {self.since_step}); the rule has held for {checks}",
             "values": f"{self.old:.4g} (epoch {self.old_epoch:.2f}) → {self.new:.4g} (epoch {self.epoch:.2f})",
             "limit": f"{self.limit}; {self.source}",
             "rule": self.rule,

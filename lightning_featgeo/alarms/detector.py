@@ -201,10 +201,13 @@ class Detector:
         """Index of the first check since which none of the signals named by ``unless`` has got much better."""
         start = 0
         for name in watch.unless:
-            row, now = CATALOG[name], checks[-1].values.get(name) if checks else None
+            now = checks[-1].values.get(name) if checks else None
+            if now is None:
+                continue
+            scale = Past(CATALOG[name], [now])
             for index, check in enumerate(checks):
                 then = check.values.get(name)
-                if now is not None and then is not None and Past(row, [now]).loss(now, then) > LEARNING:
+                if then is not None and scale.loss(now, then) > LEARNING:
                     start = max(start, index + 1)
         return start
 
@@ -233,6 +236,7 @@ class Detector:
         assert found is not None
         past, checks = self._past(watch, streak)
         old, now = checks[found.old], checks[-1]
+        began = None if found.began is None else checks[found.began]
         agree, disagree = self._companions(watch, old, now)
         return Alarm(
             kind=self.kind.name,
@@ -241,8 +245,8 @@ class Detector:
             rule=repr(watch.rule),
             epoch=now.epoch,
             step=now.step,
-            since_epoch=streak.since_epoch,
-            since_step=streak.since_step,
+            since_epoch=streak.since_epoch if began is None else began.epoch,
+            since_step=streak.since_step if began is None else began.step,
             checks=streak.held,
             old_epoch=old.epoch,
             old=old.values[watch.signal],

@@ -106,6 +106,7 @@ class Finding:
         source: where the limit comes from.
         old: index of the check that the last one is compared with.
         level: the value beyond which the rule holds, if it is one value; drawn as a line.
+        began: index of the check at which it began, if that was before the rule held.
     """
 
     text: str
@@ -113,6 +114,7 @@ class Finding:
     source: str = GIVEN
     old: int = 0
     level: float | None = None
+    began: int | None = None
 
 
 class Rule(ABC):
@@ -231,6 +233,7 @@ class Decline(Rule):
             f"{self.checks} such checks and {limit:.0%} of that way",
             CATALOGUE if self.fraction is None else GIVEN,
             start,
+            began=start + 1,
         )
 
 
@@ -275,6 +278,7 @@ class Peak(Rule):
             CATALOGUE if self.fraction is None else GIVEN,
             best,
             past.value_at(old, limit),
+            best + 1,
         )
 
 

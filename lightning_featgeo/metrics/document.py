@@ -74,6 +74,20 @@ def cost(signal: Signal) -> str:
     return ", ".join(parts) if parts else "nothing beyond a count"
 
 
+def limits(signal: Signal) -> str:
+    """What rules take for much, where they are not told."""
+    at = signal.limits
+    parts = [f"`Plateau` {at.plateau:.0%}"]
+    if signal.direction == "none":
+        return f"{parts[0]}; other rules need your numbers, such as `Threshold(below=…)`"
+    parts = [
+        f"`{n}` {v:.0%}" for n, v in (("Drop", at.drop), ("Decline", at.decline), ("Peak", at.peak), ("Gap", at.gap))
+    ]
+    if at.bound is not None:
+        parts.append(f"`Threshold` {'below' if signal.direction == 'higher' else 'above'} {at.bound:g}")
+    return ", ".join([*parts, f"`Plateau` {at.plateau:.0%}"]) + " ([what is measured](../alarms.md#rules))"
+
+
 def page(signal: Signal) -> str:
     """One signal as Markdown."""
     needs = ", ".join(f"`{need}`" for need in signal.needs)
@@ -90,6 +104,7 @@ def page(signal: Signal) -> str:
         "Known bias": signal.bias,
         "No value": undefined(signal),
         "Equals": signal.parity,
+        "Limits of alarms": limits(signal),
         "Groups": ", ".join(f"`{group}`" for group in signal.groups),
     }
     body = "\n\n".join(f"**{title}.** {text}" for title, text in rows.items())

@@ -1,5 +1,7 @@
 """Alarms in real runs: kinds, actions, what is told where, and that every way of running decides the same."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from lightning_featgeo import (
     Threshold,
 )
 from lightning_featgeo.alarms import KINDS, Detector
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 class Fault(Callback):
@@ -216,3 +220,19 @@ def test_all_ranks_raise_the_same_alarm_and_save_its_checkpoint() -> None:
     assert one["heard"] == two["heard"] == 1
     assert one["epochs"] == two["epochs"] == 2
     assert one["saved"]
+
+
+def test_the_validity_benchmark_trains_goes_on_where_it_was_and_judges(tmp_path: Path) -> None:
+    def run(*args: str) -> str:
+        command = [sys.executable, str(BENCHMARKS / "validity.py"), *args, "--runs", str(tmp_path / "runs.gz")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    train = ("train", "--jobs", "1", "--seeds", "1", "--only")
+    assert "1 runs in" in run(*train, "simsiam_no_stop_gradient")
+    assert "1 runs in" in run(*train, "simsiam,simsiam_no_stop_gradient")
+    tables = run("judge", "--tuning")
+    assert '| "collapse" | simsiam_no_stop_gradient | 1/1' in tables
+    assert "| simsiam | 0/1" in tables
+    assert "featgeo alarm: total collapse" in tables

@@ -149,6 +149,15 @@ def test_a_checkpoint_is_saved_at_the_alarm_and_the_one_before_it_is_named(tmp_p
     assert again.current_epoch == run.current_epoch + 1
 
 
+def test_a_checkpoint_that_is_written_over_is_not_taken_for_an_early_one(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, save_top_k=0, save_last=True)
+    monitor, stop = FeatureGeometryMonitor(signals=SIGNALS), GeometryEarlyStopping("collapse")
+    torch.manual_seed(0)
+    trainer(Fault("point", 5), monitor, stop, keep, max_epochs=20, enable_checkpointing=True).fit(signed(), *loaders())
+    assert Path(keep.last_model_path).exists()
+    assert stop.alarms[0].checkpoint is None
+
+
 def test_a_callable_gets_the_alarm_and_its_error_costs_only_itself() -> None:
     heard = []
 

@@ -67,6 +67,10 @@ def test_the_spectrum_chart_stays_readable() -> None:
     assert len(shown) == MAX_LINES
     assert (shown[0], shown[-1]) == (spectra[0], spectra[-1])
     assert thin(spectra[:5]) == spectra[:5]
+    marked = thin(spectra, {17.0})
+    assert spectra[17] in marked
+    assert spectra[17] not in shown
+    assert len(marked) <= MAX_LINES
 
 
 def test_a_logger_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

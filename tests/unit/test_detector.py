@@ -39,6 +39,18 @@ def test_gaps_neither_end_a_streak_nor_lengthen_it() -> None:
     assert [(a.since_epoch, a.epoch, a.checks) for a in alarms] == [(2.0, 4.0, 2)]
 
 
+def test_a_gap_of_one_signal_among_others_is_no_check_of_it() -> None:
+    signals = {"feature_std": [0.8, 0.8, 0.5, None, 0.5], "effective_rank": [20.0] * 5}
+    (alarm,) = Detector(KINDS["collapse"]).replay(windows(**signals))
+    assert (alarm.since_epoch, alarm.epoch) == (3.0, 5.0)
+
+
+def test_a_decline_began_where_it_began_to_fall() -> None:
+    falls = [0.8, 0.8, 0.78, 0.76, 0.74, 0.72, 0.7]
+    (alarm,) = watch(Decline(4, 0.05), patience=1).replay(windows(feature_std=falls))
+    assert (alarm.old_epoch, alarm.since_epoch, alarm.epoch) == (2.0, 3.0, 6.0)
+
+
 def test_warm_up_is_nobodys_best() -> None:
     assert not watch(Drop(0.5), warmup=1).replay(windows(feature_std=[0.9, 0.4, 0.4, 0.4]))
     assert watch(Drop(0.5)).replay(windows(feature_std=[0.9, 0.4, 0.4, 0.4]))

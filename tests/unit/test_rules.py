@@ -104,7 +104,24 @@ def test_noise_is_that_of_the_steps_whatever_the_trend_and_one_jump() -> None:
     assert Past(STD, jumped).noise(0) < 0.04
 
 
+def test_a_gap_within_the_noise_is_none() -> None:
+    assert Gap("train", 0.1).check(Past(STD, [0.6], [0.3], other=[0.9])) is None
+    assert Gap("train", 0.1).check(Past(STD, [0.6], [0.01], other=[0.9])) is not None
+
+
+def test_what_lies_before_the_start_is_nobodys_best_and_no_decline() -> None:
+    falling = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    whole, late = (Decline(3, 0.05).check(Past(STD, falling, start=start)) for start in (0, 2))
+    assert (whole.old, whole.began, late.old, late.began) == (0, 1, 2, 3)
+    assert Decline(3, 0.05).check(Past(STD, falling, start=3)) is None
+    assert Drop(0.5).check(Past(STD, falling)) is not None
+    assert Drop(0.5).check(Past(STD, falling, start=2)) is None
+
+
 def test_once_it_holds_the_limit_is_eased() -> None:
+    assert Threshold(below=0.1).check(Past(STD, [0.12])) is None
+    assert Threshold(below=0.1).check(Past(STD, [0.12], ease=0.8)) is not None
+    assert Threshold(above=10.0).check(Past(ID, [9.0], ease=0.8)) is not None
     near = [0.8, 0.8 * (1 - 0.45)]
     assert Drop(0.5).check(Past(STD, near)) is None
     assert Drop(0.5).check(Past(STD, near, ease=0.8)) is not None

@@ -1,7 +1,7 @@
 """Watch the geometry of a network's features while it trains: density, intrinsic dimension and collapse curves."""
 
 from lightning_featgeo._version import __version__
-from lightning_featgeo.alarms import ChangePoint, Decline, Drop, Gap, Peak, Plateau, Threshold
+from lightning_featgeo.alarms import ChangePoint, Decline, Drop, Gap, Peak, Plateau, Rule, Threshold
 from lightning_featgeo.callbacks import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
 from lightning_featgeo.history import History
 from lightning_featgeo.metrics import GeometryMetric
@@ -22,6 +22,7 @@ __all__ = [
     "History",
     "Peak",
     "Plateau",
+    "Rule",
     "Threshold",
     "__version__",
     "catalog",

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
+
+from lightning_featgeo.alarms.checks import Check, Streak
+from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
+from lightning_featgeo.alarms.rules import Past, Rule
+from lightning_featgeo.metrics.catalog import CATALOG
+
+SHOWN = 4  # signals that agree, and that disagree
+MOVED = 0.05  # a loss from which on another signal has moved as well
+MEASURED = "fixed on runs that benchmarks/validity.py does not report on"
 
 
 @dataclass
@@ -61,11 +71,15 @@ class Alarm:
             "values": f"{self.old:.4g} (epoch {self.old_epoch:.2f}) → {self.new:.4g} (epoch {self.epoch:.2f})",
             "limit": f"{self.limit}; {self.source}",
             "rule": self.rule,
-            "noise": f"{self.noise:.2g} between checks{times}" if self.noise else "not known yet: too few checks",
+            "noise": f"{self.noise:.2g} between checks{times}"
+            if self.noise
+            else "too little to measure, or too few checks",
             "also held": "; ".join(self.also),
             "agree": "; ".join(self.agree),
             "disagree": "; ".join(self.disagree) or "no other signal that was computed",
-            "checkpoint": self.checkpoint or "none was saved before it",
+            "checkpoint": f"{self.checkpoint} (it was there then)"
+            if self.checkpoint
+            else "none from before it is left",
             "usual causes": "; ".join(self.causes),
             "next": "; ".join(self.steps),
         }
@@ -75,3 +89,69 @@ class Alarm:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the history."""
         return asdict(self)
+
+
+def named(rule: Rule) -> str:
+    """The rule in words that are the same in every process."""
+    if is_dataclass(rule):
+        return repr(rule)
+    plain = {name: value for name, value in sorted(vars(rule).items()) if isinstance(value, (int, float, str, bool))}
+    return f"{type(rule).__qualname__}({', '.join(f'{name}={value!r}' for name, value in plain.items())})"
+
+
+def build(
+    kind: Kind, prefix: str, watch: Watch, streak: Streak, others: list[Watch], past: Past, checks: list[Check]
+) -> Alarm:
+    """The alarm of a watch whose rule has held for long enough.
+
+    Args:
+        kind, prefix: what was looked for, and what the logged names start with.
+        watch, streak: the rule that fired, and for how long it has held.
+        others: watches of the kind whose rules hold as well.
+        past, checks: the signal's values and their checks, as the rule has seen them.
+    """
+    found = streak.finding
+    assert found is not None
+    old, now = checks[found.old], checks[-1]
+    began = None if found.began is None else checks[found.began]
+    agree, disagree = _companions(kind, watch, old, now)
+    level = None if found.level is None or not math.isfinite(found.level) else float(found.level)
+    return Alarm(
+        kind=kind.name,
+        title=watch.title,
+        name=prefix + watch.signal,
+        rule=named(watch.rule),
+        epoch=now.epoch,
+        step=now.step,
+        since_epoch=streak.since_epoch if began is None else began.epoch,
+        since_step=streak.since_step if began is None else began.step,
+        checks=streak.held,
+        old_epoch=old.epoch,
+        old=old.values[watch.signal],
+        new=now.values[watch.signal],
+        text=str(found.text),
+        limit=str(found.limit),
+        source=found.source if kind.name not in KINDS else f"the ready-made {kind.name!r}, {MEASURED}",
+        noise=float(past.noise(found.old, len(past.values) - 1, until=found.old)),
+        level=level,
+        also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),
+        agree=agree,
+        disagree=disagree,
+        causes=list(kind.causes.get(watch.title, ())),
+        steps=list(kind.steps.get(watch.title, ())),
+    )
+
+
+def _companions(kind: Kind, watch: Watch, old: Check, now: Check) -> tuple[list[str], list[str]]:
+    """Other signals between the same two checks: those that say the same, and those that don't."""
+    ranked: list[tuple[float, str]] = []
+    for name in now.values.keys() & old.values.keys() - {watch.signal}:
+        if name in CATALOG and CATALOG[name].direction != "none":
+            loss = Past(CATALOG[name], [old.values[name], now.values[name]]).loss(old.values[name], now.values[name])
+            ranked.append((loss, f"{name} {old.values[name]:.4g} → {now.values[name]:.4g}"))
+    ranked.sort()
+    if kind.mode == "all":  # nothing got worse here: what still moves disagrees
+        still = [text for loss, text in ranked if abs(loss) <= MOVED]
+        return still[:SHOWN], [text for loss, text in ranked if abs(loss) > MOVED][:SHOWN]
+    worse = [text for loss, text in reversed(ranked) if loss > MOVED]
+    return worse[:SHOWN], [text for loss, text in ranked if loss <= MOVED][:SHOWN]

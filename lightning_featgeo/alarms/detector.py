@@ -17,13 +17,16 @@ alarm total collapse
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any, Literal
 
-from lightning_featgeo.alarms.alarm import Alarm
+from lightning_featgeo.alarms.alarm import Alarm, build
+from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
-from lightning_featgeo.alarms.rules import Finding, Gap, Past
+from lightning_featgeo.alarms.rules import Gap, Past
+from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
@@ -32,30 +35,6 @@ __all__ = ["KINDS", "Detector"]
 State = Literal["cannot tell", "quiet", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told
 LEARNING = 0.05  # a gain of another signal from which on a loss is learning
-SHOWN = 4  # signals that agree, and that disagree
-MEASURED = "fixed on runs that benchmarks/validity.py does not report on"
-
-
-@dataclass
-class Check:
-    """A window in which something watched had a value."""
-
-    epoch: float
-    step: int
-    values: dict[str, float]
-    errors: dict[str, float]
-    elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
-
-
-@dataclass
-class Streak:
-    """For how many checks in a row a watch has held, since when, compared with which past, and what it saw last."""
-
-    held: int = 0
-    start: int = 0
-    since_epoch: float = 0.0
-    since_step: int = 0
-    finding: Finding | None = None
 
 
 class Detector:
@@ -66,7 +45,7 @@ class Detector:
         stage, layer: as in the logged names; ``layer=None`` is the first one.
         patience: checks in a row for which a rule must hold; None: each watch's own.
         warmup: first checks that are not judged; None: each watch's own.
-        hysteresis: share by which a limit is eased once its rule holds, [0, 1).
+        hysteresis: share by which a limit is eased once its alarm is raised, [0, 1).
         min_effect: changes below so many times the noise are none, ≥ 0.
         min_rows: windows of fewer rows are no checks.
 
@@ -118,9 +97,14 @@ class Detector:
         """Why nothing can be told, "" if it can."""
         if self.blind:
             return self.blind
-        warmup = max(map(self._warmup, self.kind.watches))
-        judged = max(len(self.checks) - warmup, 0)
-        return "" if judged >= 2 else f"{judged} checks so far" + (f" after {warmup} of warm-up" if warmup else "")
+        needed: dict[str, list[int]] = {}  # by title: what its watches take, counted from the first check
+        for watch in self.kind.watches:
+            if watch.needed:
+                needed.setdefault(watch.title, []).append(self._warmup(watch) + watch.rule.least)
+        of_title = max if self.kind.mode == "all" else min
+        least = max(2, *(of_title(counts) for counts in needed.values()), 2)
+        seen = len(self.checks)
+        return "" if seen >= least else f"{seen} check{'s' * (seen != 1)} so far, and it takes {least}"
 
     def _warmup(self, watch: Watch) -> int:
         return watch.warmup if self.warmup is None else self.warmup
@@ -134,10 +118,19 @@ class Detector:
 
     # --- a window ----------------------------------------------------------------------------------------------------
 
-    def observe(self, record: Record) -> Alarm | None:
-        """Take in a closed window; returns an alarm where one is due, once until its rule has let go."""
+    def hear(self, record: Record) -> None:
+        """Note a window of another stage that is compared with; of windows that close together, all before a check."""
         if record.stage in self.kind.stages and record.layer == self.layer and record.stage != self.stage:
             self._elsewhere.update({f"{record.stage}/{name}": value for name, value in record.values.items()})
+
+    def observe(self, record: Record, guard: Guard | None = None) -> Alarm | None:
+        """Take in a closed window; returns an alarm where one is due, once until its rule has let go.
+
+        Args:
+            record: a window; those of other stages and layers are no checks.
+            guard: takes the errors of rules, which then can't tell; None: they are raised.
+        """
+        self.hear(record)
         if record.prefix != self.prefix:
             return None
         self.recent = [*self.recent, self._told_nothing(record)][-RECENT:]
@@ -147,24 +140,47 @@ class Detector:
             Check(
                 record.epoch,
                 record.step,
-                {name: value for name, value in record.values.items() if _kept(name, self.kind)},
-                {name: value for name, value in record.standard_errors.items() if _watched(name, self.kind)},
+                {name: float(value) for name, value in record.values.items() if _kept(name, self.kind)},
+                {name: float(value) for name, value in record.standard_errors.items() if _watched(name, self.kind)},
                 dict(self._elsewhere),
             )
         )
         for watch, streak in zip(self.kind.watches, self.streaks, strict=True):
-            self._judge(watch, streak)
-        self.raised = {title for title in self.raised if any(s.held for _, s in self._of(title))}
-        return self._due()
+            doing = f"the rule {type(watch.rule).__name__} of {watch.signal}"
+            lost = "nothing can be told of this window"
+            with guard.around(doing, self._could_not, lost=lost) if guard else nullcontext():
+                self._judge(watch, streak)
+        self.raised = {title for title in self.raised if self._stands(title)}
+        alarm: Alarm | None = None
+        with guard.around("writing an alarm", self._could_not) if guard else nullcontext():
+            alarm = self._due()
+        return alarm
 
     def replay(self, records: Iterable[Record]) -> list[Alarm]:
         """The alarms that these windows would have raised."""
-        return [alarm for record in records if (alarm := self.observe(record)) is not None]
+        alarms = []
+        for _, together in itertools.groupby(records, key=lambda record: (record.epoch, record.step)):
+            group = list(together)
+            for record in group:
+                self.hear(record)
+            alarms += [alarm for record in group if (alarm := self.observe(record)) is not None]
+        return alarms
+
+    def _could_not(self, reason: str) -> None:
+        self.recent[-1] = reason
+
+    def _stands(self, title: str) -> bool:
+        """Whether an alarm that was raised still holds: one of its rules does, or all that have values."""
+        held = [s.held > 0 for w, s in self._of(title) if self.kind.mode == "any" or w.signal in self.checks[-1].values]
+        return any(held) if self.kind.mode == "any" else all(held)
 
     def _told_nothing(self, record: Record) -> str:
         missing = [name for name in self.kind.signals if name not in record.values]
         if missing and (self.kind.mode == "all" or len(missing) == len(self.kind.signals)):
             return record.gaps.get(missing[0], f"{missing[0]} has no value")
+        unheard = [stage for stage in self.kind.stages if not any(n.startswith(f"{stage}/") for n in self._elsewhere)]
+        if unheard:
+            return f"no window of {unheard[0]!r} has closed yet"
         rows = record.values.get(COUNT_SIGNAL)
         return f"only {rows:.0f} rows, fewer than {self.min_rows}" if rows is not None and rows < self.min_rows else ""
 
@@ -172,43 +188,47 @@ class Detector:
         now = self.checks[-1]
         if watch.signal not in now.values:
             return  # a gap is no check: it neither ends a streak nor lengthens it
-        past, _ = self._past(watch, streak)
+        past, _ = self._past(watch, watch.title in self.raised)
         found = watch.rule.check(past) if past.values else None
         if found is None:
             streak.held, streak.finding = 0, None
             return
         if not streak.held:
-            streak.since_epoch, streak.since_step, streak.start = now.epoch, now.step, past.start
+            streak.since_epoch, streak.since_step = now.epoch, now.step
         streak.held, streak.finding = streak.held + 1, found
 
-    def _past(self, watch: Watch, streak: Streak) -> tuple[Past, list[Check]]:
-        checks = [check for check in self.checks if watch.signal in check.values]
-        checks = checks[self._warmup(watch) :]
+    def _past(self, watch: Watch, raised: bool) -> tuple[Past, list[Check]]:
+        """The watch's signal so far, and its checks; limits are eased once an alarm is raised."""
+        checks = [check for check in self.checks if watch.signal in check.values][self._warmup(watch) :]
         key = f"{watch.rule.to}/{watch.signal}" if isinstance(watch.rule, Gap) else ""
         past = Past(
             CATALOG[watch.signal],
             [check.values[watch.signal] for check in checks],
             [check.errors.get(watch.signal) for check in checks],
             [check.elsewhere.get(key) for check in checks] if key else (),
-            1 - self.hysteresis if streak.held else 1.0,
+            1 - self.hysteresis if raised else 1.0,
             self.min_effect,
-            streak.start if streak.held else self._learned(watch, checks),
+            self._learned(watch, checks),
         )
         return past, checks
 
     @staticmethod
     def _learned(watch: Watch, checks: list[Check]) -> int:
-        """Index of the first check since which none of the signals named by ``unless`` has got much better."""
+        """Index of the first check since which no signal named by ``unless`` has got much better than it ever was."""
         start = 0
         for name in watch.unless:
             now = checks[-1].values.get(name) if checks else None
             if now is None:
                 continue
-            scale = Past(CATALOG[name], [now])
+            scale, best = Past(CATALOG[name], [now]), None
             for index, check in enumerate(checks):
                 then = check.values.get(name)
-                if then is not None and scale.loss(now, then) > LEARNING:
-                    start = max(start, index + 1)
+                if then is None:
+                    continue
+                best = then if best is None or scale.loss(best, then) < 0 else best
+                if scale.loss(now, best) <= LEARNING:
+                    start = max(start, index)
+                    break
         return start
 
     def _of(self, title: str) -> list[tuple[Watch, Streak]]:
@@ -216,69 +236,17 @@ class Detector:
         return [(watch, streak) for watch, streak in pairs if watch.title == title]
 
     def _due(self) -> Alarm | None:
-        pairs = list(zip(self.kind.watches, self.streaks, strict=True))
-        if self.kind.mode == "all":  # all that have values, now
-            pairs = [pair for pair in pairs if pair[0].signal in self.checks[-1].values]
-        firing = [(w, s) for w, s in pairs if s.held >= (self.patience or w.patience)]
+        pairs = [p for p in zip(self.kind.watches, self.streaks, strict=True) if p[0].signal in self.checks[-1].values]
+        firing = [(w, s) for w, s in pairs if s.finding is not None and s.held >= (self.patience or w.patience)]
         if self.kind.mode == "all" and len(firing) < len(pairs):
             return None
         for watch, streak in firing:
             if watch.title not in self.raised:
-                self.raised.add(watch.title)
                 held = [w for w, s in pairs if s.held and w is not watch]
-                return self._alarm(watch, streak, held)
+                alarm = build(self.kind, self.prefix, watch, streak, held, *self._past(watch, raised=False))
+                self.raised.add(watch.title)
+                return alarm
         return None
-
-    # --- what is said ------------------------------------------------------------------------------------------------
-
-    def _alarm(self, watch: Watch, streak: Streak, others: list[Watch]) -> Alarm:
-        found = streak.finding
-        assert found is not None
-        past, checks = self._past(watch, streak)
-        old, now = checks[found.old], checks[-1]
-        began = None if found.began is None else checks[found.began]
-        agree, disagree = self._companions(watch, old, now)
-        return Alarm(
-            kind=self.kind.name,
-            title=watch.title,
-            name=self.prefix + watch.signal,
-            rule=repr(watch.rule),
-            epoch=now.epoch,
-            step=now.step,
-            since_epoch=streak.since_epoch if began is None else began.epoch,
-            since_step=streak.since_step if began is None else began.step,
-            checks=streak.held,
-            old_epoch=old.epoch,
-            old=old.values[watch.signal],
-            new=now.values[watch.signal],
-            text=found.text,
-            limit=found.limit,
-            source=found.source if self.kind.name not in KINDS else f"the ready-made {self.kind.name!r}, {MEASURED}",
-            noise=past.noise(found.old, len(past.values) - 1, until=found.old),
-            level=found.level,
-            also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),
-            agree=agree,
-            disagree=disagree,
-            causes=list(self.kind.causes.get(watch.title, ())),
-            steps=list(self.kind.steps.get(watch.title, ())),
-        )
-
-    def _companions(self, watch: Watch, old: Check, now: Check) -> tuple[list[str], list[str]]:
-        """Other signals between the same two checks: those that got worse as well, and those that did not."""
-        ranked: list[tuple[float, str]] = []
-        for name in now.values.keys() & old.values.keys() - {watch.signal}:
-            row = CATALOG.get(name)
-            if row is None or row.direction == "none":
-                continue
-            past = Past(row, [old.values[name], now.values[name]])
-            loss = past.loss(*past.values)
-            ranked.append((loss, f"{name} {old.values[name]:.4g} → {now.values[name]:.4g}"))
-        worse = [text for loss, text in sorted(ranked, reverse=True) if loss > 0.05]
-        rest = [text for loss, text in sorted(ranked) if loss <= 0.05]
-        if self.kind.mode == "all":  # nothing got worse here: what still moves disagrees
-            moving = [text for loss, text in sorted(ranked) if abs(loss) > 0.05]
-            return [text for loss, text in sorted(ranked) if abs(loss) <= 0.05][:SHOWN], moving[:SHOWN]
-        return worse[:SHOWN], rest[:SHOWN]
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -286,7 +254,7 @@ class Detector:
         """Everything seen so far, as plain numbers and strings."""
         return {
             "checks": [vars(check).copy() for check in self.checks],
-            "streaks": [[s.held, s.start, s.since_epoch, s.since_step] for s in self.streaks],
+            "streaks": [[s.held, s.since_epoch, s.since_step] for s in self.streaks],
             "raised": sorted(self.raised),
             "recent": list(self.recent),
             "elsewhere": dict(self._elsewhere),
@@ -295,7 +263,7 @@ class Detector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was seen before."""
         self.checks = [Check(**check) for check in state["checks"]]
-        self.streaks = [Streak(int(h), int(start), float(at), int(step)) for h, start, at, step in state["streaks"]]
+        self.streaks = [Streak(int(held), float(epoch), int(step)) for held, epoch, step in state["streaks"]]
         self.raised, self.recent = set(state["raised"]), list(state["recent"])
         self._elsewhere = dict(state["elsewhere"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,11 +80,11 @@ class Past:
 
         The latter is the interquartile range of the last eight steps from one check to the next (as a standard
         deviation), which neither a trend nor one jump moves; it takes at least five steps. ``until``: index of the
-        check at which a change began.
+        check at which a change began; steps after it count only where there are too few before.
         """
         errors = [e for i in indices if i < len(self.errors) and (e := self.errors[i]) is not None]
         of_errors = math.sqrt(sum(e * e for e in errors))
-        before = self.values if until is None else self.values[: until + 1]
+        before = self.values if until is None or until < 5 else self.values[: until + 1]
         steps = [b - a for a, b in itertools.pairwise(before[-9:])]
         if len(steps) < 5:
             return of_errors
@@ -105,7 +106,7 @@ class Finding:
         limit: the limit, in words, with its numbers.
         source: where the limit comes from.
         old: index of the check that the last one is compared with.
-        level: the value beyond which the rule holds, if it is one value; drawn as a line.
+        level: the value beyond which the rule holds, if it is one value: a line in a chart.
         began: index of the check at which it began, if that was before the rule held.
     """
 
@@ -120,6 +121,11 @@ class Finding:
 class Rule(ABC):
     """A rule: subclass it (best as a frozen dataclass) for one of your own."""
 
+    @property
+    def least(self) -> int:
+        """Checks that it takes before anything can be told."""
+        return 1
+
     @abstractmethod
     def check(self, past: Past) -> Finding | None:
         """What has happened by the last of ``past.values``, or None."""
@@ -130,6 +136,10 @@ class Rule(ABC):
         Raises:
             ConfigurationError: with what to use in its place.
         """
+
+
+def _is_count(number: object, least: int) -> bool:
+    return isinstance(number, int) and number >= least
 
 
 def _need_direction(rule: Rule, signal: Signal) -> None:
@@ -165,12 +175,17 @@ class Drop(Rule):
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise ConfigurationError(f"Drop(fraction={self.fraction}): must be between 0 and 1, for example 0.3")
-        if self.within is not None and self.within < 1:
+        if self.within is not None and not _is_count(self.within, 1):
             raise ConfigurationError(f"Drop(within={self.within}): must be at least 1 check")
 
     def refuse(self, signal: Signal) -> None:
         """See the base class."""
         _need_direction(self, signal)
+
+    @property
+    def least(self) -> int:
+        """See the base class."""
+        return 2
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
@@ -205,7 +220,7 @@ class Decline(Rule):
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if self.checks < 2 or (self.fraction is not None and not 0 < self.fraction < 1):
+        if not _is_count(self.checks, 2) or (self.fraction is not None and not 0 < self.fraction < 1):
             raise ConfigurationError(
                 f"Decline(checks={self.checks}, fraction={self.fraction}): needs at least 2 checks and a fraction "
                 "in (0, 1)"
@@ -214,6 +229,11 @@ class Decline(Rule):
     def refuse(self, signal: Signal) -> None:
         """See the base class."""
         _need_direction(self, signal)
+
+    @property
+    def least(self) -> int:
+        """See the base class."""
+        return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
@@ -248,7 +268,7 @@ class Peak(Rule):
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if self.checks < 1 or (self.fraction is not None and not 0 < self.fraction < 1):
+        if not _is_count(self.checks, 1) or (self.fraction is not None and not 0 < self.fraction < 1):
             raise ConfigurationError(
                 f"Peak(checks={self.checks}, fraction={self.fraction}): needs at least 1 check and a fraction in (0, 1)"
             )
@@ -256,6 +276,11 @@ class Peak(Rule):
     def refuse(self, signal: Signal) -> None:
         """See the base class."""
         _need_direction(self, signal)
+
+    @property
+    def least(self) -> int:
+        """See the base class."""
+        return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
@@ -294,11 +319,16 @@ class Plateau(Rule):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.checks < 3 or (self.tolerance is not None and not self.tolerance >= 0):
+        if not _is_count(self.checks, 3) or (self.tolerance is not None and not self.tolerance >= 0):
             raise ConfigurationError(
                 f"Plateau(checks={self.checks}, tolerance={self.tolerance}): "
                 "needs at least 3 checks and a tolerance ≥ 0"
             )
+
+    @property
+    def least(self) -> int:
+        """See the base class."""
+        return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
@@ -325,6 +355,13 @@ class Threshold(Rule):
 
     below: float | None = None
     above: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [limit for limit in (self.below, self.above) if limit is not None]
+        if any(math.isnan(limit) for limit in given) or (len(given) == 2 and given[0] >= given[1]):
+            raise ConfigurationError(
+                f"Threshold(below={self.below}, above={self.above}): below must be less than above"
+            )
 
     def refuse(self, signal: Signal) -> None:
         """See the base class."""
@@ -353,7 +390,7 @@ class Gap(Rule):
     """The signal is worse than in another stage (or loader) by more than ``fraction``: it no longer generalises.
 
     Each check is compared with the other stage's latest window. ``train`` windows close after validation, so theirs is
-    the epoch before; a loader of clean training rows (``loader_names=``) gives the same weights.
+    the epoch before; a validation loader of clean training rows (``loader_names=``) has seen the same weights.
     """
 
     to: str = "train"
@@ -399,11 +436,16 @@ class ChangePoint(Rule):
     size: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.checks < 1 or self.before < 6 or not self.size > 0:
+        if not _is_count(self.checks, 1) or not _is_count(self.before, 6) or not self.size > 0:
             raise ConfigurationError(
                 f"ChangePoint(checks={self.checks}, before={self.before}, size={self.size}): needs at least 1 check, "
                 "6 before them, and a size above 0"
             )
+
+    @property
+    def least(self) -> int:
+        """See the base class."""
+        return self.checks + self.before
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
@@ -415,7 +457,9 @@ class ChangePoint(Rule):
         now = min(recent, key=lambda value: abs(value - level))
         errors = past.errors[start : len(past.values) - self.checks]
         calm = Past(past.signal, earlier, errors).noise(0, 1)
-        floor = 1e-6 * max(abs(level), abs(now))  # a constant that moves in its last digits has not jumped
+        floor = max(
+            1e-6 * max(abs(level), abs(now)), sys.float_info.min
+        )  # a constant that moves in its last digits has not jumped
         change = now - level
         if (past.signal.direction == "higher" and change > 0) or (past.signal.direction == "lower" and change < 0):
             return None
@@ -433,7 +477,8 @@ class ChangePoint(Rule):
 
 def _slope(values: Sequence[float]) -> float:
     """Of the least-squares line, a check."""
-    return statistics.linear_regression(range(len(values)), values).slope
+    scale = max(map(abs, values)) or 1.0  # or huge values overflow
+    return scale * statistics.linear_regression(range(len(values)), [value / scale for value in values]).slope
 
 
 def _verb(past: Past) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,23 +22,46 @@ NAMES = ("warn", "stop", "alert", "checkpoint")
 Action = str | Callable[[Alarm], object]
 
 
-def check_actions(given: Action | Sequence[Action], trainer: pl.Trainer | None = None) -> tuple[Action, ...]:
-    """The actions as a tuple; with a trainer, also whether it can do them.
+def check_actions(given: Any) -> tuple[Action, ...]:
+    """The actions as a tuple; an import path such as "package.module.function" becomes what it names.
 
     Raises:
-        ConfigurationError: for an unknown one, none, or an alert without Weights & Biases.
+        ConfigurationError: for an unknown one, or none.
     """
-    actions: tuple[Action, ...] = (given,) if isinstance(given, str) or callable(given) else tuple(given)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    actions = list(given) if several and not callable(given) else [given]
     if not actions:
         raise ConfigurationError(f"action= is empty: choose of {', '.join(NAMES)}, or give a callable")
-    for action in actions:
+    for index, action in enumerate(actions):
+        if isinstance(action, str) and "." in action:
+            try:
+                actions[index] = action = pkgutil.resolve_name(action)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ConfigurationError(f"action {action!r} can't be imported: {error}") from None
         if not callable(action) and action not in NAMES:
-            raise ConfigurationError(f"unknown action {action!r}.{near_misses(str(action), NAMES)}")
-    if trainer is not None and "alert" in actions and not sinks.wandb_loggers(trainer.loggers):
+            raise ConfigurationError(
+                f"unknown action {action!r}: choose of {', '.join(NAMES)}, or give a callable."
+                f"{near_misses(str(action), NAMES)}"
+            )
+    return tuple(actions)
+
+
+def check_possible(actions: Sequence[Action], trainer: pl.Trainer) -> None:
+    """Refuse what this trainer can't do.
+
+    Raises:
+        ConfigurationError: for an alert without Weights & Biases.
+    """
+    dry = getattr(trainer, "fast_dev_run", False)  # it has no loggers
+    if "alert" in actions and not dry and not sinks.wandb_loggers(trainer.loggers):
         raise ConfigurationError(
             'action="alert" sends a Weights & Biases alert: give the trainer a WandbLogger, or use action="warn"'
         )
-    return actions
+
+
+def action_name(action: Action) -> str:
+    """What an action is called in messages."""
+    return action if isinstance(action, str) else getattr(action, "__qualname__", type(action).__qualname__)
 
 
 def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
@@ -65,21 +90,30 @@ def _path(trainer: pl.Trainer, alarm: Alarm) -> str:
 
 @dataclass
 class Checkpoints:
-    """Which checkpoints were there at which step, as far as ``ModelCheckpoint`` tells."""
+    """Which checkpoints were there at which step, as far as ``ModelCheckpoint`` tells.
 
-    seen: dict[str, int] = field(default_factory=dict)
+    ``seen``: path -> step and time of writing; a file that was written again holds a later step.
+    """
+
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look(self, trainer: pl.Trainer) -> None:
         """Note what is new."""
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                step = int(getattr(callback, "_last_global_step_saved", trainer.global_step))
+            step = int(getattr(callback, "_last_global_step_saved", 0))
+            if isinstance(callback, ModelCheckpoint) and step:  # 0: nothing was saved since the run began
                 for path in (callback.last_model_path, callback.best_model_path, *callback.best_k_models):
-                    if path:
-                        kept = path != callback.last_model_path  # "last" is written again under its old name
-                        self.seen[str(path)] = self.seen.get(str(path), step) if kept else step
+                    self._note(str(path), step)
+
+    def _note(self, path: str, step: int) -> None:
+        if not path:
+            return
+        remote = "://" in path
+        written = step if remote else os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+        if written and self.seen.get(path, (0, 0))[1] != written:
+            self.seen[path] = step, written
 
     def before(self, step: int) -> str | None:
         """The newest one of an earlier step that still is there."""
-        there = [(at, path) for path, at in self.seen.items() if at < step and ("://" in path or os.path.exists(path))]
+        there = [(at, p) for p, (at, _) in self.seen.items() if at < step and ("://" in p or os.path.exists(p))]
         return max(there)[1] if there else None

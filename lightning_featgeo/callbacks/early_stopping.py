@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,8 +15,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
+from lightning_featgeo.alarms.alarm import named
 from lightning_featgeo.alarms.kinds import of_signal
-from lightning_featgeo.callbacks.actions import Action, Checkpoints, check_actions, do
+from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG
@@ -62,25 +62,29 @@ class GeometryEarlyStopping(EarlyStopping):
         hysteresis: float = 0.2,
         min_effect: float = 3.0,
     ) -> None:
-        if (patience is not None and patience < 1) or (warmup is not None and warmup < 0):
-            raise ConfigurationError(f"needs patience ≥ 1 and warmup ≥ 0, got {patience} and {warmup}")
+        for name, value, least in (("patience", patience, 1), ("warmup", warmup, 0)):
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} is a whole number of checks, at least {least}; got {value!r}")
         if not 0 <= hysteresis < 1 or not min_effect >= 0:
             raise ConfigurationError(
                 f"needs hysteresis in [0, 1) and min_effect ≥ 0, got {hysteresis} and {min_effect}"
             )
         self.actions = check_actions(self.default_action if action is None else action)
-        named = [monitor] if isinstance(monitor, str) else list(monitor)
-        if not named:
+        watched = [monitor] if isinstance(monitor, str) else list(monitor)
+        for each in [rule] if rule is None or isinstance(rule, Rule) else list(rule):
+            if each is not None and not isinstance(each, Rule):
+                raise ConfigurationError(f"rule={each!r} is no rule: give an instance, for example Drop(0.3)")
+        if not watched:
             raise ConfigurationError('monitor= is empty: name a kind, such as "collapse", or a logged name')
-        if rule is not None and all(each in KINDS for each in named):
+        if rule is not None and all(each in KINDS for each in watched):
             raise ConfigurationError(
-                f"{named[0]!r} brings its own rules; give rule= with a logged name, such as 'featgeo/val/feature_std'"
+                f"{watched[0]!r} brings its own rules; give rule= with a logged name, such as 'featgeo/val/feature_std'"
             )
         self.detectors = [
             Detector(kind, of_stage, of_layer, patience, warmup, hysteresis, min_effect)
-            for kind, of_stage, of_layer in (_read(each, rule, stage, layer) for each in named)
+            for kind, of_stage, of_layer in (_read(each, rule, stage, layer) for each in watched)
         ]
-        self.watched, self.rule = tuple(named), rule
+        self.watched, self.rule = tuple(watched), rule
         super().__init__(
             monitor=self.detectors[0].names[0], patience=patience or 1, strict=False, check_finite=False, verbose=False
         )
@@ -93,11 +97,11 @@ class GeometryEarlyStopping(EarlyStopping):
     def state_key(self) -> str:
         """Distinct for stoppers that watch something else, or otherwise."""
         rules = [self.rule] if isinstance(self.rule, Rule) else [*(self.rule or ())]
-        told = [repr(r) if is_dataclass(r) else type(r).__qualname__ for r in rules]  # no memory address
         first = self.detectors[0]
         return self._generate_state_key(
-            monitor=self.watched, rule=told, patience=first.patience, warmup=first.warmup, stage=first.stage,
-            layer=first.layer,
+            monitor=self.watched, rule=[named(each) for each in rules], patience=first.patience, warmup=first.warmup,
+            stage=first.stage, layer=first.layer, hysteresis=first.hysteresis, min_effect=first.min_effect,
+            action=[action_name(action) for action in self.actions],
         )  # fmt: skip
 
     @property
@@ -133,36 +137,52 @@ class GeometryEarlyStopping(EarlyStopping):
                 f"Trainer(callbacks=[FeatureGeometryMonitor(), {me}(…)])"
             )
         if stage == "fit":
-            check_actions(self.actions, trainer)
+            check_possible(self.actions, trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A new run has no past, unless it was loaded or the trainer goes on; none has stopped yet."""
-        if not self._resumed and trainer.global_step == 0:
+        if not self._resumed and (trainer.global_step == 0 or trainer.ckpt_path is not None):
             for detector in self.detectors:
                 detector.forget()
-            self.alarms, self.stopped_epoch = [], 0
+            self.alarms, self.stopped_epoch, self._checkpoints = [], 0, Checkpoints()
         if "stop" in self.actions:  # an alarm that still stands stops a run that goes on after it, too
             for detector in self.detectors:
                 detector.raised.clear()
         self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
-        self._resumed, self._checkpoints = False, Checkpoints()
+        self._resumed = False
 
     # --- a window closes ---------------------------------------------------------------------------------------------
 
-    def watches(self, record: Record) -> bool:
-        """Whether a detector judges windows of this stage and layer."""
-        return any(detector.prefix == record.prefix for detector in self.detectors)
+    def state_of(self, record: Record) -> set[str]:
+        """States of the detectors that judge windows of this stage and layer."""
+        return {detector.state for detector in self.detectors if detector.prefix == record.prefix}
 
-    def observe(self, trainer: pl.Trainer, record: Record) -> list[Alarm]:
+    def hear(self, record: Record) -> None:
+        """Note a window that others may be compared with."""
+        for detector in self.detectors:
+            detector.hear(record)
+
+    def observe(self, trainer: pl.Trainer, record: Record, guard: Guard) -> list[Alarm]:
         """Look at a window that just closed; returns the alarms that are due now."""
         if self._should_skip_check(trainer) or getattr(trainer, "fast_dev_run", False):
             return []
-        self._checkpoints.look(trainer)
-        found = [alarm for detector in self.detectors if (alarm := detector.observe(record)) is not None]
+        with guard.around("looking for checkpoints", lambda reason: None, lost="an alarm will name none"):
+            self._checkpoints.look(trainer)
+        found = [alarm for detector in self.detectors if (alarm := detector.observe(record, guard)) is not None]
         for alarm in found:
             alarm.checkpoint = self._checkpoints.before(alarm.since_step)
         self.alarms += found
         return found
+
+    def stop(self, trainer: pl.Trainer, alarm: Alarm) -> bool:
+        """Tell the trainer to stop, if that is the action and this is the first alarm; returns whether it was."""
+        if "stop" not in self.actions or self.stopping_reason_message is not None:
+            return False
+        self.stopped_epoch = trainer.current_epoch
+        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+        self.stopping_reason_message = f"featgeo: stopping, {alarm.line}."
+        trainer.should_stop = True
+        return True
 
     def unsure(self) -> Iterator[str]:
         """Reasons, each once in a row, why nothing can be told where windows told nothing."""
@@ -173,19 +193,12 @@ class GeometryEarlyStopping(EarlyStopping):
                 self._told_unsure.add(index)
                 yield f'can\'t tell whether there is "{detector.kind.name}" in {detector.prefix}: {detector.blind}'
 
-    def act(self, trainer: pl.Trainer, alarm: Alarm, guard: Guard) -> bool:
-        """Do what is to be done about an alarm; returns whether it stops the run."""
-        stops = "stop" in self.actions and self.stopping_reason_message is None
-        if stops:
-            self.stopped_epoch = trainer.current_epoch
-            self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-            self.stopping_reason_message = f"featgeo: stopping, {alarm.line}."
-            trainer.should_stop = True
+    def act(self, trainer: pl.Trainer, alarm: Alarm, guard: Guard) -> None:
+        """Do what is to be done about an alarm, each on its own."""
         for action in self.actions:
-            told = action if isinstance(action, str) else getattr(action, "__qualname__", type(action).__qualname__)
-            with guard.around(f"the alarm's action {told}", lambda reason: None, lost="the alarm stands"):
+            told = f"the alarm's action {action_name(action)}"
+            with guard.around(told, lambda reason: None, lost="the alarm stands"):
                 do(action, trainer, alarm)
-        return stops
 
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
         """Lightning's check at an epoch's end: nothing to do, the rules were asked when the window closed."""
@@ -198,6 +211,7 @@ class GeometryEarlyStopping(EarlyStopping):
             **super().state_dict(),
             "detectors": [detector.state_dict() for detector in self.detectors],
             "alarms": [alarm.as_dict() for alarm in self.alarms],
+            "checkpoints": {path: list(told) for path, told in self._checkpoints.seen.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -206,6 +220,9 @@ class GeometryEarlyStopping(EarlyStopping):
         for detector, state in zip(self.detectors, state_dict["detectors"], strict=True):
             detector.load_state_dict(state)
         self.alarms = [Alarm(**alarm) for alarm in state_dict["alarms"]]
+        self._checkpoints = Checkpoints(
+            {p: (int(at), int(when)) for p, (at, when) in state_dict["checkpoints"].items()}
+        )
         self._resumed = True
 
 
@@ -225,7 +242,7 @@ def _read(
     """
     if monitor in KINDS:
         return KINDS[monitor], stage, layer
-    parts = monitor.split("/")
+    parts = str(monitor).split("/")
     if parts[0] != "featgeo" or len(parts) not in (3, 4) or parts[-1] not in CATALOG:
         known = [*KINDS, *(f"featgeo/{stage}/{signal}" for signal in CATALOG)]
         raise ConfigurationError(
@@ -235,4 +252,9 @@ def _read(
     for part in parts[1:]:
         if not re.fullmatch("[a-z0-9_]+", part):
             raise ConfigurationError(f"{monitor!r}: stage and layer are logged as [a-z0-9_], {part!r} is not")
-    return of_signal(parts[-1], rule), parts[1], parts[2] if len(parts) == 4 else None
+    if re.fullmatch(r"test(_\d+)?", parts[1]):
+        raise ConfigurationError(f"{monitor!r}: test windows close after training, when there is nothing left to stop")
+    kind = of_signal(parts[-1], rule)
+    if parts[1] in kind.stages:
+        raise ConfigurationError(f"Gap(to={parts[1]!r}) compares {monitor!r} with itself: name another stage or loader")
+    return kind, parts[1], parts[2] if len(parts) == 4 else None

@@ -205,12 +205,12 @@ class FeatureGeometryMonitor(Callback):
             run.missed("train")
         run.trained = True
         if steps is not None and run.is_open("train") and run.steps_open("train") >= steps:
-            self._number += run.close("train", self._number, inside_epoch=True)
+            self._close("train", inside_epoch=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the epoch's training window."""
         if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
-            self._number += self._run.close("train", self._number)
+            self._close("train")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A window of n steps that never filled says so."""
@@ -302,7 +302,13 @@ class FeatureGeometryMonitor(Callback):
         if trainer.sanity_checking:
             run.drop(stage)
         else:
-            self._number += run.close(stage, self._number)
+            self._close(stage)
+
+    def _close(self, stage: str, inside_epoch: bool = False) -> None:
+        """Close the stage's windows; what alarms ask for comes last."""
+        if self._run is not None:
+            self._number += self._run.close(stage, self._number, inside_epoch)
+            self._run.act_on_alarms()
 
     def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""

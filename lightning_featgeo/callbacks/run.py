@@ -64,6 +64,7 @@ class Run:
         self._checked: set[tuple[str, int]] = set()
         self._looked: set[str] = set()
         self._told = False
+        self._due: list[tuple[GeometryEarlyStopping, Alarm]] = []  # alarms that nobody has acted on yet
         self.trained = False  # after the first step a wrong setting is a gap: it must not end a run that has begun
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
@@ -173,8 +174,8 @@ class Run:
         for stage in self.stages:
             signals = self._resolved.get(stage, self.settings.signals)
             names += publishing.known_names(signals, self.stage_names(stage), layers)
-        prefixes = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
-        return [*names, *(prefix + ALARM for prefix in sorted(prefixes))]
+        watched = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
+        return [*names, *(prefix + ALARM for prefix in sorted(watched) if any(n.startswith(prefix) for n in names))]
 
     # --- batches ---------------------------------------------------------------------------------------------
 
@@ -270,7 +271,10 @@ class Run:
     # --- closing ---------------------------------------------------------------------------------------------
 
     def close(self, stage: str, first_number: int, inside_epoch: bool = False) -> int:
-        """Close the stage's windows, publish their records, ask the stoppers; returns how many were closed."""
+        """Close the stage's windows, ask the stoppers, publish the records; returns how many were closed.
+
+        Once the count is taken, :meth:`act_on_alarms` is due: a checkpoint that is saved then holds everything.
+        """
         self._open.discard(stage)
         if stage not in self.stages:  # it only served as a reference
             return 0
@@ -280,30 +284,48 @@ class Run:
             with self.guarded(f"closing the {window.name} window", stage, loader):
                 empty[loader] = self._agree(stage, loader, window)
         reference = self._reference()
+        closed: list[tuple[Window, Record, Mapping[str, Tensor]]] = []
         for loader, window in windows.items():
-            number = first_number + loader
-            closed: list[tuple[Record, Mapping[str, Tensor]]] = []
-            epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
-            with self.guarded(f"computing the {window.name} window", stage, loader):
-                compared = None if window.name == self.settings.reference else self.settings.reference
-                if reference is not None and self.settings.reference not in self.stages and compared == "train":
-                    window.seconds += reference.seconds  # it has no record of its own
-                    reference.seconds = 0.0
-                closed = window.close(
-                    number, epoch, step, reference if compared else None, compared, self.ranks, empty.get(loader, ())
-                )
-            for record, curves in closed or window.close(number, epoch, step):  # failed now: all gaps
-                self.guard.warn_of(record)
-                due = self._ask_stoppers(record)
-                self.publisher.publish(
-                    self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded,
-                    [alarm for _, alarm in due], self._alarm_state(record),
-                )  # fmt: skip
-                for stopper, alarm in due:
-                    with self.guarded("telling of an alarm"):
-                        stops = stopper.act(self.trainer, alarm, self.guard)
-                        self.publisher.alarmed(self.trainer, record, alarm, stops)
+            closed += [(window, *each) for each in self._closed(stage, loader, window, first_number, reference, empty)]
+        for _, record, _ in closed:  # all of them first: a rule may compare one with another
+            for stopper in self.stoppers:
+                stopper.hear(record)
+        for window, record, curves in closed:
+            self.guard.warn_of(record)
+            due = self._ask_stoppers(record)
+            self.publisher.publish(
+                self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded,
+                [alarm for _, alarm in due], self._alarm_state(record),
+            )  # fmt: skip
+            for stopper, alarm in due:
+                with self.guarded("telling of an alarm"):
+                    self.publisher.alarmed(self.trainer, record, alarm, stopper.stop(self.trainer, alarm))
+            self._due += due
         return len(windows)
+
+    def _closed(
+        self, stage: str, loader: int, window: Window, first_number: int, reference: Window | None,
+        empty: Mapping[int, list[str]],
+    ) -> list[tuple[Record, Mapping[str, Tensor]]]:  # fmt: skip
+        """One loader's window, computed: a record and its curves for each layer."""
+        number = first_number + loader
+        closed: list[tuple[Record, Mapping[str, Tensor]]] = []
+        epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
+        with self.guarded(f"computing the {window.name} window", stage, loader):
+            compared = None if window.name == self.settings.reference else self.settings.reference
+            if reference is not None and self.settings.reference not in self.stages and compared == "train":
+                window.seconds += reference.seconds  # it has no record of its own
+                reference.seconds = 0.0
+            closed = window.close(
+                number, epoch, step, reference if compared else None, compared, self.ranks, empty.get(loader, ())
+            )
+        return closed or window.close(number, epoch, step)  # failed now: all gaps
+
+    def act_on_alarms(self) -> None:
+        """Do what is to be done about the alarms of the windows that have closed, once everything is written down."""
+        due, self._due = self._due, []
+        for stopper, alarm in due:
+            stopper.act(self.trainer, alarm, self.guard)
 
     def _reference(self) -> Window | None:
         """The window that others are compared with, as it is now: with the same layers on every rank, rows or none."""
@@ -346,13 +368,13 @@ class Run:
         due: list[tuple[GeometryEarlyStopping, Alarm]] = []
         for stopper in self.stoppers:
             with self.guarded("asking the stopper"):
-                due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record)]
+                due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record, self.guard)]
                 for reason in stopper.unsure():
                     self.guard.warn(reason, reason)
         return due
 
     def _alarm_state(self, record: Record) -> float | None:
-        states = {stopper.state for stopper in self.stoppers if stopper.watches(record)}
+        states = {state for stopper in self.stoppers for state in stopper.state_of(record)}
         return 1.0 if "alarm" in states else 0.0 if "quiet" in states else None
 
     def warn_if_never_filled(self, steps: int) -> None:
@@ -398,5 +420,5 @@ class Run:
                 if loader in (None, index):
                     window.failed = reason
 
-        with self.guard.around(doing, fail, refuses=stage is None or first_batch):
+        with self.guard.around(doing, fail, refuses=(stage is None or first_batch) and not self.trained):
             yield

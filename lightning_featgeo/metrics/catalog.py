@@ -26,7 +26,8 @@ def register(signal: Signal) -> None:
     """Add a signal of your own; afterwards ``signals=`` finds it by name and by its groups.
 
     Raises:
-        ConfigurationError: if the name is taken, is not made of ``[a-z0-9_]``, or a need is no statistic.
+        ConfigurationError: if the name is taken or not made of ``[a-z0-9_]``, a need is no statistic, or the range
+            none.
     """
     if signal.name in CATALOG:
         raise ConfigurationError(f"a signal named {signal.name!r} exists already; choose another name")
@@ -36,7 +37,8 @@ def register(signal: Signal) -> None:
         raise ConfigurationError(f"signal name {signal.name!r}: use lower-case letters, digits and _ only")
     try:
         required_by(signal.needs)
-    except KeyError as error:
+        _ = signal.bounds
+    except (KeyError, ValueError) as error:
         raise ConfigurationError(f"signal {signal.name!r}: {error.args[0]}") from None
     CATALOG[signal.name] = signal
 

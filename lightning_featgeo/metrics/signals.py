@@ -6,6 +6,7 @@ the reason where it has no value) and add a row whose ``needs`` name the statist
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,11 +77,17 @@ class Signal:
     parity: str = ""
     limits: Limits = Limits()
 
-    @property
+    @functools.cached_property
     def bounds(self) -> tuple[float, float]:
-        """Ends of ``value_range``; one that depends on n or d counts as infinite."""
-        low, high = (_number(end) for end in self.value_range.strip("[]()").split(", ", 1))
-        return low, high
+        """Ends of ``value_range``; one that depends on n or d counts as infinite.
+
+        Raises:
+            ValueError: if it is not written as a range.
+        """
+        low, comma, high = self.value_range.strip("[]() ").partition(",")
+        if not comma or self.value_range[:1] not in "[(":
+            raise ValueError(f"value_range={self.value_range!r} is no range such as '[0, 1]' or '(−∞, ∞)'")
+        return -math.inf if "∞" in low else _number(low), _number(high.strip())
 
     @property
     def requires(self) -> frozenset[str]:

@@ -23,9 +23,10 @@ from lightning_featgeo import (
     Gap,
     GeometryAlarm,
     GeometryEarlyStopping,
+    Rule,
     Threshold,
 )
-from lightning_featgeo.alarms import KINDS, Detector
+from lightning_featgeo.alarms import KINDS, Detector, Finding, Past
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -104,8 +105,8 @@ def test_an_offline_wandb_run_holds_the_alert_the_reason_and_the_mark(tmp_path: 
     monitor = FeatureGeometryMonitor(signals=SIGNALS, on_error="raise")
     alarm = GeometryAlarm("collapse", action=["alert", "warn"])
     torch.manual_seed(0)
-    with pytest.warns(FeatureGeometryWarning, match="total collapse"):
-        trainer(Fault("point", 4), monitor, alarm, max_epochs=9, logger=logger).fit(signed(), *loaders())
+    with pytest.warns(FeatureGeometryWarning, match="featgeo alarm"):
+        trainer(Fault("point", 4), monitor, alarm, max_epochs=6, logger=logger).fit(signed(), *loaders())
     wandb.finish()
     (alert,) = alerts(tmp_path)
     assert alert.title == "featgeo: total collapse"
@@ -150,11 +151,11 @@ def test_a_checkpoint_is_saved_at_the_alarm_and_the_one_before_it_is_named(tmp_p
 
 
 def test_a_checkpoint_that_is_written_over_is_not_taken_for_an_early_one(tmp_path: Path) -> None:
-    keep = ModelCheckpoint(tmp_path, save_top_k=0, save_last=True)
+    keep = ModelCheckpoint(tmp_path, filename="model", enable_version_counter=False)
     monitor, stop = FeatureGeometryMonitor(signals=SIGNALS), GeometryEarlyStopping("collapse")
     torch.manual_seed(0)
     trainer(Fault("point", 5), monitor, stop, keep, max_epochs=20, enable_checkpointing=True).fit(signed(), *loaders())
-    assert Path(keep.last_model_path).exists()
+    assert (tmp_path / "model.ckpt").exists()
     assert stop.alarms[0].checkpoint is None
 
 
@@ -177,10 +178,10 @@ def test_a_gap_between_loaders() -> None:
     train, val = loaders(train=64, batch=16)
     monitor = FeatureGeometryMonitor(signals=["knn_accuracy"], loader_names=("val", "train_clean"))
     stop = GeometryEarlyStopping("featgeo/val/knn_accuracy", Gap("train_clean", 0.99), patience=1, min_effect=0.0)
-    run = trainer(monitor, stop, max_epochs=2)
+    run = trainer(monitor, stop, max_epochs=3)
     run.fit(Classifier(), train, [val, train])
-    assert len(stop.detectors[0].checks) == 2
-    assert stop.detectors[0].checks[1].elsewhere["train_clean/knn_accuracy"] > 0
+    there = [check.elsewhere["train_clean/knn_accuracy"] for check in stop.detectors[0].checks]
+    assert there == [value for _, value in monitor.history.series("featgeo/train_clean/knn_accuracy")]  # same weights
     wrong = trainer(monitor, GeometryEarlyStopping("featgeo/val/knn_accuracy", Gap("train_clear")))
     with pytest.raises(ConfigurationError, match="featgeo/train_clear/knn_accuracy"):
         wrong.fit(Classifier(), train, [val, train])
@@ -206,6 +207,100 @@ def test_windows_that_tell_nothing_are_told_of_once() -> None:
     assert len(unsure) == 1
     assert "every row was left out" in unsure[0]
     assert alarm.state == "cannot tell"
+
+
+def test_two_monitors_and_an_alarm_on_one_of_them() -> None:
+    monitors = [
+        FeatureGeometryMonitor(stages=stage, signals=["feature_std", "effective_rank"]) for stage in ("val", "train")
+    ]
+    alarm = GeometryAlarm("collapse")
+    trainer(*monitors, alarm, max_epochs=2).fit(Classifier(), *loaders())
+    assert len(alarm.detectors[0].checks) == 2
+
+
+def test_alarms_on_a_further_layer_and_their_own_curve(tmp_path: Path) -> None:
+    monitor = FeatureGeometryMonitor(layer=["net.0", "net.1"], num_classes=10, signals=["feature_std"])
+    always, never = Threshold(above=1e-6), Threshold(above=1.01)
+    second = GeometryAlarm("featgeo/val/net_1/feature_std", always, patience=1, action=lambda _: None)
+    first = GeometryAlarm("featgeo/val/feature_std", never)
+    trainer(monitor, first, second, max_epochs=2, logger=CSVLogger(tmp_path)).fit(Classifier(), *loaders())
+    assert (len(first.alarms), len(second.alarms)) == (0, 1)
+    (file,) = tmp_path.rglob("metrics.csv")
+    header, *_, last = (line.split(",") for line in file.read_text().splitlines())
+    assert last[header.index("featgeo/val/alarm")] == "0.0"
+    assert last[header.index("featgeo/val/net_1/alarm")] == "1.0"
+
+
+def test_a_rule_that_fails_never_ends_a_run() -> None:
+    class Late(Rule):
+        def check(self, past: Past) -> Finding | None:
+            if len(past.values) > 1:
+                raise ConfigurationError("my rule wants more")
+            return None
+
+    stop = GeometryEarlyStopping(["featgeo/val/feature_std", "collapse"], Late())
+    run = trainer(FeatureGeometryMonitor(signals=SIGNALS), stop, max_epochs=4)
+    with pytest.warns(FeatureGeometryWarning, match="my rule wants more"):
+        run.fit(signed(), *loaders())
+    assert run.current_epoch == 4
+    assert [len(d.checks) for d in stop.detectors] == [4, 4]
+    assert stop.detectors[0].state == "cannot tell"
+
+
+def tell(alarm) -> None:
+    TOLD.append(alarm)
+
+
+TOLD: list = []
+
+
+def test_a_callable_can_be_named_by_its_import_path() -> None:
+    stop = GeometryEarlyStopping(action=[f"{__name__}.tell", "stop"])
+    assert stop.actions[0] is sys.modules[__name__].tell
+    with pytest.raises(ConfigurationError, match="can't be imported"):
+        GeometryEarlyStopping(action="no.such.thing")
+
+
+def test_stoppers_that_differ_in_anything_have_states_of_their_own() -> None:
+    options = [{}, {"hysteresis": 0.3}, {"min_effect": 1.0}, {"patience": 3}, {"action": "warn"}, {"stage": "train"}]
+    assert (
+        len({GeometryAlarm("collapse", **option).state_key for option in options}) == len(options) - 1
+    )  # "warn" is it
+    assert GeometryAlarm("collapse").state_key == GeometryAlarm("collapse").state_key
+
+
+def test_a_fast_dev_run_is_no_run(tmp_path: Path) -> None:
+    alarm = GeometryAlarm("featgeo/val/feature_std", Threshold(above=1e-6), patience=1, action=["alert", "warn"])
+    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
+    run = trainer(FeatureGeometryMonitor(signals=["feature_std"]), alarm, fast_dev_run=True, logger=logger)
+    run.fit(Classifier(), *loaders())
+    assert not alarm.detectors[0].checks
+
+
+def test_a_checkpoint_of_an_alarm_holds_the_alarm_and_goes_on_counting(tmp_path: Path) -> None:
+    def make():
+        monitor = FeatureGeometryMonitor(signals=["feature_std"])
+        rule = Threshold(above=1e-6)
+        return monitor, GeometryAlarm("featgeo/val/feature_std", rule, patience=3, action="checkpoint")
+
+    monitor, alarm = make()
+    trainer(monitor, alarm, max_epochs=4, default_root_dir=tmp_path).fit(Classifier(), *loaders())
+    (saved,) = tmp_path.rglob("feature_std-step=*.ckpt")
+    monitor, alarm = make()
+    trainer(monitor, alarm, max_epochs=5).fit(Classifier(), *loaders(), ckpt_path=saved, weights_only=True)
+    assert [record.window for record in monitor.history] == [0, 1, 2, 3, 4]
+    assert [event["kind"] for event in monitor.history.events] == ["alarm"]
+    assert len(alarm.alarms) == 1  # it still stands: it is not raised again
+
+
+def test_a_fit_from_a_checkpoint_without_its_state_begins_anew(tmp_path: Path) -> None:
+    plain = trainer(max_epochs=1)
+    plain.fit(Classifier(), *loaders())
+    plain.save_checkpoint(tmp_path / "x.ckpt")
+    alarm, monitor = GeometryAlarm("collapse"), FeatureGeometryMonitor(signals=["feature_std", "effective_rank"])
+    trainer(monitor, alarm, max_epochs=5).fit(Classifier(), *loaders())
+    trainer(monitor, alarm, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "x.ckpt")
+    assert len(alarm.detectors[0].checks) == 2
 
 
 def test_several_kinds_at_once() -> None:

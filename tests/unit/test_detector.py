@@ -1,13 +1,28 @@
 """Detectors on made-up windows: states, streaks, gaps, hysteresis, and what an alarm says."""
 
 import json
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from lightning_featgeo.alarms import KINDS, Decline, Detector, Drop, Gap, Threshold
+from lightning_featgeo.alarms import (
+    KINDS,
+    ChangePoint,
+    Decline,
+    Detector,
+    Drop,
+    Finding,
+    Gap,
+    Past,
+    Plateau,
+    Rule,
+    Threshold,
+)
 from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning
 
 
 def windows(
@@ -64,7 +79,7 @@ def test_near_the_limit_it_does_not_flicker() -> None:
 
 def test_it_says_when_it_cannot_tell() -> None:
     detector = watch(Drop(0.5))
-    assert (detector.state, detector.why) == ("cannot tell", "0 checks so far")
+    assert (detector.state, detector.why) == ("cannot tell", "0 checks so far, and it takes 2")
     for record in windows(feature_std=[0.8, 0.8, 0.8]):
         detector.observe(record)
     assert (detector.state, detector.why) == ("quiet", "")
@@ -163,7 +178,7 @@ def test_an_alarm_carries_what_a_reader_needs() -> None:
         "usual causes",
         "stop-gradient",
         "next:",
-        "none was saved",
+        "none from before it is left",
         "→",
     ):
         assert part in alarm.report
@@ -188,6 +203,107 @@ def test_state_that_went_through_json_decides_the_same(cut: int) -> None:
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.state == first.state
     assert [*early, *second.replay(records[cut:])] == whole
+
+
+def test_a_passing_dip_of_another_signal_is_no_learning() -> None:
+    std = {"feature_std": [0.8] * 4 + [0.5] * 4, "effective_rank": [20.0] * 8}
+    dip = [0.6, 0.6, 0.6, 0.5, 0.6, 0.6, 0.6, 0.6]
+    (alarm,) = Detector(KINDS["collapse"]).replay(windows(**std, knn_accuracy=dip))
+    assert alarm.epoch == 6.0
+
+
+def test_a_gain_that_comes_while_the_rule_holds_is_learning_as_well() -> None:
+    late = {"feature_std": [0.8, 0.8, 0.8, 0.6, 0.6], "knn_accuracy": [0.5, 0.5, 0.5, 0.5, 0.9]}
+    assert not Detector(KINDS["collapse"]).replay(windows(**late, effective_rank=[20.0] * 5))
+
+
+def test_patience_is_of_the_limit_itself_not_of_the_eased_one() -> None:
+    assert not watch(Drop(0.5)).replay(windows(feature_std=[0.8, 0.39, 0.46, 0.46]))
+    assert not watch(Threshold(below=0.02)).replay(windows(feature_std=[0.8, 0.019, 0.0245]))
+
+
+def test_converged_lets_go_as_soon_as_one_signal_moves() -> None:
+    std, rank = [0.2, 0.5, 0.7, *[0.72] * 13], [40.0, 30.0, 21.0, *[20.0] * 9, 25.0, 30.0, 35.0, 40.0]
+    detector = Detector(KINDS["converged"])
+    assert len(detector.replay(windows(feature_std=std, effective_rank=rank))) == 1
+    assert detector.state == "quiet"
+
+
+def test_what_moves_disagrees_with_converged() -> None:
+    std, rank = [0.2, 0.5, 0.7, *[0.72] * 7], [40.0, 30.0, 21.0, *[20.0] * 7]
+    knn = [0.1 * i for i in range(1, 11)]
+    alarm = Detector(KINDS["converged"]).replay(windows(feature_std=std, effective_rank=rank, knn_accuracy=knn))[0]
+    assert [text.split()[0] for text in alarm.agree] == ["feature_std"]
+    assert [text.split()[0] for text in alarm.disagree] == ["knn_accuracy"]
+
+
+@pytest.mark.parametrize("rule", [ChangePoint(), Plateau(50), Decline(4)])
+def test_it_is_not_quiet_before_its_rules_could_judge(rule) -> None:
+    detector = watch(rule)
+    detector.replay(windows(feature_std=[0.8, 0.8, 0.8]))
+    assert detector.state == "cannot tell"
+    assert f"it takes {rule.least}" in detector.why
+
+
+def test_a_gap_that_was_never_heard_of_can_not_tell() -> None:
+    detector = Detector(of_signal("knn_accuracy", Gap("train")))
+    detector.replay(windows(knn_accuracy=[0.9, 0.8, 0.8]))
+    assert detector.state == "cannot tell"
+    assert "no window of 'train' has closed yet" in detector.why
+
+
+def test_windows_that_close_together_are_compared_with_each_other_in_any_order() -> None:
+    val, train = windows(knn_accuracy=[0.9, 0.8, 0.6]), windows("train_clean", knn_accuracy=[0.1, 0.1, 0.9])
+    detector = Detector(of_signal("knn_accuracy", Gap("train_clean", 0.2), 1))
+    assert [a.epoch for a in detector.replay([r for pair in zip(val, train, strict=True) for r in pair])] == [3.0]
+
+
+def test_a_run_that_goes_on_decides_also_where_a_signal_has_just_become_a_gap() -> None:
+    first = Detector(KINDS["collapse"])
+    first.replay(windows(feature_std=[0.8] * 6, effective_rank=[30.0, 30.0, 30.0, 12.0, 8.0, 7.0]))
+    second = Detector(KINDS["collapse"])
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.raised.clear()
+    assert not second.replay(windows(feature_std=[0.8], effective_rank=[None], start=6))
+    assert second.replay(windows(feature_std=[0.8], effective_rank=[7.0], start=7))
+
+
+@dataclass(frozen=True)
+class Numpy(Rule):
+    def check(self, past: Past) -> Finding | None:
+        return Finding("is", "none", old=int(np.int64(0)), level=float(np.float64(1.0)))
+
+
+class Plain(Rule):
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def check(self, past: Past) -> Finding | None:
+        return Finding("is low", f"{self.limit}") if past.values[-1] < self.limit else None
+
+
+def test_rules_of_the_users_own() -> None:
+    (alarm,) = watch(Plain(0.5)).replay(windows(feature_std=[0.8, 0.3, 0.3]))
+    assert alarm.rule == "Plain(limit=0.5)"  # no address: the same in every process
+    (alarm,) = watch(Numpy()).replay(windows(feature_std=[0.8, 0.3, 0.3]))
+    assert type(alarm.level) is float
+
+
+def test_a_rule_that_fails_costs_nobody_else_anything() -> None:
+    class Broken(Rule):
+        def check(self, past: Past) -> Finding | None:
+            raise RuntimeError("no")
+
+    detector, said = watch(Broken(), Drop(0.5)), []
+    guard = Guard("warn")
+    with pytest.warns(FeatureGeometryWarning, match="Broken of feature_std failed"):
+        said = [detector.observe(record, guard) for record in windows(feature_std=[0.8, 0.3, 0.3])]
+    assert [alarm is not None for alarm in said] == [False, False, True]
+    alone = watch(Broken())
+    for record in windows(feature_std=[0.8, 0.3]):
+        alone.observe(record, guard)
+    assert alone.state == "cannot tell"
+    assert "failed with" in alone.why
 
 
 def test_wrong_signals_and_rules_are_refused() -> None:

@@ -139,6 +139,8 @@ def test_once_it_holds_the_limit_is_eased() -> None:
         (lambda: Plateau(2), "at least 3 checks"),
         (lambda: ChangePoint(before=2), "6 before"),
         (lambda: Threshold().refuse(ID), "needs a limit"),
+        (lambda: Threshold(below=math.nan), "below must be less"),
+        (lambda: Threshold(below=2.0, above=1.0), "below must be less"),
         (lambda: Drop().refuse(ID), "has none; use Threshold"),
         (lambda: Gap().refuse(CATALOG["hubness"]), "no worst value"),
         (lambda: Decline().refuse(CATALOG["kernel_mmd"]), "no worst value"),
@@ -175,6 +177,19 @@ def test_a_drop_does_not_depend_on_the_unit_of_a_signal_that_is_worst_at_zero(va
     plain = Drop(fraction).check(Past(signal, values, min_effect=0.0))
     scaled = Drop(fraction).check(Past(signal, [1024 * v for v in values], min_effect=0.0))  # a power of two: exact
     assert (plain is None) == (scaled is None)
+
+
+def test_noise_is_known_also_where_the_best_came_first() -> None:
+    random.seed(1)
+    jumpy = [0.9, *(random.gauss(0.6, 0.15) for _ in range(20))]
+    assert Drop(0.2).check(Past(STD, jumpy)) is None
+
+
+@pytest.mark.parametrize("values", [[0.0] * 6 + [5e-324] * 2, [1e308, -1e308] * 6, [1e-320] * 12, [0.0] * 12])
+def test_extreme_values_are_judged(values: list[float]) -> None:
+    for rule in (*RULES, ChangePoint(), Plateau(3)):
+        if not isinstance(rule, Threshold):
+            rule.check(Past(ID if isinstance(rule, (ChangePoint, Plateau)) else STD, values))
 
 
 def test_bounds_of_every_signal_can_be_read_from_its_range() -> None:

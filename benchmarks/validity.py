@@ -102,6 +102,16 @@ def main() -> None:
     judge(list(stored(args.runs)), args.out, args.tuning)
 
 
+def compact(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Rule -> method -> "seed: visible > alarms" of each run, for the file beside the tables."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        told = f"{row['seed']}: {row['visible']} > " if row.get("visible") else f"{row['seed']}: "
+        fired = " ".join(map(str, row["alarms"])) or "-"
+        found.setdefault(row["rule"], {}).setdefault(row["method"], []).append(told + fired)
+    return {rule: {m: ", ".join(dict.fromkeys(runs)) for m, runs in methods.items()} for rule, methods in found.items()}
+
+
 def judge(runs: list[dict[str, Any]], out: Path | None, tuning: bool = False) -> None:
     """The tables, from the held-out seeds; with ``tuning``, from those that limits may be fixed on."""
     ranges, count, seconds = envelopes(runs), len(runs), sum(run["seconds"] for run in runs)
@@ -137,8 +147,10 @@ def judge(runs: list[dict[str, Any]], out: Path | None, tuning: bool = False) ->
             "One alarm of each title, in full": texts(runs),
         },
         {
-            "collapse": raw_collapse + raw_singles, "intact": raw_intact + raw_single_intact,
-            "others": [row for _, raw in rest for row in raw], "saved": raw_saved,
+            "collapse": compact(raw_collapse + raw_singles),
+            "intact": compact(raw_intact + raw_single_intact),
+            "others": compact([row for _, raw in rest for row in raw]),
+            "saved": raw_saved,
         },
         out,
     )  # fmt: skip

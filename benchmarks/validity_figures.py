@@ -39,7 +39,7 @@ PAIRS: dict[str, tuple[str, str, str, str, tuple[str, str]]] = {
 INTACT, FAILING, ALARM = "#2a6f97", "#c1121f", "#6b7280"
 
 
-def draw(runs: list[dict[str, Any]], folder: Path, seed: int = 61) -> None:
+def draw(runs: list[dict[str, Any]], folder: Path, seed: int = 60) -> None:
     """Every pair, of one held-out seed, as PNG."""
     import matplotlib
 
@@ -58,11 +58,13 @@ def draw(runs: list[dict[str, Any]], folder: Path, seed: int = 61) -> None:
                 axes.plot(stage["epoch"], values, color=color, linewidth=2, label=label)
             axes.set(title=signal, xlabel="epoch")
             axes.margins(y=0.12)
-            if fired:
-                axes.axvline(fired[0], color=ALARM, linewidth=1, linestyle=(0, (4, 3)))
-                top = axes.get_ylim()[1]
-                side = "left" if fired[0] < 22 else "right"
-                axes.annotate(" alarm ", (fired[0], top), va="top", ha=side, color=ALARM, fontsize=9)
+            top = axes.get_ylim()[1]
+            for before, check in zip([-9, *fired], fired, strict=False):
+                axes.axvline(check, color=ALARM, linewidth=1, linestyle=(0, (4, 3)))
+                side = "left" if check < 22 else "right"
+                axes.annotate(
+                    " alarm " if check - before > 3 else "", (check, top), va="top", ha=side, color=ALARM, fontsize=9
+                )
         panels[0].legend(frameon=False)
         figure.suptitle(title, fontsize=11)
         folder.mkdir(parents=True, exist_ok=True)

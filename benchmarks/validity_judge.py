@@ -204,7 +204,8 @@ def savings_table(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
             for run in (r for r in chosen if r["method"] == method):
                 at, accuracy = stop(run), [outcome["test_accuracy"] for outcome in run["outcomes"]]
                 cases.append((1 - at / FULL, 100 * (accuracy[-1] - accuracy[at - 1])))
-                raw.append({"model": method, "stop": name, "seed": run["seed"], "epoch": at, "lost": cases[-1][1]})
+            stops = " ".join(f"{round(FULL * (1 - saved))}" for saved, _ in cases)
+            raw.append({"model": method, "stop": name, "stopped at": stops})
             pooled += cases
             rows.append(_saved(name, method, cases))
         rows.append(_saved(f"**{name}**", "**all**", pooled))

@@ -14,9 +14,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(script: str, *arguments: str) -> str:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}  # not this process's run
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "WANDB_MODE": "offline"},
+        capture_output=True, text=True, timeout=300, env={**own, "WANDB_MODE": "offline"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

@@ -143,7 +143,7 @@ def intact_table(runs: list[Run], rules: dict[str, Kind]) -> tuple[str, list[dic
                 hits.append(bool(fired))
                 raw.append({"method": method, "rule": name, "seed": run["seed"], "alarms": fired})
             total[name] += hits
-            cells.append(f"{sum(hits)}/{len(hits)}")
+            cells.append(rate(sum(hits), len(hits)))
         rows.append([method, *cells])
     rows.append(["**all**", *(f"**{rate(sum(hits), len(hits))}**" for hits in total.values())])
     return table(["intact runs with a false alarm", *rules], rows), raw

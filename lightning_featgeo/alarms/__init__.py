@@ -3,18 +3,9 @@
 from lightning_featgeo.alarms.alarm import Alarm
 from lightning_featgeo.alarms.detector import Detector
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
-from lightning_featgeo.alarms.rules import (
-    ChangePoint,
-    Decline,
-    Drop,
-    Finding,
-    Gap,
-    Past,
-    Peak,
-    Plateau,
-    Rule,
-    Threshold,
-)
+from lightning_featgeo.alarms.movement import ChangePoint, Plateau
+from lightning_featgeo.alarms.past import Finding, Past
+from lightning_featgeo.alarms.rules import Decline, Drop, Gap, Peak, Rule, Threshold
 
 __all__ = [
     "KINDS",

@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
-from lightning_featgeo.alarms.rules import Past, Rule
+from lightning_featgeo.alarms.past import Past
+from lightning_featgeo.alarms.rules import Rule
 from lightning_featgeo.metrics.catalog import CATALOG
 
 SHOWN = 4  # signals that agree, and that disagree

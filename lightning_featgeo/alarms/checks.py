@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lightning_featgeo.alarms.rules import Finding
+from lightning_featgeo.alarms.past import Finding
 
 
 @dataclass

@@ -25,7 +25,8 @@ from typing import Any, Literal
 from lightning_featgeo.alarms.alarm import Alarm, build
 from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
-from lightning_featgeo.alarms.rules import Gap, Past
+from lightning_featgeo.alarms.past import Past
+from lightning_featgeo.alarms.rules import Gap
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lightning_featgeo.alarms.rules import ChangePoint, Decline, Drop, Gap, Peak, Plateau, Rule, Threshold
+from lightning_featgeo.alarms.movement import ChangePoint, Plateau
+from lightning_featgeo.alarms.rules import Decline, Drop, Gap, Peak, Rule, Threshold
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.types import ConfigurationError, near_misses
 

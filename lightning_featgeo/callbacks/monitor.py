@@ -308,7 +308,7 @@ class FeatureGeometryMonitor(Callback):
         """Close the stage's windows; what alarms ask for comes last."""
         if self._run is not None:
             self._number += self._run.close(stage, self._number, inside_epoch)
-            self._run.act_on_alarms()
+            self._run.alarming.act()
 
     def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""

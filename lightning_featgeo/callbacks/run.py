@@ -6,16 +6,15 @@ The callback maps Lightning's hooks onto this; nothing here knows when a hook fi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks import publishing, stock_monitors
-from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.callbacks.alarming import Alarming
 from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
 from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
@@ -25,7 +24,6 @@ from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
 from lightning_featgeo.sharding import whole
-from lightning_featgeo.sinks import ALARM
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import Tensor
@@ -64,12 +62,12 @@ class Run:
         self._checked: set[tuple[str, int]] = set()
         self._looked: set[str] = set()
         self._told = False
-        self._due: list[tuple[GeometryEarlyStopping, Alarm]] = []  # alarms that nobody has acted on yet
         self.trained = False  # after the first step a wrong setting is a gap: it must not end a run that has begun
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
         self._stated_classes = settings.class_count(trainer, pl_module)
         self.ranks = ranks_of(trainer)
         self.guard = Guard(settings.on_error, tells=self.ranks.rank == 0)
+        self.alarming = Alarming(trainer, self.guard)
         self.fits = trainer.state.fn == "fit"
         if self.ranks.several:  # our values are the same on all ranks already: an average over them changes nothing
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('featgeo")
@@ -174,8 +172,7 @@ class Run:
         for stage in self.stages:
             signals = self._resolved.get(stage, self.settings.signals)
             names += publishing.known_names(signals, self.stage_names(stage), layers)
-        watched = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
-        return [*names, *(prefix + ALARM for prefix in sorted(watched) if any(n.startswith(prefix) for n in names))]
+        return [*names, *self.alarming.names(names)]
 
     # --- batches ---------------------------------------------------------------------------------------------
 
@@ -273,7 +270,7 @@ class Run:
     def close(self, stage: str, first_number: int, inside_epoch: bool = False) -> int:
         """Close the stage's windows, ask the stoppers, publish the records; returns how many were closed.
 
-        Once the count is taken, :meth:`act_on_alarms` is due: a checkpoint that is saved then holds everything.
+        Once the count is taken, ``alarming.act()`` is due: a checkpoint that is saved then holds everything.
         """
         self._open.discard(stage)
         if stage not in self.stages:  # it only served as a reference
@@ -288,19 +285,17 @@ class Run:
         for loader, window in windows.items():
             closed += [(window, *each) for each in self._closed(stage, loader, window, first_number, reference, empty)]
         for _, record, _ in closed:  # all of them first: a rule may compare one with another
-            for stopper in self.stoppers:
-                stopper.hear(record)
+            self.alarming.hear(record)
         for window, record, curves in closed:
             self.guard.warn_of(record)
-            due = self._ask_stoppers(record)
+            due = self.alarming.ask(record)
             self.publisher.publish(
                 self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded,
-                [alarm for _, alarm in due], self._alarm_state(record),
+                [alarm for _, alarm in due], self.alarming.state(record),
             )  # fmt: skip
             for stopper, alarm in due:
                 with self.guarded("telling of an alarm"):
                     self.publisher.alarmed(self.trainer, record, alarm, stopper.stop(self.trainer, alarm))
-            self._due += due
         return len(windows)
 
     def _closed(
@@ -320,12 +315,6 @@ class Run:
                 number, epoch, step, reference if compared else None, compared, self.ranks, empty.get(loader, ())
             )
         return closed or window.close(number, epoch, step)  # failed now: all gaps
-
-    def act_on_alarms(self) -> None:
-        """Do what is to be done about the alarms of the windows that have closed, once everything is written down."""
-        due, self._due = self._due, []
-        for stopper, alarm in due:
-            stopper.act(self.trainer, alarm, self.guard)
 
     def _reference(self) -> Window | None:
         """The window that others are compared with, as it is now: with the same layers on every rank, rows or none."""
@@ -356,26 +345,6 @@ class Run:
         if not any(self.ranks.gather(window.batches)):
             return [f"no batch arrived in {window.name}"] * len(window.watched)
         return why_empty(self.sources, window.name)
-
-    @property
-    def stoppers(self) -> list[GeometryEarlyStopping]:
-        """The trainer's callbacks that judge our windows."""
-        callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
-        return [callback for callback in callbacks if isinstance(callback, GeometryEarlyStopping)]
-
-    def _ask_stoppers(self, record: Record) -> list[tuple[GeometryEarlyStopping, Alarm]]:
-        """The alarms that are due at this window, and whose they are."""
-        due: list[tuple[GeometryEarlyStopping, Alarm]] = []
-        for stopper in self.stoppers:
-            with self.guarded("asking the stopper"):
-                due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record, self.guard)]
-                for reason in stopper.unsure():
-                    self.guard.warn(reason, reason)
-        return due
-
-    def _alarm_state(self, record: Record) -> float | None:
-        states = {state for stopper in self.stoppers for state in stopper.state_of(record)}
-        return 1.0 if "alarm" in states else 0.0 if "quiet" in states else None
 
     def warn_if_never_filled(self, steps: int) -> None:
         """Say so if training ended before a window of n steps closed."""

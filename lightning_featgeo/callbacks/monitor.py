@@ -30,7 +30,8 @@ class FeatureGeometryMonitor(Callback):
             features, that is the **input** of the head.
         head: path of the classifier. None: found by rule (see ``heads``); an ambiguous model is an error.
         features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
-        signals: names, groups or "all"; "auto" takes the classifier's eight or, without labels, six others.
+        signals: names, groups, presets ("classifier", "self_supervised", "tokens", "embeddings", "regressor") or "all";
+            "auto" tells the kind of run from labels, views and pooling, and prints which it took and why.
         pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
         labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
         views: "auto" (a call of the batch's size is a view), the number stacked in a call, "v b" or "b v" (stacked view

@@ -40,7 +40,7 @@ Guard = Callable[[str], AbstractContextManager[None]]
 def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
     """Every name that a run with these signals can log; ``stages`` as they appear in names."""
     if signals == "auto":
-        chosen = tuple(dict.fromkeys([*PRESETS["classifier"], *PRESETS["unlabelled"]]))
+        chosen = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in preset))
     else:
         chosen = resolve(signals)
     names = []
@@ -232,12 +232,13 @@ def describe(
     memory = sum(part.metric.memory_bytes for part in seen)
     merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
     closing = max(part.metric.closing_bytes for part in seen)  # a layer at a time
-    left_out = {} if window.serves else metric.left_out  # what others refer to has no reference itself
+    kind = f" ({metric.preset})" if metric.preset else ""
+    left_out = {} if window.serves or metric.preset else metric.left_out  # what others refer to has no reference itself
     told = {f"{name} {reason}": None for name, reason in left_out.items()}
     told.update({note: None for part in seen for note in part.assembler.notes})
     return (
         f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "
-        f"signals {', '.join(metric.signals or ())}; accumulators hold {memory:,} bytes a window"
+        f"signals {', '.join(metric.signals or ())}{kind}; accumulators hold {memory:,} bytes a window"
         f"{f', {loaders} windows' if loaders > 1 else ''}"
         f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
         f"; closing one takes up to {closing:,} more"

@@ -22,7 +22,7 @@ from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, 
 from lightning_featgeo.callbacks.windows import Watched, Window
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import History, Record
-from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.taps import FeatureTap
@@ -190,7 +190,10 @@ class Run:
                 classes = self.settings.classes_for(self._stated_classes, self.sources.head, None)
                 has_labels = self.settings.check_batch(batch, classes)
                 if self.settings.signals == "auto" and not has_labels:
-                    self._settle_names(stage, PRESETS["unlabelled"])
+                    unlabelled = [
+                        n for preset in PRESETS.values() for n in preset if "labels" not in CATALOG[n].requires
+                    ]
+                    self._settle_names(stage, tuple(dict.fromkeys(unlabelled)))
 
     def _settle_names(self, stage: str, signals: tuple[str, ...]) -> None:
         """What is computed in a stage is known now: whoever watches another name of it has to hear."""

@@ -13,7 +13,7 @@ from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.guarding import repeats_note
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
-from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.ranks import RankFailure, Ranks
 from lightning_featgeo.types import Tensor
 
@@ -59,8 +59,9 @@ class Watched:
         return result
 
     def _gaps(self, reason: str) -> WindowResult:
-        preset = PRESETS["classifier" if self.metric.num_classes else "unlabelled"]
-        names = preset if self.metric.signals is None else self.metric.signals
+        preset = PRESETS["classifier" if self.metric.num_classes else "self_supervised"]
+        plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
+        names = plain if self.metric.signals is None else self.metric.signals
         return WindowResult({}, {}, dict.fromkeys(names, reason), {}, {})
 
 
@@ -99,6 +100,7 @@ class Window:
             for piece in made.parts:
                 if part.saved is not None:
                     part.saved.check([], [piece.rows.features.shape[1]], part.saved.classes)
+                part.metric.tokens = part.assembler.chosen_pool == "tokens"
                 if piece.may_hold_first_view or part.metric.reads_views:
                     part.metric.update_rows(piece.rows, made.present)
         self.samples += size

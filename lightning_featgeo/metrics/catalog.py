@@ -13,12 +13,20 @@ __all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named", "r
 
 CATALOG: dict[str, Signal] = {row.name: row for row in SIGNALS}
 
-PRESETS: dict[str, tuple[str, ...]] = {
+PRESETS: dict[str, tuple[str, ...]] = {  # by kind of run; members that lack their input are left out
     "classifier": (
         "feature_std", "effective_rank", "knn_accuracy", "nc1", "nc2_equiangle", "cdnv", "id_two_nn",
         "knn_log_density",
     ),
-    "unlabelled": ("feature_std", "effective_rank", "rankme", "uniformity", "id_two_nn", "knn_log_density"),
+    "self_supervised": (
+        "feature_std", "effective_rank", "rankme", "uniformity", "alignment", "lidar", "id_two_nn", "knn_accuracy",
+    ),
+    "tokens": (
+        "feature_std", "effective_rank", "top_eigenvalue_share", "outlier_dims", "mean_resultant", "id_two_nn",
+        "knn_log_density",
+    ),
+    "embeddings": ("feature_std", "mean_resultant", "effective_rank", "uniformity", "alignment", "hubness"),
+    "regressor": ("feature_std", "effective_rank", "nrc1", "id_ratio", "id_two_nn", "knn_log_density"),
 }  # fmt: skip
 
 

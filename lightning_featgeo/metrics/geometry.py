@@ -18,11 +18,11 @@ import torch
 
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_signals
+from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
@@ -39,8 +39,8 @@ class GeometryMetric(Mergeable):
 
     Args:
         signals: names, groups or presets (see ``catalog``). A name that can't be computed is an error at the first
-            batch; a group's member that can't is left out (``left_out`` says why). "auto": the classifier's eight if
-            the first batch has labels and ``num_classes`` is known, otherwise the six that need no labels.
+            batch; a group's member that can't is left out (``left_out`` says why). "auto": the preset of the kind of
+            run that the first batch tells (``preset`` says which, and why).
         num_classes: C, needed by class signals. Memory grows with it (C·d·12 bytes).
         head: the classifier module, read for its weight by ``nc3`` and ``nc4``; not registered as a submodule.
         bank_size: rows kept for neighbour signals. "auto": 4096, fewer if they would exceed 256 MiB.
@@ -91,6 +91,8 @@ class GeometryMetric(Mergeable):
         self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
         self._named = named(signals)
         self.left_out: dict[str, str] = {}
+        self.preset: str | None = None  # what "auto" came to, and why
+        self.tokens = False  # whether each row is a token
         self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
         self.seed = seed
         self.has_reference = _asks_for_reference(signals) if has_reference is None else has_reference
@@ -187,6 +189,9 @@ class GeometryMetric(Mergeable):
         here |= {"earlier"} if self.keeps_samples else set()
         missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
         asked = self.signals
+        if asked is None:
+            name, why = choose_preset(missing, self.tokens, self._head[0] is not None)
+            asked, self.preset = PRESETS[name], f"{name}: {why}"
         try:
             self.signals, self.left_out = choose_signals(asked, self._named, missing, self.tolerated)
         except ConfigurationError:

@@ -10,7 +10,7 @@ import torch
 
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator, ViewBankAccumulator
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 from lightning_featgeo.metrics.directions import DirectionAccumulator
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.units import UnitAccumulator
@@ -32,13 +32,33 @@ _REMEDIES = {
 }
 
 
+def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tuple[str, str]:
+    """The kind of run that "auto" takes this for, and why.
+
+    Args:
+        missing: what the first batch lacks, as in :func:`choose_signals`.
+        tokens: whether each row is a token.
+        has_head: whether a classifier was found.
+    """
+    if tokens:
+        return "tokens", "each row is a token"
+    if "targets" not in missing:
+        return "regressor", "the labels are floating-point targets"
+    if not missing & {"labels", "classes"} and (has_head or "views" in missing):
+        return "classifier", "there are labels of known classes"
+    if "views" not in missing:
+        return "self_supervised", "a sample has several views"
+    lack = "labels" if "labels" in missing else "number of classes"
+    return "self_supervised", f"there {'are' if lack == 'labels' else 'is'} no {lack}"
+
+
 def choose_signals(
-    asked: tuple[str, ...] | None, named: frozenset[str], missing: frozenset[str], tolerated: frozenset[str]
+    asked: tuple[str, ...], named: frozenset[str], missing: frozenset[str], tolerated: frozenset[str]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The signals that are computed, and why others are left out.
 
     Args:
-        asked: resolved names; None for "auto".
+        asked: resolved names; for "auto", those of the preset.
         named: those of them that were asked for by their own name.
         missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "earlier".
         tolerated: of these, what is no error even for a signal asked for by name.
@@ -46,8 +66,6 @@ def choose_signals(
     Raises:
         ConfigurationError: if a signal asked for by name can't be computed, or none can.
     """
-    if asked is None:
-        return PRESETS["unlabelled" if missing & {"labels", "classes"} else "classifier"], {}
     left_out: dict[str, str] = {}
     for lack in _REMEDIES:  # in order: without labels there are no classes either
         needy = [name for name in asked if name not in left_out and lack in missing and lack in _inputs(name)]

@@ -21,14 +21,37 @@ SUBSPACES = {"class_subspace_affinity"}  # of five directions: not in four dimen
 NOT_HERE = {"alpha_req", "alpha_req_r2", "neighbor_churn"} | TAIL | SUBSPACES
 
 
-def test_auto_takes_eight_for_a_classifier_and_six_without_labels() -> None:
+def test_auto_tells_the_kind_of_run_and_why() -> None:
+    x, y = torch.randn(60, 8), torch.arange(60) % 3
+    sample, view = torch.arange(60) % 30, (torch.arange(60) >= 30).long()
+    head = torch.nn.Linear(8, 3)
+
+    def chosen(labels=None, classes=None, views=False, tokens=False, **kwargs):
+        metric = GeometryMetric(num_classes=classes, **kwargs)
+        metric.tokens = tokens
+        metric.update(x, labels, sample if views else None, view if views else None)
+        return metric.preset.split(":")[0], metric.signals
+
+    assert chosen(y, 3) == ("classifier", PRESETS["classifier"])
+    assert chosen(y, 3, views=True, head=head)[0] == "classifier"  # two forwards of a classifier are no two views
+    assert chosen(y, 3, views=True) == ("self_supervised", PRESETS["self_supervised"])
+    assert chosen(views=True) == ("self_supervised", PRESETS["self_supervised"][:-1])
+    assert chosen(y) == chosen() == ("self_supervised", (*PRESETS["self_supervised"][:4], "id_two_nn"))
+    assert chosen(torch.randn(60, 2)) == ("regressor", PRESETS["regressor"])
+    assert chosen(y, 3, tokens=True) == ("tokens", PRESETS["tokens"])
+    assert resolve("embeddings") == PRESETS["embeddings"]
+
+
+def test_auto_takes_eight_for_a_classifier_and_five_without_labels() -> None:
     x, y = digits_features()
     labelled, unlabelled = GeometryMetric(num_classes=10), GeometryMetric(num_classes=10)
     labelled.update(x, y)
     unlabelled.update(x)
     assert set(labelled.compute()) == {*PRESETS["classifier"], "n_samples"}
     assert len(PRESETS["classifier"]) == 8
-    assert set(unlabelled.compute()) == {*PRESETS["unlabelled"], "n_samples"}
+    plain = set(PRESETS["self_supervised"]) - {"alignment", "lidar", "knn_accuracy"}
+    assert set(unlabelled.compute()) == {*plain, "n_samples"}
+    assert unlabelled.preset == "self_supervised: there are no labels"
 
 
 def test_only_the_needed_accumulators_run() -> None:

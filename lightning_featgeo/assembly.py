@@ -14,7 +14,10 @@ from typing import Any
 import torch
 
 from lightning_featgeo.batches import Selector, batch_size, describe, find_groups, find_mask
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.labels import LabelReader
+from lightning_featgeo.metrics.bank import POSITIONS
 from lightning_featgeo.metrics.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.pooling import Pooled, infer, pool_rows
 from lightning_featgeo.ranks import Ranks
@@ -35,6 +38,9 @@ class RowAssembler:
             sample), a callable on the batch giving each row's view, or None (every call brings new samples).
         groups: selector of what should not matter (site, scanner); no "auto".
         width: what the head takes in, if known: tells channels-first from channels-last.
+        tokens_per_sequence: with ``pool="tokens"``, at most so many of each sequence, the same in every epoch.
+        skip_tokens: so many at each sequence's start don't count.
+        seed: of the draw of tokens.
     """
 
     pool: str | None = None
@@ -43,6 +49,9 @@ class RowAssembler:
     views: Views = "auto"
     groups: Selector = None
     width: int | None = None
+    tokens_per_sequence: int | None = None
+    skip_tokens: int = 0
+    seed: int = 0
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -90,6 +99,7 @@ class RowAssembler:
             if fresh is not None and fresh < size:
                 keep = origin < fresh if keep is None else keep & (origin < fresh)
             number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
+            keep = self._drawn(number, part, keep)
             rows = build_rows(
                 part.rows,
                 labels=label,
@@ -103,6 +113,17 @@ class RowAssembler:
             )
             parts.append(Part(rows, layout.may_hold_first_view))
         return Assembled(parts, size, frozenset(present))
+
+    def _drawn(self, number: Tensor, part: Pooled, keep: Tensor | None) -> Tensor | None:
+        """Which tokens count where only so many of a sequence do: those with the smallest hashes of their place."""
+        most, length = self.tokens_per_sequence, len(number) // max(1, part.inputs)
+        if most is None or self.chosen_pool != "tokens" or length <= most:
+            return keep
+        hashes = ops.hash_priority(number * POSITIONS + part.position, self.seed + 1)  # not the bank's own draw
+        hashes = hashes if keep is None else torch.where(keep, hashes, EMPTY_PRIORITY)
+        hashes = hashes.reshape(part.inputs, length)
+        drawn = (hashes <= hashes.kthvalue(most, dim=1, keepdim=True).values).reshape(-1)
+        return drawn if keep is None else drawn & keep
 
     def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:
         if self.views is None:
@@ -121,7 +142,11 @@ class RowAssembler:
         if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
             told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: every token counts"
             self.notes[told], mask = None, None
-        return pool_rows(call, self.chosen_pool, mask)
+        if self.skip_tokens and (call.ndim != 3 or "->" in self.chosen_pool):
+            self.notes[
+                f"skip_tokens: features of shape {tuple(call.shape)} are not taken as tokens, none is left out"
+            ] = None
+        return pool_rows(call, self.chosen_pool, mask, self.skip_tokens)
 
     def _refuse_time_first(self, call: Tensor, labels: Tensor | None) -> None:
         """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""

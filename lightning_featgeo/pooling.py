@@ -62,13 +62,15 @@ def infer(shape: tuple[int, ...], width: int | None, per_token_labels: bool = Fa
     )
 
 
-def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
+def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None, skip: int = 0) -> Pooled:
     """Apply a pooling to the features of one forward call.
 
     Args:
         x: (b, …).
         pool: "rows", a name, or an einops pattern.
         mask: (b, t), non-zero where a token is real; for tokens (b, t, d) only.
+        skip: so many real tokens at each sequence's start don't count (attention sinks such as BOS); for "tokens",
+            "mean" and "last". A sequence that has no more than these is left out.
 
     Raises:
         ConfigurationError: if the pattern or the mask doesn't fit; the message repeats both and the shape.
@@ -99,6 +101,9 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None) -> Pooled:
                 "or mask=None to count every token"
             )
         real = mask.to(x.device) != 0
+    if skip:
+        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if real is None else real
+        real = real & (real.cumsum(dim=1) > skip)
     if pool == "tokens":
         t = x.shape[1]
         keep = None if real is None else real.reshape(-1)

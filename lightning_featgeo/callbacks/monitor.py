@@ -51,6 +51,9 @@ class FeatureGeometryMonitor(Callback):
             and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
         resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
         on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
+        tokens_per_sequence: with ``pool="tokens"``, at most so many tokens of each sequence count, the same ones in
+            every epoch and on any number of processes.
+        skip_tokens: so many real tokens at each sequence's start don't count: sinks such as BOS.
 
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
     ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
@@ -80,13 +83,15 @@ class FeatureGeometryMonitor(Callback):
         ignore_index: int = -100,
         resume: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
+        tokens_per_sequence: int | None = None,
+        skip_tokens: int = 0,
     ) -> None:
         self.settings = Settings(
             layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
             views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
             every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
             knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, ignore_index=ignore_index,
-            resume=resume, on_error=on_error,
+            resume=resume, on_error=on_error, tokens_per_sequence=tokens_per_sequence, skip_tokens=skip_tokens,
         )  # fmt: skip
         self.history = History()
         self._number = 0

@@ -51,6 +51,8 @@ class Settings:
     ignore_index: int
     resume: bool
     on_error: Literal["warn", "raise"]
+    tokens_per_sequence: int | None = None
+    skip_tokens: int = 0
 
     def __post_init__(self) -> None:
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
@@ -68,6 +70,7 @@ class Settings:
                 f"{', '.join(ungrouped)} needs the group of each row: groups=<key, index or callable into the batch>"
             )
         check_pool(self.pool)
+        self._check_tokens()
         unique_segments(self.loader_names or (), "loaders")
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
@@ -84,6 +87,20 @@ class Settings:
         if isinstance(self.views, str) and self.views not in ("auto", "v b", "b v"):
             raise ConfigurationError(
                 f'views={self.views!r}: use "auto", "v b" (view after view) or "b v" (sample by sample)'
+            )
+
+    def _check_tokens(self) -> None:
+        most, skip = self.tokens_per_sequence, self.skip_tokens
+        if (most is not None and most < 1) or skip < 0:
+            raise ConfigurationError(f"needs tokens_per_sequence ≥ 1 and skip_tokens ≥ 0, got {most} and {skip}")
+        if most is not None and self.pool != "tokens":
+            raise ConfigurationError(
+                f'tokens_per_sequence={most} draws from tokens that are rows: add pool="tokens", or leave it out'
+            )
+        if skip and self.pool is not None and self.pool not in ("tokens", "mean", "last"):
+            raise ConfigurationError(
+                f'skip_tokens={skip} leaves out tokens at the start: use it with pool="tokens", "mean" or "last", not '
+                f"{self.pool!r}"
             )
 
     def _check_reference(self) -> None:

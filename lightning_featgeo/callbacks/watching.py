@@ -45,7 +45,10 @@ def watch_layers(
         made.head_is_inside(root)
         made.strict = s.on_error == "raise"
         made.tolerated = frozenset({"reference", "earlier"})
-        watched.append(Watched(layer.name, RowAssembler(s.pool, labels, s.mask, s.views, s.groups, layer.width), made))
+        assembler = RowAssembler(
+            s.pool, labels, s.mask, s.views, s.groups, layer.width, s.tokens_per_sequence, s.skip_tokens, seed
+        )
+        watched.append(Watched(layer.name, assembler, made))
     return watched
 
 

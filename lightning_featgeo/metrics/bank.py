@@ -20,7 +20,7 @@ from lightning_featgeo.metrics.rows import UNLABELLED, Rows
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.types import Float, Int64, Tensor
 
-_POSITIONS = 2**24  # rows a sample can have before two of them share a priority
+POSITIONS = 2**24  # rows a sample can have before two of them share a priority
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Reservoir(Accumulator):
 
     def _offer_rows(self, rows: Rows, columns: Mapping[str, Tensor]) -> None:
         """Offer rows by the hash of their sample and their place in it, which is the same in every view."""
-        priorities = ops.hash_priority(rows.sample * _POSITIONS + rows.position, self.seed)
+        priorities = ops.hash_priority(rows.sample * POSITIONS + rows.position, self.seed)
         priorities = torch.where(rows.keep, priorities, EMPTY_PRIORITY)  # those that don't count have none
         self._merge({"priorities": priorities, "rows": rows.features, **columns})
 

@@ -133,3 +133,25 @@ def test_views_can_lie_sample_by_sample() -> None:
     assert 'views="b v"' in str(assembler.notes)
     (rows,), _, _ = parts([F], (BATCH[0], Y[:, None]))  # labels of shape (b, 1)
     assert torch.equal(rows.label, Y)
+
+
+def test_of_each_sequence_only_so_many_tokens_count_and_always_the_same() -> None:
+    x, mask = torch.randn(6, 9, 4), torch.ones(6, 9)
+    mask[0, 2:] = 0  # two real tokens only
+    batch = {"x": x, "attention_mask": mask, "labels": torch.arange(6)}
+
+    def kept(first: int, rows: slice = slice(None), seed: int = 0) -> torch.Tensor:
+        assembler = RowAssembler("tokens", tokens_per_sequence=3, seed=seed)
+        part = {name: value[rows] for name, value in batch.items()}
+        return assembler.assemble([x[rows]], part, first).parts[0].rows.keep.reshape(-1, 9)
+
+    whole = kept(0)
+    assert whole.sum(dim=1).tolist() == [2, 3, 3, 3, 3, 3]
+    assert torch.equal(torch.cat([kept(0, slice(0, 2)), kept(2, slice(2, 6))]), whole)  # in any batches
+    assert not torch.equal(kept(0, seed=7), whole)
+
+
+def test_skipped_tokens_that_are_none_are_told_of() -> None:
+    assembler = RowAssembler(skip_tokens=1)
+    assembler.assemble([torch.randn(4, 5)], (torch.randn(4, 2), torch.arange(4)), 0)
+    assert any("skip_tokens" in note for note in assembler.notes)

@@ -104,3 +104,15 @@ def test_the_batch_axis_of_a_pattern_is_b_and_padding_never_counts_in_patterns()
     tokens = pool_rows(poisoned, "b t d -> (b t) d", MASK)
     assert tokens.keep is not None
     assert tokens.keep.tolist() == (MASK != 0).reshape(-1).tolist()
+
+
+def test_sinks_at_the_start_are_left_out_by_whatever_is_real() -> None:
+    x = torch.randn(3, 4, 5)
+    assert pool_rows(x, "tokens", skip=1).keep.tolist() == [False, True, True, True] * 3
+    left_padded = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]])
+    kept = pool_rows(x, "tokens", left_padded, skip=1).keep.reshape(3, 4)
+    assert kept.tolist() == [[False, False, True, True], [False, True, True, True], [False] * 4]
+    mean = pool_rows(x, "mean", left_padded, skip=1)
+    torch.testing.assert_close(mean.rows[0], x[0, 2:].mean(0))
+    assert mean.keep.tolist() == [True, True, False]  # one token, and that is the sink
+    torch.testing.assert_close(pool_rows(x, "last", left_padded, skip=1).rows[1], x[1, 3])

@@ -52,6 +52,16 @@ def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     assert "usual causes: a branch without its stop-gradient" in output
 
 
+def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:
+    output = run("regression.py", "--epochs", "15")
+    assert "(regressor: the labels are floating-point targets)" in output
+    table = output.split("weight decay")[1].splitlines()[1:6]
+    ratios = [float(line.split()[2]) for line in table if line.split()[2] != "–"]
+    assert ratios[0] > 1.5
+    assert ratios == sorted(ratios, reverse=True)  # the more decay, the fewer dimensions
+    assert "id_ratio is below 1 by two standard errors at weight decay:" in output
+
+
 def test_fabric_prints_and_logs_its_curves(tmp_path: Path) -> None:
     output = run("fabric_loop.py", "--epochs", "2")
     assert re.search(r"epoch 2: .*effective_rank [\d.]+", output)

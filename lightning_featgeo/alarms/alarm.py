@@ -132,7 +132,7 @@ def build(
         new=now.values[watch.signal],
         text=str(found.text),
         limit=str(found.limit),
-        source=found.source if kind.name not in KINDS else f"the ready-made {kind.name!r}, {MEASURED}",
+        source=found.source if KINDS.get(kind.name) is not kind else f"the ready-made {kind.name!r}, {MEASURED}",
         noise=float(past.noise(found.old, len(past.values) - 1, until=found.old)),
         level=level,
         also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),

@@ -2,6 +2,7 @@
 
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
+>>> from lightning_featgeo.alarms import KINDS
 >>> from lightning_featgeo.history import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.78, 0.60]):
@@ -24,14 +25,12 @@ from typing import Any, Literal
 
 from lightning_featgeo.alarms.alarm import Alarm, build
 from lightning_featgeo.alarms.checks import Check, Streak
-from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
+from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import Gap
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-
-__all__ = ["KINDS", "Detector"]
 
 State = Literal["cannot tell", "quiet", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told
@@ -103,7 +102,7 @@ class Detector:
             if watch.needed:
                 needed.setdefault(watch.title, []).append(self._warmup(watch) + watch.rule.least)
         of_title = max if self.kind.mode == "all" else min
-        least = max(2, *(of_title(counts) for counts in needed.values()), 2)
+        least = max([2, *(of_title(counts) for counts in needed.values())])
         seen = len(self.checks)
         return "" if seen >= least else f"{seen} check{'s' * (seen != 1)} so far, and it takes {least}"
 
@@ -122,7 +121,8 @@ class Detector:
     def hear(self, record: Record) -> None:
         """Note a window of another stage that is compared with; of windows that close together, all before a check."""
         if record.stage in self.kind.stages and record.layer == self.layer and record.stage != self.stage:
-            self._elsewhere.update({f"{record.stage}/{name}": value for name, value in record.values.items()})
+            here = {name: value for name, value in record.values.items() if _watched(name, self.kind)}
+            self._elsewhere.update({f"{record.stage}/{name}": value for name, value in here.items()})
 
     def observe(self, record: Record, guard: Guard | None = None) -> Alarm | None:
         """Take in a closed window; returns an alarm where one is due, once until its rule has let go.

@@ -89,9 +89,8 @@ class ChangePoint(Rule):
         now = min(recent, key=lambda value: abs(value - level))
         errors = past.errors[start : len(past.values) - self.checks]
         calm = Past(past.signal, earlier, errors).noise(0, 1)
-        floor = max(
-            1e-6 * max(abs(level), abs(now)), sys.float_info.min
-        )  # a constant that moves in its last digits has not jumped
+        # a constant that moves in its last digits has not jumped
+        floor = max(1e-6 * max(abs(level), abs(now)), sys.float_info.min)
         change = now - level
         if (past.signal.direction == "higher" and change > 0) or (past.signal.direction == "lower" and change < 0):
             return None

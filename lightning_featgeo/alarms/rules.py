@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lightning_featgeo.alarms.past import CATALOGUE, GIVEN, Finding, Past
 from lightning_featgeo.metrics.signals import Signal
@@ -13,7 +14,12 @@ from lightning_featgeo.types import ConfigurationError
 
 
 class Rule(ABC):
-    """A rule: subclass it (best as a frozen dataclass) for one of your own."""
+    """A rule: subclass it (best as a frozen dataclass) for one of your own.
+
+    ``measures_loss``: whether it asks how much worse a value is, which takes a better and a worse.
+    """
+
+    measures_loss: ClassVar[bool] = False
 
     @property
     def least(self) -> int:
@@ -24,12 +30,47 @@ class Rule(ABC):
     def check(self, past: Past) -> Finding | None:
         """What has happened by the last of ``past.values``, or None."""
 
-    def refuse(self, signal: Signal) -> None:  # noqa: B027  # most rules have nothing to refuse
+    def refuse(self, signal: Signal) -> None:
         """Raise where the rule makes no sense for a signal.
 
         Raises:
             ConfigurationError: with what to use in its place.
         """
+        if not self.measures_loss:
+            return
+        name, (low, high) = type(self).__name__, signal.bounds
+        if signal.direction == "none":
+            raise ConfigurationError(
+                f"{name} needs a signal with a better and a worse direction, and {signal.name!r} has none; "
+                "use Threshold(below=…), ChangePoint() or Plateau() for this one"
+            )
+        if math.isinf(low if signal.direction == "higher" else high) and low < 0:
+            raise ConfigurationError(
+                f"{name} measures a share, and {signal.name!r} has no worst value to measure towards; "
+                "use Threshold(below=…) or ChangePoint() for this one"
+            )
+
+
+class LossRule(Rule):
+    """A rule with a limit on a loss (see ``past``): its ``fraction``, or the catalogue's for this kind of rule."""
+
+    measures_loss = True
+    limit_name: ClassVar[str]  # a field of the catalogue's ``Limits``
+    fraction: float | None
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise ConfigurationError(f"{self}: fraction must be between 0 and 1, for example 0.3")
+
+    def limit(self, past: Past) -> float:
+        """The loss from which on the rule holds."""
+        known: float = getattr(past.signal.limits, self.limit_name)
+        return known if self.fraction is None else self.fraction
+
+    @property
+    def source(self) -> str:
+        """Where the limit comes from."""
+        return CATALOGUE if self.fraction is None else GIVEN
 
 
 def is_count(number: object, least: int) -> bool:
@@ -37,45 +78,25 @@ def is_count(number: object, least: int) -> bool:
     return isinstance(number, int) and number >= least
 
 
-def _need_direction(rule: Rule, signal: Signal) -> None:
-    low, high = signal.bounds
-    name = type(rule).__name__
-    if signal.direction == "none":
-        raise ConfigurationError(
-            f"{name} needs a signal with a better and a worse direction, and {signal.name!r} has none; "
-            "use Threshold(below=…), ChangePoint() or Plateau() for this one"
-        )
-    towards = low if signal.direction == "higher" else high
-    if math.isinf(towards) and low < 0:
-        raise ConfigurationError(
-            f"{name} measures a share, and {signal.name!r} has no worst value to measure towards; "
-            "use Threshold(below=…) or ChangePoint() for this one"
-        )
-
-
 @dataclass(frozen=True)
-class Drop(Rule):
+class Drop(LossRule):
     """The signal is worse than its best so far.
 
     Args:
-        fraction: by more than this loss (see the module); None: the catalogue's.
+        fraction: by more than this loss (see ``past``); None: the catalogue's.
         below: only while the signal has stayed below this value; above it, where lower is better.
         within: the best of so many checks before the last one counts, not of all; None: of all.
     """
 
+    limit_name = "drop"
     fraction: float | None = None
     below: float | None = None
     within: int | None = None
 
     def __post_init__(self) -> None:
-        if self.fraction is not None and not 0 < self.fraction < 1:
-            raise ConfigurationError(f"Drop(fraction={self.fraction}): must be between 0 and 1, for example 0.3")
+        super().__post_init__()
         if self.within is not None and not is_count(self.within, 1):
             raise ConfigurationError(f"Drop(within={self.within}): must be at least 1 check")
-
-    def refuse(self, signal: Signal) -> None:
-        """See the base class."""
-        _need_direction(self, signal)
 
     @property
     def least(self) -> int:
@@ -84,7 +105,7 @@ class Drop(Rule):
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
-        limit = past.signal.limits.drop if self.fraction is None else self.fraction
+        limit = self.limit(past)
         start = past.start if self.within is None else max(past.start, len(past.values) - 1 - self.within)
         best = past.best_since(start)
         old, new = past.values[best], past.values[-1]
@@ -98,32 +119,27 @@ class Drop(Rule):
         return Finding(
             f"{_verb(past)} {_share(past, loss)} its best",
             f"{limit:.0%} of that way, that is {level:.4g}{also}",
-            CATALOGUE if self.fraction is None else GIVEN,
+            self.source,
             best,
             level,
         )
 
 
 @dataclass(frozen=True)
-class Decline(Rule):
+class Decline(LossRule):
     """The signal gets worse steadily: at each of the last ``checks`` checks, and by more than ``fraction`` in all.
 
     It sees a slow loss before ``Drop`` does. None: the catalogue's, a fraction of ``Drop``'s.
     """
 
+    limit_name = "decline"
     checks: int = 3
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if not is_count(self.checks, 2) or (self.fraction is not None and not 0 < self.fraction < 1):
-            raise ConfigurationError(
-                f"Decline(checks={self.checks}, fraction={self.fraction}): needs at least 2 checks and a fraction "
-                "in (0, 1)"
-            )
-
-    def refuse(self, signal: Signal) -> None:
-        """See the base class."""
-        _need_direction(self, signal)
+        super().__post_init__()
+        if not is_count(self.checks, 2):
+            raise ConfigurationError(f"{self}: needs at least 2 checks")
 
     @property
     def least(self) -> int:
@@ -132,7 +148,7 @@ class Decline(Rule):
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
-        limit = past.signal.limits.decline if self.fraction is None else self.fraction
+        limit = self.limit(past)
         recent = past.values[past.start :][-self.checks - 1 :]
         if len(recent) <= self.checks:
             return None
@@ -146,31 +162,27 @@ class Decline(Rule):
         return Finding(
             f"{_verb(past)} at each of {len(past.values) - 1 - start} checks, {_share(past, loss)} where it was",
             f"{self.checks} such checks and {limit:.0%} of that way",
-            CATALOGUE if self.fraction is None else GIVEN,
+            self.source,
             start,
             began=start + 1,
         )
 
 
 @dataclass(frozen=True)
-class Peak(Rule):
+class Peak(LossRule):
     """The signal is past its best: for ``checks`` checks none came near it, and it is worse by more than ``fraction``.
 
     "Near" is half of that loss. None: the catalogue's limit, which is smaller than ``Drop``'s.
     """
 
+    limit_name = "peak"
     checks: int = 4
     fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if not is_count(self.checks, 1) or (self.fraction is not None and not 0 < self.fraction < 1):
-            raise ConfigurationError(
-                f"Peak(checks={self.checks}, fraction={self.fraction}): needs at least 1 check and a fraction in (0, 1)"
-            )
-
-    def refuse(self, signal: Signal) -> None:
-        """See the base class."""
-        _need_direction(self, signal)
+        super().__post_init__()
+        if not is_count(self.checks, 1):
+            raise ConfigurationError(f"{self}: needs at least 1 check")
 
     @property
     def least(self) -> int:
@@ -179,7 +191,7 @@ class Peak(Rule):
 
     def check(self, past: Past) -> Finding | None:
         """See the class."""
-        limit = past.signal.limits.peak if self.fraction is None else self.fraction
+        limit = self.limit(past)
         best = past.best
         if len(past.values) - 1 - best < self.checks:
             return None
@@ -195,7 +207,7 @@ class Peak(Rule):
         return Finding(
             f"is past its best, and {_verb(past)} {_share(past, loss)} it since",
             f"{limit:.0%} of that way, and none of the last {self.checks} within half of it",
-            CATALOGUE if self.fraction is None else GIVEN,
+            self.source,
             best,
             past.value_at(old, limit),
             best + 1,
@@ -239,27 +251,20 @@ class Threshold(Rule):
 
 
 @dataclass(frozen=True)
-class Gap(Rule):
+class Gap(LossRule):
     """The signal is worse than in another stage (or loader) by more than ``fraction``: it no longer generalises.
 
     Each check is compared with the other stage's latest window. ``train`` windows close after validation, so theirs is
     the epoch before; a validation loader of clean training rows (``loader_names=``) has seen the same weights.
     """
 
+    limit_name = "gap"
     to: str = "train"
     fraction: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.fraction is not None and not 0 < self.fraction < 1:
-            raise ConfigurationError(f"Gap(fraction={self.fraction}): must be between 0 and 1, for example 0.3")
-
-    def refuse(self, signal: Signal) -> None:
-        """See the base class."""
-        _need_direction(self, signal)
-
     def check(self, past: Past) -> Finding | None:
         """See the class."""
-        limit = past.signal.limits.gap if self.fraction is None else self.fraction
+        limit = self.limit(past)
         there = past.other[-1] if past.other else None
         if there is None:
             return None
@@ -270,7 +275,7 @@ class Gap(Rule):
         return Finding(
             f"is {here:.4g} and {there:.4g} in {self.to}, worse by {loss:.0%}",
             f"{limit:.0%}, that is {past.value_at(there, limit):.4g} here",
-            CATALOGUE if self.fraction is None else GIVEN,
+            self.source,
             past.best,
             past.value_at(there, limit),
         )

@@ -192,6 +192,14 @@ def test_extreme_values_are_judged(values: list[float]) -> None:
             rule.check(Past(ID if isinstance(rule, (ChangePoint, Plateau)) else STD, values))
 
 
+def test_a_rule_made_from_one_of_ours_keeps_its_limits() -> None:
+    class Mine(Drop):
+        pass
+
+    assert Mine().check(Past(STD, [0.8, 0.67])) == Drop().check(Past(STD, [0.8, 0.67]))
+    assert Mine().check(Past(STD, [0.8, 0.70])) is None
+
+
 def test_bounds_of_every_signal_can_be_read_from_its_range() -> None:
     for row in CATALOG.values():
         low, high = row.bounds

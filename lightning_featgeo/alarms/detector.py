@@ -215,21 +215,15 @@ class Detector:
 
     @staticmethod
     def _learned(watch: Watch, checks: list[Check]) -> int:
-        """Index of the first check since which no signal named by ``unless`` has got much better than it ever was."""
+        """Index of the first check at which every signal named by ``unless`` had come near what it is now."""
         start = 0
         for name in watch.unless:
             now = checks[-1].values.get(name) if checks else None
             if now is None:
                 continue
-            scale, best = Past(CATALOG[name], [now]), None
-            for index, check in enumerate(checks):
-                then = check.values.get(name)
-                if then is None:
-                    continue
-                best = then if best is None or scale.loss(best, then) < 0 else best
-                if scale.loss(now, best) <= LEARNING:
-                    start = max(start, index)
-                    break
+            scale = Past(CATALOG[name], [now])
+            then = ((index, check.values[name]) for index, check in enumerate(checks) if name in check.values)
+            start = max(start, next(index for index, value in then if scale.loss(now, value) <= LEARNING))
         return start
 
     def _of(self, title: str) -> list[tuple[Watch, Streak]]:

@@ -181,8 +181,9 @@ def test_a_drop_does_not_depend_on_the_unit_of_a_signal_that_is_worst_at_zero(va
 
 def test_noise_is_known_also_where_the_best_came_first() -> None:
     random.seed(1)
-    jumpy = [0.9, *(random.gauss(0.6, 0.15) for _ in range(20))]
+    jumpy = [0.9, *(random.uniform(0.3, 0.85) for _ in range(20)), 0.55]
     assert Drop(0.2).check(Past(STD, jumpy)) is None
+    assert Drop(0.2).check(Past(STD, jumpy, min_effect=0.0)) is not None
 
 
 @pytest.mark.parametrize("values", [[0.0] * 6 + [5e-324] * 2, [1e308, -1e308] * 6, [1e-320] * 12, [0.0] * 12])

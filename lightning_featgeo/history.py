@@ -1,4 +1,7 @@
-"""History: an append-only record of every window, one JSON line each, readable after a crash."""
+"""History: an append-only record of every window, one JSON line each, readable after a crash.
+
+The report, the tables of notebooks and resumed runs are made from it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 
 from lightning_featgeo.types import FeatureGeometryWarning
 
+FORMAT = 2  # of the file; a later one is read as far as it is understood
+
 
 @dataclass(frozen=True)
 class Record:
@@ -21,7 +26,9 @@ class Record:
     ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
     monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank, in
     the reference.
-    ``notes``: what a reader must know. ``reference``: the window that was compared with.
+    ``notes``: what a reader must know. ``reference``: the window that was compared with. ``facts``: what the numbers
+    are of (layer, dimension, k, pooling, views), so that curves of different things are never taken for the same.
+    ``spectrum``: (rank, eigenvalue) pairs, thinned.
     """
 
     window: int
@@ -38,6 +45,8 @@ class Record:
     share: float = 0.0
     notes: list[str] = field(default_factory=list)
     reference: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    spectrum: list[list[float]] = field(default_factory=list)
 
     @property
     def prefix(self) -> str:
@@ -64,6 +73,7 @@ class History:
 
     def describe(self, run: dict[str, Any]) -> None:
         """Write down what the run is: layer, signals, versions."""
+        run = {"format": FORMAT, **run}
         self.run.update(run)
         self._write({"run": run})
 
@@ -130,6 +140,13 @@ class History:
                     lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
         if lost:
             warnings.warn(f"featgeo: {lost} lines of {path} can't be read", FeatureGeometryWarning, stacklevel=2)
+        if history.run.get("format", 1) > FORMAT:
+            warnings.warn(
+                f"featgeo: {path} was written by a later version (format {history.run['format']}, this one knows "
+                f"{FORMAT}): what it does not know is left out. Upgrade with pip install -U lightning-featgeo",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
         return history
 
     def _take(self, line: dict[str, Any]) -> None:

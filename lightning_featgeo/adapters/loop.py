@@ -9,21 +9,24 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.callbacks import publishing
+from lightning_featgeo.callbacks import describing
 from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.callbacks.monitor import FeatureGeometryMonitor
 from lightning_featgeo.callbacks.settings import seed_for
 from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
-from lightning_featgeo.callbacks.windows import Watched, Window
+from lightning_featgeo.callbacks.windows import Shown, Watched, Window
 from lightning_featgeo.guarding import Guard
 from lightning_featgeo.heads import known_class_count
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
 from lightning_featgeo.types import ConfigurationError
 
-_OF_A_TRAINER = ("stages", "loader_names", "every_n_epochs", "every_n_train_steps", "reference", "resume")
+_OF_A_TRAINER = (
+    "stages", "loader_names", "every_n_epochs", "every_n_train_steps", "reference", "resume", "headline", "class_names",
+    "matrix_classes", "id_key", "embedding_rows",
+)  # fmt: skip
 
 
 class FeatureWatch:
@@ -147,7 +150,7 @@ class FeatureWatch:
         if window is None:
             return {}
         empty: list[str] = []
-        closed: list[tuple[Record, Any]] = []
+        closed: list[Shown] = []
 
         def fail(reason: str) -> None:
             window.failed = reason
@@ -158,7 +161,7 @@ class FeatureWatch:
             empty = why_empty(self.sources, window.name)
             closed = window.close(self._count, float(epoch), step, None, None, self.ranks, empty)
         values: dict[str, float] = {}
-        for record, _ in closed or window.close(self._count, float(epoch), step):
+        for record, *_ in closed or window.close(self._count, float(epoch), step):
             self.guard.warn_of(record)
             self.history.append(record)
             asked = next((part.metric.signals for part in window.watched if part.metric.signals), ())
@@ -189,10 +192,10 @@ class FeatureWatch:
         if self._told:
             return
         self._told = True
-        line = publishing.describe(self.sources.layers, window, [window.name], 1, ranks=self.ranks.size)
+        line = describing.describe(self.sources.layers, window, [window.name], 1, ranks=self.ranks.size)
         rank_zero_info(line)
         signals = next((part.metric.signals for part in window.watched if part.metric.signals), ())
         memory = sum(part.metric.memory_bytes for part in window.watched)
         self.history.describe(
-            publishing.run_facts(line, [layer.described for layer in self.sources.layers], signals, memory)
+            describing.run_facts(line, [layer.described for layer in self.sources.layers], signals, memory, window)
         )

@@ -14,8 +14,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo import sinks
 from lightning_featgeo.alarms import Alarm
+from lightning_featgeo.sinks import WandbSink, sinks_of
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, near_misses
 
 NAMES = ("warn", "stop", "alert", "checkpoint")
@@ -53,7 +53,7 @@ def check_possible(actions: Sequence[Action], trainer: pl.Trainer) -> None:
         ConfigurationError: for an alert without Weights & Biases.
     """
     dry = getattr(trainer, "fast_dev_run", False)  # it has no loggers
-    if "alert" in actions and not dry and not sinks.wandb_loggers(trainer.loggers):
+    if "alert" in actions and not dry and not any(isinstance(sink, WandbSink) for sink in sinks_of(trainer.loggers)):
         raise ConfigurationError(
             'action="alert" sends a Weights & Biases alert: give the trainer a WandbLogger, or use action="warn"'
         )
@@ -65,7 +65,10 @@ def action_name(action: Action) -> str:
 
 
 def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
-    """One action, on every rank. "stop" only speaks: the stopper has told the trainer already."""
+    """One action, on every rank. "stop" only speaks: the stopper has told the trainer already.
+
+    "alert" has happened: every alarm reaches the loggers that have alerts; naming it demands such a logger.
+    """
     if callable(action):
         action(alarm)
     elif action == "stop":
@@ -73,10 +76,6 @@ def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
     elif action == "warn":
         if trainer.is_global_zero:
             warnings.warn(alarm.report, FeatureGeometryWarning, stacklevel=2)
-    elif action == "alert":
-        if trainer.is_global_zero:
-            for logger in sinks.wandb_loggers(trainer.loggers):
-                sinks.wandb_alert(logger, f"featgeo: {alarm.title}", alarm.report)
     elif action == "checkpoint":
         trainer.save_checkpoint(_path(trainer, alarm))
 

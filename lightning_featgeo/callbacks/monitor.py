@@ -15,7 +15,7 @@ from lightning_featgeo.batches import Selector
 from lightning_featgeo.callbacks import publishing, resuming, stock_monitors
 from lightning_featgeo.callbacks.resuming import Saved
 from lightning_featgeo.callbacks.run import Run
-from lightning_featgeo.callbacks.settings import Settings, fallback_stages
+from lightning_featgeo.callbacks.settings import Settings, Taste, fallback_stages
 from lightning_featgeo.history import History
 from lightning_featgeo.sources import FeaturesFrom
 from lightning_featgeo.taps import FeatureTap
@@ -54,6 +54,11 @@ class FeatureGeometryMonitor(Callback):
         tokens_per_sequence: with ``pool="tokens"``, at most so many tokens of each sequence count, the same ones in
             every epoch and on any number of processes.
         skip_tokens: so many real tokens at each sequence's start don't count: sinks such as BOS.
+        headline: the signal on the progress bar; None: the first one.
+        class_names: names in tables and pictures, in the order of class indices.
+        matrix_classes: so many classes at most in the matrix of cosines: those nearest to others.
+        id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
+        embedding_rows: so many feature rows (at most 1,000) are given to loggers that can show them in the plane.
 
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
     ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
@@ -85,6 +90,11 @@ class FeatureGeometryMonitor(Callback):
         on_error: Literal["warn", "raise"] = "warn",
         tokens_per_sequence: int | None = None,
         skip_tokens: int = 0,
+        headline: str | None = None,
+        class_names: Sequence[str] | None = None,
+        matrix_classes: int = 20,
+        id_key: Selector = None,
+        embedding_rows: int = 0,
     ) -> None:
         self.settings = Settings(
             layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
@@ -92,6 +102,7 @@ class FeatureGeometryMonitor(Callback):
             every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
             knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, ignore_index=ignore_index,
             resume=resume, on_error=on_error, tokens_per_sequence=tokens_per_sequence, skip_tokens=skip_tokens,
+            id_key=id_key, taste=Taste(headline, class_names, matrix_classes, embedding_rows),
         )  # fmt: skip
         self.history = History()
         self._number = 0

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 
-from lightning_featgeo import sinks
-from lightning_featgeo._version import __version__
 from lightning_featgeo.alarms import Alarm
-from lightning_featgeo.callbacks.windows import Window
+from lightning_featgeo.callbacks.gallery import Gallery
+from lightning_featgeo.callbacks.windows import Shown
 from lightning_featgeo.history import History, Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
-from lightning_featgeo.sources import Layer
-from lightning_featgeo.types import Tensor
+from lightning_featgeo.sinks import ALARM, EPOCH
 
 DIAGNOSTICS = (
     COUNT_SIGNAL,
@@ -50,7 +47,7 @@ def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Ite
             names += [f"featgeo/{tail}{signal}" for signal in chosen]
             names += [f"featgeo_monitor/{tail}{signal}_se" for signal in chosen]
             names += [f"featgeo_monitor/{tail}{extra}" for extra in DIAGNOSTICS]
-    return [*names, sinks.EPOCH]
+    return [*names, EPOCH]
 
 
 def fractional_epoch(trainer: pl.Trainer) -> float:
@@ -94,12 +91,10 @@ def diagnostics(record: Record) -> dict[str, float]:
 class Publisher:
     """Sends records on; remembers which names carry a value, so that a stale one is never taken for a fresh one."""
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    def __init__(self, history: History, gallery: Gallery, headline: str | None = None) -> None:
+        self.history, self.gallery = history, gallery
         self._live: dict[str, set[str]] = {}
-        self._defined: set[str] = set()
-        self._spectra: dict[str, sinks.Spectra] = {}
-        self._marks: dict[str, dict[float, str]] = {}
+        self._chosen = headline
         self._headline: str | None = None
 
     def forget_stale(self, trainer: pl.Trainer, prefix: str = "featgeo/") -> None:
@@ -112,8 +107,7 @@ class Publisher:
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        record: Record,
-        curves: Mapping[str, Tensor],
+        shown: Shown,
         asked: Sequence[str],
         inside_epoch: bool,
         guarded: Guard,
@@ -124,25 +118,21 @@ class Publisher:
 
         Args:
             trainer, pl_module: of the run.
-            record: the closed window of one layer.
-            curves: its curves.
+            shown: the closed window of one layer, and what can be shown of it.
             asked: the signals that were chosen; ``n_samples`` is logged among them only if it was.
             inside_epoch: a window of n steps: Lightning would file its values under other steps.
             guarded: keeps one sink's failure from the others.
             alarms: those raised at this window, marked in its charts.
             state: 1 while an alarm stands, 0 while none does, None if nobody watches or can tell.
         """
+        record = shown.record
         with guarded("writing the history"):
             self.history.append(record)
         values = {record.prefix + s: v for s, v in record.values.items() if s in asked}
         if state is not None:
-            values[record.prefix + sinks.ALARM] = state
-        marks = self._marks.setdefault(record.prefix, {})
-        if alarms:
-            marks[record.epoch] = ", ".join(alarm.title for alarm in alarms)
+            values[record.prefix + ALARM] = state
         values.update(diagnostics(record))
-        with guarded("naming metrics in W&B"):
-            self._tell_wandb_names(trainer, values)
+        self.gallery.define(values, record, asked)
         self.forget_stale(trainer, record.prefix)
         self._live[record.prefix] = set(values)
         device = pl_module.device
@@ -151,97 +141,29 @@ class Publisher:
             trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
             for logger in trainer.loggers:
                 with guarded(f"logging to {type(logger).__name__}"):
-                    logger.log_metrics({**values, sinks.EPOCH: record.epoch}, step=int(trainer.global_step))
+                    logger.log_metrics({**values, EPOCH: record.epoch}, step=int(trainer.global_step))
         else:
-            self._headline = self._headline or next((record.prefix + s for s in asked if s in record.values), None)
+            self._choose_headline(record, asked)
             with guarded("logging"):
-                for name, value in [(sinks.EPOCH, record.epoch), *values.items()]:
+                for name, value in [(EPOCH, record.epoch), *values.items()]:
                     tensor = torch.tensor(value, dtype=dtype, device=device)
                     on_bar = name == self._headline
                     pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=on_bar, batch_size=1)
-        with guarded("sending curves"):
-            self._send_curves(trainer, record, curves)
+        with guarded("showing a window"):
+            self.gallery.hang(shown, asked, [alarm.title for alarm in alarms])
 
-    def _tell_wandb_names(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
-        new = [name for name in values if name not in self._defined]
-        self._defined.update(new)
-        if new and trainer.is_global_zero:
-            for logger in sinks.wandb_loggers(trainer.loggers):
-                sinks.wandb_define(logger, new)
+    def _choose_headline(self, record: Record, asked: Sequence[str]) -> None:
+        """The one curve on the progress bar: of the first stage and layer, the chosen signal or the first there is."""
+        if self._headline is None:
+            wanted = [self._chosen] if self._chosen is not None else asked
+            self._headline = next((record.prefix + s for s in wanted if s in record.values), None)
 
-    def _send_curves(self, trainer: pl.Trainer, record: Record, curves: Mapping[str, Tensor]) -> None:
-        if not curves or not trainer.is_global_zero:
-            return
-        spectra = self._spectra.setdefault(record.prefix, [])
-        if "eigenvalues" in curves:
-            spectra.append((record.epoch, curves["eigenvalues"].clamp(min=0).tolist()))
-            if len(spectra) > 4 * sinks.MAX_LINES:
-                spectra[:] = sinks.thin(spectra, set(self._marks[record.prefix]))
-        for logger in sinks.wandb_loggers(trainer.loggers):
-            sinks.wandb_curves(logger, spectra, record, curves, self._marks[record.prefix])
-
-    def alarmed(self, trainer: pl.Trainer, record: Record, alarm: Alarm, stops: bool) -> None:
-        """An alarm, to the history and the W&B summary; ``stops``: it ended the run."""
+    def alarmed(self, record: Record, alarm: Alarm, stops: bool) -> None:
+        """An alarm, to the history and to loggers; ``stops``: it ended the run."""
         kind, key = ("stop", "featgeo_stop_reason") if stops else ("alarm", "featgeo_alarm")
         self.history.event(
             kind=kind, monitor=alarm.name, epoch=record.epoch, step=record.step, reason=alarm.line,
             alarm=alarm.as_dict(),
         )  # fmt: skip
-        if trainer.is_global_zero:
-            for logger in sinks.wandb_loggers(trainer.loggers):
-                sinks.wandb_note(logger, key, alarm.line)
-
-
-def run_facts(line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int) -> dict[str, object]:
-    """What the first line of the history file says."""
-    return {
-        "described": line,
-        "layers": list(layers),
-        "signals": list(signals),
-        "memory_bytes": memory_bytes,
-        "versions": {
-            "lightning_featgeo": __version__,
-            "torch": torch.__version__,
-            "lightning": version("lightning"),
-        },
-    }
-
-
-def describe(
-    layers: Sequence[Layer],
-    window: Window,
-    stages: Sequence[str],
-    loaders: int,
-    reference: str | None = None,
-    held: int = 0,
-    ranks: int = 1,
-) -> str:
-    """The one line that a run prints: layer and why, dimension, classes, signals, memory, and what was assumed."""
-    seen = [part for part in window.watched if part.metric.dim is not None]
-    parts = []
-    for layer, part in zip(layers, window.watched, strict=True):
-        if part in seen:
-            pool = part.assembler.chosen_pool
-            pooled = "" if pool in (None, "rows") else f", pooled by {pool!r}"
-            parts.append(f"{layer.described}, {part.metric.dim} dimensions{pooled}")
-        else:
-            parts.append(f"{layer.described}, which did not run in this batch")
-    metric = seen[0].metric
-    reads_labels = any("labels" in row.requires for row in metric.rows)
-    classes = f"{metric.num_classes} classes" if reads_labels else "no class signals"
-    memory = sum(part.metric.memory_bytes for part in seen)
-    merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
-    closing = max(part.metric.closing_bytes for part in seen)  # a layer at a time
-    kind = f" ({metric.preset})" if metric.preset else ""
-    left_out = {} if window.serves or metric.preset else metric.left_out  # what others refer to has no reference itself
-    told = {f"{name} {reason}": None for name, reason in left_out.items()}
-    told.update({note: None for part in seen for note in part.assembler.notes})
-    return (
-        f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "
-        f"signals {', '.join(metric.signals or ())}{kind}; accumulators hold {memory:,} bytes a window"
-        f"{f', {loaders} windows' if loaders > 1 else ''}"
-        f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
-        f"; closing one takes up to {closing:,} more"
-        f"{f', on each of {ranks} ranks, and up to {merging:,} more while they are merged' if ranks > 1 else ''}"
-        f"{f'; compared with {reference!r}' if reference else ''}" + "".join(f". Note: {note}" for note in told)
-    )
+        self.gallery.note(key, alarm.line)
+        self.gallery.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.kind != "converged")

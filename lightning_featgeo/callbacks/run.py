@@ -13,15 +13,17 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks import describing, publishing, stock_monitors
 from lightning_featgeo.callbacks.alarming import Alarming
+from lightning_featgeo.callbacks.gallery import Gallery
+from lightning_featgeo.callbacks.identities import Identities
 from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
 from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
-from lightning_featgeo.callbacks.windows import Watched, Window
+from lightning_featgeo.callbacks.windows import Shown, Watched, Window
 from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.sharding import whole
 from lightning_featgeo.sources import Sources, segment
@@ -55,7 +57,6 @@ class Run:
         self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
         self.stages: tuple[str, ...] = settings.stages
         self.history = history
-        self.publisher = publishing.Publisher(history)
         self.catching: str | None = None
         self._windows: dict[str, dict[int, Window]] = {}
         self._open: set[str] = set()
@@ -68,6 +69,8 @@ class Run:
         self.ranks = ranks_of(trainer)
         self.guard = Guard(settings.on_error, tells=self.ranks.rank == 0)
         self.alarming = Alarming(trainer, self.guard)
+        self.gallery = Gallery(trainer, self.guard, settings.taste)
+        self.publisher = publishing.Publisher(history, self.gallery, settings.taste.headline)
         self.fits = trainer.state.fn == "fit"
         if self.ranks.several:  # our values are the same on all ranks already: an average over them changes nothing
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('featgeo")
@@ -122,6 +125,8 @@ class Run:
         windows = self._windows.setdefault(stage, {})
         for loader, name in enumerate(self.stage_names(stage)):
             window = windows.setdefault(loader, Window(name, [], serves=name == self.settings.reference))
+            if self.settings.id_key is not None and window.identities is None:
+                window.identities = Identities(self.settings.id_key)
             with self.guarded(f"opening a {stage} window", stage, loader):
                 window.open(self.trainer.global_step)
                 if stage != "train":
@@ -255,6 +260,7 @@ class Run:
         )
         for part in watched:
             part.metric.lenient = self.trained
+            part.metric.details = self.gallery.details
             part.metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         if self._saved is not None:
             self._saved.check(self.paths, [], watched[0].metric.num_classes if watched else None)
@@ -284,30 +290,33 @@ class Run:
             with self.guarded(f"closing the {window.name} window", stage, loader):
                 empty[loader] = self._agree(stage, loader, window)
         reference = self._reference()
-        closed: list[tuple[Window, Record, Mapping[str, Tensor]]] = []
+        closed: list[tuple[Window, Shown]] = []
         for loader, window in windows.items():
-            closed += [(window, *each) for each in self._closed(stage, loader, window, first_number, reference, empty)]
-        for _, record, _ in closed:  # all of them first: a rule may compare one with another
+            closed += [(window, each) for each in self._closed(stage, loader, window, first_number, reference, empty)]
+        for _, (record, *_) in closed:  # all of them first: a rule may compare one with another
             self.alarming.hear(record)
-        for window, record, curves in closed:
+        for window, shown in closed:
+            record = shown.record
             self.guard.warn_of(record)
             due = self.alarming.ask(record)
             self.publisher.publish(
-                self.trainer, self.pl_module, record, curves, self._asked(window), inside_epoch, self.guarded,
+                self.trainer, self.pl_module, shown, self._asked(window), inside_epoch, self.guarded,
                 [alarm for _, alarm in due], self.alarming.state(record),
             )  # fmt: skip
             for stopper, alarm in due:
                 with self.guarded("telling of an alarm"):
-                    self.publisher.alarmed(self.trainer, record, alarm, stopper.stop(self.trainer, alarm))
+                    self.publisher.alarmed(record, alarm, stopper.stop(self.trainer, alarm))
+        for window in windows.values():
+            self.gallery.finish_windows(window.name)
         return len(windows)
 
     def _closed(
         self, stage: str, loader: int, window: Window, first_number: int, reference: Window | None,
         empty: Mapping[int, list[str]],
-    ) -> list[tuple[Record, Mapping[str, Tensor]]]:  # fmt: skip
+    ) -> list[Shown]:  # fmt: skip
         """One loader's window, computed: a record and its curves for each layer."""
         number = first_number + loader
-        closed: list[tuple[Record, Mapping[str, Tensor]]] = []
+        closed: list[Shown] = []
         epoch, step = publishing.fractional_epoch(self.trainer), int(self.trainer.global_step)
         with self.guarded(f"computing the {window.name} window", stage, loader):
             compared = None if window.name == self.settings.reference else self.settings.reference
@@ -358,7 +367,9 @@ class Run:
             )
 
     def finish(self) -> None:
-        """Unhook everything."""
+        """Show what is left to show, and unhook everything."""
+        with self.guarded("showing the last window"):
+            self.gallery.close()
         self.sources.remove()
 
     # --- words -----------------------------------------------------------------------------------------------
@@ -372,14 +383,17 @@ class Run:
         reference = next((w for _, _, w in self.each_window() if w.name == self.settings.reference), None)
         silent = reference if "train" not in self.stages and reference is not window else None
         held = sum(part.metric.memory_bytes for part in silent.watched) if silent is not None else 0
-        line = publishing.describe(
+        line = describing.describe(
             self.sources.layers, window, self.stages, loaders, self.settings.reference, held, self.ranks.size
         )
         rank_zero_info(line)
         signals = self._asked(window)
         memory = sum(part.metric.memory_bytes for part in window.watched) + held
         layers = [layer.described for layer in self.sources.layers]
-        self.history.describe(publishing.run_facts(line, layers, signals, memory))
+        name = describing.run_name(self.trainer)
+        facts = describing.run_facts(line, layers, signals, memory, window, name)
+        self.history.describe(facts)
+        self.gallery.describe(facts)
 
     @contextmanager
     def guarded(

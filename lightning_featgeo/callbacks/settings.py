@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -23,6 +23,24 @@ from lightning_featgeo.types import ConfigurationError, near_misses
 
 STAGES = ("train", "val", "test")
 AUTO_CLASS_BYTES = 256 * 2**20  # "auto" keeps class statistics up to here (a language model's head has 50,000)
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What the user has chosen to see; see ``FeatureGeometryMonitor``."""
+
+    headline: str | None = None
+    class_names: Sequence[str] | None = None
+    matrix_classes: int = 20
+    embedding_rows: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.embedding_rows <= 1000:
+            raise ConfigurationError(f"embedding_rows={self.embedding_rows}: between 0 (none) and 1,000 can be shown")
+        if self.matrix_classes < 2:
+            raise ConfigurationError(f"matrix_classes={self.matrix_classes}: a matrix shows at least 2 classes")
+        if isinstance(self.class_names, str):
+            raise ConfigurationError("class_names is one string: give a list of names, in the order of class indices")
 
 
 @dataclass
@@ -53,6 +71,8 @@ class Settings:
     on_error: Literal["warn", "raise"]
     tokens_per_sequence: int | None = None
     skip_tokens: int = 0
+    id_key: Selector = None
+    taste: Taste = field(default_factory=Taste)
 
     def __post_init__(self) -> None:
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
@@ -71,6 +91,7 @@ class Settings:
             )
         check_pool(self.pool)
         self._check_tokens()
+        self._check_headline()
         unique_segments(self.loader_names or (), "loaders")
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
@@ -87,6 +108,15 @@ class Settings:
         if isinstance(self.views, str) and self.views not in ("auto", "v b", "b v"):
             raise ConfigurationError(
                 f'views={self.views!r}: use "auto", "v b" (view after view) or "b v" (sample by sample)'
+            )
+
+    def _check_headline(self) -> None:
+        headline = self.taste.headline
+        asked = tuple(CATALOG) if self.signals == "auto" else resolve(self.signals)
+        if headline is not None and headline not in asked:
+            raise ConfigurationError(
+                f"headline={headline!r} is not among the signals.{near_misses(headline, asked)} It is the "
+                "curve that the progress bar shows"
             )
 
     def _check_tokens(self) -> None:

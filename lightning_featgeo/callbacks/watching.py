@@ -48,7 +48,7 @@ def watch_layers(
         assembler = RowAssembler(
             s.pool, labels, s.mask, s.views, s.groups, layer.width, s.tokens_per_sequence, s.skip_tokens, seed
         )
-        watched.append(Watched(layer.name, assembler, made))
+        watched.append(Watched(layer.name, assembler, made, path=layer.path))
     return watched
 
 

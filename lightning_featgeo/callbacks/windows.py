@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from lightning_featgeo.assembly import RowAssembler
+from lightning_featgeo.callbacks.identities import Identities
 from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.guarding import repeats_note
 from lightning_featgeo.history import Record
@@ -21,6 +24,19 @@ if TYPE_CHECKING:
     from lightning_featgeo.callbacks.resuming import Saved
 
 
+SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
+
+
+def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
+    """(rank, eigenvalue) pairs at ranks that are even on a logarithmic axis."""
+    if eigenvalues is None or not len(eigenvalues):
+        return []
+    n = len(eigenvalues)
+    ranks = dict.fromkeys(round(n ** (i / (SPECTRUM_POINTS - 1))) for i in range(SPECTRUM_POINTS))
+    values = eigenvalues.clamp(min=0).tolist()
+    return [[float(rank), float(f"{values[rank - 1]:.5g}")] for rank in ranks]
+
+
 @dataclass
 class Watched:
     """One layer's share of a window: how its rows are put together, and what they are streamed into."""
@@ -30,6 +46,26 @@ class Watched:
     metric: GeometryMetric
     failed: str | None = None
     saved: Saved | None = None  # what the rows must be like to go on with a checkpoint's curves
+    path: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its numbers are of: those of two runs can be compared where this is the same."""
+        made, metric = self.assembler, self.metric
+        found = {
+            "layer": self.path,
+            "dim": metric.dim,
+            "k": metric.k,
+            "knn_vote_k": metric.knn_vote_k,
+            "bank_size": metric.bank_rows,
+            "pool": made.chosen_pool or made.pool,
+            "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
+        }
+        if made.chosen_pool == "tokens":
+            found["tokens_per_sequence"] = made.tokens_per_sequence
+        if made.skip_tokens:
+            found["skip_tokens"] = made.skip_tokens
+        return found
 
     def result(
         self,
@@ -65,6 +101,19 @@ class Watched:
         return WindowResult({}, {}, dict.fromkeys(names, reason), {}, {})
 
 
+class Shown(NamedTuple):
+    """A closed window of one layer: its record, and on rank 0 what can be shown of it.
+
+    ``curves``: tensors by name (see ``metrics.evaluation``, ``metrics.details``). ``ids``: the user's names of samples,
+    by number. ``positions``: whether a sample's number is its position in the data set.
+    """
+
+    record: Record
+    curves: Mapping[str, Tensor]
+    ids: Mapping[int, str]
+    positions: bool
+
+
 @dataclass
 class Window:
     """Opened, fed batch by batch, closed into records. ``failed`` says why it became a gap."""
@@ -80,12 +129,15 @@ class Window:
     failed: str | None = None
     serves: bool = False  # as others' reference: its rows are needed after it is closed
     shard: Shard | None = None
+    identities: Identities | None = None
 
     def open(self, step: int) -> None:
         """Forget everything and start the clocks."""
         for part in self.watched:
             part.metric.reset()
             part.failed = None
+        if self.identities is not None:
+            self.identities.clear()
         self.started, self.start_step = time.perf_counter(), step
         self.seconds, self.samples, self.batches, self.repeats, self.failed = 0.0, 0, 0, 0, None
 
@@ -103,6 +155,8 @@ class Window:
                 part.metric.tokens = part.assembler.chosen_pool == "tokens"
                 if piece.may_hold_first_view or part.metric.reads_views:
                     part.metric.update_rows(piece.rows, made.present)
+        if self.identities is not None and size:
+            self.identities.add(batch, self.samples, size, shard.ranks, [part.metric for part in self.watched])
         self.samples += size
         fresh = shard.fresh(size)
         self.repeats += 0 if fresh is None else max(0, size - fresh)
@@ -127,8 +181,8 @@ class Window:
         reference_name: str | None = None,
         ranks: Ranks | None = None,
         empty: Sequence[str] = (),
-    ) -> list[tuple[Record, Mapping[str, Tensor]]]:
-        """A record and its curves for each layer, the same on every rank (curves on rank 0). A failed one is all gaps.
+    ) -> list[Shown]:
+        """A record for each layer, the same on every rank, with curves on rank 0. A failed one is all gaps.
 
         Args:
             number, epoch, step: of this window.
@@ -149,10 +203,11 @@ class Window:
             for part, other, reason in zip(self.watched, others, reasons, strict=True)
         ]
         counts = self._counts(ranks)
+        ids = [self._ids(result.curves, ranks) for result in results]
         now = time.perf_counter()
         seconds, elapsed = ranks.share((self.seconds + now - begin, max(now - self.started, 1e-9)))
         return [
-            (
+            Shown(
                 Record(
                     window=number,
                     stage=self.name,
@@ -168,11 +223,22 @@ class Window:
                     share=min(1.0, seconds / elapsed),
                     notes=[*result.notes, *filter(None, [repeats_note(counts.get("repeated"))])],
                     reference=reference_name,
+                    facts=part.facts,
+                    spectrum=thin_spectrum(result.curves.get("eigenvalues")),
                 ),
                 result.curves,
+                known,
+                part.metric.keeps_samples,
             )
-            for part, result in zip(self.watched, results, strict=True)
+            for part, result, known in zip(self.watched, results, ids, strict=True)
         ]
+
+    def _ids(self, curves: Mapping[str, Tensor], ranks: Ranks) -> Mapping[int, str]:
+        """The user's names of the samples in the curves."""
+        if self.identities is None:
+            return {}
+        asked = [curves[name] for name in ("low_samples", "shown_samples") if name in curves]
+        return self.identities.of(torch.cat(asked) if asked else None, ranks)
 
     def _counts(self, ranks: Ranks) -> dict[str, int]:
         """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""

@@ -35,7 +35,11 @@ def log_densities(distances: Float[Tensor, "n k"], dim: int) -> Float[Tensor, " 
     if k < 2:
         raise Undefined("needs at least 2 neighbours a row")
     radius = distances[:, -1].double()
-    radius = radius[(radius > 0) & radius.isfinite()]
+    return log_density_at(radius[(radius > 0) & radius.isfinite()], n, k, dim)
+
+
+def log_density_at(radius: Float[Tensor, " v"], n: int, k: int, dim: int) -> Float[Tensor, " v"]:
+    """ln p̂ in nats where the k-th of n−1 neighbours is that far."""
     return math.log(k - 1) - math.log(max(n - 1, 1)) - log_unit_ball_volume(dim) - dim * radius.log()
 
 
@@ -130,6 +134,17 @@ def knn_accuracy(
         Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
     """
     n = row_labels.numel()
+    right = (voted_classes(vote_similarities, vote_labels, row_labels) == row_labels).double().mean()
+    return Estimate(right, (right * (1 - right) / n).sqrt(), n)
+
+
+def voted_classes(
+    vote_similarities: Float[Tensor, "n k"],
+    vote_labels: Int64[Tensor, "n k"],
+    row_labels: Int64[Tensor, " n"],
+) -> Int64[Tensor, " n"]:
+    """The class that each row's neighbours vote for; arguments and errors as in :func:`knn_accuracy`."""
+    n = row_labels.numel()
     if n < 1 or vote_similarities.shape[1] == 0:
         raise Undefined("no labelled row has a direction")
     classes = int(torch.maximum(row_labels.max(), vote_labels.max())) + 1  # voters may have classes that rows have not
@@ -139,8 +154,7 @@ def knn_accuracy(
     weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE)  # the common factor doesn't change a vote
     votes = torch.zeros(n, classes, dtype=torch.float64, device=weights.device)
     votes.scatter_add_(1, vote_labels.clamp(min=0), weights.double())
-    right = (votes.argmax(dim=1) == row_labels).double().mean()
-    return Estimate(right, (right * (1 - right) / n).sqrt(), n)
+    return votes.argmax(dim=1)
 
 
 def uniformity(kernel_sums: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " n"]) -> Float[Tensor, ""]:

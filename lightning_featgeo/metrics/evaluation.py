@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
+from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics import Statistics
 from lightning_featgeo.types import Tensor, Undefined, explain
@@ -23,6 +24,7 @@ def evaluate(
     counts: Mapping[str, int],
     num_classes: int | None,
     strict: bool = False,
+    asked: Details | None = None,
 ) -> WindowResult:
     """Evaluate the signals; what several of them need is computed once, and fails once.
 
@@ -34,6 +36,7 @@ def evaluate(
         counts: rows seen, labelled, out of range, …
         num_classes: C, for messages.
         strict: errors that are not ``Undefined`` are raised instead.
+        asked: tables and rows to look at, among the curves.
     """
     n = counts["seen"]
     values: dict[str, float] = {COUNT_SIGNAL: float(n)}
@@ -69,7 +72,14 @@ def evaluate(
     if "distances" in computed:
         more.update(duplicates=statistics.duplicate_count, bank=len(statistics.distances))
     notes = _small_sample_note([name for name in values if name in ceilings], n, statistics.dim)
-    return WindowResult(values, errors, gaps, ceilings, more, _curves(signals, statistics), notes)
+    curves = _curves(signals, statistics)
+    if asked is not None:
+        try:
+            curves |= details(statistics, asked)
+        except Exception:
+            if strict:
+                raise
+    return WindowResult(values, errors, gaps, ceilings, more, curves, notes)
 
 
 def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import torch
 from lightning_featgeo.metrics.accumulator import Accumulator
 from lightning_featgeo.metrics.bank import BankAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
+from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.moments import MomentsAccumulator
@@ -104,6 +105,7 @@ class GeometryMetric(Mergeable):
         self._head: list[torch.nn.Module | None] = [head, None]  # and what FSDP has wrapped around it
         self.lenient = False  # a signal that was named and can't be computed is a gap, instead of an error
         self.impossible: dict[str, str] = {}
+        self.details: Details | None = None  # tables and rows to look at, besides numbers
         self.strict = False  # a signal that fails raises, instead of being a gap
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
@@ -299,7 +301,7 @@ class GeometryMetric(Mergeable):
         def on_first_rank() -> WindowResult | None:
             if ranks.rank > 0:
                 return None
-            result = evaluate(signals, statistics, counts, self.num_classes, self.strict)
+            result = evaluate(signals, statistics, counts, self.num_classes, self.strict, self.details)
             result = replace(result, gaps={**result.gaps, **self.impossible})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
@@ -347,6 +349,12 @@ class GeometryMetric(Mergeable):
     def state_device(self) -> torch.device:
         """Where the accumulators are."""
         return next(iter(self._counters.values())).device if self._counters else torch.device("cpu")
+
+    @property
+    def bank_rows(self) -> int:
+        """Rows that the bank can keep: 0 before the first batch, or if no signal needs one."""
+        bank = dict(self.accumulators).get("bank")
+        return bank.capacity if isinstance(bank, BankAccumulator) else 0
 
     @property
     def memory_bytes(self) -> int:

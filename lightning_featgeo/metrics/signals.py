@@ -61,7 +61,7 @@ class Signal:
     ``needs``: statistics its function takes, in order. ``groups``: names under which ``signals=`` finds it.
     ``ceiling``: its largest possible value given n rows and d dimensions, None where there is none.
     ``bias``: what n, d and noise do to it. ``parity``: whose number it equals or not, and why.
-    ``limits``: of alarms and stops.
+    ``limits``: of alarms and stops. ``version``: of its definition, raised when its numbers change.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Signal:
     bias: str = ""
     parity: str = ""
     limits: Limits = Limits()
+    version: int = 1
 
     @functools.cached_property
     def bounds(self) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from models import Classifier, loaders, trainer
 from wandb_file import read
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
-from lightning_featgeo.sinks import MAX_LINES, thin
+from lightning_featgeo.sinks.tables import MAX_LINES, thin
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_windows_inside_an_epoch_have_increasing_epochs(tmp_path: Path) -> None:
 
 
 def test_the_spectrum_chart_stays_readable() -> None:
-    spectra = [(float(i), [1.0]) for i in range(40)]
+    spectra = [(float(i), [[1.0, 2.0]]) for i in range(40)]
     shown = thin(spectra)
     assert len(shown) == MAX_LINES
     assert (shown[0], shown[-1]) == (spectra[0], spectra[-1])
@@ -77,7 +77,7 @@ def test_a_logger_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pyte
     def broken(*args: object) -> None:
         raise ConnectionError("server is gone")
 
-    monkeypatch.setattr("lightning_featgeo.sinks.wandb_curves", broken)
+    monkeypatch.setattr("lightning_featgeo.sinks.WandbSink.lines", broken)
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
     monitor = FeatureGeometryMonitor()
     run = trainer(monitor, max_epochs=2, logger=logger)

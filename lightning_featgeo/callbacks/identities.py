@@ -1,0 +1,69 @@
+"""Which sample is which: the user's own ids of the rows that a bank may keep, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_featgeo.batches import Selector, describe, select
+from lightning_featgeo.metrics.bank import BankAccumulator
+from lightning_featgeo.metrics.geometry import GeometryMetric
+from lightning_featgeo.ranks import Ranks
+from lightning_featgeo.types import ConfigurationError, Tensor
+
+SPARE = 4  # so many times a bank's rows are remembered before those that it has not kept are forgotten
+LONGEST = 200  # characters of an id that are shown
+
+
+class Identities:
+    """Ids by sample number, for the samples of one window.
+
+    Args:
+        key: key, index or callable into the batch; gives one id a sample, strings or integers.
+    """
+
+    def __init__(self, key: Selector) -> None:
+        self.key = key
+        self._known: dict[int, str] = {}
+
+    def clear(self) -> None:
+        """A new window."""
+        self._known.clear()
+
+    def add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
+        """The ids of a batch.
+
+        Args:
+            batch: what the step got.
+            first: samples of this rank before this batch.
+            samples: of this batch.
+            ranks: rank r of W numbers its samples r, r + W, ….
+            metrics: whose banks keep some of them.
+
+        Raises:
+            ConfigurationError: if there is no such part, or not one id a sample.
+        """
+        given = select(batch, self.key, "id_key")
+        ids = given.tolist() if isinstance(given, torch.Tensor) else given
+        if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != samples:
+            raise ConfigurationError(
+                f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
+            )
+        for place, name in enumerate(ids):
+            self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+        held = [dict(metric.accumulators).get("bank") for metric in metrics]
+        banks = [bank for bank in held if isinstance(bank, BankAccumulator)]
+        if len(self._known) > SPARE * max((bank.capacity for bank in banks), default=0):
+            kept = {int(sample) for bank in banks for sample in bank.samples.tolist()}
+            self._known = {sample: name for sample, name in self._known.items() if sample in kept}
+
+    def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
+        """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""
+        wanted = ranks.share(None if samples is None else samples.tolist()) or []
+        mine = {sample: self._known[sample] for sample in wanted if sample in self._known}
+        found: dict[int, str] = {}
+        for theirs in ranks.gather(mine):
+            found |= theirs
+        return found

@@ -1,0 +1,143 @@
+"""What a window can show beyond numbers: its classes one by one, its loneliest rows, and rows to look at.
+
+Taken from statistics that the window's signals have computed already, so that a table costs next to nothing. Keys:
+``class_counts``, ``class_parts`` (2 head, 1 mid, 0 tail, −1 where the classes have no tail), ``class_spread`` (root
+mean squared distance to the class mean), ``class_nearest`` (index of the nearest other class), ``class_angle`` (to it,
+in degrees, between centred means), ``class_accuracy`` (kNN accuracy), (C,) each; ``matrix_classes``, ``class_cosines``
+(m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``shown_rows``, ``shown_labels``,
+``shown_samples``. NaN or −1 where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lightning_featgeo.metrics import density, dimension, long_tail
+from lightning_featgeo.metrics.statistics import Statistics
+from lightning_featgeo.types import Float, Int64, Tensor, Undefined
+
+LOW_ROWS = 20
+_BLOCK = 2**22  # cosines at a time
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is asked for. ``matrix``: classes in the matrix of cosines. ``rows``: features to keep, 0 for none."""
+
+    matrix: int = 20
+    rows: int = 0
+
+
+def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
+    """What the computed statistics give, on the CPU."""
+    computed = statistics.computed()
+    found: dict[str, Tensor] = {}
+    if {"class_means", "class_counts"} <= computed:
+        votes = {"vote_similarities", "vote_labels", "row_labels"} <= computed
+        voted = (statistics.vote_similarities, statistics.vote_labels, statistics.row_labels) if votes else None
+        found |= of_classes(
+            statistics.class_means, statistics.class_counts, statistics.class_variances, voted, asked.matrix
+        )
+    if "distances" in computed:
+        found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
+    if asked.rows and "distances" in computed:
+        found["shown_rows"] = statistics.rows[: asked.rows].float()
+        found["shown_labels"] = statistics.bank_labels[: asked.rows]
+        found["shown_samples"] = statistics.samples[: asked.rows]
+    return {name: tensor.detach().cpu() for name, tensor in found.items()}
+
+
+def of_classes(
+    means: Float[Tensor, "c d"],
+    counts: Int64[Tensor, " c"],
+    variances: Float[Tensor, " c"],
+    voted: tuple[Tensor, Tensor, Tensor] | None,
+    matrix: int,
+) -> dict[str, Tensor]:
+    """Columns of the class table, and cosines between the centred means of the classes that are nearest to others.
+
+    Args:
+        means, counts, variances: of each class; empty ones have no nearest class and none are near them.
+        voted: neighbours' similarities and classes, and the classes of the rows they voted on.
+        matrix: classes in the matrix at most.
+    """
+    there = counts > 0
+    missing = torch.full_like(variances, torch.nan)
+    columns = {"class_counts": counts, "class_spread": torch.where(there, variances.sqrt(), missing)}
+    columns["class_parts"] = _parts(counts)
+    nearest, angle = torch.full_like(counts, -1), missing.clone()
+    unit = torch.zeros_like(means)
+    if int(there.sum()) > 1:
+        centred = means - means[there].mean(dim=0)
+        length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+        unit = torch.where(there[:, None] & (length > 0), centred / length, 0.0)
+        nearest, angle = _nearest(unit, there & (length.squeeze(1) > 0))
+    columns["class_nearest"], columns["class_angle"] = nearest, angle
+    columns["class_accuracy"] = missing.clone() if voted is None else _accuracy(*voted, missing)
+    order = torch.where(angle.isnan(), torch.inf, angle).argsort(stable=True)[: min(matrix, int(there.sum()))]
+    chosen = order.sort().values
+    columns["matrix_classes"], columns["class_cosines"] = chosen, unit[chosen] @ unit[chosen].T
+    return columns
+
+
+def _parts(counts: Tensor) -> Tensor:
+    parts = torch.full_like(counts, -1)
+    try:
+        head, tail = long_tail.head_and_tail(counts, counts > 0, 1)
+    except Undefined:
+        return parts
+    parts[counts > 0] = 1
+    parts[head], parts[tail] = 2, 0
+    return parts
+
+
+def _nearest(unit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the class in the most similar direction, and the angle to it in degrees."""
+    n = len(unit)
+    nearest, angle = torch.full((n,), -1, device=unit.device), unit.new_full((n,), torch.nan)
+    if int(usable.sum()) < 2:
+        return nearest, angle
+    step = max(1, _BLOCK // n)
+    for start in range(0, n, step):
+        part = torch.arange(start, min(start + step, n), device=unit.device)
+        cosines = unit[part] @ unit.T
+        cosines[:, ~usable] = -torch.inf
+        cosines[torch.arange(len(part), device=unit.device), part] = -torch.inf
+        nearest[part] = cosines.argmax(dim=1)
+    a, b = unit, unit[nearest]  # 2·atan2 keeps its digits near 0 and 180 degrees
+    angle = torch.rad2deg(
+        2 * torch.atan2(torch.linalg.vector_norm(a - b, dim=1), torch.linalg.vector_norm(a + b, dim=1))
+    )
+    return torch.where(usable, nearest, -1), torch.where(usable, angle, torch.nan)
+
+
+def _accuracy(similarities: Tensor, votes: Tensor, labels: Tensor, missing: Tensor) -> Tensor:
+    try:
+        right = (density.voted_classes(similarities, votes, labels) == labels).to(missing.dtype)
+    except Undefined:
+        return missing.clone()
+    known = labels < len(missing)
+    hits = torch.zeros_like(missing).index_add_(0, labels[known], right[known])
+    rows = torch.zeros_like(missing).index_add_(0, labels[known], torch.ones_like(right[known]))
+    return torch.where(rows > 0, hits / rows, torch.nan)
+
+
+def lowest(distances: Tensor, samples: Tensor, labels: Tensor, dim: int) -> dict[str, Tensor]:
+    """The rows with the lowest density: where the features are loneliest."""
+    radius = distances[:, -1].double() if distances.shape[1] else distances.new_zeros(0)
+    usable = ((radius > 0) & radius.isfinite()).nonzero().squeeze(1)
+    if distances.shape[1] < 2 or not len(usable):
+        return {}
+    lonely = usable[radius[usable].argsort(descending=True, stable=True)][:LOW_ROWS]
+    n = len(distances)
+    inverses = [dimension.inverse_local_dimensions(row[None]) for row in distances[lonely]]
+    local = torch.tensor([1 / float(i[0]) if len(i) and i[0] > 0 else math.nan for i in inverses])
+    return {
+        "low_samples": samples[lonely],
+        "low_labels": labels[lonely],
+        "low_log_density": density.log_density_at(radius[lonely], n, distances.shape[1], dim),
+        "low_dimension": local,
+    }

@@ -1,0 +1,33 @@
+"""What loggers can show beyond scalars: one class a logger, whose package is imported only when it is used.
+
+Scalars don't pass here: ``pl_module.log`` (or, inside an epoch, ``logger.log_metrics``) sends them to every logger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lightning.pytorch.loggers import Logger
+
+from lightning_featgeo.sinks.sink import ALARM, EPOCH, At, Sink
+from lightning_featgeo.sinks.stores import MLflowSink, TensorBoardSink, TrackioSink
+from lightning_featgeo.sinks.weights_biases import WandbSink
+
+__all__ = ["ALARM", "EPOCH", "At", "Sink", "WandbSink", "sinks_of"]
+
+_KINDS: dict[str, type[Sink]] = {
+    "WandbLogger": WandbSink,
+    "TensorBoardLogger": TensorBoardSink,
+    "MLFlowLogger": MLflowSink,
+    "TrackioLogger": TrackioSink,
+}
+
+
+def sinks_of(loggers: Iterable[Logger]) -> list[Sink]:
+    """A sink for each logger that can show more than scalars, known by class name: importing wandb costs a second."""
+    found = []
+    for logger in loggers:
+        kind = next((_KINDS[c.__name__] for c in type(logger).__mro__ if c.__name__ in _KINDS), None)
+        if kind is not None:
+            found.append(kind(logger))
+    return found

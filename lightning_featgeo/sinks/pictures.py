@@ -1,0 +1,85 @@
+"""Charts as matplotlib figures, for loggers that take pictures. No global state: ``pyplot`` is not touched."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HOW_TO = "pip install matplotlib"
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def _new(width: float, height: float, title: str) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(_plain(title), fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def lines(chart: Lines) -> Figure:
+    """A line a key, from dark (early) to bright (late)."""
+    from matplotlib import colormaps
+
+    figure, axes = _new(6.4, 4, chart.title)
+    colours = colormaps["viridis"]
+    for i, (key, (x, y)) in enumerate(chart.series.items()):
+        shown = [value if value > 0 or not chart.logarithmic else float("nan") for value in y]
+        axes.plot(x, shown, label=_plain(key), color=colours(0.9 * i / max(1, len(chart.series) - 1)), marker=".", ms=3)
+    if chart.logarithmic and any(value > 0 for _, y in chart.series.values() for value in y):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel(chart.x)
+    axes.set_ylabel(chart.y)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def matrix(data: Matrix) -> Figure:
+    """Cosines from −1 (blue) to 1 (red)."""
+    n = len(data.names)
+    figure, axes = _new(2.5 + 0.3 * n, 2 + 0.3 * n, data.title)
+    image = axes.imshow(data.values, vmin=-1, vmax=1, cmap="RdBu_r")
+    labels = [_plain(name[:18] + ("…" if len(name) > 18 else "")) for name in data.names]
+    axes.set_xticks(range(n), labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(n), labels, fontsize=7)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="cosine")
+    return figure
+
+
+def scatter(data: Scatter) -> Figure:
+    """Points coloured by group; more than twenty groups share colours."""
+    from matplotlib import colormaps
+
+    figure, axes = _new(5.5, 5, data.title)
+    groups = sorted(set(data.groups))
+    colours = colormaps["tab20"]
+    for i, group in enumerate(groups):
+        x, y = zip(*(p for p, g in zip(data.points, data.groups, strict=True) if g == group), strict=True)
+        axes.scatter(x, y, s=8, color=colours(i % 20), label=_plain(group[:18]))
+    axes.set_aspect("equal", "datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if 1 < len(groups) <= 20:
+        axes.legend(fontsize=7, frameon=False, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Matplotlib takes what is between dollar signs for mathematics, and labels that begin with _ for none."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

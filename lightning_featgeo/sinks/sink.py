@@ -1,0 +1,73 @@
+"""Sink: what a logger may be shown. Whatever one can't show, it leaves out; charts fall back to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning_featgeo.sinks import pictures
+from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table
+from lightning_featgeo.types import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EPOCH = "featgeo/epoch"
+ALARM = "alarm"  # beside the signals of a stage: 1 while an alarm stands, 0 while none does, a gap if nobody can tell
+
+
+class At(NamedTuple):
+    """When: the fractional epoch, and optimiser steps so far."""
+
+    epoch: float
+    step: int
+
+
+class Sink:
+    """One logger. Methods do nothing where a logger has no such thing."""
+
+    draws = False  # whether charts become pictures: those cost time, so not every window gets them
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    @property
+    def name(self) -> str:
+        """The logger's class."""
+        return type(self.logger).__name__
+
+    def define(self, names: Sequence[str], shown: Collection[str]) -> None:
+        """New names of scalars, and which of them get a panel of their own."""
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """What the run is: layer, signals, versions, backend, fingerprint."""
+
+    def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
+        """One histogram a name."""
+
+    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+        """A picture."""
+
+    def lines(self, name: str, chart: Lines, at: At) -> None:
+        """Several lines in one chart."""
+        self.figure(name, lambda: pictures.lines(chart), at)
+
+    def matrix(self, name: str, matrix: Matrix, at: At) -> None:
+        """A matrix in colours."""
+        self.figure(name, lambda: pictures.matrix(matrix), at)
+
+    def scatter(self, name: str, points: Scatter, at: At) -> None:
+        """Points in the plane."""
+        self.figure(name, lambda: pictures.scatter(points), at)
+
+    def table(self, name: str, table: Table, at: At) -> None:
+        """A table."""
+
+    def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
+        """Feature rows for the logger's own projector, with what is known of each."""
+
+    def note(self, key: str, text: str) -> None:
+        """A sentence beside the run, such as why it was stopped."""
+
+    def alert(self, title: str, text: str, failure: bool) -> None:
+        """A message that the logger may send on; ``failure``: something went wrong."""

@@ -1,0 +1,126 @@
+"""TensorBoard, MLflow and Trackio: what each can show of histograms, pictures, tables and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning_featgeo.sinks import pictures
+from lightning_featgeo.sinks.sink import At, Sink
+from lightning_featgeo.sinks.tables import Table
+from lightning_featgeo.types import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TensorBoardSink(Sink):
+    """A ``TensorBoardLogger``: histograms, images, text, and its projector."""
+
+    draws = True
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """As text."""
+        self.logger.experiment.add_text("featgeo/run", _as_table(facts).markdown(), 0)
+
+    def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
+        """A histogram over time."""
+        for name, value in values.items():
+            self.logger.experiment.add_histogram(name, value, at.step)
+
+    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+        """An image."""
+        if pictures.can_draw():
+            self.logger.experiment.add_figure(name, draw(), at.step, close=False)
+
+    def table(self, name: str, table: Table, at: At) -> None:
+        """As text."""
+        self.logger.experiment.add_text(name, f"{table.title}\n\n{table.markdown()}", at.step)
+
+    def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
+        """For the projector, on which pip's ``tensorboard`` has a tab."""
+        known = [[str(value) for value in row] for row in table.rows]
+        self.logger.experiment.add_embedding(rows, known, None, at.step, name.replace("/", "_"), table.columns)
+
+    def note(self, key: str, text: str) -> None:
+        """As text."""
+        self.logger.experiment.add_text(key.replace("featgeo_", "featgeo/", 1), text)
+
+
+class MLflowSink(Sink):
+    """An ``MLFlowLogger``: pictures and tables as artifacts, words as tags."""
+
+    draws = True
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """As tags."""
+        for key, value in _flat(facts).items():
+            self.logger.experiment.set_tag(self.logger.run_id, f"featgeo.{key}", str(value)[:4000])
+
+    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+        """An artifact for each window that is drawn."""
+        if pictures.can_draw():
+            self.logger.experiment.log_figure(self.logger.run_id, draw(), f"{name}/step_{at.step:08d}.png")
+
+    def table(self, name: str, table: Table, at: At) -> None:
+        """An artifact."""
+        self.logger.experiment.log_text(self.logger.run_id, f"{table.title}\n\n{table.markdown()}", f"{name}.md")
+
+    def note(self, key: str, text: str) -> None:
+        """As a tag."""
+        self.logger.experiment.set_tag(self.logger.run_id, key, text[:4000])
+
+
+class TrackioSink(Sink):
+    """A ``TrackioLogger``: histograms, pictures, tables, alerts."""
+
+    draws = True
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Into the run's config."""
+        self.logger.log_hyperparams({f"featgeo/{key}": value for key, value in _flat(facts).items()})
+
+    def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
+        """Histogram media."""
+        import trackio
+
+        made = {name: trackio.Histogram(value.tolist()) for name, value in values.items()}
+        self.logger.experiment.log(made, step=at.step)
+
+    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+        """An image."""
+        import numpy
+        import trackio
+
+        if pictures.can_draw():
+            figure = draw()
+            canvas: Any = figure.canvas
+            canvas.draw()
+            pixels = numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
+            self.logger.experiment.log({name: trackio.Image(pixels)}, step=at.step)
+
+    def table(self, name: str, table: Table, at: At) -> None:
+        """A table."""
+        import trackio
+
+        made = trackio.Table(columns=table.columns, data=table.rows, allow_mixed_types=True)
+        self.logger.experiment.log({name: made}, step=at.step)
+
+    def alert(self, title: str, text: str, failure: bool) -> None:
+        """Trackio shows it, and sends it to a webhook if one was given."""
+        import trackio
+
+        level = trackio.AlertLevel.WARN if failure else trackio.AlertLevel.INFO
+        self.logger.experiment.alert(title=title, text=text, level=level)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts under dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in facts.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _as_table(facts: Mapping[str, Any]) -> Table:
+    return Table(["fact", "value"], [[key, str(value)] for key, value in _flat(facts).items()])

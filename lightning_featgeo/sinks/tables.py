@@ -1,0 +1,186 @@
+"""Tables and charts of a window as plain data, before any logger draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_featgeo.types import Tensor
+
+MAX_LINES = 12  # in one chart; older windows are thinned
+_PARTS = {2: "head", 1: "mid", 0: "tail", -1: "–"}
+Spectra = list[tuple[float, list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of plain values; None where there is none."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    title: str = ""
+
+    def markdown(self) -> str:
+        """As Markdown; what is in a cell can't leave it."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines in one chart: (x, y) points by key."""
+
+    title: str
+    x: str
+    y: str
+    series: dict[str, tuple[list[float], list[float]]]
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A square matrix of cosines with a name for each row and column."""
+
+    title: str
+    names: list[str]
+    values: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points in the plane, coloured by group."""
+
+    title: str
+    points: list[list[float]]
+    groups: list[str]
+    samples: list[str] = field(default_factory=list)
+
+
+def class_name(index: int, names: Sequence[str] | None) -> str:
+    """Its name, or its number."""
+    return str(names[index]) if names is not None and 0 <= index < len(names) else str(index)
+
+
+def class_table(curves: Mapping[str, Tensor], names: Sequence[str] | None, title: str = "") -> Table | None:
+    """A row for each class that has any, the worst first: by kNN accuracy, then by the angle to the nearest class."""
+    if "class_counts" not in curves:
+        return None
+    counts, near = curves["class_counts"].tolist(), curves["class_nearest"].tolist()
+    accuracy, angle = curves["class_accuracy"].tolist(), curves["class_angle"].tolist()
+    spread, parts = curves["class_spread"].tolist(), curves["class_parts"].tolist()
+    present = [c for c, count in enumerate(counts) if count > 0]
+    present.sort(key=lambda c: (_last(accuracy[c]), _last(angle[c])))
+    rows = [
+        [
+            class_name(c, names), c, int(counts[c]), _PARTS[int(parts[c])], _number(spread[c]),
+            class_name(near[c], names) if near[c] >= 0 else None, _number(angle[c]), _number(accuracy[c]),
+        ]
+        for c in present
+    ]  # fmt: skip
+    columns = ["class", "index", "rows", "part", "spread within", "nearest class", "angle to it (°)", "kNN accuracy"]
+    return Table(columns, rows, title)
+
+
+def lowest_rows(
+    curves: Mapping[str, Tensor], names: Sequence[str] | None, ids: Mapping[int, str], position: bool, title: str = ""
+) -> Table | None:
+    """The rows of lowest density, the lowest first.
+
+    Args:
+        curves: of a window.
+        names: of classes.
+        ids: of samples, by number.
+        position: whether a sample's number is its position in the data set; else it is the order in which it came.
+    """
+    if "low_samples" not in curves:
+        return None
+    samples, labels = curves["low_samples"].tolist(), curves["low_labels"].tolist()
+    density, local = curves["low_log_density"].tolist(), curves["low_dimension"].tolist()
+    key = "sample id" if ids else "position in the data set" if position else "order of arrival"
+    rows = [
+        [i + 1, sample_id(sample, ids), class_name(label, names) if label >= 0 else None, _number(p), _number(d)]
+        for i, (sample, label, p, d) in enumerate(zip(samples, labels, density, local, strict=True))
+    ]
+    return Table(["rank", key, "class", "log density (nats)", "local dimension"], rows, title)
+
+
+def sample_id(sample: int, ids: Mapping[int, str]) -> str:
+    """What a sample is called; "unknown" for rows that nobody can place."""
+    return ids.get(sample, "unknown") if ids or sample < 0 else str(sample)
+
+
+def cosines(curves: Mapping[str, Tensor], names: Sequence[str] | None, title: str) -> Matrix | None:
+    """Cosines between class means, for the classes that were chosen."""
+    if "class_cosines" not in curves or len(curves["matrix_classes"]) < 2:
+        return None
+    chosen = [class_name(c, names) for c in curves["matrix_classes"].tolist()]
+    return Matrix(title, chosen, curves["class_cosines"].tolist())
+
+
+def spectrum_lines(spectra: Spectra, marks: Mapping[float, str], title: str) -> Lines:
+    """Spectra over time: a line a window, thinned, those with a mark kept."""
+    return Lines(
+        title,
+        "rank",
+        "eigenvalue",
+        {
+            f"epoch {epoch:g}" + (f" ({marks[epoch]})" if epoch in marks else ""): (
+                [rank for rank, _ in pairs],
+                [value for _, value in pairs],
+            )
+            for epoch, pairs in thin(spectra, set(marks))
+        },
+        logarithmic=True,
+    )
+
+
+def thin(spectra: Spectra, kept: Collection[float] = ()) -> Spectra:
+    """First, last, those of ``kept`` epochs, and evenly spaced ones between."""
+    n = len(spectra)
+    if n <= MAX_LINES:
+        return spectra
+    chosen = [i for i, (epoch, _) in enumerate(spectra) if epoch in kept][-MAX_LINES // 2 :]
+    even = max(2, MAX_LINES - len(chosen))
+    return [spectra[i] for i in sorted({*chosen, *(round(i * (n - 1) / (even - 1)) for i in range(even))})]
+
+
+def layout(rows: Tensor, samples: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
+    """(m, 2) principal components of the rows, turned so that samples seen before lie as near as they can to where
+    they were (orthogonal Procrustes): axes that flip between epochs would look like movement.
+
+    Args:
+        rows: (m, d).
+        samples: (m,) whose they are.
+        before: the layout and samples of the window before.
+    """
+    centred = rows.double() - rows.double().mean(dim=0)
+    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
+    points = centred @ vt[:2].T
+    if points.shape[1] < 2:
+        points = torch.cat([points, points.new_zeros(len(points), 2 - points.shape[1])], dim=1)
+    if before is None:
+        return points
+    earlier = {int(sample): i for i, sample in enumerate(before[1])}
+    pairs = [(i, earlier[int(sample)]) for i, sample in enumerate(samples) if int(sample) in earlier]
+    if len(pairs) < 3:
+        return points
+    now, then = torch.tensor(pairs).unbind(1)
+    u, _, wt = torch.linalg.svd(points[now].T @ before[0][then])
+    return points @ (u @ wt)
+
+
+def _last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

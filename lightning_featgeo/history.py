@@ -87,6 +87,11 @@ class History:
         self.events.append(event)
         self._write({"event": event})
 
+    def end(self, how: str) -> None:
+        """Say that the run has ended, and how: "ended as planned". A history without it is of a run that was killed."""
+        self.run["end"] = how
+        self._write({"end": how})
+
     def restore(self, records: Iterable[Record], events: Iterable[dict[str, Any]]) -> None:
         """Begin with what an earlier part of the run has recorded."""
         for record in records:
@@ -153,6 +158,8 @@ class History:
         known = {each.name for each in fields(Record)}
         if "run" in line:
             self.run.update(line["run"])
+        elif "end" in line:
+            self.run["end"] = str(line["end"])
         elif "window" in line:
             self.records.append(Record(**{k: v for k, v in line["window"].items() if k in known}))
         elif "event" in line:

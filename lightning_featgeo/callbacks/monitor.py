@@ -19,7 +19,7 @@ from lightning_featgeo.callbacks.settings import Settings, Taste, fallback_stage
 from lightning_featgeo.history import History
 from lightning_featgeo.sources import FeaturesFrom
 from lightning_featgeo.taps import FeatureTap
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor, explain
 
 
 class FeatureGeometryMonitor(Callback):
@@ -168,8 +168,15 @@ class FeatureGeometryMonitor(Callback):
             undo()
         self._undo = []
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The history says that the run came to its end."""
+        if self._run is not None:
+            self.history.end("came to its end")
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already. A checkpoint may be written after this."""
+        if self._run is not None and self._run.fits:
+            self.history.end(f"died of {explain(exception)}"[:500])
         self.teardown(trainer, pl_module, "exception")
 
     # --- training --------------------------------------------------------------------------------------------

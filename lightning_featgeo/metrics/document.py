@@ -44,6 +44,11 @@ _SEARCHES = {
 }
 
 
+def directions(signal: Signal) -> str:
+    """Which way is better, in words."""
+    return _DIRECTIONS[signal.direction]
+
+
 def _documented(signal: Signal) -> str:
     """The docstring of the signal's function, also behind ``functools.partial``."""
     function = signal.function.func if isinstance(signal.function, functools.partial) else signal.function
@@ -98,7 +103,7 @@ def page(signal: Signal) -> str:
         "Source": signal.source,
         "Range": f"{signal.value_range}, in {signal.unit}" if signal.unit != "1" else signal.value_range,
         "Ceiling": ceiling,
-        "Direction": _DIRECTIONS[signal.direction],
+        "Direction": directions(signal),
         "Needs": needs + (f"; from you: {', '.join(inputs)}" if inputs else ""),
         "Cost": cost(signal),
         "Known bias": signal.bias,
@@ -114,8 +119,7 @@ def page(signal: Signal) -> str:
 def index() -> str:
     """The table of contents."""
     lines = [
-        f"| [`{s.name}`]({s.name}.md) | {s.value_range} | {_DIRECTIONS[s.direction]} | {s.source} |"
-        for s in CATALOG.values()
+        f"| [`{s.name}`]({s.name}.md) | {s.value_range} | {directions(s)} | {s.source} |" for s in CATALOG.values()
     ]
     head = "# Signals\n\nGenerated from the catalogue: `python docs/generate.py`.\n"
     return "\n".join([head, "| signal | range | direction | source |", "|---|---|---|---|", *lines]) + "\n"

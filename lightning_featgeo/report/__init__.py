@@ -1,0 +1,64 @@
+"""Report: histories of runs as one HTML file that works offline.
+
+python -m lightning_featgeo.report RUN [RUN …] [-o report.html] [--baseline NAME]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from lightning_featgeo.report.page import render
+from lightning_featgeo.report.runs import ReportError, distinct, find, load
+from lightning_featgeo.types import near_misses
+
+__all__ = ["ReportError", "write_report"]
+
+
+def write_report(
+    paths: str | Path | Sequence[str | Path],
+    output: str | Path = "report.html",
+    baseline: str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Write a report.
+
+    Args:
+        paths: history files, or folders that hold some: of runs that go on, that ended or that crashed.
+        output: the file to write; an old one is replaced once the new one is whole.
+        baseline: name of the run (or a part of it that no other has) that others are compared with.
+        quiet: no progress bar. Otherwise there is one where it takes longer than two seconds.
+
+    Returns:
+        The file.
+
+    Raises:
+        ReportError: if there is nothing to report on, a library is missing, or the baseline can't be told.
+    """
+    from tqdm.auto import tqdm
+
+    bar = partial(tqdm, delay=2, leave=False, disable=quiet, file=sys.stderr)
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = find(given)
+    found, left_out = distinct(list(bar(load(files), total=len(files), desc="histories", unit="run")))
+    text = render(found, None if baseline is None else _index(baseline, [run.name for run in found]), left_out, bar)
+    target = Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_name(target.name + ".part")
+    half.write_text(text, encoding="utf-8")
+    half.replace(target)
+    return target
+
+
+def _index(baseline: str, names: list[str]) -> int:
+    if baseline in names:
+        return names.index(baseline)
+    fitting = [i for i, name in enumerate(names) if baseline in name]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise ReportError(
+        f"baseline {baseline!r} is {'several' if fitting else 'none'} of the runs: {', '.join(names)}."
+        f"{near_misses(baseline, names)}"
+    )

@@ -1,0 +1,185 @@
+"use strict";
+// Draws each panel when it comes into view; the controls at the top draw again. No request leaves this page.
+(() => {
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const state = { axis: "epoch", errors: true, hidden: new Set() };
+  const root = document.documentElement;
+  const views = new Map();
+  const MANY = 1500; // points from which on a canvas is faster than SVG
+
+  const config = () => {
+    const style = getComputedStyle(root);
+    const [text, soft, line] = ["--ink", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+    return {
+      background: "transparent",
+      font: "system-ui, sans-serif",
+      view: { stroke: "transparent" },
+      axis: { labelColor: soft, titleColor: soft, domainColor: line, tickColor: line, gridColor: line, gridOpacity: 0.6,
+        labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal" },
+      legend: { labelColor: soft, titleColor: text },
+    };
+  };
+
+  function rows(panel) {
+    const curve = [], band = [], lone = [], gap = [], mark = [];
+    for (const one of panel.curves) {
+      if (state.hidden.has(one.run)) continue;
+      const run = page.runs[one.run].name, axis = page.axes[one.axis];
+      const missing = (i) => (one.value[i] ?? null) === null;
+      one.value.forEach((value, i) => {
+        const error = one.error ? one.error[i] : null;
+        const row = { run, epoch: axis.epoch[i], step: axis.step[i], value, error };
+        const banded = error !== null && value !== null;
+        curve.push(row);
+        band.push({ ...row, low: banded ? value - error : null, high: banded ? value + error : null });
+        if (value === null) gap.push({ ...row, why: page.reasons[one.gaps[i]] });
+        else if (missing(i - 1) && missing(i + 1)) lone.push(row);
+      });
+      for (const each of page.marks) {
+        if (each.run === one.run && each.stage === panel.stage) mark.push({ ...each, run });
+      }
+    }
+    const valid = curve.filter((row) => row.value !== null);
+    const banded = state.errors && band.some((row) => row.low !== null);
+    return { curve: valid.length ? curve : [], valid, band: banded ? band : [], lone, gap, mark };
+  }
+
+  function spectrumRows(panel) {
+    const curve = [];
+    for (const line of panel.lines) line.rank.forEach((rank, i) => {
+      if (line.value[i] > 0) curve.push({ epoch: line.epoch, rank, value: line.value[i] });
+    });
+    return { curve };
+  }
+
+  // What is nearest to the pointer holds its row as `datum.datum`. Vega-Lite says so for numbers, but not for names.
+  function unwrapNames(mark) {
+    if (mark.name?.endsWith("voronoi")) {
+      const tooltip = mark.encode.update.tooltip;
+      tooltip.signal = tooltip.signal.replaceAll(/datum(?=\["run"\])/g, "datum.datum").replaceAll("datum.datum.datum", "datum.datum");
+    }
+    mark.marks?.forEach(unwrapNames);
+    return mark;
+  }
+
+  async function draw(box) {
+    const isSpectrum = box.dataset.kind === "spectrum";
+    const panel = isSpectrum ? page.spectra[box.dataset.panel] : page.panels[box.dataset.panel];
+    const text = JSON.stringify(isSpectrum ? page.specs.spectrum : page.specs[state.axis]);
+    const style = getComputedStyle(root); // colours are variables: light and dark differ
+    const spec = JSON.parse(text.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim()));
+    spec.datasets = isSpectrum ? spectrumRows(panel) : rows(panel);
+    spec.layer = spec.layer.filter((layer) => spec.datasets[layer.data?.name ?? "curve"].length);
+    const turn = (views.get(box)?.turn ?? 0) + 1;
+    views.get(box)?.view?.finalize();
+    views.set(box, { turn });
+    if (!spec.datasets.curve.length) {
+      box.textContent = state.hidden.size ? "No run is shown here." : "No window has a value: see Numbers for the reasons.";
+      box.dataset.drawn = String(turn);
+      return;
+    }
+    try {
+      const embedded = await vegaEmbed(box, spec, {
+        actions: false, config: config(), patch: unwrapNames,
+        renderer: spec.datasets.curve.length > MANY ? "canvas" : "svg",
+        tooltip: { theme: root.dataset.theme === "dark" ? "dark" : "light" },
+      });
+      if (views.get(box).turn !== turn) return embedded.finalize(); // drawn again meanwhile
+      views.set(box, { turn, view: embedded });
+      box.dataset.drawn = String(turn);
+    } catch (error) {
+      box.textContent = "This chart can't be drawn: " + error.message;
+      console.error(error);
+    }
+  }
+
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
+  }, { rootMargin: "300px" });
+
+  const boxes = [...document.querySelectorAll(".chart")];
+  function again() {
+    for (const box of boxes) {
+      if (views.has(box)) draw(box);
+    }
+  }
+  boxes.forEach((box) => watcher.observe(box));
+  addEventListener("beforeprint", () => boxes.filter((box) => !views.has(box)).forEach(draw));
+
+  // --- controls ------------------------------------------------------------------------------------------------
+  const preference = matchMedia("(prefers-color-scheme: dark)");
+  const themeButton = document.getElementById("theme");
+  function setTheme(theme) {
+    root.dataset.theme = theme;
+    themeButton.textContent = theme === "dark" ? "Light page" : "Dark page";
+    again();
+  }
+  setTheme(preference.matches ? "dark" : "light");
+  preference.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
+  themeButton.addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+
+  for (const input of document.querySelectorAll("input[name=axis]")) {
+    input.addEventListener("change", () => { state.axis = input.value; again(); });
+  }
+  document.getElementById("errors").addEventListener("change", (event) => { state.errors = event.target.checked; again(); });
+  for (const input of document.querySelectorAll("input[data-run]")) {
+    input.addEventListener("change", () => {
+      state.hidden[input.checked ? "delete" : "add"](Number(input.dataset.run));
+      again();
+    });
+  }
+  for (const input of document.querySelectorAll("input[data-part]")) {
+    input.addEventListener("change", () => { document.getElementById(input.dataset.part).hidden = !input.checked; });
+  }
+
+  // --- numbers -------------------------------------------------------------------------------------------------
+  const header = ["run", "stage", "layer", "signal", "epoch", "step", "value", "standard_error", "gap"];
+  function* records(panel) {
+    for (const one of panel.curves) {
+      const axis = page.axes[one.axis];
+      for (let i = 0; i < one.value.length; i++) {
+        const why = one.value[i] === null ? page.reasons[one.gaps[i]] : "";
+        yield [page.runs[one.run].name, panel.stage, panel.layer ?? "", panel.signal, axis.epoch[i], axis.step[i],
+          one.value[i] ?? "", one.error?.[i] ?? "", why];
+      }
+    }
+  }
+  const guard = (text) => (/^[=+\-@\t\r]/.test(text) ? "'" + text : text); // a spreadsheet would run it
+  const cell = (value) => {
+    const text = typeof value === "number" ? String(value) : guard(String(value));
+    return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  };
+  function download(panels, name) {
+    const lines = [header.join(",")];
+    for (const panel of panels) for (const record of records(panel)) lines.push(record.map(cell).join(","));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+  document.getElementById("csv").addEventListener("click", () => download(page.panels, "featgeo.csv"));
+  for (const button of document.querySelectorAll("button[data-csv]")) {
+    const panel = page.panels[button.dataset.csv];
+    button.addEventListener("click", () => download([panel], `featgeo-${panel.stage}-${panel.signal}.csv`));
+  }
+  for (const details of document.querySelectorAll("details[data-numbers]")) {
+    details.addEventListener("toggle", () => {
+      if (!details.open || details.querySelector("table")) return;
+      const table = document.createElement("table");
+      const row = (kind, values) => {
+        const line = table.insertRow();
+        values.forEach((value, i) => {
+          const cell = document.createElement(kind);
+          cell.textContent = value;
+          if (kind === "th") cell.scope = "col";
+          if (kind === "td" && i === 5 && value !== "") cell.className = "why";
+          line.append(cell);
+        });
+      };
+      row("th", ["run", "epoch", "step", "value", "± standard error", "no value because"]);
+      for (const r of records(page.panels[details.dataset.numbers])) row("td", [r[0], r[4], r[5], r[6], r[7], r[8]]);
+      details.querySelector(".numbers").append(table);
+    });
+  }
+})();

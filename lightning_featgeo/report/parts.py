@@ -1,0 +1,164 @@
+"""Parts of the page: a card for each run, an article for each panel. Everything from outside is escaped."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import Any
+
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.document import directions, formula, undefined
+from lightning_featgeo.report import charts, words
+from lightning_featgeo.report.curves import Curve, Panel, heading, made_of, rows_vary
+from lightning_featgeo.report.runs import Run
+
+MOST_LINES = 6  # curves of which each has a line of words below its chart
+_ALARM = {
+    "text": "what",
+    "limit": "limit",
+    "agree": "agree",
+    "disagree": "disagree",
+    "checkpoint": "checkpoint",
+    "causes": "usual causes",
+    "steps": "next",
+}
+
+
+def text(given: object) -> str:
+    """Escaped for HTML, in text and in quoted attributes."""
+    return html.escape(str(given), quote=True)
+
+
+def run_card(index: int, run: Run, baseline: int | None) -> str:
+    """What happened in a run, in words."""
+    kind, sentence = words.headline(run)
+    label = {"stop": "stopped", "alarm": "alarm", "quiet": "no alarm"}[kind]
+    base = " <span class='badge'>baseline</span>" if index == baseline else ""
+    described = run.history.run.get("described")
+    return "".join(
+        [
+            f"<li class='run' style='--swatch:{charts.colour_of(index, baseline)}'>",
+            f"<h2 class='name'>{text(run.name)}{base}</h2>",
+            f"<p><span class='badge {kind}'>{label}</span> {text(sentence)}</p>",
+            "<ul>",
+            *(f"<li>{text(moved)}</li>" for moved in words.movements(run)),
+            "</ul>",
+            f"<p class='soft'>{text(words.ending(run))} <span class='name'>{text(run.path.name)}</span></p>",
+            *(f"<p class='apart'>{text(note)}</p>" for note in run.notes),
+            *(_alarm(event) for event in run.history.events if isinstance(event.get("alarm"), dict)),
+            _fold("What was watched", f"<p>{text(described)}</p>") if described else "",
+            "</li>",
+        ]
+    )
+
+
+def _alarm(event: dict[str, Any]) -> str:
+    """Everything that an alarm says, behind a fold."""
+    alarm = event["alarm"]
+    rows = {
+        words_for: "; ".join(map(str, given)) if isinstance(given, list) else given
+        for key, words_for in _ALARM.items()
+        if (given := alarm.get(key))
+    }
+    epoch = event.get("epoch")
+    when = f", epoch {epoch:g}" if isinstance(epoch, (int, float)) else ""
+    return _fold(f"{alarm.get('title') or event.get('kind')}{when}: why, and what to do", _list(rows))
+
+
+def _fold(title: str, inside: str) -> str:
+    return f"<details><summary>{text(title)}</summary>{inside}</details>"
+
+
+def _list(rows: dict[str, Any]) -> str:
+    return "<dl>" + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in rows.items() if v) + "</dl>"
+
+
+def article(index: int, panel: Panel, names: list[str], baseline: int | None) -> str:
+    """A panel: title, why it stands apart, chart, words, definition, numbers."""
+    row = CATALOG.get(panel.signal)
+    way = {"higher": "higher is healthier", "lower": "lower is healthier"}.get(row.direction if row else "", "")
+    unit = row.unit if row is not None and row.unit != "1" else ""
+    few = panel.curves if len(panel.curves) <= MOST_LINES else []
+    return "".join(
+        [
+            f"<article class='panel'><p class='kicker'>{text(heading(panel.signal))}</p>",
+            f"<h3>{text(panel.signal)} <small>{text(', '.join(filter(None, (unit, way))))}</small></h3>",
+            *(f"<p class='apart'>{text(reason)}</p>" for reason in _remarks(panel, names)),
+            _figure(f"class='chart' data-panel='{index}'", words.summary(panel, names)),
+            "<ul class='lines'>",
+            *(f"<li>{_line(curve, panel, names, baseline)}</li>" for curve in few),
+            "</ul>",
+            _fold("What this is", _definition(panel)),
+            f"<details data-numbers='{index}'><summary>Numbers</summary>",
+            f"<p><button type='button' data-csv='{index}'>As CSV</button></p>",
+            f"<div class='numbers' tabindex='0' role='region' aria-label='Numbers of {text(panel.signal)}'></div>",
+            "</details></article>",
+        ]
+    )
+
+
+def _figure(attributes: str, told: str) -> str:
+    """Where the script draws; around it, the words for those who can't see it (inside, the script writes its own)."""
+    return f"<div role='img' aria-label='{text(told)}'><div {attributes}></div></div>"
+
+
+def _remarks(panel: Panel, names: list[str]) -> list[str]:
+    found = []
+    if panel.apart:
+        who = ", ".join(names[curve.run] for curve in panel.curves)
+        found.append(f"Drawn apart, because {who} has another {'; '.join(panel.apart)}.")
+    for curve in panel.curves:
+        varying = rows_vary(curve)
+        if varying is not None:
+            found.append(f"{names[curve.run]}: {varying}; signals that depend on n move with it.")
+    return found
+
+
+def _line(curve: Curve, panel: Panel, names: list[str], baseline: int | None) -> str:
+    told = words.of_curve(curve)
+    base = next((other for other in panel.curves if other.run == baseline), None)
+    if base is not None and curve is not base:
+        mine, theirs = _last(curve), _last(base)
+        if mine is not None and theirs is not None:
+            told += f"; {mine - theirs:+.3g} against the baseline at the end"
+    return (f"<b class='name'>{text(names[curve.run])}</b>: " if len(names) > 1 else "") + text(told)
+
+
+def _last(curve: Curve) -> float | None:
+    return next((value for value in reversed(curve.values) if math.isfinite(value)), None)
+
+
+def _definition(panel: Panel) -> str:
+    row = CATALOG.get(panel.signal)
+    facts = {"Made of": made_of(panel)}
+    if row is None:
+        own = "not in this version's catalogue: a signal of your own, or of another version"
+        return _list({"Definition": own, **facts})
+    ceilings = [r.ceilings[panel.signal] for c in panel.curves for r in c.records if panel.signal in r.ceilings]
+    at_most = f"; at most {words.number(max(ceilings))} at this number of rows" if ceilings else ""
+    return _list(
+        {
+            "Definition": formula(row),
+            "Range": f"{row.value_range}{at_most}",
+            "Reading": directions(row),
+            "Known bias": row.bias,
+            "No value": undefined(row),
+            "Source": row.source,
+            **facts,
+        }
+    )
+
+
+def spectrum(index: int, each: dict[str, Any], name: str, several: bool) -> str:
+    """A chart of spectra over time."""
+    first, last, count = each["lines"][0], each["lines"][-1], len(each["lines"])
+    told = f"{count} of {each['of']} windows, epoch {first['epoch']} to {last['epoch']}"
+    title = "eigenvalues of the centred covariance" + (f", {name}" if several else "")
+    drawn = _figure(f"class='chart tall' data-kind='spectrum' data-panel='{index}'", f"{title}: {told}.")
+    return (
+        "<article class='panel'><p class='kicker'>Spectrum over time</p>"
+        f"<h3>{text(title)} <small>dark: early</small></h3>"
+        f"{drawn}"
+        f"<p class='lines'>{text(told)}. Parallel lines: the same shape. A tail that falls: directions are lost.</p>"
+        "</article>"
+    )

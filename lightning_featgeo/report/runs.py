@@ -1,0 +1,136 @@
+"""Runs for a report: finds histories in files and folders, and says plainly what can't be used."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning_featgeo.history import History, Record
+
+LONGEST = 80  # characters of a name
+
+
+class ReportError(Exception):
+    """There is nothing to report on; the message says why and what to do."""
+
+
+@dataclass
+class Run:
+    """One run with a name of its own. ``notes``: what its reader must know."""
+
+    name: str
+    path: Path
+    history: History
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        """Its windows."""
+        return self.history.records
+
+
+def find(paths: Iterable[str | Path]) -> list[Path]:
+    """History files at or below paths, each once, older ones first within a folder.
+
+    Raises:
+        ReportError: if a path does not exist, or a folder holds no history.
+    """
+    found: dict[Path, None] = {}
+    for given in map(Path, paths):
+        if given.is_file():
+            found[given] = None
+        elif given.is_dir():
+            below = sorted(p for p in given.rglob("*.jsonl") if p.is_file() and _looks_like_history(p))
+            if not below:
+                raise ReportError(
+                    f"{given}: no history below this folder. A monitor writes one next to its logger's files, as "
+                    "<log_dir>/featgeo/<time>.jsonl"
+                )
+            found.update(dict.fromkeys(below))
+        else:
+            raise ReportError(f"{given}: there is no such file or folder")
+    return list(found)
+
+
+def _looks_like_history(path: Path) -> bool:
+    """Whether its first line could be one of ours; an empty file below a folder called featgeo could."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline(2**20)
+        return not first.strip() if path.parent.name == "featgeo" and not first.strip() else _is_ours(first)
+    except OSError:
+        return False
+
+
+def _is_ours(line: str) -> bool:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return line.startswith(('{"run": {', '{"window": {'))  # cut by a crash
+    return isinstance(parsed, dict) and bool({"run", "window", "event", "end"} & parsed.keys())
+
+
+def load(paths: Iterable[Path]) -> Iterator[Run]:
+    """Each history as a run; files without a window are left out with a warning, by :func:`distinct`."""
+    for path in paths:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                history = History.load(path)
+            except OSError as error:
+                raise ReportError(f"{path}: can't be read ({error.strerror or error})") from None
+        notes = [str(each.message).removeprefix("featgeo: ") for each in said]
+        yield Run(_name(path, history), path, history, notes)
+
+
+def distinct(loaded: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """All runs, with names that differ, and what was left out.
+
+    A file that only adds stages to another one of its folder (a test after a fit) belongs to that run.
+
+    Args:
+        loaded: runs from :func:`load`.
+
+    Raises:
+        ReportError: if nothing is left.
+    """
+    kept: list[Run] = []
+    left_out: list[str] = []
+    for run in loaded:
+        if not run.records:
+            left_out.append(f"{run.path}: no window has closed, so there is no curve (see docs/running.md)")
+        elif not _joined(run, kept):
+            kept.append(run)
+    if not kept:
+        raise ReportError("nothing to report on:\n  " + "\n  ".join(left_out or ["no run was given"]))
+    seen: dict[str, int] = {}
+    for run in kept:
+        seen[run.name] = seen.get(run.name, 0) + 1
+        if seen[run.name] > 1:
+            run.name = f"{run.name} ({seen[run.name]})"
+    return kept, left_out
+
+
+def _joined(run: Run, kept: list[Run]) -> bool:
+    """Whether a run was the evaluation of one before it, and has been added there."""
+    stages = {record.stage for record in run.records}
+    for other in reversed(kept):
+        same = other.path.parent == run.path.parent and other.history.run.get("of") == run.history.run.get("of")
+        if same and not stages & {record.stage for record in other.records}:
+            other.history.records += run.records
+            other.history.events += run.history.events
+            other.notes += run.notes
+            return True
+    return False
+
+
+def _name(path: Path, history: History) -> str:
+    name = history.run.get("name")
+    if not name:
+        folder = path.parent.parent if path.parent.name == "featgeo" else path.parent
+        name = folder.name if path.parent.name == "featgeo" else path.stem
+    text = " ".join(str(name).split()) or path.stem
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,83 @@
+"""What happened, in words: the headline of a run, and a sentence for each curve."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.report.curves import Curve, Panel
+from lightning_featgeo.report.runs import Run
+
+HEADLINES = ("feature_std", "effective_rank", "rankme", "id_two_nn", "knn_accuracy", "nc1", "uniformity", "nrc1")
+MOST = 4  # curves in a headline
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}"
+
+
+def headline(run: Run) -> tuple[str, str]:
+    """(kind, sentence): kind is "stop", "alarm" or "quiet"."""
+    stops = [event for event in run.history.events if event.get("kind") == "stop"]
+    alarms = [event for event in run.history.events if event.get("kind") == "alarm"]
+    if stops:
+        text = _sentence(stops[-1])
+        also = f" Before that, {len(alarms)} alarm{'s' * (len(alarms) > 1)}." if alarms else ""
+        return "stop", f"{text}.{also}"
+    if alarms:
+        more = f" {len(alarms) - 1} more alarm{'s' * (len(alarms) > 2)} after that." if len(alarms) > 1 else ""
+        return "alarm", f"{_sentence(alarms[0])}.{more}"
+    return "quiet", "No alarm and no stop was recorded (a run that no alarm watches has none)."
+
+
+def _sentence(event: dict[str, object]) -> str:
+    return str(event.get("reason") or event.get("monitor") or "without a reason").rstrip(".")
+
+
+def ending(run: Run) -> str:
+    """How the record ends."""
+    last = max((record.epoch for record in run.records), default=0.0)
+    windows = f"{len(run.records)} window{'s' * (len(run.records) != 1)}, up to epoch {last:g}"
+    end = run.history.run.get("end")
+    if end:
+        return f"{windows}. The run {end}."
+    if run.history.run.get("format", 1) >= 2:
+        return f"{windows}. The record says nothing of an end: the run is still going, or it was killed."
+    return f"{windows}."
+
+
+def movements(run: Run) -> list[str]:
+    """First and last values of the curves that one looks at first."""
+    series: dict[str, list[float]] = {}
+    stages = [record.stage for record in run.records if record.layer is None]
+    stage = "val" if "val" in stages else stages[0] if stages else None
+    for record in run.records:
+        if record.layer is None and record.stage == stage:
+            for name, value in record.values.items():
+                if math.isfinite(value):
+                    series.setdefault(name, []).append(value)
+    chosen = [name for name in HEADLINES if name in series] or [name for name in series if name in CATALOG]
+    return [f"{name} {number(series[name][0])} → {number(series[name][-1])}" for name in chosen[:MOST]]
+
+
+def summary(panel: Panel, names: list[str]) -> str:
+    """What a picture of the panel would tell, for those who can't see it."""
+    direction = {"higher": "Higher is healthier.", "lower": "Lower is healthier."}
+    row = CATALOG.get(panel.signal)
+    parts = [f"{panel.signal}, stage {panel.stage}{f', layer {panel.layer}' if panel.layer else ''}."]
+    parts += [f"{names[curve.run]}: {of_curve(curve)}." for curve in panel.curves]
+    return " ".join([*parts, direction.get(row.direction, "") if row else ""]).strip()
+
+
+def of_curve(curve: Curve) -> str:
+    """First, last, best and gaps."""
+    known = [(record.epoch, value) for record, value in zip(curve.records, curve.values, strict=True) if value == value]
+    gaps = f"{len(curve.gaps)} of {len(curve.values)} windows without a value" if curve.gaps else ""
+    if not known:
+        return gaps or "no value"
+    low, high = min(known, key=lambda kv: kv[1]), max(known, key=lambda kv: kv[1])
+    text = f"{number(known[0][1])} → {number(known[-1][1])}"
+    if len(known) > 2:
+        text += f" (lowest {number(low[1])} at epoch {low[0]:g}, highest {number(high[1])} at epoch {high[0]:g})"
+    return f"{text}; {gaps}" if gaps else text

@@ -1,0 +1,243 @@
+"""The report in a real browser: drawn, not only present; hovered, toggled, downloaded; no request, no error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from histories import SIGNALS, record, stop, write
+
+from lightning_featgeo.history import History
+from lightning_featgeo.report import write_report
+
+HOSTILE = "</script><img src=x onerror='window.hacked=1'> \"quoted\" & 'more' \u202e 雪 {{x}} ${y} " + "long " * 20
+
+TO_THE_MIDDLE = "(one) => one.scrollIntoView({block: 'center', behavior: 'instant'})"
+
+
+@dataclass
+class Opened:
+    """A page, and what it has done besides."""
+
+    page: Any
+    said: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def all_drawn(self) -> None:
+        """Scroll to every chart that can be seen, and wait until it is drawn."""
+        for box in self.page.locator(".chart").all():
+            if box.is_visible():
+                box.evaluate(TO_THE_MIDDLE)
+                self.page.wait_for_function("(box) => box.dataset.drawn", arg=box.element_handle(), timeout=60_000)
+
+    def colours(self, panel: int) -> set[str]:
+        """Stroke colours of the lines of a chart."""
+        return set(
+            self.page.eval_on_selector_all(
+                f".chart[data-panel='{panel}']:not([data-kind]) .mark-line path",
+                "paths => paths.map((path) => path.getAttribute('stroke'))",
+            )
+        )
+
+    def settle(self, panel: int, act: Callable[[], None]) -> None:
+        """Do something that draws a chart again, and wait until that has happened."""
+        box = f".chart[data-panel='{panel}']:not([data-kind])"
+        before = int(self.page.get_attribute(box, "data-drawn"))
+        act()
+        self.page.wait_for_function(f'Number(document.querySelector("{box}").dataset.drawn) > {before}')
+
+
+@pytest.fixture
+def open_report(browser: Any) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def opener(path: Path, width: int = 1280, dark: bool = False) -> Opened:
+        scheme = "dark" if dark else "light"
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        opened = Opened(context.new_page())
+        opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
+        opened.page.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
+        opened.page.on("request", lambda request: opened.requests.append(request.url))
+        opened.page.goto(path.as_uri())
+        return opened
+
+    yield opener
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs: one intact, one hostile in name that stops and has gaps, one with another k."""
+    folder = tmp_path_factory.mktemp("runs")
+    write(folder / "a.jsonl", name="intact")
+    stop(write(folder / "b.jsonl", windows=9, name=HOSTILE, end=None, gap=("nc1",)), 5.0)
+    other = {**record(0).facts, "k": 10}
+    stop(write(folder / "c.jsonl", name="other k", facts=other), 7.0, kind="alarm", text="tail merging")
+    history = History.load(folder / "a.jsonl")
+    history.path = folder / "a.jsonl"
+    for i in range(12):
+        gap = ("nc1",) if i in (3, 4, 8, 10) else ()
+        history.append(record(i, stage="train", gap=gap))
+    return write_report(sorted(folder.glob("*.jsonl")), folder / "report.html", baseline="intact", quiet=True)
+
+
+def test_charts_are_drawn_without_an_error_or_a_request(
+    open_report: Callable[..., Opened], compared: Path, artefacts: Path
+) -> None:
+    opened = open_report(compared)
+    opened.all_drawn()
+    opened.page.screenshot(path=artefacts / "compared_light.png", full_page=True)
+    assert opened.said == []
+    assert opened.requests == [compared.as_uri()]
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator(".run h2").nth(1).inner_text().startswith("</script><img src=x onerror=")
+    drawn = opened.page.eval_on_selector_all(
+        ".chart:not([data-kind])",
+        """boxes => boxes.map((box) => {
+          const own = box.getBoundingClientRect();
+          return [...box.querySelectorAll('.mark-line path[d]')].map((path) => {
+            const it = path.getBoundingClientRect();
+            const across = it.left >= own.left && it.right <= own.right;
+            return {points: path.getAttribute('d').split(/[ML]/).length - 1, wide: it.width, high: it.height,
+                    inside: across && it.top >= own.top && it.bottom <= own.bottom};
+          });
+        })""",
+    )
+    assert len(drawn) == len(SIGNALS) + 1 + len(SIGNALS)  # the other k stands apart for id_two_nn
+    for lines in drawn:
+        assert lines
+        for line in lines:
+            assert line["points"] in (9, 12) or line["points"] == 8  # with gaps: what is left
+            assert line["inside"]
+            assert line["wide"] > 100
+            assert line["high"] > 20
+
+
+def test_curves_that_differ_stand_apart_and_the_reason_is_said(
+    open_report: Callable[..., Opened], compared: Path
+) -> None:
+    opened = open_report(compared)
+    apart = opened.page.locator(".panel", has_text="Drawn apart")
+    assert apart.count() == 1
+    assert "id_two_nn" in apart.inner_text()
+    assert "other k has another neighbours (k): 10 instead of 20" in apart.inner_text()
+
+
+def test_hovering_shows_the_values(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:
+    opened = open_report(compared)
+    opened.all_drawn()
+    box = opened.page.locator(".chart[data-panel='0']:not([data-kind])")
+    box.evaluate(TO_THE_MIDDLE)
+    frame = box.bounding_box()
+    opened.page.mouse.move(frame["x"] + frame["width"] * 0.6, frame["y"] + frame["height"] * 0.3)
+    opened.page.mouse.move(frame["x"] + frame["width"] * 0.7, frame["y"] + frame["height"] * 0.4, steps=20)
+    tip = opened.page.locator("#vg-tooltip-element.visible")
+    tip.wait_for(timeout=10_000)
+    text = tip.inner_text()
+    opened.page.screenshot(path=artefacts / "hover.png")
+    epoch = int(re.search(r"epoch\s*(\d+)", text)[1])
+    value = float(re.search(r"value\s*([\d.]+)", text)[1])
+    assert value == pytest.approx(record(epoch - 1).values["feature_std"], rel=1e-4)
+    assert any(name in text for name in ("intact", "</script>", "other k"))  # whose it is
+
+    gap = opened.page.locator(".chart:not([data-kind]) .mark-symbol path[aria-label*='no value']").first
+    gap.evaluate(TO_THE_MIDDLE)
+    gap.hover()
+    opened.page.wait_for_function(
+        "document.getElementById('vg-tooltip-element').innerText.includes('the rows were all the same')"
+    )
+    assert opened.said == []
+
+
+def test_toggles(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:
+    opened = open_report(compared)
+    opened.all_drawn()
+    page = opened.page
+    assert len(opened.colours(0)) == 3
+    opened.settle(0, page.locator("input[data-run='1']").uncheck)
+    assert len(opened.colours(0)) == 2
+    opened.settle(0, lambda: page.keyboard.press("Space"))  # the keyboard does it too: the box has the focus
+    assert len(opened.colours(0)) == 3
+
+    chart = ".chart[data-panel='0']:not([data-kind])"
+    assert "optimiser step" not in page.inner_text(chart)
+    opened.settle(0, page.locator("input[value='step']").check)
+    assert "optimiser step" in page.inner_text(chart)
+
+    banded = next(i for i in range(20) if page.locator(f".chart[data-panel='{i}'] .mark-area").count())
+    opened.settle(banded, page.locator("#errors").uncheck)
+    assert page.locator(f".chart[data-panel='{banded}'] .mark-area").count() == 0
+
+    before = opened.colours(0)
+    opened.settle(0, page.locator("#theme").click)
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert opened.colours(0) != before  # the baseline is drawn in the page's ink
+    page.screenshot(path=artefacts / "compared_dark.png", full_page=True)
+
+    assert page.locator("#part-1").is_visible()
+    page.locator("input[data-part='part-1']").uncheck()
+    assert not page.locator("#part-1").is_visible()
+    assert opened.said == []
+
+
+def test_numbers_as_a_table_and_as_csv(open_report: Callable[..., Opened], compared: Path, tmp_path: Path) -> None:
+    opened = open_report(compared)
+    with opened.page.expect_download() as coming:
+        opened.page.locator("#csv").click()
+    coming.value.save_as(tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    mine = [r for r in rows if (r["run"], r["stage"], r["signal"]) == ("intact", "val", "id_two_nn")]
+    assert [float(r["value"]) for r in mine] == pytest.approx(
+        [record(i).values["id_two_nn"] for i in range(12)], rel=1e-5
+    )
+    assert {float(r["standard_error"]) for r in mine} == {0.1}
+    gaps = [r for r in rows if r["gap"]]
+    assert len(gaps) == 9 + 4
+    assert {r["value"] for r in gaps} == {""}
+    numbers = opened.page.locator("details[data-numbers='0']")
+    numbers.locator("summary").click()
+    numbers.locator("table").wait_for()
+    assert numbers.locator("tr").count() == 1 + 12 + 9 + 12
+
+
+def test_narrow_and_dark(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:
+    opened = open_report(compared, width=360, dark=True)
+    opened.all_drawn()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    opened.page.screenshot(path=artefacts / "compared_narrow.png", full_page=True)
+    assert opened.said == []
+
+
+def test_every_chart_and_control_has_words(open_report: Callable[..., Opened], compared: Path) -> None:
+    page = open_report(compared).page
+    labels = page.eval_on_selector_all(
+        ".chart", "all => all.map((one) => one.parentElement.getAttribute('aria-label'))"
+    )
+    assert all(len(label) > 20 for label in labels)
+    assert any("4 of 12 windows without a value" in label for label in labels)
+    unnamed = page.eval_on_selector_all(
+        "input, button", "all => all.filter((one) => !(one.labels?.length || one.textContent.trim())).length"
+    )
+    assert unnamed == 0
+
+
+def test_a_thousand_epochs_of_fifty_signals(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    signals = tuple(f"own_signal_{i}" for i in range(50))
+    lines = [json.dumps({"window": vars(record(i, signals=signals))}) for i in range(1000)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines) + "\n")
+    path = write_report(tmp_path / "long.jsonl", tmp_path / "report.html", quiet=True)
+    assert path.stat().st_size < 2e6
+    opened = open_report(path)
+    opened.all_drawn()
+    assert opened.page.locator(".chart[data-drawn]").count() == 50 + 1
+    assert opened.said == []

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
+from lightning_featgeo.report import write_report
 
 
 class DigitsNet(pl.LightningModule):
@@ -77,6 +78,7 @@ def show(monitor: FeatureGeometryMonitor, stage: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--report", default="featgeo/report.html", help="where the report is written")
     args = parser.parse_args()
 
     pl.seed_everything(0)
@@ -104,6 +106,8 @@ def main() -> None:
     run_dir = logger.experiment.dir.removesuffix("/files")
     logger.experiment.finish()
     print(f"History: {monitor.history.path}")
+    if monitor.history.path is not None:
+        print(f"Report (open it in a browser): {write_report(monitor.history.path, args.report).resolve()}")
     print(f"Open the run in a terminal:  .venv/bin/wandb leet {run_dir}")
 
 

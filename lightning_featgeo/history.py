@@ -5,6 +5,7 @@ The report, the tables of notebooks and resumed runs are made from it.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 
 from lightning_featgeo.types import FeatureGeometryWarning
 
+SHOWN_ROWS = 20  # in a notebook
 FORMAT = 2  # of the file; a later one is read as far as it is understood
 
 
@@ -129,6 +131,45 @@ class History:
             if name.startswith(record.prefix) and (signal := name.removeprefix(record.prefix)) in record.values
         ]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each window and layer: where and when it was, its signals, and their standard errors as ``…_se``.
+
+        A signal without a value is left out; ``records`` has the reasons.
+        """
+        return [
+            {
+                "window": record.window,
+                "stage": record.stage,
+                "layer": record.layer,
+                "epoch": record.epoch,
+                "step": record.step,
+                **record.values,
+                **{f"{name}_se": error for name, error in record.standard_errors.items()},
+            }
+            for record in self.records
+        ]
+
+    def to_pandas(self) -> Any:
+        """:meth:`rows` as a ``pandas.DataFrame``, NaN where there is no value.
+
+        Raises:
+            ModuleNotFoundError: without pandas.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas; rows() does without") from error
+        return pandas.DataFrame(self.rows())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the last windows as a table."""
+        shown = self.rows()[-SHOWN_ROWS:]
+        names = list(dict.fromkeys(name for row in shown for name in row if not name.endswith("_se")))
+        lines = [f"<p>{len(self.records)} windows{', the last:' if len(shown) < len(self.records) else ''}</p>"]
+        lines.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
+        lines += ["<tr>" + "".join(f"<td>{_shown(row.get(name))}</td>" for name in names) + "</tr>" for row in shown]
+        return "".join([*lines, "</table>"])
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
         """Read a file back: whole, cut short, or damaged. Lines that can't be read are left out, and that is said.
@@ -164,3 +205,7 @@ class History:
             self.records.append(Record(**{k: v for k, v in line["window"].items() if k in known}))
         elif "event" in line:
             self.events.append(dict(line["event"]))
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))

@@ -24,6 +24,7 @@ from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
+from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.rows import Rows, build_rows
 from lightning_featgeo.metrics.statistics import Statistics
@@ -337,6 +338,19 @@ class GeometryMetric(Mergeable):
             self.has_reference,
             self._earlier,
         )
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw the signals, an axes each; returns the figure and the axes.
+
+        Args:
+            val: what ``compute()`` has returned, or a list of it, one a step. None: what it returns now.
+            ax: matplotlib axes to draw into. None: new ones.
+
+        Raises:
+            ModuleNotFoundError: without matplotlib.
+            ValueError: if there is no value.
+        """
+        return plot_signals(self.compute() if val is None else val, ax)
 
     # --- state -----------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
         *when,
         alt.Tooltip("step:Q", title="step"),
         alt.Tooltip("value:Q", title="value", format=".5~g"),
-        alt.Tooltip("error:Q", title="standard error", format=".2~g"),
+        alt.Tooltip("error:N", title="standard error"),
     ]
     near = _nearest(alt, axis)
 

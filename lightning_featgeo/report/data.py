@@ -24,7 +24,7 @@ class Data:
         self.stride = max(1, math.ceil(total / MOST_NUMBERS))
         if self.stride > 1:
             self.notes.append(
-                f"{total:,} values are too many for one page: every {self.stride}th window is drawn, beside the last "
+                f"{total:,} values are too many for one page: one window in {self.stride} is drawn, beside the last "
                 "one and those with an alarm. The history files have them all."
             )
         marked = {(i, event.get("epoch")) for i, run in enumerate(runs) for event in run.history.events}

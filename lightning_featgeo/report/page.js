@@ -28,7 +28,7 @@
       const missing = (i) => (one.value[i] ?? null) === null;
       one.value.forEach((value, i) => {
         const error = one.error ? one.error[i] : null;
-        const row = { run, epoch: axis.epoch[i], step: axis.step[i], value, error };
+        const row = { run, epoch: axis.epoch[i], step: axis.step[i], value, error: error === null ? "none known" : "±" + error };
         const banded = error !== null && value !== null;
         curve.push(row);
         band.push({ ...row, low: banded ? value - error : null, high: banded ? value + error : null });
@@ -56,7 +56,7 @@
   function unwrapNames(mark) {
     if (mark.name?.endsWith("voronoi")) {
       const tooltip = mark.encode.update.tooltip;
-      tooltip.signal = tooltip.signal.replaceAll(/datum(?=\["run"\])/g, "datum.datum").replaceAll("datum.datum.datum", "datum.datum");
+      tooltip.signal = tooltip.signal.replaceAll(/datum(?=\["(run|error)"\])/g, "datum.datum").replaceAll("datum.datum.datum", "datum.datum");
     }
     mark.marks?.forEach(unwrapNames);
     return mark;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -132,5 +133,6 @@ def _name(path: Path, history: History) -> str:
     if not name:
         folder = path.parent.parent if path.parent.name == "featgeo" else path.parent
         name = folder.name if path.parent.name == "featgeo" else path.stem
-    text = " ".join(str(name).split()) or path.stem
+    drawn = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in str(name))
+    text = " ".join(drawn.split()) or path.stem  # without what turns or hides the text behind it
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

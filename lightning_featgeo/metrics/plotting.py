@@ -1,0 +1,78 @@
+"""Plots for notebooks, after torchmetrics' convention: ``fig, ax = metric.plot()``, an axes a signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
+from lightning_featgeo.types import Tensor
+
+COLUMNS = 4
+Values = Mapping[str, Tensor | float | int]
+
+
+def plot_signals(values: Values | Sequence[Values], ax: Any = None, steps: Sequence[float | int] | None = None) -> Any:
+    """Draw values of signals: a point each, or a line over steps with its gaps.
+
+    Args:
+        values: signal -> value, as ``compute()`` returns it; or one such dict a step, where a missing signal is a gap.
+        ax: matplotlib axes to draw into: one, or as many as there are signals. None: new ones.
+        steps: of the dicts, for the x axis; None: 1, 2, ….
+
+    Returns:
+        The figure, and the axes: one, or an array where there are several signals.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+        ValueError: if there is no value, or not an axes for each signal.
+    """
+    try:
+        import matplotlib.pyplot as plt
+        import numpy
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("plot() needs matplotlib: pip install matplotlib") from error
+
+    several = not isinstance(values, Mapping)
+    each: list[Values] = list(values) if not isinstance(values, Mapping) else [values]
+    names = list(dict.fromkeys(name for one in each for name in one if name != COUNT_SIGNAL))
+    if not names:
+        raise ValueError("there is no value to plot: window().gaps has the reasons")
+    if ax is None:
+        columns = min(COLUMNS, len(names))
+        rows = math.ceil(len(names) / columns)
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(3.2 * columns, 2.4 * rows), squeeze=False, layout="constrained"
+        )
+        axes = list(grid.flat)
+    else:
+        axes = list(numpy.atleast_1d(ax).flat)
+        if len(axes) < len(names):
+            raise ValueError(f"{len(names)} signals need an axes each, got {len(axes)}: {', '.join(names)}")
+        figure = axes[0].get_figure()
+    x = list(steps) if steps is not None else list(range(1, len(each) + 1))
+    for one, name in zip(axes, names, strict=False):
+        y = [float(values_of[name]) if name in values_of else math.nan for values_of in each]
+        one.plot(x, y, marker="o" if len(each) == 1 or any(map(math.isnan, y)) else None, ms=4)
+        _dress(one, name, several)
+    for unused in axes[len(names) :] if ax is None else []:
+        unused.set_axis_off()
+    return figure, axes[0] if len(names) == 1 else numpy.array(axes[: len(names)])
+
+
+def _dress(axes: Any, name: str, several: bool) -> None:
+    signal = CATALOG.get(name)
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(signal.direction if signal else "none", "")
+    axes.set_title(name + arrow, fontsize=9)
+    if signal is not None and signal.unit != "1":
+        axes.set_ylabel(signal.unit, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if not several:
+        axes.set_xticks([])
+        if signal is not None and all(map(math.isfinite, signal.bounds)):
+            low, high = signal.bounds
+            margin = 0.05 * (high - low)
+            axes.set_ylim(low - margin, high + margin)

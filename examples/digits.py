@@ -24,8 +24,9 @@ from lightning_featgeo.report import write_report
 
 
 class DigitsNet(pl.LightningModule):
-    def __init__(self) -> None:
+    def __init__(self, lr: float = 0.05) -> None:
         super().__init__()
+        self.lr = lr
         self.backbone = nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
@@ -50,7 +51,7 @@ class DigitsNet(pl.LightningModule):
         self.log("val/accuracy", (logits.argmax(1) == y).float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
 
 
 def digits_loaders(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:

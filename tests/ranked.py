@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo.callbacks import publishing
+from lightning_featgeo.callbacks.run import Run
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics import bank_statistics, reference_statistics
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.moments import MomentsAccumulator
 
 TRAIN, VAL = 307, 457  # neither 2, 3 nor 4 divides them
@@ -405,3 +408,35 @@ def of_other_sizes(size: int, kind: str) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         run.fit(still(), digit_loaders()[0], DataLoader(data, 10, **how))
     return {"records": told(monitor)}
+
+
+def identified(size: int) -> dict[str, Any]:
+    """Tables of a run whose samples have names: what rank 0 could show of its last window."""
+    shown: list[Any] = []
+    publish = publishing.Publisher.publish
+
+    def listening(self: Any, trainer: Any, pl_module: Any, closed: Any, *args: Any, **kwargs: Any) -> None:
+        shown.append(closed)
+        publish(self, trainer, pl_module, closed, *args, **kwargs)
+
+    publishing.Publisher.publish = listening
+    Run.watch = with_details(Run.watch, Details())
+    monitor = FeatureGeometryMonitor(signals=["id_two_nn"], id_key=2, bank_size=200, on_error="raise")
+    x, y = digits()
+    names = torch.arange(1000, 1000 + VAL)
+    loader = DataLoader(TensorDataset(x[:VAL] / 16, y[:VAL], names), 32)
+    several(size, monitor, max_epochs=1).fit(still(), digit_loaders()[0], loader)
+    curves = shown[-1].curves
+    return {"samples": curves["low_samples"].tolist() if curves else None, "ids": dict(shown[-1].ids)}
+
+
+def with_details(watch: Any, details: Any) -> Any:
+    """Windows that bring tables along although no logger asks for them."""
+
+    def wrapped(self: Any, *args: Any) -> Any:
+        found = watch(self, *args)
+        for part in found:
+            part.metric.details = details
+        return found
+
+    return wrapped

@@ -77,6 +77,24 @@ def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]],
     return metrics, rows, summary
 
 
+def config(folder: Path) -> dict[str, Any]:
+    """Config of the one finished run below a folder."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, Any] = {}
+    for record in _when_finished(path):
+        if record.WhichOneof("record_type") in ("config", "run"):
+            updates = record.config.update if record.WhichOneof("record_type") == "config" else record.run.config.update
+            found.update({item.key: json.loads(item.value_json) for item in updates if item.key})
+    return found
+
+
+def table(folder: Path, summary: dict[str, Any], key: str) -> dict[str, Any]:
+    """The latest table of that key: its columns and rows."""
+    (path,) = folder.glob(f"wandb/offline-run-*/files/{summary[f'{key}.path']}")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def alerts(folder: Path) -> list[wandb_internal_pb2.AlertRecord]:
     """Alerts of the one finished run below a folder."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")

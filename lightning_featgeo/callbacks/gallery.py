@@ -228,7 +228,7 @@ class Gallery:
 
     def _remember_depth(self, record: Record, asked: Sequence[str]) -> None:
         stage = self._depth.setdefault(record.stage, {})
-        layer = record.layer or record.facts.get("layer") or "first layer"
+        layer = record.facts.get("layer") or record.layer or "first layer"
         for signal in asked[:DEPTH_SIGNALS]:
             if signal in record.values:
                 epochs, values = stage.setdefault(signal, {}).setdefault(str(layer), ([], []))

@@ -5,6 +5,7 @@ The callback maps Lightning's hooks onto this; nothing here knows when a hook fi
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -58,6 +59,7 @@ class Run:
         self.stages: tuple[str, ...] = settings.stages
         self.history = history
         self.catching: str | None = None
+        self._owed = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self._windows: dict[str, dict[int, Window]] = {}
         self._open: set[str] = set()
         self._checked: set[tuple[str, int]] = set()
@@ -258,6 +260,7 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
+        s.check_class_names(watched[0].metric.num_classes if watched else None)
         for part in watched:
             part.metric.lenient = self.trained
             part.metric.details = self.gallery.details
@@ -285,6 +288,8 @@ class Run:
         if stage not in self.stages:  # it only served as a reference
             return 0
         windows = self._windows.get(stage, {})
+        for window in [*windows.values()][:1]:
+            window.seconds, self._owed = window.seconds + self._owed, 0.0
         empty: dict[int, list[str]] = {}
         for loader, window in windows.items():  # all of them first: one may be another's reference
             with self.guarded(f"closing the {window.name} window", stage, loader):
@@ -295,6 +300,7 @@ class Run:
             closed += [(window, each) for each in self._closed(stage, loader, window, first_number, reference, empty)]
         for _, (record, *_) in closed:  # all of them first: a rule may compare one with another
             self.alarming.hear(record)
+        begin = time.perf_counter()
         for window, shown in closed:
             record = shown.record
             self.guard.warn_of(record)
@@ -308,6 +314,7 @@ class Run:
                     self.publisher.alarmed(record, alarm, stopper.stop(self.trainer, alarm))
         for window in windows.values():
             self.gallery.finish_windows(window.name)
+        self._owed = time.perf_counter() - begin
         return len(windows)
 
     def _closed(

@@ -167,6 +167,19 @@ class Settings:
                 'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
             )
 
+    def check_class_names(self, num_classes: int | None) -> None:
+        """As many names as classes.
+
+        Raises:
+            ConfigurationError: with both numbers.
+        """
+        names = self.taste.class_names
+        if names is not None and num_classes is not None and len(names) != num_classes:
+            raise ConfigurationError(
+                f"class_names= has {len(names)} names, and there are {num_classes} classes: give each "
+                "class one, in the order of their indices"
+            )
+
     def label_reader(self, num_classes: int | None) -> LabelReader:
         """What reads labels, of so many classes."""
         return LabelReader(self.labels, num_classes, self.ignore_index, self.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def _new(width: float, height: float, title: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(_plain(title), fontsize=10)
+    axes.set_title("\n".join(textwrap.wrap(_plain(title), int(11 * width))), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -34,7 +35,7 @@ def lines(chart: Lines) -> Figure:
     """A line a key, from dark (early) to bright (late)."""
     from matplotlib import colormaps
 
-    figure, axes = _new(6.4, 4, chart.title)
+    figure, axes = _new(6.4, 4.0, chart.title)
     colours = colormaps["viridis"]
     for i, (key, (x, y)) in enumerate(chart.series.items()):
         shown = [value if value > 0 or not chart.logarithmic else float("nan") for value in y]
@@ -65,7 +66,7 @@ def scatter(data: Scatter) -> Figure:
     """Points coloured by group; more than twenty groups share colours."""
     from matplotlib import colormaps
 
-    figure, axes = _new(5.5, 5, data.title)
+    figure, axes = _new(5.5, 5.0, data.title)
     groups = sorted(set(data.groups))
     colours = colormaps["tab20"]
     for i, group in enumerate(groups):

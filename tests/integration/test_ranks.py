@@ -168,3 +168,11 @@ def test_a_data_set_of_its_own_on_every_rank_repeats_nothing() -> None:
     (record,) = every[0]["records"]
     assert record["values"]["n_samples"] == 121
     assert "repeated" not in record["counts"]
+
+
+def test_samples_are_named_whichever_rank_has_seen_them() -> None:
+    alone = on_ranks(1, ranked.identified, 1)[0]
+    every = on_ranks(3, ranked.identified, 3)
+    assert alone["ids"] == {sample: str(1000 + sample) for sample in alone["samples"]}
+    assert every[0]["samples"] == alone["samples"]
+    assert all(rank["ids"] == alone["ids"] for rank in every)

@@ -7,24 +7,34 @@ import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from models import Classifier, loaders, trainer
-from wandb_file import read
+from torch import nn
+from wandb_file import alerts, config, read, table
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
 
+NAMES = [f"digit {i}" for i in range(10)]
 
-@pytest.fixture
-def run_files(tmp_path: Path):
-    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
-    monitor = FeatureGeometryMonitor(stages=("train", "val"), on_error="raise")
+
+@pytest.fixture(scope="module")
+def run_files(tmp_path_factory: pytest.TempPathFactory):
+    """Two stages, two layers, nine signals, a stop; and everything that can be shown."""
+    folder = tmp_path_factory.mktemp("wandb")
+    logger = WandbLogger(project="test", offline=True, save_dir=folder)
+    monitor = FeatureGeometryMonitor(
+        layer=["net.0", "net.2"], signals=["classifier", "hubness"], stages=("train", "val"), num_classes=10,
+        class_names=NAMES, id_key=lambda batch: [f"image of a {int(y)}" for y in batch[1]], embedding_rows=40,
+        on_error="raise",
+    )  # fmt: skip
     stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=3)
-    trainer(monitor, stop, max_epochs=5, logger=logger).fit(Classifier(), *loaders())
+    net = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU(), nn.Linear(24, 10))
+    trainer(monitor, stop, max_epochs=5, logger=logger).fit(Classifier(net), *loaders())
     wandb.finish()
-    return monitor, stop, *read(tmp_path)
+    return folder, monitor, stop, *read(folder)
 
 
-def test_what_the_run_file_holds(run_files) -> None:
-    monitor, stop, metrics, rows, summary = run_files
+def test_curves_have_an_epoch_axis_and_a_summary(run_files) -> None:
+    _, monitor, stop, metrics, rows, summary = run_files
     for stage in ("train", "val"):
         for signal in monitor.history.run["signals"]:
             assert metrics[f"featgeo/{stage}/{signal}"]["step"] == "featgeo/epoch"
@@ -37,18 +47,96 @@ def test_what_the_run_file_holds(run_files) -> None:
         assert [r["featgeo/epoch"] for r in own] == [1.0, 2.0, 3.0]
         values = [v for _, v in monitor.history.series(f"featgeo/{stage}/nc1")]
         assert [r[f"featgeo/{stage}/nc1"] for r in own] == pytest.approx(values, rel=1e-6)
+    (last,) = [r for r in monitor.history if (r.stage, r.layer, r.epoch) == ("val", None, 3.0)]
+    assert summary["featgeo/val/feature_std"]["last"] == pytest.approx(last.values["feature_std"])
+    assert summary["featgeo_stop_reason"] == stop.alarms[0].line
 
+
+def test_a_section_has_at_most_eight_panels(run_files) -> None:
+    """W&B makes a panel of every name that is not hidden; everything before the last slash is its section."""
+    _, monitor, _, metrics, _, _ = run_files
+    sections: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        if not metric["hidden"] and name.startswith("featgeo"):
+            section, _, panel = name.rpartition("/")
+            sections.setdefault(section, []).append(panel)
+    assert sections == {f"featgeo/{stage}": monitor.history.run["signals"][:8] for stage in ("train", "val")}
+    assert monitor.history.run["signals"][8:] == ["hubness"]
+    assert metrics["featgeo/val/hubness"]["hidden"]  # logged, and one click away
+    assert metrics["featgeo/val/alarm"]["hidden"]
+    assert metrics["featgeo_monitor/val/seconds"]["hidden"]
+    assert metrics["featgeo/epoch"]["hidden"]
+
+
+def test_histograms_spectra_and_layers_over_time(run_files) -> None:
+    folder, monitor, _, metrics, rows, summary = run_files
     curves = [r for r in rows if "featgeo_curves/val/log_density._type" in r]
     assert [r["featgeo/epoch"] for r in curves] == [1.0, 2.0, 3.0]
     for name in ("log_density", "local_dimension"):
         assert curves[0][f"featgeo_curves/val/{name}._type"] == "histogram"
         assert sum(curves[0][f"featgeo_curves/val/{name}.values"]) == 200
-    # one line a window so far, one point an eigenvalue
-    assert [r["featgeo_curves/val/spectrum_table.nrows"] for r in curves] == [48, 96, 144]
-    assert summary["featgeo/val/feature_std"]["last"] == pytest.approx(
-        monitor.history.records[-2].values["feature_std"]
-    )
-    assert summary["featgeo_stop_reason"] == stop.alarms[0].line
+    spectra = table(folder, summary, "featgeo_curves/val/spectrum_table")  # a line a window, the alarm's marked
+    lines = {key: [(x, y) for x, k, y in spectra["data"] if k == key] for _, key, _ in spectra["data"]}
+    assert list(lines) == ["epoch 1", "epoch 2", "epoch 3 (Threshold of feature_std)"]
+    kept = [
+        tuple(pair) for r in monitor.history if (r.stage, r.layer, r.epoch) == ("val", None, 2.0) for pair in r.spectrum
+    ]
+    assert lines["epoch 2"] == kept
+    assert len(kept) > 20
+    depth = table(folder, summary, "featgeo_curves/val/depth_feature_std_table")
+    by_layer = {key: [y for _, k, y in depth["data"] if k == key] for _, key, _ in depth["data"]}
+    assert by_layer == {
+        "net.0": [v for _, v in monitor.history.series("featgeo/val/feature_std")],
+        "net.2": [v for _, v in monitor.history.series("featgeo/val/net_2/feature_std")],
+    }
+    assert metrics["featgeo/val/net_2/feature_std"]["hidden"]
+
+
+def test_tables_name_classes_and_samples(run_files) -> None:
+    folder, monitor, _, _, _, summary = run_files
+    best = max(e for e, v in monitor.history.series("featgeo/val/knn_accuracy") if v == max(
+        v for _, v in monitor.history.series("featgeo/val/knn_accuracy")))  # fmt: skip
+    for when in ("best", "last"):
+        classes = table(folder, summary, f"featgeo_tables/val/classes_{when}")
+        rows = [dict(zip(classes["columns"], row, strict=True)) for row in classes["data"]]
+        assert {row["class"] for row in rows} == set(NAMES)
+        assert sum(row["rows"] for row in rows) == 200
+        accuracies = [row["kNN accuracy"] for row in rows]
+        assert accuracies == sorted(accuracies)  # the worst first
+        epoch = 3.0 if when == "last" else best
+        mean = sum(row["kNN accuracy"] * row["rows"] for row in rows) / 200
+        assert mean == pytest.approx(dict(monitor.history.series("featgeo/val/knn_accuracy"))[epoch], abs=1e-5)
+        lonely = table(folder, summary, f"featgeo_tables/val/lowest_density_{when}")
+        rows = [dict(zip(lonely["columns"], row, strict=True)) for row in lonely["data"]]
+        assert len(rows) == 20
+        densities = [row["log density (nats)"] for row in rows]
+        assert densities == sorted(densities)
+        assert all(row["sample id"] == f"image of a {row['class'].removeprefix('digit ')}" for row in rows)
+    raw = table(folder, summary, "featgeo_tables/val/embedding_last")
+    assert raw["columns"] == ["sample", "class", *(f"x{i}" for i in range(48))]
+    assert len(raw["data"]) == 40
+    cosines = table(folder, summary, "featgeo_curves/val/class_cosines_table")
+    assert cosines["columns"][1:] == NAMES
+    assert [row[1 + i] for i, row in enumerate(cosines["data"])] == pytest.approx([1.0] * 10)
+    assert summary["featgeo_curves/val/class_cosines._type"] == "image-file"
+
+
+def test_the_config_says_what_the_curves_are_of(run_files) -> None:
+    folder, monitor, *_ = run_files
+    facts = config(folder)["featgeo"]
+    assert facts["of"]["layer"] == "net.0"
+    assert facts["signals"] == monitor.history.run["signals"]
+    assert {"lightning_featgeo", "torch", "lightning", "torchmetrics"} <= facts["versions"].keys()
+    assert facts["backend"]["backend"] in ("compiled", "reference")
+    assert facts["fingerprint"] == monitor.history.run["fingerprint"]
+    assert facts["definitions"]["nc1"] == 1
+
+
+def test_an_alarm_is_an_alert(run_files) -> None:
+    folder, _, stop, *_ = run_files
+    (alert,) = alerts(folder)
+    assert alert.title == "featgeo: Threshold of feature_std"
+    assert alert.text == stop.alarms[0].report
 
 
 def test_windows_inside_an_epoch_have_increasing_epochs(tmp_path: Path) -> None:

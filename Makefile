@@ -9,13 +9,23 @@ TORCH_INDEX ?=
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: demo test lint figures gpu-check clean
+.PHONY: demo test lint browser figures gpu-check clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
 
-test: $(VENV)/test.stamp $(VENV)/ops.stamp lint
+test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
 	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
+
+# A browser for the report's tests, unless there is one. As root (a container) from the distribution, else playwright's
+# own. Without any, those tests are skipped and say so.
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable chrome
+browser: $(VENV)/test.stamp
+	@for name in $(BROWSERS); do if command -v $$name >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; then exit 0; fi; \
+	$(PY) -m playwright install chromium || \
+	echo "no browser could be installed: the report's page tests will be skipped"
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .

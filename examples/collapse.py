@@ -4,7 +4,8 @@
     python examples/collapse.py --figure collapse.png  # and the picture in the README
 
 SimSiam (Chen & He, 2021) on scikit-learn's digits, intact and without its stop-gradient. The monitor watches the
-encoder's output on validation data. A third run is the broken one again, with a stopper that ends it.
+encoder's output on validation data. A third run is the broken one again, with a stopper that ends it. The report
+shows all three.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from digits import digits_loaders
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import affine_grid, cosine_similarity, grid_sample
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping
+from lightning_featgeo.report import write_report
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
@@ -71,11 +74,13 @@ class Losses(pl.Callback):
 
 def train(stop_gradient: bool, epochs: int, *callbacks: pl.Callback) -> tuple[list[float], FeatureGeometryMonitor]:
     pl.seed_everything(0, verbose=False)
+    stopped = ", with a stopper" if callbacks else ""
+    logger = CSVLogger("runs", name="collapse", version=NAMES[stop_gradient] + stopped)  # a new run replaces an old one
     monitor = FeatureGeometryMonitor(layer="encoder", num_classes=10, signals=SIGNALS)
     losses = Losses()
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[monitor, losses, *callbacks],
+        max_epochs=epochs, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, log_every_n_steps=20, callbacks=[monitor, losses, *callbacks],
     )  # fmt: skip
     trainer.fit(SimSiam(stop_gradient), *digits_loaders())
     return losses.values, monitor
@@ -113,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--report", type=Path, default=Path("runs/collapse.html"))
     args = parser.parse_args()
 
     runs = {intact: train(intact, args.epochs) for intact in (True, False)}
@@ -124,8 +130,10 @@ def main() -> None:
         draw(args.figure, runs)
 
     stop = GeometryEarlyStopping("collapse")
-    train(False, args.epochs, stop)
+    _, stopped = train(False, args.epochs, stop)
     print(stop.alarms[0].report if stop.alarms else "No alarm.")
+    histories = [monitor.history.path for _, monitor in runs.values()] + [stopped.history.path]
+    print(f"Report: {write_report(histories, args.report, baseline='collapse/as published')}")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Gallery:
             if due or not sink.draws:
                 self._draw(sink, wall)
             if due:
-                self._tabulate(sink, wall, asked_again=False)
+                self._tabulate(sink, wall, finished=False)
 
     def finish_windows(self, stage: str) -> None:
         """All layers of a stage have been hung: the chart over depth."""
@@ -125,7 +125,7 @@ class Gallery:
             for wall in self._walls.values():
                 if sink.draws and wall.windows & (wall.windows - 1):
                     self._draw(sink, wall)
-                self._tabulate(sink, wall, asked_again=True)
+                self._tabulate(sink, wall, finished=True)
             for stage, series in self._depth.items():
                 if sink.draws:
                     self._draw_depth(sink, stage, series)
@@ -184,13 +184,17 @@ class Gallery:
     def _class_of(self, label: int) -> str:
         return tables.class_name(label, self.taste.class_names) if label >= 0 else "unlabelled"
 
-    def _tabulate(self, sink: Sink, wall: _Wall, asked_again: bool) -> None:
-        """Tables of the last window; and at the run's end of the best one, with rows for a projector."""
-        moments: list[tuple[str, str, Shown]] = []
-        if wall.last is not None:
-            moments.append(("last", "the last window", wall.last))
-        if wall.best is not None and asked_again:
+    def _tabulate(self, sink: Sink, wall: _Wall, finished: bool) -> None:
+        """Tables of the last window; at the run's end also of the best one, with rows for a projector.
+
+        The best one's are sent at the last epoch: a logger's axis doesn't run backwards. Its title has its own.
+        """
+        if wall.last is None:
+            return
+        moments = [("last", "the last window", wall.last)]
+        if wall.best is not None and finished:
             moments.append(("best", f"the window with the best {wall.best[1]}", wall.best[2]))
+        at = _at(wall.last)
         for when, words, shown in moments:
             prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
             title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
@@ -198,13 +202,11 @@ class Gallery:
                 classes = tables.class_table(shown.curves, self.taste.class_names, title)
                 lowest = tables.lowest_rows(shown.curves, self.taste.class_names, shown.ids, shown.positions, title)
                 if classes is not None:
-                    sink.table(f"{prefix}classes_{when}", classes, _at(shown))
+                    sink.table(f"{prefix}classes_{when}", classes, at)
                 if lowest is not None:
-                    sink.table(f"{prefix}lowest_density_{when}", lowest, _at(shown))
-                if asked_again and "shown_rows" in shown.curves:
-                    sink.embedding(
-                        f"{prefix}embedding_{when}", shown.curves["shown_rows"], self._known(shown), _at(shown)
-                    )
+                    sink.table(f"{prefix}lowest_density_{when}", lowest, at)
+                if finished and "shown_rows" in shown.curves:
+                    sink.embedding(f"{prefix}embedding_{when}", shown.curves["shown_rows"], self._known(shown), at)
 
     def _known(self, shown: Shown) -> tables.Table:
         labels, samples = shown.curves["shown_labels"].tolist(), shown.curves["shown_samples"].tolist()

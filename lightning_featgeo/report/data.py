@@ -9,7 +9,7 @@ from typing import Any
 from lightning_featgeo.report.curves import Curve, Panel
 from lightning_featgeo.report.runs import Run
 
-MOST_NUMBERS = 120_000  # values on a page; beyond, windows are thinned evenly, and the page says so
+MOST_NUMBERS = 120_000  # values and standard errors on a page; beyond, windows are thinned evenly, and the page says so
 MOST_SPECTRA = 24  # lines in a chart of spectra
 
 
@@ -20,11 +20,12 @@ class Data:
         self.notes: list[str] = []
         self._axes: dict[tuple[int, int], int] = {}
         self._reasons: dict[str, int] = {}
-        total = sum(len(curve.values) for panel in found for curve in panel.curves)
+        curves = [curve for panel in found for curve in panel.curves]
+        total = sum(len(curve.values) + sum(map(math.isfinite, curve.errors)) for curve in curves)
         self.stride = max(1, math.ceil(total / MOST_NUMBERS))
         if self.stride > 1:
             self.notes.append(
-                f"{total:,} values are too many for one page: one window in {self.stride} is drawn, beside the last "
+                f"{total:,} numbers are too many for one page: one window in {self.stride} is drawn, beside the last "
                 "one and those with an alarm. The history files have them all."
             )
         marked = {(i, event.get("epoch")) for i, run in enumerate(runs) for event in run.history.events}

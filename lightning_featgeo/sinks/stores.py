@@ -103,6 +103,7 @@ class TrackioSink(Sink):
         """A table."""
         import trackio
 
+        table = table.titled()
         made = trackio.Table(columns=table.columns, data=table.rows, allow_mixed_types=True)
         self.logger.experiment.log({name: made}, step=at.step)
 

@@ -24,6 +24,10 @@ class Table:
     rows: list[list[Any]]
     title: str = ""
 
+    def titled(self) -> Table:
+        """With its title as a column, for loggers whose tables have none."""
+        return Table([*self.columns, "of"], [[*row, self.title] for row in self.rows]) if self.title else self
+
     def markdown(self) -> str:
         """As Markdown; what is in a cell can't leave it."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]

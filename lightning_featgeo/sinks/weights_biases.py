@@ -74,6 +74,7 @@ class WandbSink(Sink):
         """A table that can be sorted and filtered."""
         import wandb
 
+        table = table.titled()
         self._log({name: wandb.Table(columns=[*table.columns], data=table.rows, allow_mixed_types=True)}, at)
 
     def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:

@@ -13,6 +13,7 @@ from wandb_file import alerts, config, read, table
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
 
+WORDS = {"last": "the last window", "best": "the window with the best knn_accuracy"}
 NAMES = [f"digit {i}" for i in range(10)]
 
 
@@ -47,6 +48,8 @@ def test_curves_have_an_epoch_axis_and_a_summary(run_files) -> None:
         assert [r["featgeo/epoch"] for r in own] == [1.0, 2.0, 3.0]
         values = [v for _, v in monitor.history.series(f"featgeo/{stage}/nc1")]
         assert [r[f"featgeo/{stage}/nc1"] for r in own] == pytest.approx(values, rel=1e-6)
+    epochs = [r["featgeo/epoch"] for r in rows if "featgeo/epoch" in r]
+    assert epochs == sorted(epochs)  # the axis never runs backwards, whatever is sent when
     (last,) = [r for r in monitor.history if (r.stage, r.layer, r.epoch) == ("val", None, 3.0)]
     assert summary["featgeo/val/feature_std"]["last"] == pytest.approx(last.values["feature_std"])
     assert summary["featgeo_stop_reason"] == stop.alarms[0].line
@@ -101,6 +104,7 @@ def test_tables_name_classes_and_samples(run_files) -> None:
         rows = [dict(zip(classes["columns"], row, strict=True)) for row in classes["data"]]
         assert {row["class"] for row in rows} == set(NAMES)
         assert sum(row["rows"] for row in rows) == 200
+        assert {row["of"] for row in rows} == {f"featgeo/val, epoch {3 if when == 'last' else best:g}: {WORDS[when]}"}
         accuracies = [row["kNN accuracy"] for row in rows]
         assert accuracies == sorted(accuracies)  # the worst first
         epoch = 3.0 if when == "last" else best
@@ -116,7 +120,7 @@ def test_tables_name_classes_and_samples(run_files) -> None:
     assert raw["columns"] == ["sample", "class", *(f"x{i}" for i in range(48))]
     assert len(raw["data"]) == 40
     cosines = table(folder, summary, "featgeo_curves/val/class_cosines_table")
-    assert cosines["columns"][1:] == NAMES
+    assert cosines["columns"][1:11] == NAMES
     assert [row[1 + i] for i, row in enumerate(cosines["data"])] == pytest.approx([1.0] * 10)
     assert summary["featgeo_curves/val/class_cosines._type"] == "image-file"
 

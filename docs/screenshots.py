@@ -1,0 +1,35 @@
+"""Pictures of a report for these pages: light, and dark on a narrow screen. `make figures` runs it.
+
+python docs/screenshots.py runs/collapse.html docs/images
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+SHOTS = {"report_light.png": (1280, 1000, "light"), "report_narrow_dark.png": (400, 1000, "dark")}
+
+
+def main(report: Path, folder: Path) -> None:
+    """Take the pictures."""
+    with sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, NAMES)), None)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for name, (width, height, scheme) in SHOTS.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page.goto(report.resolve().as_uri())
+            if scheme == "dark":
+                page.locator("#part-0").evaluate("(one) => one.scrollIntoView({behavior: 'instant'})")
+            page.wait_for_selector(".chart[data-drawn]")
+            page.wait_for_timeout(500)
+            page.screenshot(path=folder / name)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

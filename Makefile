@@ -32,8 +32,9 @@ lint: $(VENV)/test.stamp
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-figures: $(VENV)/demo.stamp
-	$(PY) examples/collapse.py --figure docs/images/collapse.png
+figures: $(VENV)/test.stamp
+	$(PY) examples/collapse.py --figure docs/images/collapse.png --report runs/collapse.html
+	$(PY) docs/screenshots.py runs/collapse.html docs/images
 
 # torch first and by its exact version, so that nothing else decides which build is taken.
 $(VENV)/torch.stamp: constraints.txt

@@ -110,6 +110,7 @@ def main() -> None:
     if monitor.history.path is not None:
         print(f"Report (open it in a browser): {write_report(monitor.history.path, args.report).resolve()}")
     print(f"Open the run in a terminal:  .venv/bin/wandb leet {run_dir}")
+    print("  (there, ] and [ hide the side panes, c and 2 make two columns, so that names can be read)")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ def test_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "effective_rank" in capsys.readouterr().out
 
 
-def test_snippets_about_compiled_ops_run() -> None:
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "compiled.md").read_text(), flags=re.S)
+@pytest.mark.parametrize("page", ["compiled.md", "report.md", "loggers.md"])
+def test_snippets_of_a_page_run(page: str) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.S)
     assert len(snippets) == 1
     for snippet in snippets:
-        exec(compile(snippet, "compiled.md", "exec"), {})
+        exec(compile(snippet, page, "exec"), {})
 
 
 def test_commands_files_and_signals_exist() -> None:

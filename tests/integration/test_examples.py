@@ -35,6 +35,8 @@ def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None
     metrics, _, summary = read(tmp_path)
     assert metrics["featgeo/val/effective_rank"]["step"] == "featgeo/epoch"
     assert "featgeo_stop_reason" in summary
+    report = Path(re.findall(r"Report \(open it in a browser\): (\S+)", output)[-1])
+    assert "converged geometry at epoch" in report.read_text(encoding="utf-8")
 
 
 def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
@@ -50,6 +52,9 @@ def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     assert broken[1] < 0.5 < 0.8 < intact[1]  # its feature_std does not
     assert "featgeo: stopping, total collapse" in output
     assert "usual causes: a branch without its stop-gradient" in output
+    report = (tmp_path / "runs" / "collapse.html").read_text(encoding="utf-8")
+    assert "collapse/as published <span class='badge'>baseline" in report
+    assert "without stop-gradient, with a stopper" in report
 
 
 def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:

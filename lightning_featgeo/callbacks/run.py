@@ -289,7 +289,8 @@ class Run:
             return 0
         windows = self._windows.get(stage, {})
         for window in [*windows.values()][:1]:
-            window.seconds, self._owed = window.seconds + self._owed, 0.0
+            window.seconds, window.started = window.seconds + self._owed, window.started - self._owed
+            self._owed = 0.0
         empty: dict[int, list[str]] = {}
         for loader, window in windows.items():  # all of them first: one may be another's reference
             with self.guarded(f"closing the {window.name} window", stage, loader):

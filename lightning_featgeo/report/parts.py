@@ -118,14 +118,15 @@ def _line(curve: Curve, panel: Panel, names: list[str], baseline: int | None) ->
     told = words.of_curve(curve)
     base = next((other for other in panel.curves if other.run == baseline), None)
     if base is not None and curve is not base:
-        mine, theirs = _last(curve), _last(base)
-        if mine is not None and theirs is not None:
-            told += f"; {mine - theirs:+.3g} against the baseline at the end"
+        mine, theirs = _by_epoch(curve), _by_epoch(base)
+        shared = max(mine.keys() & theirs.keys(), default=None)
+        if shared is not None:
+            told += f"; {mine[shared] - theirs[shared]:+.3g} against the baseline at epoch {shared:g}"
     return (f"<b class='name'>{text(names[curve.run])}</b>: " if len(names) > 1 else "") + text(told)
 
 
-def _last(curve: Curve) -> float | None:
-    return next((value for value in reversed(curve.values) if math.isfinite(value)), None)
+def _by_epoch(curve: Curve) -> dict[float, float]:
+    return {r.epoch: value for r, value in zip(curve.records, curve.values, strict=True) if math.isfinite(value)}
 
 
 def _definition(panel: Panel) -> str:

@@ -205,11 +205,19 @@ def test_a_baseline_by_name_or_part_of_it(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", name="resnet/version_1")
     page = write_report(tmp_path, tmp_path / "r.html", baseline="version_1", quiet=True).read_text()
     assert "resnet/version_1 <span class='badge'>baseline" in page
-    assert "against the baseline at the end" in page
+    assert "+0 against the baseline at epoch 12" in page
     with pytest.raises(ReportError, match="several of the runs: resnet/version_0, resnet/version_1"):
         write_report(tmp_path, tmp_path / "r.html", baseline="resnet", quiet=True)
     with pytest.raises(ReportError, match="none of the runs"):
         write_report(tmp_path, tmp_path / "r.html", baseline="vgg", quiet=True)
+
+
+def test_a_run_that_stopped_early_is_compared_where_both_were(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="whole")
+    write(tmp_path / "b.jsonl", name="short", windows=3)
+    page = write_report(tmp_path, tmp_path / "r.html", baseline="whole", quiet=True).read_text()
+    assert "against the baseline at epoch 3" in page
+    assert "against the baseline at epoch 12" not in page
 
 
 def test_too_many_numbers_are_thinned_and_that_is_said(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ lint: $(VENV)/test.stamp
 	$(PY) -m mypy
 
 figures: $(VENV)/test.stamp
-	$(PY) examples/collapse.py --figure docs/images/collapse.png --report runs/collapse.html
-	$(PY) docs/screenshots.py runs/collapse.html docs/images
+	$(PY) examples/ssl_digits.py --figure docs/images/collapse.png --report runs/simsiam.html
+	$(PY) docs/screenshots.py runs/simsiam.html docs/images
 
 # torch first and by its exact version, so that nothing else decides which build is taken.
 $(VENV)/torch.stamp: constraints.txt

@@ -38,7 +38,8 @@ def _sentence(event: dict[str, object]) -> str:
 def ending(run: Run) -> str:
     """How the record ends."""
     last = max((record.epoch for record in run.records), default=0.0)
-    windows = f"{len(run.records)} window{'s' * (len(run.records) != 1)}, up to epoch {last:g}"
+    count = len({(record.window, record.stage) for record in run.records})  # layers share theirs
+    windows = f"{count} window{'s' * (count != 1)}, up to epoch {last:g}"
     end = run.history.run.get("end")
     if end:
         return f"{windows}. The run {end}."

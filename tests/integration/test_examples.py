@@ -40,20 +40,23 @@ def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None
 
 
 def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
-    output = run("collapse.py", "--epochs", "12", "--figure", "picture.png")
+    output = run("ssl_digits.py", "--epochs", "12", "--figure", "picture.png")
+    assert "(self_supervised: a sample has several views)" in output
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     rows = {
-        line[:24].strip(): [float(v) for v in line[24:].split()]
+        line[:36].strip(): [float(v) for v in line[36:].split()]
         for line in output.splitlines()
-        if line[:24].strip() in ("as published", "without stop-gradient")
+        if line.startswith(("projector, ", "backbone, "))
     }
-    intact, broken = rows["as published"], rows["without stop-gradient"]
+    intact, broken = rows["projector, as published"], rows["projector, without stop-gradient"]
     assert broken[0] < intact[0]  # the loss likes the broken run better
     assert broken[1] < 0.5 < 0.8 < intact[1]  # its feature_std does not
+    behind = rows["backbone, without stop-gradient"][1] / rows["backbone, as published"][1]
+    assert 0.9 < behind < 1.15  # the backbone alone would not have told
     assert "featgeo: stopping, total collapse" in output
     assert "usual causes: a branch without its stop-gradient" in output
-    report = (tmp_path / "runs" / "collapse.html").read_text(encoding="utf-8")
-    assert "collapse/as published <span class='badge'>baseline" in report
+    report = (tmp_path / "runs" / "simsiam.html").read_text(encoding="utf-8")
+    assert "simsiam/as published <span class='badge'>baseline" in report
     assert "without stop-gradient, with a stopper" in report
 
 

@@ -1,11 +1,11 @@
-"""Two self-supervised runs whose losses both look fine. One has collapsed; the geometry tells which.
+"""Two self-supervised runs whose losses both look fine. One has collapsed; the geometry tells which, and where.
 
-    python examples/collapse.py                        # the table and the alarm
-    python examples/collapse.py --figure collapse.png  # and the picture in the README
+    python examples/ssl_digits.py                        # the table, the alarm and the report
+    python examples/ssl_digits.py --figure collapse.png  # and the picture in the README
 
-SimSiam (Chen & He, 2021) on scikit-learn's digits, intact and without its stop-gradient. The monitor watches the
-encoder's output on validation data. A third run is the broken one again, with a stopper that ends it. The report
-shows all three.
+SimSiam (Chen & He, 2021) on scikit-learn's digits, intact and without its stop-gradient. Each sample is seen in two
+views; the monitor watches the projector and the backbone on validation data. A third run is the broken one again, with
+a stopper that ends it. The collapse is in the projector, where the loss is: the backbone alone would not have shown it.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ class SimSiam(pl.LightningModule):
     def __init__(self, stop_gradient: bool = True, dim: int = 64) -> None:
         super().__init__()
         self.stop_gradient = stop_gradient
-        self.encoder = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(),
-            nn.Linear(64 * 16, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, dim),
         )  # fmt: skip
+        self.projector = nn.Sequential(nn.Linear(64 * 16, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, dim))
         self.predictor = nn.Sequential(nn.Linear(dim, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, dim))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.projector(self.backbone(x))
+
     def loss(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.encoder(augment(x)), self.encoder(augment(x))
+        a, b = self(augment(x)), self(augment(x))  # two calls of a batch's size: the monitor takes them as two views
         targets = (b.detach(), a.detach()) if self.stop_gradient else (b, a)
         return -sum(cosine_similarity(self.predictor(z), t).mean() for z, t in zip((a, b), targets, strict=True)) / 2
 
@@ -58,7 +61,7 @@ class SimSiam(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
-        self.encoder(batch[0])
+        self.log("val/loss", self.loss(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -75,8 +78,8 @@ class Losses(pl.Callback):
 def train(stop_gradient: bool, epochs: int, *callbacks: pl.Callback) -> tuple[list[float], FeatureGeometryMonitor]:
     pl.seed_everything(0, verbose=False)
     stopped = ", with a stopper" if callbacks else ""
-    logger = CSVLogger("runs", name="collapse", version=NAMES[stop_gradient] + stopped)  # a new run replaces an old one
-    monitor = FeatureGeometryMonitor(layer="encoder", num_classes=10, signals=SIGNALS)
+    logger = CSVLogger("runs", name="simsiam", version=NAMES[stop_gradient] + stopped)  # a new run replaces an old one
+    monitor = FeatureGeometryMonitor(layer=["projector", "backbone"], num_classes=10)
     losses = Losses()
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,
@@ -86,7 +89,6 @@ def train(stop_gradient: bool, epochs: int, *callbacks: pl.Callback) -> tuple[li
     return losses.values, monitor
 
 
-SIGNALS = ["feature_std", "effective_rank", "rankme", "uniformity", "mean_resultant", "knn_accuracy"]
 NAMES = {True: "as published", False: "without stop-gradient"}
 
 
@@ -118,14 +120,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--report", type=Path, default=Path("runs/collapse.html"))
+    parser.add_argument("--report", type=Path, default=Path("runs/simsiam.html"))
     args = parser.parse_args()
 
     runs = {intact: train(intact, args.epochs) for intact in (True, False)}
-    print(f"{'':24}{'loss':>8}" + "".join(f"{name:>16}" for name in SIGNALS))
-    for intact, (losses, monitor) in runs.items():
-        last = monitor.history.records[-1].values
-        print(f"{NAMES[intact]:24}{losses[-1]:8.3f}" + "".join(f"{last[name]:16.3f}" for name in SIGNALS))
+    signals = [name for name in runs[True][1].history.run["signals"] if name != "lidar"]
+    print(f"{'':36}{'loss':>8}" + "".join(f"{name:>15}" for name in signals))
+    for layer in (None, "backbone"):
+        for intact, (losses, monitor) in runs.items():
+            last = [record for record in monitor.history if record.layer == layer][-1].values
+            name = f"{layer or 'projector'}, {NAMES[intact]}"
+            print(f"{name:36}{losses[-1]:8.3f}" + "".join(f"{last[signal]:15.3f}" for signal in signals))
     if args.figure:
         draw(args.figure, runs)
 
@@ -133,7 +138,7 @@ def main() -> None:
     _, stopped = train(False, args.epochs, stop)
     print(stop.alarms[0].report if stop.alarms else "No alarm.")
     histories = [monitor.history.path for _, monitor in runs.values()] + [stopped.history.path]
-    print(f"Report: {write_report(histories, args.report, baseline='collapse/as published')}")
+    print(f"Report: {write_report(histories, args.report, baseline='simsiam/as published')}")
 
 
 if __name__ == "__main__":

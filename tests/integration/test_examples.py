@@ -9,6 +9,7 @@ from pathlib import Path
 from wandb_file import read
 
 from lightning_featgeo import History
+from lightning_featgeo.metrics.catalog import PRESETS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -58,6 +59,49 @@ def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     report = (tmp_path / "runs" / "simsiam.html").read_text(encoding="utf-8")
     assert "simsiam/as published <span class='badge'>baseline" in report
     assert "without stop-gradient, with a stopper" in report
+
+
+def columns(output: str, first: str) -> tuple[list[str], list[list[float]]]:
+    """The table whose header begins so: names of its columns, and the rows of numbers."""
+    lines = output.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:1] == [first])
+    rows = []
+    for line in lines[at + 1 :]:
+        try:
+            rows.append([float(cell) for cell in line.split()])
+        except ValueError:
+            break
+    return lines[at].split(), rows
+
+
+def test_tokens_of_one_epoch_are_watched_in_windows() -> None:
+    output = run("tokens.py", "--sequences", "3200", "--steps", "25")
+    assert "(tokens: each row is a token)" in output
+    names, rows = columns(output, "step")
+    assert names[1:] == list(PRESETS["tokens"])
+    assert [row[0] for row in rows] == [25, 50, 75, 100]
+    assert "rows in a window: 12,800" in output  # 25 batches of 32 sequences, 16 tokens of each
+    spread = [row[names.index("feature_std")] for row in rows]
+    assert spread == sorted(spread)  # it learns to tell tokens apart
+
+
+def test_embeddings_get_their_preset_and_the_temperature_shows() -> None:
+    output = run("embeddings.py", "--epochs", "8")
+    assert "layer" not in output or "the output of 'encoder'" in output
+    names, rows = columns(output, "temperature")
+    assert names[1:] == list(PRESETS["embeddings"])
+    hot, cold = rows[-1], rows[0]
+    assert hot[names.index("alignment")] < cold[names.index("alignment")]  # a high one pulls pairs together
+    assert hot[names.index("effective_rank")] < cold[names.index("effective_rank")]
+
+
+def test_a_long_tail_is_judged_by_its_own_counts() -> None:
+    output = run("longtail.py", "--epochs", "15")
+    assert "compared with 'train_clean'" in output
+    lines = [line.split() for line in output.splitlines() if line.split()[:1] in (["plain"], ["balanced"])]
+    plain, balanced = ([float(cell) for cell in line[1:]] for line in lines)
+    assert balanced[1] > plain[1]  # of the tail
+    assert 40 < plain[3] < 120  # degrees between tail classes
 
 
 def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:

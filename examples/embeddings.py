@@ -3,8 +3,8 @@
     python examples/embeddings.py
 
 Pairs are two images of the same handwritten digit (scikit-learn's). The *output* of the encoder is the embedding, so
-its layer is named, and the preset is `signals="embeddings"`: spread, uniformity, alignment of the pairs, and hubness (rows
-that are everybody's neighbour, which spoil retrieval). The two calls a batch are taken as two views.
+its layer is named, and the preset is `signals="embeddings"`: spread, uniformity, alignment of the pairs, and hubness
+(rows that are everybody's neighbour, which spoil retrieval). The two calls a batch are taken as two views.
 """
 
 from __future__ import annotations

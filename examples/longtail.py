@@ -4,8 +4,8 @@
 
 Digits (scikit-learn's), of which the training set keeps 100 of a zero down to 5 of a nine; validation is balanced. The
 second validation loader holds the training samples once more, clean: in evaluation mode and without augmentation.
-`reference="train_clean"` makes `knn_accuracy` vote from it and `tail_min_angle` take its counts for head and tail. A vote
-among 200, the usual number, would be the head's alone here: the rarest class has five.
+`reference="train_clean"` makes `knn_accuracy` vote from it and `tail_min_angle` take its counts for head and tail. A
+vote among 200, the usual number, would be the head's alone here: the rarest class has five.
 """
 
 from __future__ import annotations

@@ -82,12 +82,12 @@ def test_tokens_of_one_epoch_are_watched_in_windows() -> None:
     assert [row[0] for row in rows] == [25, 50, 75, 100]
     assert "rows in a window: 12,800" in output  # 25 batches of 32 sequences, 16 tokens of each
     spread = [row[names.index("feature_std")] for row in rows]
-    assert spread == sorted(spread)  # it learns to tell tokens apart
+    assert spread[-1] > spread[0] + 0.1  # it learns to tell tokens apart
 
 
 def test_embeddings_get_their_preset_and_the_temperature_shows() -> None:
     output = run("embeddings.py", "--epochs", "8")
-    assert "layer" not in output or "the output of 'encoder'" in output
+    assert "the output of 'encoder', 32 dimensions" in output
     names, rows = columns(output, "temperature")
     assert names[1:] == list(PRESETS["embeddings"])
     hot, cold = rows[-1], rows[0]

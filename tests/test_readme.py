@@ -18,7 +18,7 @@ def test_snippets_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "effective_rank" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["compiled.md", "report.md", "loggers.md"])
+@pytest.mark.parametrize("page", ["compiled.md", "report.md", "loggers.md", "comparing.md"])
 def test_snippets_of_a_page_run(page: str) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.S)
     assert len(snippets) == 1

@@ -147,8 +147,14 @@ class Publisher:
             with guarded("logging"):
                 for name, value in [(EPOCH, record.epoch), *values.items()]:
                     tensor = torch.tensor(value, dtype=dtype, device=device)
-                    on_bar = name == self._headline
-                    pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=on_bar, batch_size=1)
+                    pl_module.log(name, tensor, on_step=False, on_epoch=True, batch_size=1)
+                if self._headline in values:  # by the signal's name alone: bars cut the full one at its right
+                    short = self._headline.rpartition("/")[2]
+                    tensor = torch.tensor(values[self._headline], dtype=dtype, device=device)
+                    pl_module.log(
+                        short, tensor, on_step=False, on_epoch=True, prog_bar=True, logger=False, batch_size=1
+                    )
+                    self._live[record.prefix].add(short)
         with guarded("showing a window"):
             self.gallery.hang(shown, asked, [alarm.title for alarm in alarms])
 

@@ -104,6 +104,30 @@ def test_a_long_tail_is_judged_by_its_own_counts() -> None:
     assert 40 < plain[3] < 120  # degrees between tail classes
 
 
+def test_cifar10_on_generated_images(tmp_path: Path) -> None:
+    output = run("cifar10.py", "--generated", "--epochs", "2", "--width", "8")
+    assert "compared with 'train_clean'" in output
+    report = (tmp_path / "runs" / "cifar10.html").read_text(encoding="utf-8")
+    assert "val" in report
+    assert list(tmp_path.glob("runs/cifar10/version_0/**/tensors.tsv"))  # rows for the projector
+    history = History.load(next(tmp_path.glob("runs/**/*.jsonl")))
+    assert {record.stage for record in history} == {"val", "train_clean"}
+    assert all("nc1" in record.values for record in history)
+
+
+def test_a_text_model_is_fine_tuned_and_watched() -> None:
+    output = run("huggingface_text.py", "--generated")
+    lines = [line for line in output.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 0", "epoch 1", "epoch 2"]
+    assert all("effective_rank" in line for line in lines)
+
+
+def test_hydra_builds_monitor_stopper_and_alarm() -> None:
+    output = run("hydra_app.py", "trainer.max_epochs=2", "trainer.callbacks.0.headline=nc1")
+    assert "'effective_rank'" in output
+    assert "featgeo: watching the input of 'fc'" in output
+
+
 def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:
     output = run("regression.py", "--epochs", "15")
     assert "(regressor: the labels are floating-point targets)" in output

@@ -579,3 +579,39 @@ def test_a_signal_that_cannot_be_had_is_found_late_and_costs_no_other() -> None:
     early = FeatureGeometryMonitor(layer=["net.0", "net.1"], signals=["nc1", "feature_std"])
     with pytest.raises(ConfigurationError, match="nc1 needs the number of classes"):
         trainer(early, max_epochs=1).fit(Classifier(), *loaders())
+
+
+def test_the_progress_bar_shows_the_chosen_curve_under_a_name_that_fits() -> None:
+    shown: list[dict] = []
+
+    class Bar(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            shown.append({k: v for k, v in trainer.progress_bar_metrics.items() if k != "v_num"})
+
+    monitor = FeatureGeometryMonitor(headline="effective_rank", on_error="raise")
+    run = trainer(monitor, Bar(), max_epochs=2)
+    run.fit(Classifier(), *loaders())
+    assert [set(metrics) for metrics in shown[1:]] == [{"effective_rank"}] * 2
+    assert shown[-1]["effective_rank"] == pytest.approx(monitor.history.records[-1].values["effective_rank"])
+    monitor = FeatureGeometryMonitor(signals=["nc1", "cdnv"], on_error="raise")
+    run = trainer(monitor, max_epochs=1)
+    run.fit(Classifier(), *loaders())
+    assert set(run.progress_bar_metrics) == {"nc1"}  # the first one
+    with pytest.raises(ConfigurationError, match=r"headline='efective_rank' is not among the signals.*effective_rank"):
+        FeatureGeometryMonitor(headline="efective_rank")
+
+
+def test_what_cannot_be_shown_is_an_error_at_once() -> None:
+    for settings, said in (
+        ({"embedding_rows": 2000}, "between 0 .none. and 1,000 can be shown"),
+        ({"matrix_classes": 1}, "at least 2 classes"),
+        ({"class_names": "cat"}, "class_names is one string"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            FeatureGeometryMonitor(**settings)
+    monitor = FeatureGeometryMonitor(class_names=["a", "b"], on_error="raise")
+    with pytest.raises(ConfigurationError, match="class_names= has 2 names, and there are 10 classes"):
+        trainer(monitor).fit(Classifier(), *loaders())
+    monitor = FeatureGeometryMonitor(id_key="path", on_error="raise")
+    with pytest.raises(ConfigurationError, match="id_key='path': the batch has no such part"):
+        trainer(monitor).fit(Classifier(), *loaders())

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 from lightning_featgeo.callbacks.windows import thin_spectrum
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.record import Record
 from lightning_featgeo.report import write_report
 
 SIGNALS = [name for name, row in CATALOG.items() if "reference" not in row.requires][:50]

@@ -25,4 +25,4 @@ class Digits(pl.LightningDataModule):
 
 
 if __name__ == "__main__":
-    LightningCLI(DigitsNet, Digits, seed_everything_default=0)
+    LightningCLI(DigitsNet, Digits, seed_everything_default=0, save_config_kwargs={"overwrite": True})

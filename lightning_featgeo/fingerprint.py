@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.bank_statistics import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.record import Record
 
+NONE = "none"  # is known to have none; None: not written down
+_MAY_BE_NONE = ("views", "tokens_per_sequence")
 SAME_ROWS = 0.01  # a difference in the number of rows that is none
 _ONLY_NEIGHBOURS = {"k": BY_DISTANCE, "knn_vote_k": frozenset({"vote_similarities", "vote_labels"})}
 _WORDS = {
@@ -49,8 +51,8 @@ def fingerprint(signal: str, records: Sequence[Record], definitions: Mapping[str
         "definition": definitions.get(signal),
         "n": rows.most_common(1)[0][0] if rows else None,
         "stage": records[0].stage if records else None,
-        "reference": next((record.reference for record in reversed(records)), None),
-        **facts,
+        "reference": next((record.reference for record in reversed(records)), None) or (NONE if facts else None),
+        **{name: NONE if value is None and name in _MAY_BE_NONE else value for name, value in facts.items()},
     }
     row = CATALOG.get(signal)
     if row is not None:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.bank_statistics import NO_EARLIER
 from lightning_featgeo.ranks import BrokenGroup
+from lightning_featgeo.record import Record
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, explain
 
 

@@ -10,50 +10,15 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_featgeo.record import Record, checked_event, checked_record, checked_run
 from lightning_featgeo.types import FeatureGeometryWarning
 
 SHOWN_ROWS = 20  # in a notebook
 FORMAT = 2  # of the file; a later one is read as far as it is understood
-
-
-@dataclass(frozen=True)
-class Record:
-    """One closed window of one layer.
-
-    ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
-    ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
-    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank, in
-    the reference.
-    ``notes``: what a reader must know. ``reference``: the window that was compared with. ``facts``: what the numbers
-    are of (layer, dimension, k, pooling, views), so that curves of different things are never taken for the same.
-    ``spectrum``: (rank, eigenvalue) pairs, thinned.
-    """
-
-    window: int
-    stage: str
-    layer: str | None
-    epoch: float
-    step: int
-    values: dict[str, float]
-    standard_errors: dict[str, float] = field(default_factory=dict)
-    gaps: dict[str, str] = field(default_factory=dict)
-    ceilings: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    share: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    reference: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    spectrum: list[list[float]] = field(default_factory=list)
-
-    @property
-    def prefix(self) -> str:
-        """What the logged names of this record start with."""
-        return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
 
 
 class History:
@@ -104,7 +69,7 @@ class History:
     def _write(self, line: dict[str, Any]) -> None:
         if self.path is None:
             return
-        text = json.dumps(line, allow_nan=False) + "\n"
+        text = json.dumps(line, allow_nan=False, default=_plain) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -182,7 +147,7 @@ class History:
             for text in file:
                 try:
                     history._take(json.loads(text))
-                except (ValueError, TypeError, AttributeError):
+                except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
                     lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
         if lost:
             warnings.warn(f"featgeo: {lost} lines of {path} can't be read", FeatureGeometryWarning, stacklevel=2)
@@ -196,16 +161,20 @@ class History:
         return history
 
     def _take(self, line: dict[str, Any]) -> None:
-        known = {each.name for each in fields(Record)}
         if "run" in line:
-            self.run.update(line["run"])
+            self.run.update(checked_run(line["run"]))
         elif "end" in line:
             self.run["end"] = str(line["end"])
         elif "window" in line:
-            self.records.append(Record(**{k: v for k, v in line["window"].items() if k in known}))
+            self.records.append(checked_record(line["window"]))
         elif "event" in line:
-            self.events.append(dict(line["event"]))
+            self.events.append(checked_event(line["event"]))
 
 
 def _shown(value: Any) -> str:
     return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, anything else in words: what a user has set must not cost the file."""
+    return value.item() if hasattr(value, "item") else str(value)

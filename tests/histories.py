@@ -6,11 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.record import Record
 
 SIGNALS = ("feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1")
-FACTS = {"layer": "fc", "dim": 64, "k": 20, "knn_vote_k": 200, "bank_size": 4096, "pool": "rows", "views": "auto"}
+FACTS = {
+    "layer": "fc", "dim": 64, "k": 20, "knn_vote_k": 200, "bank_size": 4096, "pool": "mean", "views": "auto",
+    "skip_tokens": 0,
+}  # fmt: skip
 
 
 def record(i: int, signals: tuple[str, ...] = SIGNALS, gap: tuple[str, ...] = (), **given: Any) -> Record:
@@ -30,29 +34,23 @@ def record(i: int, signals: tuple[str, ...] = SIGNALS, gap: tuple[str, ...] = ()
         "standard_errors": {"id_two_nn": 0.1} if "id_two_nn" in values else {},
         "gaps": dict.fromkeys(gap, "the rows were all the same"),
         "counts": {"seen": 500, "batches": 2},
-        "facts": {
-            "layer": "fc",
-            "dim": 64,
-            "k": 20,
-            "knn_vote_k": 200,
-            "bank_size": 4096,
-            "pool": "rows",
-            "views": "auto",
-        },
+        "facts": FACTS,
         "spectrum": [[float(r), 10.0 / r**2 * (1 + i / 10)] for r in (1, 2, 4, 8, 16, 32, 64)],
     }
     return Record(**{**defaults, **given})
 
 
 def write(
-    path: Path, windows: int = 12, name: str | None = None, end: str | None = "came to its end", **given: Any
-) -> History:
+    path: Path, windows: int = 12, name: str | None = None, end: str | None = "came to its end",
+    identity: str | None = None, **given: Any,
+) -> History:  # fmt: skip
     """A history file of so many windows; ``given``: of its records."""
     history = History(path)
     signals = given.get("signals", SIGNALS)
     history.describe(
         {
             "name": name,
+            "id": identity,
             "described": "featgeo: watching the input of 'fc', 64 dimensions",
             "definitions": {s: CATALOG[s].version for s in signals if s in CATALOG},
         }

@@ -175,8 +175,9 @@ class FeatureWatch:
         self.sources.forget()
 
     def remove(self) -> None:
-        """Unhook."""
+        """Unhook; the history says that the loop came to its end."""
         self.sources.remove()
+        self.history.end("came to its end")
 
     # --- parts -----------------------------------------------------------------------------------------------
 

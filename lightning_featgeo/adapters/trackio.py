@@ -17,7 +17,7 @@ class TrackioLogger(Logger):
 
     Args:
         project: the project's name.
-        name: the run's; None: Trackio invents one.
+        name: the run's; None: Trackio invents one. A run of that name is gone on with.
         **init: passed to ``trackio.init``, such as ``space_id=`` for a dashboard on Hugging Face.
 
     Raises:
@@ -41,7 +41,9 @@ class TrackioLogger(Logger):
         if self._run is None:
             import trackio
 
-            self._run = trackio.init(self._project, self._name, config=self._params, **self._init)
+            resume = {} if self._name is None else {"resume": "allow"}  # a test goes on with the run of its fit
+            self._run = trackio.init(self._project, self._name, config=self._params, **{**resume, **self._init})
+            self._name = str(self._run.name)
         return self._run
 
     @property
@@ -52,7 +54,7 @@ class TrackioLogger(Logger):
     @property
     def version(self) -> str | None:
         """The run's name, once there is one."""
-        return self._name if self._run is None else str(self._run.name)
+        return self._name
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

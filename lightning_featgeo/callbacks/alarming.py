@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import Record
+from lightning_featgeo.record import Record
 from lightning_featgeo.sinks import ALARM
 
 

@@ -16,23 +16,33 @@ from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.sources import Layer
 
 
-def run_name(trainer: pl.Trainer) -> str | None:
-    """What its first logger calls the run."""
+def run_name(trainer: pl.Trainer) -> tuple[str | None, str | None]:
+    """What its first logger calls the run, for people; and what no other run is called."""
     for logger in trainer.loggers:
-        parts = [str(part) for part in (logger.name, logger.version) if part not in (None, "")]
-        named = [f"version_{part}" if part.isdecimal() else part for part in parts]
-        if named:
-            return "/".join(named)
-    return None
+        version = logger.version
+        last = f"version_{version}" if isinstance(version, int) else version
+        given = getattr(logger, "_run_name", None) or (getattr(logger, "_name", None) if last != logger.name else None)
+        named = given if type(logger).__name__ in ("WandbLogger", "MLFlowLogger") else None
+        project = None if type(logger).__name__ == "MLFlowLogger" else logger.name
+        parts = [str(part) for part in (project, named or last) if part]
+        if parts:
+            return "/".join(parts), f"{logger.name}/{version}"
+    return None, None
 
 
 def run_facts(
-    line: str, layers: Sequence[str], signals: Sequence[str], memory_bytes: int, window: Window, name: str | None = None
+    line: str,
+    layers: Sequence[str],
+    signals: Sequence[str],
+    memory_bytes: int,
+    window: Window,
+    name: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, object]:
     """What the first line of the history file says."""
     backend = backend_info()
     return {
-        "name": name,
+        "name": name[0],
+        "id": name[1],
         "described": line,
         "layers": list(layers),
         "signals": list(signals),

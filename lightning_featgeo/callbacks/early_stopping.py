@@ -19,8 +19,8 @@ from lightning_featgeo.alarms.alarm import named
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
 from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.record import Record
 from lightning_featgeo.types import ConfigurationError, near_misses
 
 

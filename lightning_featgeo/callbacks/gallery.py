@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_featgeo.callbacks.settings import Taste
 from lightning_featgeo.callbacks.windows import Shown
 from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
+from lightning_featgeo.record import Record
 from lightning_featgeo.sinks import At, Sink, pictures, sinks_of, tables
 from lightning_featgeo.types import Tensor
 
@@ -78,6 +78,15 @@ class Gallery:
             names = ", ".join(sink.name for sink in self.sinks if sink.draws)
             rank_zero_info(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
 
+    def _miss_rows(self, curves: Mapping[str, Tensor]) -> None:
+        """Say so if rows were asked for and no signal keeps any."""
+        if self.sinks and self.taste.embedding_rows and curves and "shown_rows" not in curves:
+            self.guard.warn(
+                f"embedding_rows={self.taste.embedding_rows}: no chosen signal looks for neighbours (id_two_nn does), "
+                "so no rows are kept that could be shown",
+                "no rows to show",
+            )
+
     def hang(self, shown: Shown, asked: Sequence[str], alarms: Sequence[str]) -> None:
         """A window that has just been closed.
 
@@ -87,6 +96,7 @@ class Gallery:
             alarms: titles of those raised at it.
         """
         record, curves = shown.record, shown.curves
+        self._miss_rows(curves)
         wall = self._walls.setdefault(record.prefix, _Wall())
         wall.windows += 1
         wall.last = shown
@@ -114,9 +124,7 @@ class Gallery:
         """All layers of a stage have been hung: the chart over depth."""
         series = self._depth.get(stage, {})
         windows = max((w.windows for p, w in self._walls.items() if p.startswith(f"featgeo/{stage}/")), default=0)
-        for sink in self.sinks:
-            if sink.draws and windows & (windows - 1):
-                continue
+        for sink in self.sinks if windows & (windows - 1) == 0 else []:
             self._draw_depth(sink, stage, series)
 
     def close(self) -> None:
@@ -127,16 +135,15 @@ class Gallery:
                     self._draw(sink, wall)
                 self._tabulate(sink, wall, finished=True)
             for stage, series in self._depth.items():
-                if sink.draws:
-                    self._draw_depth(sink, stage, series)
+                self._draw_depth(sink, stage, series)
         self._walls.clear()
         self._depth.clear()
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, at: At) -> None:
         """A sentence beside the run."""
         for sink in self.sinks:
             with self._guarded(sink, "sending a note"):
-                sink.note(key, text)
+                sink.note(key, text, at)
 
     def alert(self, title: str, text: str, failure: bool) -> None:
         """A message."""
@@ -245,7 +252,8 @@ class Gallery:
                 continue
             epoch = max(epochs[-1] for epochs, _ in layers.values())
             step = max(w.last.record.step for w in self._walls.values() if w.last is not None)
-            chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, dict(layers))
+            thinned = {layer: tables.thin_points(*points) for layer, points in layers.items()}
+            chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
             with self._guarded(sink, "sending charts"):
                 sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from lightning_featgeo.batches import Selector, describe, select
 from lightning_featgeo.metrics.bank import BankAccumulator
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.ranks import Ranks
-from lightning_featgeo.types import ConfigurationError, Tensor
+from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor, explain
 
 SPARE = 4  # so many times a bank's rows are remembered before those that it has not kept are forgotten
 LONGEST = 200  # characters of an id that are shown
@@ -27,13 +26,15 @@ class Identities:
     def __init__(self, key: Selector) -> None:
         self.key = key
         self._known: dict[int, str] = {}
+        self.failed = False
 
     def clear(self) -> None:
         """A new window."""
         self._known.clear()
+        self.failed = False
 
     def add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
-        """The ids of a batch.
+        """The ids of a batch. What is only shown never costs a curve: ids that don't fit are a warning.
 
         Args:
             batch: what the step got.
@@ -41,18 +42,30 @@ class Identities:
             samples: of this batch.
             ranks: rank r of W numbers its samples r, r + W, ….
             metrics: whose banks keep some of them.
-
-        Raises:
-            ConfigurationError: if there is no such part, or not one id a sample.
         """
+        if self.failed:
+            return
+        try:
+            self._add(batch, first, samples, ranks, metrics)
+        except Exception as error:
+            self._known.clear()
+            self.failed = True
+            warnings.warn(
+                f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not touched",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+
+    def _add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
         given = select(batch, self.key, "id_key")
-        ids = given.tolist() if isinstance(given, torch.Tensor) else given
+        ids = given.tolist() if hasattr(given, "tolist") else given  # tensors and arrays
         if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != samples:
             raise ConfigurationError(
                 f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
             )
         for place, name in enumerate(ids):
-            self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+            if name is not None:
+                self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
         held = [dict(metric.accumulators).get("bank") for metric in metrics]
         banks = [bank for bank in held if isinstance(bank, BankAccumulator)]
         if len(self._known) > SPARE * max((bank.capacity for bank in banks), default=0):

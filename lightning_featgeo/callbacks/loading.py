@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import ParallelStrategy
-from torch.utils.data import BatchSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo.ranks import Ranks
@@ -39,6 +39,16 @@ def shuffles(loader: Any) -> bool:
     return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler)) or (
         isinstance(sampler, DistributedSampler) and sampler.shuffle
     )
+
+
+def in_order(loader: Any) -> bool:
+    """Whether a loader is known to give its data set from front to back, so that a sample's number is its position."""
+    batches = getattr(loader, "batch_sampler", None)
+    if not _is_stock(batches):
+        return False
+    sampler = getattr(batches, "sampler", None)
+    spread = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
+    return type(sampler) is SequentialSampler or (spread and not getattr(sampler, "shuffle", True))
 
 
 @dataclass

@@ -162,6 +162,8 @@ class FeatureGeometryMonitor(Callback):
         if self._run is not None:
             if self._run.fits:
                 self._facts = self._run.facts()
+            elif stage in ("validate", "test"):
+                self.history.end("came to its end")
             self._run.finish()
             self._run = None
         for undo in self._undo:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,9 +15,10 @@ import torch
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.gallery import Gallery
 from lightning_featgeo.callbacks.windows import Shown
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
-from lightning_featgeo.sinks import ALARM, EPOCH
+from lightning_featgeo.record import Record
+from lightning_featgeo.sinks import ALARM, EPOCH, At
 
 DIAGNOSTICS = (
     COUNT_SIGNAL,
@@ -63,12 +64,14 @@ def fractional_epoch(trainer: pl.Trainer) -> float:
 def history_path(trainer: pl.Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
+    if trainer.loggers and type(trainer.loggers[0]).__name__ == "MLFlowLogger":
+        folder = Path(trainer.default_root_dir)  # the other one is MLflow's store, where a folder is an experiment
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return None
     if "://" in str(folder) or ":/" in str(folder):  # a remote store: no local file stands beside that run
         return None
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:6]}.jsonl"
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # names sort as they were begun
+    return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:4]}.jsonl"
 
 
 def diagnostics(record: Record) -> dict[str, float]:
@@ -171,5 +174,5 @@ class Publisher:
             kind=kind, monitor=alarm.name, epoch=record.epoch, step=record.step, reason=alarm.line,
             alarm=alarm.as_dict(),
         )  # fmt: skip
-        self.gallery.note(key, alarm.line)
+        self.gallery.note(key, alarm.line, At(record.epoch, record.step))
         self.gallery.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.kind != "converged")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_featgeo.callbacks.loading import loader_of, stateful
 from lightning_featgeo.callbacks.windows import Window
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
+from lightning_featgeo.record import Record
 from lightning_featgeo.types import ConfigurationError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lightning_featgeo.callbacks import describing, publishing, stock_monitors
 from lightning_featgeo.callbacks.alarming import Alarming
 from lightning_featgeo.callbacks.gallery import Gallery
 from lightning_featgeo.callbacks.identities import Identities
-from lightning_featgeo.callbacks.loading import Shard, loader_of, ranks_of, shuffles
+from lightning_featgeo.callbacks.loading import Shard, in_order, loader_of, ranks_of, shuffles
 from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
 from lightning_featgeo.callbacks.settings import Settings, seed_for
 from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
@@ -213,6 +213,7 @@ class Run:
         with self.guarded("finding the head", "train", first_batch=not self.trained):
             self.sources.pause()
             self.sources.settle(loss)
+            self.settings.check_class_names(self.settings.classes_for(self._stated_classes, self.sources.head, None))
 
     def backward_done(self) -> None:
         """Manual optimisation may run further forwards."""
@@ -260,10 +261,10 @@ class Run:
             has_reference=s.reference is not None and not is_reference,
             serve=(PRESETS["classifier"] if s.signals == "auto" else s.signals) if is_reference else (),
         )
-        s.check_class_names(watched[0].metric.num_classes if watched else None)
         for part in watched:
             part.metric.lenient = self.trained
             part.metric.details = self.gallery.details
+            part.positions = stage != "train" and in_order(loader_of(self.trainer, stage, loader))
             part.metric.keeps_samples = stage != "train" and not shuffles(loader_of(self.trainer, stage, loader))
         if self._saved is not None:
             self._saved.check(self.paths, [], watched[0].metric.num_classes if watched else None)

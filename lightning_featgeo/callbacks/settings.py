@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.assembly import Views
-from lightning_featgeo.batches import Selector, describe, find_groups, find_mask
+from lightning_featgeo.batches import Selector, describe, find_groups, find_mask, select
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.labels import LabelReader
 from lightning_featgeo.metrics import GeometryMetric
@@ -35,10 +35,12 @@ class Taste:
     embedding_rows: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.embedding_rows <= 1000:
-            raise ConfigurationError(f"embedding_rows={self.embedding_rows}: between 0 (none) and 1,000 can be shown")
-        if self.matrix_classes < 2:
-            raise ConfigurationError(f"matrix_classes={self.matrix_classes}: a matrix shows at least 2 classes")
+        for name, given, least, most in (
+            ("embedding_rows", self.embedding_rows, 0, 1000),
+            ("matrix_classes", self.matrix_classes, 2, 100),
+        ):
+            if not isinstance(given, int) or not least <= given <= most:
+                raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
         if isinstance(self.class_names, str):
             raise ConfigurationError("class_names is one string: give a list of names, in the order of class indices")
 
@@ -192,6 +194,9 @@ class Settings:
         """
         labels, targets = self.label_reader(num_classes).read(batch)
         find_mask(batch, self.mask)
+        if self.id_key is not None:
+            select(batch, self.id_key, "id_key")
+        self.check_class_names(num_classes)
         find_groups(batch, self.groups)
         asked = sorted(name for name in named(self.signals) if "targets" in CATALOG[name].requires)
         if asked and targets is None:

@@ -14,10 +14,10 @@ from lightning_featgeo.assembly import RowAssembler
 from lightning_featgeo.callbacks.identities import Identities
 from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.guarding import repeats_note
-from lightning_featgeo.history import Record
 from lightning_featgeo.metrics import GeometryMetric, WindowResult
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.ranks import RankFailure, Ranks
+from lightning_featgeo.record import Record
 from lightning_featgeo.types import Tensor
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Watched:
     failed: str | None = None
     saved: Saved | None = None  # what the rows must be like to go on with a checkpoint's curves
     path: str = ""
+    positions: bool = False  # whether samples are numbered by their positions in the data set
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Watched:
         }
         if made.chosen_pool == "tokens":
             found["tokens_per_sequence"] = made.tokens_per_sequence
-        if made.skip_tokens:
+        if made.chosen_pool in ("tokens", "mean", "last"):
             found["skip_tokens"] = made.skip_tokens
         return found
 
@@ -228,7 +229,7 @@ class Window:
                 ),
                 result.curves,
                 known,
-                part.metric.keeps_samples,
+                part.positions,
             )
             for part, result, known in zip(self.watched, results, ids, strict=True)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
 from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.types import Tensor, Undefined, explain
+from lightning_featgeo.types import FeatureGeometryWarning, Tensor, Undefined, explain
 
 ROWS_PER_DIMENSION = 4
 CURVES = ("eigenvalues", "log_density", "local_dimension")
@@ -76,9 +77,11 @@ def evaluate(
     if asked is not None:
         try:
             curves |= details(statistics, asked)
-        except Exception:
+        except Exception as failure:
             if strict:
                 raise
+            message = f"featgeo: a window's tables failed with {explain(failure)}; its values are not touched"
+            warnings.warn(message, FeatureGeometryWarning, stacklevel=2)
     return WindowResult(values, errors, gaps, ceilings, more, curves, notes)
 
 

@@ -45,9 +45,11 @@ def write_report(
     found, left_out = distinct(list(bar(load(files), total=len(files), desc="histories", unit="run")))
     text = render(found, None if baseline is None else _index(baseline, [run.name for run in found]), left_out, bar)
     target = Path(output)
+    if target.is_dir():
+        raise ReportError(f"{target} is a folder: name the file to write, such as {target / 'report.html'}")
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(target.name + ".part")
-    half.write_text(text, encoding="utf-8")
+    half.write_bytes(text.encode("utf-8", "replace"))
     half.replace(target)
     return target
 

@@ -11,6 +11,7 @@ from lightning_featgeo.report.runs import Run
 
 MOST_NUMBERS = 120_000  # values and standard errors on a page; beyond, windows are thinned evenly, and the page says so
 MOST_SPECTRA = 24  # lines in a chart of spectra
+MOST_LINES = 400  # in all of them
 
 
 class Data:
@@ -31,7 +32,9 @@ class Data:
         marked = {(i, event.get("epoch")) for i, run in enumerate(runs) for event in run.history.events}
         axes: list[dict[str, Any]] = []
         shown = [self._panel(panel, axes, marked) for panel in show(found, desc="curves", unit="curve")]
-        self.spectra = [each for i, run in enumerate(runs) for each in _spectra(i, run)]
+        charts = sum(len({(r.stage, r.layer) for r in run.records if r.spectrum}) for run in runs)
+        lines = max(3, min(MOST_SPECTRA, MOST_LINES // max(1, charts)))
+        self.spectra = [each for i, run in enumerate(runs) for each in _spectra(i, run, lines)]
         self.page: dict[str, Any] = {
             "runs": [{"name": run.name} for run in runs],
             "panels": shown,
@@ -82,6 +85,8 @@ def _round(value: float, digits: int = 6) -> float | int | None:
     if not math.isfinite(value):
         return None
     short = float(f"{value:.{digits}g}")
+    if not math.isfinite(short):  # the largest numbers there are, rounded up
+        return value
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
@@ -90,15 +95,15 @@ def _marks(index: int, run: Run) -> list[dict[str, Any]]:
     for event in run.history.events:
         parts = str(event.get("monitor", "")).split("/")
         if event.get("kind") in ("stop", "alarm") and isinstance(event.get("epoch"), (int, float)):
-            stage = parts[1] if len(parts) > 1 else None
+            stage, layer = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 3 else None
             found.append(
-                {"run": index, "stage": stage, "epoch": _round(event["epoch"]), "step": event.get("step"),
-                 "kind": event["kind"], "text": str(event.get("reason", ""))[:400]}
+                {"run": index, "stage": stage, "layer": layer, "epoch": _round(event["epoch"]),
+                 "step": event.get("step"), "kind": event["kind"], "text": str(event.get("reason", ""))[:400]}
             )  # fmt: skip
     return found
 
 
-def _spectra(index: int, run: Run) -> list[dict[str, Any]]:
+def _spectra(index: int, run: Run, most: int) -> list[dict[str, Any]]:
     """A chart for each stage and layer that has spectra: evenly chosen windows, first and last among them."""
     series: dict[tuple[str, str | None], list[Any]] = {}
     for record in run.records:
@@ -107,7 +112,7 @@ def _spectra(index: int, run: Run) -> list[dict[str, Any]]:
     found = []
     for (stage, layer), records in series.items():
         n = len(records)
-        chosen = sorted({round(i * (n - 1) / (MOST_SPECTRA - 1)) for i in range(MOST_SPECTRA)}) if n > 1 else [0]
+        chosen = sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [0]
         lines = [
             {
                 "epoch": _round(records[i].epoch),

@@ -36,7 +36,7 @@
         else if (missing(i - 1) && missing(i + 1)) lone.push(row);
       });
       for (const each of page.marks) {
-        if (each.run === one.run && each.stage === panel.stage) mark.push({ ...each, run });
+        if (each.run === one.run && each.stage === panel.stage && each.layer === panel.layer) mark.push({ ...each, run });
       }
     }
     const valid = curve.filter((row) => row.value !== null);
@@ -67,7 +67,9 @@
     const panel = isSpectrum ? page.spectra[box.dataset.panel] : page.panels[box.dataset.panel];
     const text = JSON.stringify(isSpectrum ? page.specs.spectrum : page.specs[state.axis]);
     const style = getComputedStyle(root); // colours are variables: light and dark differ
-    const spec = JSON.parse(text.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim()));
+    const colour = (given) => (typeof given !== "string" ? given
+      : given.replace(/^var\((--[\w-]+)\)$/, (_, name) => style.getPropertyValue(name).trim()));
+    const spec = JSON.parse(text, (key, value) => (key === "range" && Array.isArray(value) ? value.map(colour) : value));
     spec.datasets = isSpectrum ? spectrumRows(panel) : rows(panel);
     spec.layer = spec.layer.filter((layer) => spec.datasets[layer.data?.name ?? "curve"].length);
     const turn = (views.get(box)?.turn ?? 0) + 1;
@@ -100,11 +102,23 @@
   const boxes = [...document.querySelectorAll(".chart")];
   function again() {
     for (const box of boxes) {
-      if (views.has(box)) draw(box);
+      if (!views.has(box)) continue;
+      if (box.offsetParent) draw(box);
+      else { // hidden: it has no width to draw into, so it is drawn when it comes back
+        views.get(box).view?.finalize();
+        views.delete(box);
+        watcher.observe(box);
+      }
     }
   }
   boxes.forEach((box) => watcher.observe(box));
-  addEventListener("beforeprint", () => boxes.filter((box) => !views.has(box)).forEach(draw));
+  let theme = "light"; // of the screen: paper is light
+  addEventListener("beforeprint", () => {
+    theme = root.dataset.theme;
+    root.dataset.theme = "light";
+    boxes.filter((box) => box.offsetParent && (theme === "dark" || !views.has(box))).forEach(draw);
+  });
+  addEventListener("afterprint", () => { if (theme === "dark") setTheme(theme); });
 
   // --- controls ------------------------------------------------------------------------------------------------
   const preference = matchMedia("(prefers-color-scheme: dark)");
@@ -125,6 +139,7 @@
   for (const input of document.querySelectorAll("input[data-run]")) {
     input.addEventListener("change", () => {
       state.hidden[input.checked ? "delete" : "add"](Number(input.dataset.run));
+      document.querySelectorAll(`[data-of='${input.dataset.run}']`).forEach((one) => { one.hidden = !input.checked; });
       again();
     });
   }

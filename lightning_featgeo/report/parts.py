@@ -157,7 +157,7 @@ def spectrum(index: int, each: dict[str, Any], name: str, several: bool) -> str:
     title = "eigenvalues of the centred covariance" + (f", {name}" if several else "")
     drawn = _figure(f"class='chart tall' data-kind='spectrum' data-panel='{index}'", f"{title}: {told}.")
     return (
-        "<article class='panel'><p class='kicker'>Spectrum over time</p>"
+        f"<article class='panel' data-of='{each['run']}'><p class='kicker'>Spectrum over time</p>"
         f"<h3>{text(title)} <small>dark: early</small></h3>"
         f"{drawn}"
         f"<p class='lines'>{text(told)}. Parallel lines: the same shape. A tail that falls: directions are lost.</p>"

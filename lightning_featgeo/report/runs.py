@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_featgeo.history import History, Record
+from lightning_featgeo.history import History
+from lightning_featgeo.record import Record
 
 LONGEST = 80  # characters of a name
 
@@ -53,7 +54,8 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
             found.update(dict.fromkeys(below))
         else:
             raise ReportError(f"{given}: there is no such file or folder")
-    return list(found)
+    unique: dict[Path, Path] = {path.resolve(): path for path in reversed(found)}
+    return [path for path in found if unique[path.resolve()] is path]
 
 
 def _looks_like_history(path: Path) -> bool:
@@ -102,24 +104,28 @@ def distinct(loaded: Sequence[Run]) -> tuple[list[Run], list[str]]:
     left_out: list[str] = []
     for run in loaded:
         if not run.records:
-            left_out.append(f"{run.path}: no window has closed, so there is no curve (see docs/running.md)")
+            why = "; ".join(run.notes) or "there is no curve in it"
+            left_out.append(f"{run.path}: no window has closed: {why}")
         elif not _joined(run, kept):
             kept.append(run)
     if not kept:
         raise ReportError("nothing to report on:\n  " + "\n  ".join(left_out or ["no run was given"]))
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     for run in kept:
-        seen[run.name] = seen.get(run.name, 0) + 1
-        if seen[run.name] > 1:
-            run.name = f"{run.name} ({seen[run.name]})"
+        name, count = run.name, 1
+        while run.name in taken:
+            count += 1
+            run.name = f"{name} ({count})"
+        taken.add(run.name)
     return kept, left_out
 
 
 def _joined(run: Run, kept: list[Run]) -> bool:
-    """Whether a run was the evaluation of one before it, and has been added there."""
+    """Whether a run was the evaluation of one before it, by the logger's own word, and has been added there."""
+    identity = run.history.run.get("id")
     stages = {record.stage for record in run.records}
     for other in reversed(kept):
-        same = other.path.parent == run.path.parent and other.history.run.get("of") == run.history.run.get("of")
+        same = identity is not None and identity == other.history.run.get("id") and other.path.parent == run.path.parent
         if same and not stages & {record.stage for record in other.records}:
             other.history.records += run.records
             other.history.events += run.history.events

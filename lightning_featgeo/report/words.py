@@ -10,6 +10,9 @@ from lightning_featgeo.report.runs import Run
 
 HEADLINES = ("feature_std", "effective_rank", "rankme", "id_two_nn", "knn_accuracy", "nc1", "uniformity", "nrc1")
 MOST = 4  # curves in a headline
+NO_END = (
+    "The record says nothing of an end: the run is still going, was killed, or its loop did not say that it had ended."
+)
 
 
 def number(value: float) -> str:
@@ -44,7 +47,7 @@ def ending(run: Run) -> str:
     if end:
         return f"{windows}. The run {end}."
     if run.history.run.get("format", 1) >= 2:
-        return f"{windows}. The record says nothing of an end: the run is still going, or it was killed."
+        return f"{windows}. {NO_END}"
     return f"{windows}."
 
 

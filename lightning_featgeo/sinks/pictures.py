@@ -53,11 +53,13 @@ def lines(chart: Lines) -> Figure:
 def matrix(data: Matrix) -> Figure:
     """Cosines from −1 (blue) to 1 (red)."""
     n = len(data.names)
-    figure, axes = _new(2.5 + 0.3 * n, 2 + 0.3 * n, data.title)
+    side = min(0.3 * n, 12.0)
+    figure, axes = _new(2.5 + side, 2 + side, data.title)
     image = axes.imshow(data.values, vmin=-1, vmax=1, cmap="RdBu_r")
     labels = [_plain(name[:18] + ("…" if len(name) > 18 else "")) for name in data.names]
-    axes.set_xticks(range(n), labels, rotation=90, fontsize=7)
-    axes.set_yticks(range(n), labels, fontsize=7)
+    size = 7 if n <= 40 else 5
+    axes.set_xticks(range(n), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(n), labels, fontsize=size)
     figure.colorbar(image, ax=axes, shrink=0.7, label="cosine")
     return figure
 

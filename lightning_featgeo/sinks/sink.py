@@ -66,7 +66,7 @@ class Sink:
     def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
         """Feature rows for the logger's own projector, with what is known of each."""
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, at: At) -> None:
         """A sentence beside the run, such as why it was stopped."""
 
     def alert(self, title: str, text: str, failure: bool) -> None:

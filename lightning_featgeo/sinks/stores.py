@@ -42,9 +42,9 @@ class TensorBoardSink(Sink):
         known = [[str(value) for value in row] for row in table.rows]
         self.logger.experiment.add_embedding(rows, known, None, at.step, name.replace("/", "_"), table.columns)
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, at: At) -> None:
         """As text."""
-        self.logger.experiment.add_text(key.replace("featgeo_", "featgeo/", 1), text)
+        self.logger.experiment.add_text(key.replace("featgeo_", "featgeo/", 1), text, at.step)
 
 
 class MLflowSink(Sink):
@@ -66,7 +66,7 @@ class MLflowSink(Sink):
         """An artifact."""
         self.logger.experiment.log_text(self.logger.run_id, f"{table.title}\n\n{table.markdown()}", f"{name}.md")
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, at: At) -> None:
         """As a tag."""
         self.logger.experiment.set_tag(self.logger.run_id, key, text[:4000])
 
@@ -77,8 +77,8 @@ class TrackioSink(Sink):
     draws = True
 
     def describe(self, facts: Mapping[str, Any]) -> None:
-        """Into the run's config."""
-        self.logger.log_hyperparams({f"featgeo/{key}": value for key, value in _flat(facts).items()})
+        """As a table: Trackio's config is closed with the first row."""
+        self.table("featgeo/run", _as_table(facts), At(0.0, 0))
 
     def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
         """Histogram media."""

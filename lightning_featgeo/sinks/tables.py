@@ -12,6 +12,7 @@ import torch
 from lightning_featgeo.types import Tensor
 
 MAX_LINES = 12  # in one chart; older windows are thinned
+MAX_POINTS = 200  # of a line
 _PARTS = {2: "head", 1: "mid", 0: "tail", -1: "–"}
 Spectra = list[tuple[float, list[list[float]]]]
 
@@ -150,6 +151,13 @@ def thin(spectra: Spectra, kept: Collection[float] = ()) -> Spectra:
     chosen = [i for i, (epoch, _) in enumerate(spectra) if epoch in kept][-MAX_LINES // 2 :]
     even = max(2, MAX_LINES - len(chosen))
     return [spectra[i] for i in sorted({*chosen, *(round(i * (n - 1) / (even - 1)) for i in range(even))})]
+
+
+def thin_points(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+    """At most so many points of a line, evenly chosen, first and last among them."""
+    n = len(x)
+    chosen = range(n) if n <= MAX_POINTS else sorted({round(i * (n - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)})
+    return [x[i] for i in chosen], [y[i] for i in chosen]
 
 
 def layout(rows: Tensor, samples: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:

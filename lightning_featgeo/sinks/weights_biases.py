@@ -85,7 +85,7 @@ class WandbSink(Sink):
         data = [[*known, *row] for known, row in zip(table.rows, rows.tolist(), strict=True)]
         self._log({name: wandb.Table(columns=columns, data=data, allow_mixed_types=True)}, at)
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, at: At) -> None:
         """Into the run's summary."""
         self.logger.experiment.summary[key] = text
 

@@ -601,17 +601,31 @@ def test_the_progress_bar_shows_the_chosen_curve_under_a_name_that_fits() -> Non
         FeatureGeometryMonitor(headline="efective_rank")
 
 
-def test_what_cannot_be_shown_is_an_error_at_once() -> None:
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_what_cannot_be_shown_is_an_error_before_anything_is_trained(sanity: int) -> None:
     for settings, said in (
-        ({"embedding_rows": 2000}, "between 0 .none. and 1,000 can be shown"),
-        ({"matrix_classes": 1}, "at least 2 classes"),
+        ({"embedding_rows": 2000}, "embedding_rows=2000: a whole number from 0 to 1,000"),
+        ({"matrix_classes": 1}, "matrix_classes=1: a whole number from 2 to 100"),
         ({"class_names": "cat"}, "class_names is one string"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             FeatureGeometryMonitor(**settings)
-    monitor = FeatureGeometryMonitor(class_names=["a", "b"], on_error="raise")
-    with pytest.raises(ConfigurationError, match="class_names= has 2 names, and there are 10 classes"):
-        trainer(monitor).fit(Classifier(), *loaders())
-    monitor = FeatureGeometryMonitor(id_key="path", on_error="raise")
-    with pytest.raises(ConfigurationError, match="id_key='path': the batch has no such part"):
-        trainer(monitor).fit(Classifier(), *loaders())
+    for settings, said in (
+        ({"class_names": ["a", "b"]}, "class_names= has 2 names, and there are 10 classes"),
+        ({"id_key": "path"}, "id_key='path': the batch has no such part"),
+    ):
+        for head in ("net.3", None):
+            run = trainer(FeatureGeometryMonitor(head=head, **settings), num_sanity_val_steps=sanity)
+            with pytest.raises(ConfigurationError, match=said):
+                run.fit(Classifier(), *loaders())
+            assert run.global_step == 0
+
+
+def test_ids_that_go_wrong_later_cost_no_curve() -> None:
+    def late(batch: Any) -> Any:
+        return ["x"] * len(batch[0]) if len(batch[0]) == 64 else ["x"]
+
+    monitor = FeatureGeometryMonitor(id_key=late)
+    with pytest.warns(FeatureGeometryWarning, match="Samples of this window have no ids"):
+        trainer(monitor, max_epochs=2).fit(Classifier(), *loaders())
+    assert all(len(record.values) == 9 for record in monitor.history)

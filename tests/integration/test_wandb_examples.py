@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,15 @@ def test_the_sweep_runs_as_its_agent_would_and_its_metric_is_there(tmp_path: Pat
     }
     command = [word for part in sweep["command"] for word in filled.get(part, [part])]
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    own["WANDB_MODE"] = "offline"
     (tmp_path / "examples").symlink_to(EXAMPLES)
-    done = subprocess.run(
-        [*command, "--trainer.max_epochs=2"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**own, "WANDB_MODE": "offline"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    for epochs in (1, 2):  # an agent runs many in one folder
+        shutil.rmtree(tmp_path / "wandb", ignore_errors=True)
+        done = subprocess.run(
+            [*command, f"--trainer.max_epochs={epochs}"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=own, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
     metrics, rows, _ = read(tmp_path)
     name = sweep["metric"]["name"]
     assert len([row for row in rows if name in row]) == 2

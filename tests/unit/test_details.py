@@ -10,7 +10,7 @@ from lightning_featgeo.callbacks.identities import SPARE, Identities
 from lightning_featgeo.metrics.details import Details, of_classes
 from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sinks import tables
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.types import FeatureGeometryWarning
 
 COUNTS = (90, 60, 40, 20, 0, 10)  # a head and a tail, and a class without rows
 
@@ -145,6 +145,20 @@ def test_ids_are_kept_in_bounded_memory() -> None:
         ({"name": "abcdefgh"}, "each of the batch's 8 samples needs one id"),
     ],
 )
-def test_ids_that_do_not_fit_are_errors(batch: dict, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        Identities("name").add(batch, 0, 8, Ranks.alone(), [])
+def test_ids_that_do_not_fit_cost_only_themselves(batch: dict, said: str) -> None:
+    ids = Identities("name")
+    with pytest.warns(FeatureGeometryWarning, match=said):
+        ids.add(batch, 0, 8, Ranks.alone(), [])
+    ids.add(batch, 8, 8, Ranks.alone(), [])  # said once a window
+    assert ids.of(torch.arange(16), Ranks.alone()) == {}
+
+
+@pytest.mark.parametrize("given", [np.array(["a", "b"]), ("a", "b"), torch.tensor([7, 8]), ["a", None]])
+def test_ids_come_as_arrays_tuples_tensors_or_not_at_all(given) -> None:
+    metric = GeometryMetric(["id_two_nn"], bank_size=10)
+    metric.update(torch.randn(2, 4))
+    ids = Identities(0)
+    ids.add([given], 0, 2, Ranks.alone(), [metric])
+    found = ids.of(torch.arange(2), Ranks.alone())
+    assert found in ({0: "a", 1: "b"}, {0: "7", 1: "8"}, {0: "a"})
+    assert len(found) == sum(name is not None for name in given)

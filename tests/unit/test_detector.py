@@ -21,7 +21,7 @@ from lightning_featgeo.alarms import (
 )
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import Record
+from lightning_featgeo.record import Record
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning
 
 

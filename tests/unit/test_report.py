@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from histories import FACTS, record, stop, write
+from histories import FACTS, SIGNALS, record, stop, write
 
 from lightning_featgeo.fingerprint import differences, fingerprint
 from lightning_featgeo.history import History
@@ -15,7 +15,7 @@ from lightning_featgeo.report.__main__ import main
 from lightning_featgeo.report.curves import panels
 from lightning_featgeo.report.data import MOST_NUMBERS
 from lightning_featgeo.report.runs import distinct, find, load
-from lightning_featgeo.report.words import ending, headline
+from lightning_featgeo.report.words import NO_END, ending, headline
 from lightning_featgeo.types import FeatureGeometryWarning
 
 
@@ -33,8 +33,8 @@ def data_of(path: Path) -> dict:
 
 
 def test_runs_are_named_and_an_evaluation_belongs_to_its_run(tmp_path: Path) -> None:
-    write(tmp_path / "version_0" / "featgeo" / "1.jsonl")
-    write(tmp_path / "version_0" / "featgeo" / "2.jsonl", windows=1, stage="test")
+    write(tmp_path / "version_0" / "featgeo" / "1.jsonl", identity="0")
+    write(tmp_path / "version_0" / "featgeo" / "2.jsonl", windows=1, identity="0", stage="test")
     write(tmp_path / "version_1" / "featgeo" / "1.jsonl", name="named")
     write(tmp_path / "version_2" / "featgeo" / "1.jsonl", name="named")
     (tmp_path / "other.jsonl").write_text('{"loss": 1}\n')
@@ -42,6 +42,26 @@ def test_runs_are_named_and_an_evaluation_belongs_to_its_run(tmp_path: Path) -> 
     assert [run.name for run in found] == ["version_0", "named", "named (2)"]
     assert {r.stage for r in found[0].records} == {"val", "test"}
     assert left_out == []
+
+
+def test_a_test_belongs_to_the_run_that_its_logger_says(tmp_path: Path) -> None:
+    """Stores that all runs share have one folder for all histories."""
+    for name, windows in (("a", 5), ("b", 5)):
+        write(tmp_path / "featgeo" / f"1{name}.jsonl", windows=windows, name="resnet", identity=f"store/{name}")
+    write(tmp_path / "featgeo" / "2a.jsonl", windows=1, name="resnet", identity="store/a", stage="test")
+    write(tmp_path / "featgeo" / "3.jsonl", windows=1, stage="train")  # nobody knows whose
+    found, _ = runs_below(tmp_path)
+    assert [(run.name, {r.stage for r in run.records}) for run in found] == [
+        ("resnet", {"val", "test"}), ("resnet (2)", {"val"}), (tmp_path.name, {"train"}),
+    ]  # fmt: skip
+
+
+def test_names_differ_whatever_they_are(tmp_path: Path) -> None:
+    for i, name in enumerate(("a", "a", "a (2)")):
+        write(tmp_path / f"{i}.jsonl", name=name)
+    assert [run.name for run in runs_below(tmp_path)[0]] == ["a", "a (2)", "a (2) (2)"]
+    twice = find([tmp_path / "0.jsonl", tmp_path / ".." / tmp_path.name / "0.jsonl"])
+    assert len(twice) == 1
 
 
 def test_a_second_fit_in_one_folder_is_a_run_of_its_own(tmp_path: Path) -> None:
@@ -90,9 +110,7 @@ def test_a_crashed_run(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(text[:-40])
     (run,), _ = runs_below(tmp_path / "a.jsonl")
     assert len(run.records) == 3
-    assert ending(run) == (
-        "3 windows, up to epoch 3. The record says nothing of an end: the run is still going, or it was killed."
-    )
+    assert ending(run) == f"3 windows, up to epoch 3. {NO_END}"
     assert write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True).stat().st_size > 500_000
 
 
@@ -108,6 +126,55 @@ def test_lines_that_are_damaged_or_of_a_later_version_are_said_on_the_page(tmp_p
     page = write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True).read_text()
     assert "was written by a later version (format 99" in page
     assert "can&#x27;t be read" in page
+
+
+WRONG = {
+    "epoch": [None, "2", [1], 10**400, float("nan")],
+    "step": [None, float("nan"), "x"],
+    "stage": [None, 3],
+    "layer": [["a"], 3],
+    "values": [None, [], {"nc1": "0.3"}, {"nc1": None}],
+    "standard_errors": [None, {"nc1": []}],
+    "gaps": [[]],
+    "counts": [None, {"seen": "500"}],
+    "ceilings": [None],
+    "spectrum": [None, {}, [[1, 2, 3]], [["a", 1]]],
+    "facts": [[], {"layer": []}],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_a_malformed_window_is_left_out_and_said(tmp_path: Path, field: str, value: object) -> None:
+    write(tmp_path / "a.jsonl", windows=3)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"window": {**vars(record(3)), field: value}}) + "\n")
+    (run,), _ = runs_below(tmp_path / "a.jsonl")
+    assert len(run.records) == 3
+    assert "1 lines" in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"run": []}, {"run": {"format": "3"}}, {"run": {"definitions": []}}, {"event": []}, {"event": {"epoch": [1]}},
+        {"event": {"kind": "stop", "step": float("nan")}}, {"event": {"alarm": 3}}, [], 3, None, "text",
+    ],
+)  # fmt: skip
+def test_other_malformed_lines_are_left_out(tmp_path: Path, line: object) -> None:
+    write(tmp_path / "a.jsonl", windows=3)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    path = write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True)
+    assert "can&#x27;t be read" in path.read_text()
+
+
+def test_odd_text_and_the_largest_numbers_are_written(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", windows=1)
+    odd = {**vars(record(1)), "stage": "\ud800x", "values": {"nc1": 1.7976e308, "\ud800": 1.0}}
+    odd["standard_errors"] = {"nc1": 1.797e308}
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"window": odd}) + "\n")
+    assert len(data_of(write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True))["panels"]) > 1
 
 
 def test_an_infinite_value_is_a_gap(tmp_path: Path) -> None:
@@ -131,8 +198,13 @@ def test_an_infinite_value_is_a_gap(tmp_path: Path) -> None:
         ({"knn_vote_k": 50}, {"knn_accuracy"}, "neighbours that vote: 50 instead of 200"),
         ({"bank_size": 100}, {"id_two_nn", "knn_accuracy"}, "rows in the bank: 100 instead of 4,096"),
         ({"bank_size": 9000}, set(), ""),  # neither was full
-        ({"pool": "cls"}, {"feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1"}, "pooling: 'cls'"),
-        ({"dim": 32}, {"feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1"}, "dimension: 32 instead"),
+        ({"pool": "cls"}, set(SIGNALS), "pooling: 'cls'"),
+        (
+            {"skip_tokens": 1},
+            set(SIGNALS),
+            "tokens skipped: 1",
+        ),
+        ({"dim": 32}, set(SIGNALS), "dimension: 32 instead"),
     ],
 )
 def test_curves_of_different_things_stand_apart(tmp_path: Path, changed: dict, apart: set, why: str) -> None:
@@ -143,6 +215,14 @@ def test_curves_of_different_things_stand_apart(tmp_path: Path, changed: dict, a
     assert all(why in " ".join(p.apart) for p in found if p.apart)
     together = {p.signal for p in found if len(p.curves) == 2}
     assert not together & apart
+
+
+def test_a_vote_from_a_reference_is_another_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    write(tmp_path / "b.jsonl", name="b", reference="train")
+    apart = [p for p in panels(runs_below(tmp_path)[0]) if p.apart]
+    assert {p.signal for p in apart} == {"knn_accuracy"}
+    assert apart[0].apart == ["reference: 'train' instead of 'none'"]
 
 
 def test_another_number_of_rows_or_definition_stands_apart_and_one_row_more_does_not(tmp_path: Path) -> None:
@@ -198,6 +278,21 @@ def test_names_are_escaped_wherever_they_stand(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert page.count("<script") == 3  # data, libraries, ours
     assert data_of(tmp_path / "r.html")["runs"][0]["name"] == bad
+
+
+def test_an_alarm_is_marked_in_its_own_layer(tmp_path: Path) -> None:
+    history = write(tmp_path / "a.jsonl")
+    history.append(record(0, layer="net_0"))
+    history.event(kind="alarm", monitor="featgeo/val/net_0/nc1", epoch=1.0, step=20, reason="x", alarm={})
+    (mark,) = data_of(write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True))["marks"]
+    assert (mark["stage"], mark["layer"]) == ("val", "net_0")
+
+
+def test_the_output_is_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl")
+    with pytest.raises(ReportError, match=r"is a folder: name the file to write"):
+        write_report(tmp_path / "a.jsonl", tmp_path)
+    assert not list(tmp_path.parent.glob("*.part"))
 
 
 def test_a_baseline_by_name_or_part_of_it(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""Record: one closed window of one layer; and what lines of a history file must hold to be taken for records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One closed window of one layer.
+
+    ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
+    ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
+    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank, in
+    the reference.
+    ``notes``: what a reader must know. ``reference``: the window that was compared with. ``facts``: what the numbers
+    are of (layer, dimension, k, pooling, views), so that curves of different things are never taken for the same.
+    ``spectrum``: (rank, eigenvalue) pairs, thinned.
+    """
+
+    window: int
+    stage: str
+    layer: str | None
+    epoch: float
+    step: int
+    values: dict[str, float]
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    gaps: dict[str, str] = field(default_factory=dict)
+    ceilings: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    share: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    reference: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    spectrum: list[list[float]] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> str:
+        """What the logged names of this record start with."""
+        return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
+
+
+def checked_record(given: dict[str, Any]) -> Record:
+    """A record of a file that may come from anywhere.
+
+    Raises:
+        Exception: of those that ``History.load`` takes for a line that can't be read.
+    """
+    return Record(
+        window=_whole(given["window"]),
+        stage=_name(given["stage"]),
+        layer=None if given["layer"] is None else _name(given["layer"]),
+        epoch=_finite(given["epoch"]),
+        step=_whole(given["step"]),
+        values=_table(given["values"], _number),
+        standard_errors=_table(given.get("standard_errors", {}), _number),
+        gaps=_table(given.get("gaps", {}), str),
+        ceilings=_table(given.get("ceilings", {}), _number),
+        counts=_table(given.get("counts", {}), _whole),
+        seconds=_number(given.get("seconds", 0.0)),
+        share=_number(given.get("share", 0.0)),
+        notes=[str(note) for note in _list(given.get("notes", []))],
+        reference=None if given.get("reference") is None else _name(given["reference"]),
+        facts=_table(given.get("facts", {}), lambda value: value if isinstance(value, (int, float)) else _fact(value)),
+        spectrum=[[_number(rank), _number(value)] for rank, value in _list(given.get("spectrum", []))],
+    )
+
+
+def checked_run(given: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its run; raises as :func:`checked_record` does."""
+    found = dict(given)
+    if "format" in found:
+        found["format"] = _whole(found["format"])
+    if "definitions" in found:
+        found["definitions"] = _table(found["definitions"], _whole)
+    return found
+
+
+def checked_event(given: dict[str, Any]) -> dict[str, Any]:
+    """Something that happened; raises as :func:`checked_record` does."""
+    found = dict(given)
+    for name, check in (("epoch", _finite), ("step", _whole), ("monitor", str), ("reason", str)):
+        if found.get(name) is not None:
+            found[name] = check(found[name])
+    if "alarm" in found:
+        found["alarm"] = dict(found["alarm"])
+    return found
+
+
+def _table(given: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
+    return {_name(name): check(value) for name, value in given.items()}
+
+
+def _list(given: Any) -> list[Any]:
+    if not isinstance(given, list):
+        raise TypeError(f"expected a list, got {type(given).__name__}")
+    return given
+
+
+def _fact(given: Any) -> str | None:
+    return None if given is None else _name(given)
+
+
+def _name(given: Any) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"expected a name, got {given!r}")
+    return given.encode("utf-8", "replace").decode()
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise TypeError(f"expected a number, got {given!r}")
+    return float(given)
+
+
+def _finite(given: Any) -> float:
+    number = _number(given)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {given!r}")
+    return number
+
+
+def _whole(given: Any) -> int:
+    return int(_finite(given))

@@ -78,9 +78,9 @@ class Gallery:
             names = ", ".join(sink.name for sink in self.sinks if sink.draws)
             rank_zero_info(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
 
-    def _miss_rows(self, curves: Mapping[str, Tensor]) -> None:
+    def _miss_rows(self, shown: Shown) -> None:
         """Say so if rows were asked for and no signal keeps any."""
-        if self.sinks and self.taste.embedding_rows and curves and "shown_rows" not in curves:
+        if self.sinks and self.taste.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
             self.guard.warn(
                 f"embedding_rows={self.taste.embedding_rows}: no chosen signal looks for neighbours (id_two_nn does), "
                 "so no rows are kept that could be shown",
@@ -96,7 +96,7 @@ class Gallery:
             alarms: titles of those raised at it.
         """
         record, curves = shown.record, shown.curves
-        self._miss_rows(curves)
+        self._miss_rows(shown)
         wall = self._walls.setdefault(record.prefix, _Wall())
         wall.windows += 1
         wall.last = shown

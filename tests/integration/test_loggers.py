@@ -10,10 +10,13 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from models import Classifier, loaders, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.adapters.trackio import TrackioLogger
+from lightning_featgeo.types import FeatureGeometryWarning
 
 NAMES = [f"digit {i}" for i in range(10)]
 PICTURES = {f"featgeo_curves/val/{name}" for name in ("spectrum", "class_cosines", "layout", "depth_feature_std")}
@@ -63,8 +66,6 @@ def test_csv_has_every_scalar(logged: Any) -> None:
 
 
 def test_tensorboard_has_scalars_histograms_pictures_tables_and_the_projector(logged: Any) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder, monitor, stop, _ = logged
     (events,) = folder.glob("tensorboard/**/events.*")
     read = EventAccumulator(str(events.parent), size_guidance={"histograms": 0, "images": 0, "tensors": 0})
@@ -140,3 +141,37 @@ def test_a_logger_whose_pictures_fail_costs_only_those(tmp_path: Path, monkeypat
         run.fit(Classifier(), *loaders())
     assert torch.isfinite(run.callback_metrics["featgeo/val/nc1"])
     assert list(tmp_path.glob("**/events.*"))
+
+
+def test_trackio_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trackio = pytest.importorskip("trackio", reason="needs the loggers: pip install -e '.[loggers]'")
+    run = trainer(FeatureGeometryMonitor(stages=("val", "test")), max_epochs=1, logger=TrackioLogger("goes_on"))
+    run.fit(Classifier(), *loaders())
+    run.test(Classifier(), loaders()[1], verbose=False)
+    (name,) = trackio.SQLiteStorage.get_runs("goes_on")
+    logged = {key for row in trackio.SQLiteStorage.get_logs("goes_on", name) for key in row}
+    assert {"featgeo/val/nc1", "featgeo/test/nc1", "featgeo/run"} <= logged
+
+
+def test_rows_that_nobody_keeps_are_not_promised(tmp_path: Path) -> None:
+    monitor = FeatureGeometryMonitor(signals=["feature_std"], embedding_rows=20)
+    with pytest.warns(FeatureGeometryWarning, match="embedding_rows=20: no chosen signal looks for neighbours"):
+        trainer(monitor, logger=TensorBoardLogger(tmp_path)).fit(Classifier(), *loaders())
+
+
+def test_samples_have_positions_only_where_the_loader_reads_in_order(tmp_path: Path) -> None:
+    plain, val = loaders()
+    backwards = DataLoader(val.dataset, 64, sampler=[*range(len(val.dataset))][::-1])
+    in_batches = DataLoader(val.dataset, batch_sampler=[[*range(i, i + 20)][::-1] for i in range(0, 200, 20)])
+    for number, (loader, column) in enumerate(
+        ((val, "position in the data set"), (backwards, "order of arrival"), (in_batches, "order of arrival"))
+    ):
+        folder = tmp_path / str(number)
+        trainer(FeatureGeometryMonitor(), max_epochs=1, logger=TensorBoardLogger(folder)).fit(
+            Classifier(), plain, loader
+        )
+        (events,) = folder.glob("**/events.*")
+        read = EventAccumulator(str(events.parent), size_guidance={"tensors": 0})
+        read.Reload()
+        table = read.Tensors("featgeo_tables/val/lowest_density_last/text_summary")[-1].tensor_proto.string_val[0]
+        assert f"| rank | {column} |" in table.decode()

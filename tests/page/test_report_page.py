@@ -182,10 +182,42 @@ def test_toggles(open_report: Callable[..., Opened], compared: Path, artefacts: 
     assert opened.colours(0) != before  # the baseline is drawn in the page's ink
     page.screenshot(path=artefacts / "compared_dark.png", full_page=True)
 
-    assert page.locator("#part-1").is_visible()
+    part = page.locator("#part-1")
+    assert part.is_visible()
     page.locator("input[data-part='part-1']").uncheck()
-    assert not page.locator("#part-1").is_visible()
+    assert not part.is_visible()
+    page.locator("#theme").click()  # drawn again while it is hidden
+    page.locator("input[data-part='part-1']").check()
+    opened.all_drawn()
+    widths = part.locator(".chart svg").evaluate_all("all => all.map((svg) => svg.getBoundingClientRect().width)")
+    assert len(widths) == len(SIGNALS) + 1
+    assert min(widths) > 200
+
+    spectra = page.locator("article[data-of='1']")
+    assert spectra.first.is_visible()
+    page.locator("input[data-run='1']").uncheck()
+    assert not spectra.first.is_visible()
     assert opened.said == []
+
+
+def test_paper_is_light(open_report: Callable[..., Opened], compared: Path) -> None:
+    opened = open_report(compared, dark=True)
+    opened.all_drawn()
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
+    opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    opened.all_drawn()
+    assert opened.said == []
+
+
+def test_a_run_named_like_a_colour_is_drawn(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="var(--ink)")
+    opened = open_report(write_report(tmp_path / "a.jsonl", tmp_path / "report.html", quiet=True))
+    opened.all_drawn()
+    (colour,) = opened.colours(0)
+    assert colour
+    assert colour.startswith("#")
 
 
 def test_numbers_as_a_table_and_as_csv(open_report: Callable[..., Opened], compared: Path, tmp_path: Path) -> None:

@@ -89,7 +89,21 @@ def ambiguous(found: dict[str, torch.nn.Module], why: str) -> ConfigurationError
         f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\n"
         f"Paste one of:\n  FeatureGeometryMonitor(head={example!r})   # features = what goes into it\n"
         f"  FeatureGeometryMonitor(layer={example!r})  # features = what comes out of it"
+        + _if_self_supervised([*found])
     )
+
+
+def _if_self_supervised(paths: list[str]) -> str:
+    """A line more where a projector is among the candidates: its output, and that of what lies before it."""
+    split = [path.split(".") for path in paths]
+    shared = next((i for i, names in enumerate(zip(*split, strict=False)) if len(set(names)) > 1), 0)
+    parts = list(dict.fromkeys(".".join(names[: shared + 1]) for names in split))
+    projectors = [part for part in parts if re.match(r"proj", part.rpartition(".")[2], re.I)]
+    kept = [part for part in parts if not _SUSPECT.search(part)]
+    if not projectors or not kept:
+        return ""
+    both = [projectors[-1], kept[0]]
+    return f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: where the loss works, and what is kept"
 
 
 def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Choice | None:

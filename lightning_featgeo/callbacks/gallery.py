@@ -95,6 +95,8 @@ class Gallery:
             asked: its signals, in the user's order.
             alarms: titles of those raised at it.
         """
+        if not self.sinks:
+            return
         record, curves = shown.record, shown.curves
         self._miss_rows(shown)
         wall = self._walls.setdefault(record.prefix, _Wall())
@@ -110,13 +112,13 @@ class Gallery:
         self._remember_depth(record, asked)
         prefix = _curve_prefix(record)
         histograms = {prefix + name: curves[name] for name in HISTOGRAMS if name in curves}
-        due = wall.windows & (wall.windows - 1) == 0  # 1, 2, 4, 8, …
+        due = _is_due(wall.windows)
         for sink in self.sinks:
             with self._guarded(sink, "sending histograms"):
                 if histograms:
                     sink.histograms(histograms, _at(shown))
             if due or not sink.draws:
-                self._draw(sink, wall)
+                self._draw(sink, wall, with_tables=due)
             if due:
                 self._tabulate(sink, wall, finished=False)
 
@@ -124,15 +126,15 @@ class Gallery:
         """All layers of a stage have been hung: the chart over depth."""
         series = self._depth.get(stage, {})
         windows = max((w.windows for p, w in self._walls.items() if p.startswith(f"featgeo/{stage}/")), default=0)
-        for sink in self.sinks if windows & (windows - 1) == 0 else []:
+        for sink in self.sinks if _is_due(windows) else []:
             self._draw_depth(sink, stage, series)
 
     def close(self) -> None:
         """The run ends: tables of the best and the last window, and the last pictures."""
         for sink in self.sinks:
             for wall in self._walls.values():
-                if sink.draws and wall.windows & (wall.windows - 1):
-                    self._draw(sink, wall)
+                if not _is_due(wall.windows):
+                    self._draw(sink, wall, with_tables=True)
                 self._tabulate(sink, wall, finished=True)
             for stage, series in self._depth.items():
                 self._draw_depth(sink, stage, series)
@@ -156,8 +158,8 @@ class Gallery:
     def _guarded(self, sink: Sink, doing: str) -> Any:
         return self.guard.around(f"{doing} to {sink.name}", lambda reason: None, lost="the curves are not touched")
 
-    def _draw(self, sink: Sink, wall: _Wall) -> None:
-        """Spectra, cosines of classes, and where rows lie."""
+    def _draw(self, sink: Sink, wall: _Wall, with_tables: bool) -> None:
+        """Spectra; and what some loggers keep as tables as well: cosines of classes, and where rows lie."""
         shown = wall.last
         if shown is None:
             return
@@ -169,8 +171,8 @@ class Gallery:
                     tables.spectrum_lines(wall.spectra, wall.marks, f"Eigenvalues, {of}"),
                     _at(shown),
                 )
-        if wall.windows & (wall.windows - 1) and not sink.draws:
-            return  # the rest are tables as well: not in every window
+        if not with_tables:
+            return
         with self._guarded(sink, "sending charts"):
             title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
             found = tables.cosines(shown.curves, self.taste.class_names, title)
@@ -256,6 +258,11 @@ class Gallery:
             chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
             with self._guarded(sink, "sending charts"):
                 sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
+
+
+def _is_due(windows: int) -> bool:
+    """Whether pictures and tables are due: after 1, 2, 4, 8, … windows."""
+    return windows & (windows - 1) == 0
 
 
 def _at(shown: Shown) -> At:

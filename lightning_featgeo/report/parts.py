@@ -139,7 +139,7 @@ def _definition(panel: Panel) -> str:
     at_most = f"; at most {words.number(max(ceilings))} at this number of rows" if ceilings else ""
     return _list(
         {
-            "Definition": formula(row),
+            "Definition": formula(row).replace("**", "").replace("`", ""),  # docstrings are Markdown
             "Range": f"{row.value_range}{at_most}",
             "Reading": directions(row),
             "Known bias": row.bias,

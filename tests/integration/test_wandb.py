@@ -96,7 +96,7 @@ def test_histograms_spectra_and_layers_over_time(run_files) -> None:
 
 
 def test_tables_name_classes_and_samples(run_files) -> None:
-    folder, monitor, _, _, _, summary = run_files
+    folder, monitor, _, _, all_rows, summary = run_files
     best = max(e for e, v in monitor.history.series("featgeo/val/knn_accuracy") if v == max(
         v for _, v in monitor.history.series("featgeo/val/knn_accuracy")))  # fmt: skip
     for when in ("best", "last"):
@@ -123,6 +123,8 @@ def test_tables_name_classes_and_samples(run_files) -> None:
     assert cosines["columns"][1:11] == NAMES
     assert [row[1 + i] for i, row in enumerate(cosines["data"])] == pytest.approx([1.0] * 10)
     assert summary["featgeo_curves/val/class_cosines._type"] == "image-file"
+    sent = [row["featgeo/epoch"] for row in all_rows if "featgeo_curves/val/class_cosines._type" in row]
+    assert sent == [1.0, 2.0, 3.0]  # 1, 2, 4, 8, …, and the last
 
 
 def test_the_config_says_what_the_curves_are_of(run_files) -> None:

@@ -78,6 +78,18 @@ class Gallery:
             names = ", ".join(sink.name for sink in self.sinks if sink.draws)
             rank_zero_info(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
 
+    def _names(self, curves: Mapping[str, Tensor]) -> Sequence[str] | None:
+        """Names of classes, if there are as many as classes; else their numbers are shown, and that is said."""
+        names = self.taste.class_names
+        if names is None or "class_counts" not in curves or len(names) == len(curves["class_counts"]):
+            return names
+        self.guard.warn(
+            f"class_names= has {len(names)} names, and there are {len(curves['class_counts'])} classes: their "
+            "numbers are shown instead",
+            "class names",
+        )
+        return None
+
     def _miss_rows(self, shown: Shown) -> None:
         """Say so if rows were asked for and no signal keeps any."""
         if self.sinks and self.taste.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
@@ -175,7 +187,7 @@ class Gallery:
             return
         with self._guarded(sink, "sending charts"):
             title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
-            found = tables.cosines(shown.curves, self.taste.class_names, title)
+            found = tables.cosines(shown.curves, self._names(shown.curves), title)
             if found is not None:
                 sink.matrix(prefix + "class_cosines", found, _at(shown))
             if "shown_rows" in shown.curves:
@@ -185,13 +197,13 @@ class Gallery:
         rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
         points = tables.layout(rows, samples, wall.layout)
         wall.layout = points, samples
-        names = [self._class_of(label) for label in shown.curves["shown_labels"].tolist()]
+        names = [self._class_of(label, shown) for label in shown.curves["shown_labels"].tolist()]
         title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}. {LAYOUT_ONLY}"
         ids = [tables.sample_id(sample, shown.ids) for sample in samples.tolist()]
         return tables.Scatter(title, points.tolist(), names, ids)
 
-    def _class_of(self, label: int) -> str:
-        return tables.class_name(label, self.taste.class_names) if label >= 0 else "unlabelled"
+    def _class_of(self, label: int, shown: Shown) -> str:
+        return tables.class_name(label, self._names(shown.curves)) if label >= 0 else "unlabelled"
 
     def _tabulate(self, sink: Sink, wall: _Wall, finished: bool) -> None:
         """Tables of the last window; at the run's end also of the best one, with rows for a projector.
@@ -208,8 +220,9 @@ class Gallery:
             prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
             title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
             with self._guarded(sink, "sending tables"):
-                classes = tables.class_table(shown.curves, self.taste.class_names, title)
-                lowest = tables.lowest_rows(shown.curves, self.taste.class_names, shown.ids, shown.positions, title)
+                names = self._names(shown.curves)
+                classes = tables.class_table(shown.curves, names, title)
+                lowest = tables.lowest_rows(shown.curves, names, shown.ids, shown.positions, title)
                 if classes is not None:
                     sink.table(f"{prefix}classes_{when}", classes, at)
                 if lowest is not None:
@@ -220,7 +233,8 @@ class Gallery:
     def _known(self, shown: Shown) -> tables.Table:
         labels, samples = shown.curves["shown_labels"].tolist(), shown.curves["shown_samples"].tolist()
         rows = [
-            [tables.sample_id(s, shown.ids), self._class_of(label)] for s, label in zip(samples, labels, strict=True)
+            [tables.sample_id(s, shown.ids), self._class_of(label, shown)]
+            for s, label in zip(samples, labels, strict=True)
         ]
         return tables.Table(["sample", "class"], rows)
 

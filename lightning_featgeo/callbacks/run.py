@@ -79,6 +79,7 @@ class Run:
         self._shards: dict[tuple[str, int], Shard] = {}
         self.sources = Sources(pl_module, settings.layer, settings.head, settings.features, self._stated_classes, taps)
 
+        settings.check_class_names(settings.classes_for(self._stated_classes, self.sources.head, None))
         self._saved = saved
         if saved is not None:
             if self.sources.scouting and len(saved.layers) == 1:
@@ -195,6 +196,8 @@ class Run:
             self._looked.add(stage)
             with self.guarded(f"looking at a {stage} batch", stage, first_batch=not self.trained):
                 classes = self.settings.classes_for(self._stated_classes, self.sources.head, None)
+                if not self.trained:  # later, what is only shown must not cost a curve
+                    self.settings.check_ids(batch)
                 has_labels = self.settings.check_batch(batch, classes)
                 if self.settings.signals == "auto" and not has_labels:
                     unlabelled = [

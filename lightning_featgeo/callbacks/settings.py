@@ -169,6 +169,15 @@ class Settings:
                 'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
             )
 
+    def check_ids(self, batch: Any) -> None:
+        """Whether a batch has the ids that tables are to show.
+
+        Raises:
+            ConfigurationError: if it has no such part.
+        """
+        if self.id_key is not None:
+            select(batch, self.id_key, "id_key")
+
     def check_class_names(self, num_classes: int | None) -> None:
         """As many names as classes.
 
@@ -194,9 +203,6 @@ class Settings:
         """
         labels, targets = self.label_reader(num_classes).read(batch)
         find_mask(batch, self.mask)
-        if self.id_key is not None:
-            select(batch, self.id_key, "id_key")
-        self.check_class_names(num_classes)
         find_groups(batch, self.groups)
         asked = sorted(name for name in named(self.signals) if "targets" in CATALOG[name].requires)
         if asked and targets is None:

@@ -1,12 +1,13 @@
 """The callback in real runs: stages, windows, loaders, layers, errors and gaps."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from data import digits
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from models import Classifier, loaders, trainer
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -615,6 +616,8 @@ def test_what_cannot_be_shown_is_an_error_before_anything_is_trained(sanity: int
         ({"id_key": "path"}, "id_key='path': the batch has no such part"),
     ):
         for head in ("net.3", None):
+            if sanity == 0 and "id_key" in settings:
+                continue  # nobody has seen a validation batch: see below
             run = trainer(FeatureGeometryMonitor(head=head, **settings), num_sanity_val_steps=sanity)
             with pytest.raises(ConfigurationError, match=said):
                 run.fit(Classifier(), *loaders())
@@ -629,3 +632,17 @@ def test_ids_that_go_wrong_later_cost_no_curve() -> None:
     with pytest.warns(FeatureGeometryWarning, match="Samples of this window have no ids"):
         trainer(monitor, max_epochs=2).fit(Classifier(), *loaders())
     assert all(len(record.values) == 9 for record in monitor.history)
+
+
+def test_ids_and_names_that_nobody_could_check_cost_no_curve(tmp_path: Path) -> None:
+    monitor = FeatureGeometryMonitor(id_key="path")
+    with pytest.warns(FeatureGeometryWarning, match="id_key='path': the batch has no such part"):
+        trainer(monitor, max_epochs=2, num_sanity_val_steps=0).fit(Classifier(), *loaders())
+    assert all(len(record.values) == 9 for record in monitor.history)
+    monitor = FeatureGeometryMonitor(layer="net.1", signals=["nc1"], class_names=["a"])
+    monitor.settings.check_class_names = lambda classes: None  # as if nobody had known how many there are
+    monitor.settings.num_classes = 10
+    run = trainer(monitor, logger=TensorBoardLogger(tmp_path))
+    with pytest.warns(FeatureGeometryWarning, match="has 1 names, and there are 10 classes: their numbers"):
+        run.fit(Classifier(), *loaders())
+    assert all("nc1" in record.values for record in monitor.history)

@@ -57,6 +57,7 @@ def draw(path: Path) -> tuple[float, float] | None:
         page = browser.new_page(viewport={"width": 1280, "height": 2000})
         begin = time.perf_counter()
         page.goto(path.as_uri())
+        page.locator(".chart").first.evaluate("(one) => one.scrollIntoView({block: 'center', behavior: 'instant'})")
         page.wait_for_selector(".chart[data-drawn]", timeout=120_000)
         first = time.perf_counter() - begin
         for box in page.locator(".chart").all():

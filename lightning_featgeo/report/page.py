@@ -15,6 +15,8 @@ from lightning_featgeo.report.data import Data
 from lightning_featgeo.report.parts import article, run_card, spectrum, text
 from lightning_featgeo.report.runs import Run
 
+MANY = 6  # runs, from which on their cards are scrolled: the curves stay in reach
+
 
 def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], show: Callable[..., Any]) -> str:
     """The whole page as text.
@@ -33,6 +35,7 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
         heading=f"Feature geometry: <span class='name'>{text(title)}</span>",
         lead=_lead(runs, found),
         css=_file("page.css"),
+        many="runs many" if len(runs) > MANY else "runs",
         runs="".join(run_card(i, run, baseline) for i, run in enumerate(runs)),
         notes=_notes([*left_out, *data.notes]),
         toggles=_toggles(runs, found, baseline),

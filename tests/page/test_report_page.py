@@ -263,6 +263,16 @@ def test_every_chart_and_control_has_words(open_report: Callable[..., Opened], c
     assert unnamed == 0
 
 
+def test_many_runs_leave_the_curves_in_reach(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.jsonl", name=f"seed {i}", windows=4)
+    opened = open_report(write_report(tmp_path, tmp_path / "report.html", quiet=True))
+    assert opened.page.locator("#curves").bounding_box()["y"] < 900
+    opened.all_drawn()
+    assert len(opened.colours(0)) == 8  # and dashes beyond
+    assert opened.said == []
+
+
 def test_a_thousand_epochs_of_fifty_signals(open_report: Callable[..., Opened], tmp_path: Path) -> None:
     signals = tuple(f"own_signal_{i}" for i in range(50))
     lines = [json.dumps({"window": vars(record(i, signals=signals))}) for i in range(1000)]

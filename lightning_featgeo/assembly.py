@@ -7,6 +7,7 @@ that size holds v stacked views; calls that add up to the batch are its pieces.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,22 @@ from lightning_featgeo.types import ConfigurationError, Tensor
 Views = str | int | Callable[[Any], Any] | None
 
 
+def stacking(views: Views) -> tuple[int | None, bool]:
+    """How many views a call stacks, if that is said, and whether they lie sample by sample.
+
+    Raises:
+        ValueError: if it is not written in one of the ways there are.
+    """
+    if isinstance(views, int):
+        return views, False
+    if not isinstance(views, str) or views in ("auto", "v b", "b v"):
+        return None, views == "b v"
+    found = re.fullmatch(r"(?:(\d+) b|b (\d+))", views)
+    if found is None:
+        raise ValueError(views)
+    return int(found[1] or found[2]), found[1] is None
+
+
 @dataclass
 class RowAssembler:
     """Turns one batch's calls into rows, always in the same way; the choices it made are there to be printed.
@@ -34,8 +51,9 @@ class RowAssembler:
         pool: a pooling name or pattern; None infers it from the first batch.
         labels: what reads a batch's labels.
         mask: selector (see ``batches``).
-        views: "auto", the number of views stacked in a call, "v b" (stacked view after view) or "b v" (sample by
-            sample), a callable on the batch giving each row's view, or None (every call brings new samples).
+        views: "auto", the number of views stacked in a call (2 or "2 b": view after view; "b 2": sample by sample),
+            "v b" or "b v" (the same, the number told by the batch), a callable on the batch giving each row's view, or
+            None (every call brings new samples).
         groups: selector of what should not matter (site, scanner); no "auto".
         width: what the head takes in, if known: tells channels-first from channels-last.
         tokens_per_sequence: with ``pool="tokens"``, at most so many of each sequence, the same in every epoch.
@@ -53,6 +71,7 @@ class RowAssembler:
     skip_tokens: int = 0
     seed: int = 0
     chosen_pool: str | None = None
+    _flattened: bool | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def assemble(
@@ -79,8 +98,10 @@ class RowAssembler:
         self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
         size = self._samples(calls, labels, batch)
-        targets = None if targets is None or targets.shape[0] != size else targets
         pooled = [self._pool(call, labels, batch) for call in calls]
+        if self._is_flattened([p.inputs for p in pooled], size, labels):
+            size, (labels, targets, groups) = self._one_a_sample(size, labels, targets, groups)
+        targets = None if targets is None or targets.shape[0] != size else targets
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts([p.inputs for p in pooled], size, batch, device, labels is not None)
         ranks, fresh = ranks or Ranks.alone(), count_fresh(size)
@@ -136,7 +157,7 @@ class RowAssembler:
     def _pool(self, call: Tensor, labels: Tensor | None, batch: Any) -> Pooled:
         if self.chosen_pool is None:
             tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
-            self._refuse_time_first(call, labels)
+            self._refuse_time_first(call, labels, batch)
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
         mask = find_mask(batch, self.mask) if call.ndim == 3 else None
         if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
@@ -148,10 +169,11 @@ class RowAssembler:
             ] = None
         return pool_rows(call, self.chosen_pool, mask, self.skip_tokens)
 
-    def _refuse_time_first(self, call: Tensor, labels: Tensor | None) -> None:
+    def _refuse_time_first(self, call: Tensor, labels: Tensor | None, batch: Any) -> None:
         """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
-        size = None if labels is None else labels.shape[0]
-        if self.pool is None and call.ndim == 3 and size is not None and call.shape[0] != size == call.shape[1]:
+        size = batch_size(batch) if labels is None else int(labels.shape[0])
+        views = bool(size) and call.ndim == 3 and call.shape[0] % max(1, size or 1) == 0
+        if self.pool is None and call.ndim == 3 and size is not None and not views and size == call.shape[1]:
             raise ConfigurationError(
                 f"features are {tuple(call.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
@@ -176,6 +198,7 @@ class RowAssembler:
                 f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
             ] = None
         self._refuse_halved_views(sizes, size, labelled)
+        samples = self._samples_a_view(sizes, size)
         layouts: list[_Layout] = []
         before = first_view = 0
         for n in sizes:
@@ -183,11 +206,10 @@ class RowAssembler:
             if in_pieces:
                 layouts.append(_Layout(before + index, torch.zeros_like(index), True, False))
             else:
-                stacked = self.views if isinstance(self.views, int) and n % self.views == 0 else None
-                per_view = max(1, n // stacked if stacked else size)
+                per_view = max(1, samples)
                 origin = self._cycle(n, per_view, device)
                 view = first_view + torch.where(origin >= 0, index // per_view, 0)
-                if self.views == "b v" and n % per_view == 0:
+                if self._stacking[1] and n % per_view == 0:
                     origin, view = index // (n // per_view), first_view + index % (n // per_view)
                 elif self.views == "auto" and n > per_view and n % per_view == 0:
                     self.notes[
@@ -199,15 +221,51 @@ class RowAssembler:
             before += n
         return layouts
 
+    @property
+    def _stacking(self) -> tuple[int | None, bool]:
+        """How many views a call stacks, if that was said, and whether they lie sample by sample."""
+        return stacking(self.views)
+
+    def _samples_a_view(self, sizes: list[int], size: int) -> int:
+        """The batch's samples; where only the views' number tells, those of the first call: later ones may be crops."""
+        count = self._stacking[0]
+        if count is None or not sizes or any(n == count * size for n in sizes) or sizes[0] % count:
+            return size
+        return sizes[0] // count
+
+    def _is_flattened(self, sizes: list[int], size: int, labels: Tensor | None) -> bool:
+        """Whether the batch itself holds each sample once a view, labels and all. Looked at in the first batch."""
+        count, by_sample = self._stacking
+        if count is None or count < 2 or not sizes or any(n != size for n in sizes) or size % count:
+            return False
+        if self._flattened is None and labels is not None and labels.ndim == 1:
+            views = labels.reshape(-1, count).T if by_sample else labels.reshape(count, -1)
+            self._flattened = size > 0 and bool((views == views[:1]).all())
+        return bool(self._flattened) if labels is not None else len(sizes) == 1
+
+    def _one_a_sample(self, size: int, *columns: Tensor | None) -> tuple[int, list[Tensor | None]]:
+        """What a flattened batch brings, once a sample."""
+        count, by_sample = self._stacking
+        assert count is not None
+        pick = slice(None, None, count) if by_sample else slice(0, size // count)
+        return size // count, [None if column is None else column[pick] for column in columns]
+
     def _refuse_halved_views(self, sizes: list[int], size: int, labelled: bool) -> None:
-        """views=2 says that each call stacks two views: calls of the batch's own size don't."""
-        if isinstance(self.views, int) and self.views > 1 and size and (labelled or len(sizes) > 1):
-            whole = [n for n in sizes if n == size]
-            if whole and len(whole) == len(sizes):
-                raise ConfigurationError(
-                    f"views={self.views} says that a call stacks {self.views} views of each sample, but a call has "
-                    f'{size} rows and the batch {size} samples; views="auto" takes each call as a view'
-                )
+        """Views that are said to be stacked in a call of the batch's own size aren't."""
+        count, _ = self._stacking
+        as_many = size > 0 and bool(sizes) and all(n == size for n in sizes)
+        if as_many and self.views in ("v b", "b v"):
+            number = "2 b" if self.views == "v b" else "b 2"
+            raise ConfigurationError(
+                f"views={self.views!r} says that a call stacks views, but it has as many rows as the batch has samples "
+                f"({size}). If the batch itself holds each sample twice, say so with views={number!r}; if each call is "
+                'a view, with views="auto"'
+            )
+        if as_many and count is not None and count > 1 and (labelled or len(sizes) > 1):
+            raise ConfigurationError(
+                f"views={self.views!r} says that a call stacks {count} views of each sample, but a call has {size} "
+                f'rows and the batch {size} samples with labels of their own; views="auto" takes each call as a view'
+            )
 
     def _cycle(self, n: int, size: int, device: torch.device) -> Tensor:
         """0…size−1 again and again; −1 throughout if n rows are no multiple of that."""

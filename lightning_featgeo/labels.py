@@ -18,7 +18,7 @@ from lightning_featgeo.batches import LABEL_KEYS, Selector, describe, find_label
 from lightning_featgeo.metrics.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
-Kind = Literal["classes", "soft", "multi-label", "targets", "none"]
+Kind = Literal["classes", "soft", "multi-label", "binary", "targets", "none"]
 _ALMOST = 1e-3  # what bf16 leaves of a sum of weights
 
 
@@ -58,10 +58,20 @@ class LabelReader:
                 ] = None
                 return _one_class(matrix, kind == "soft"), None
         labels = find_labels(batch, self.selector)
+        if labels is None and self.selector == "auto":
+            self._note_candidates(batch)
         if labels is not None:
             self.kind = "classes"
             return torch.where(labels == self.ignore_index, UNLABELLED, labels), None
         targets = find_targets(batch, self.selector)
+        if targets is not None and self._is_binary(targets):
+            self.kind = "binary"
+            self.notes["targets of 0 and 1 behind one output are taken for two classes"] = None
+            return targets.reshape(-1).to(torch.int64), None
+        if targets is not None and self.kind is None and self._is_another_input(targets):
+            told = f"{describe(targets)} is not taken for targets, as no head is known: if it is, name it with labels="
+            self.notes[told] = None
+            return None, None
         self.kind = self.kind or ("targets" if targets is not None else None)
         return None, targets
 
@@ -72,6 +82,26 @@ class LabelReader:
         if isinstance(batch, Mapping):
             return {key: value for key, value in batch.items() if value is not found}
         return [value for value in batch if value is not found] if isinstance(batch, (tuple, list)) else batch
+
+    def _note_candidates(self, batch: Any) -> None:
+        """Say so where several parts could be labels, or where they could be those of tokens."""
+        parts = list(batch[1:]) if isinstance(batch, Sequence) and not isinstance(batch, str) else []
+        whole = [p for p in parts if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex())]
+        if len(whole) == 1 and whole[0].ndim == 2:
+            self.notes[f"{describe(whole[0])} may be labels of tokens: if so, name them with labels=1"] = None
+        elif len(whole) > 1:
+            self.notes[f"{len(whole)} parts of the batch could be labels: name one of them, such as labels=1"] = None
+
+    def _is_binary(self, targets: Tensor) -> bool:
+        """Whether floating-point targets are the two classes of one output. Looked at once."""
+        if self.kind is not None or targets.numel() != len(targets) or (self.num_classes or 2) != 2 or not len(targets):
+            return self.kind == "binary"
+        return bool(((targets == 0) | (targets == 1)).all())
+
+    def _is_another_input(self, targets: Tensor) -> bool:
+        """Whether nothing says that a matrix holds targets: no head is known whose output it could be."""
+        wide = targets.ndim == 2 and targets.shape[1] > 1
+        return wide and self.selector == "auto" and self.num_classes is None
 
     def _matrix(self, batch: Any) -> Tensor | None:
         """The one matrix of C columns that could be labels."""

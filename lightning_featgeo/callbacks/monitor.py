@@ -34,8 +34,9 @@ class FeatureGeometryMonitor(Callback):
             "auto" tells the kind of run from labels, views and pooling, and prints which it took and why.
         pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
         labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
-        views: "auto" (a call of the batch's size is a view), the number stacked in a call, "v b" or "b v" (stacked view
-            after view, or sample by sample), a callable on the batch, or None (each call brings new samples).
+        views: "auto" (a call of the batch's size is a view), the number stacked in a call (2 or "2 b": view after view;
+            "b 2": sample by sample; also where the batch itself holds each sample twice), "v b" or "b v" (the same, the
+            number told by the batch), a callable on the batch, or None (each call brings new samples).
         num_classes: C. None: the head's outputs, or what the model or datamodule says.
         stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
         loader_names: names of several validation (or test) loaders, used in the logged names.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from lightning_featgeo.assembly import Views
+from lightning_featgeo.assembly import Views, stacking
 from lightning_featgeo.batches import Selector, describe, find_groups, find_mask, select
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.labels import LabelReader
@@ -105,12 +105,15 @@ class Settings:
             )
         if self.on_error not in ("warn", "raise"):
             raise ConfigurationError(f'on_error must be "warn" or "raise", got {self.on_error!r}')
-        if isinstance(self.views, int) and self.views < 1:
-            raise ConfigurationError(f"views={self.views}: a call holds at least one view")
-        if isinstance(self.views, str) and self.views not in ("auto", "v b", "b v"):
+        try:
+            count, _ = stacking(self.views)
+        except ValueError:
             raise ConfigurationError(
-                f'views={self.views!r}: use "auto", "v b" (view after view) or "b v" (sample by sample)'
-            )
+                f'views={self.views!r}: use "auto", a number, "v b" or "2 b" (view after view), "b v" or "b 2" (sample '
+                "by sample)"
+            ) from None
+        if count is not None and count < 1:
+            raise ConfigurationError(f"views={self.views!r}: a call holds at least one view")
 
     def _check_headline(self) -> None:
         headline = self.taste.headline

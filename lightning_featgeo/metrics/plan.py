@@ -48,8 +48,9 @@ def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tupl
         return "classifier", "there are labels of known classes"
     if "views" not in missing:
         return "self_supervised", "a sample has several views"
-    lack = "labels" if "labels" in missing else "number of classes"
-    return "self_supervised", f"there {'are' if lack == 'labels' else 'is'} no {lack}"
+    if "labels" in missing:
+        return "self_supervised", "no labels were found; if there are some, name them with labels="
+    return "self_supervised", "the number of classes is not known; say it with num_classes="
 
 
 def choose_signals(

@@ -131,3 +131,29 @@ def test_groups_are_no_labels(batch: Any) -> None:
     groups = 2 if isinstance(batch, tuple) else "target"
     found, _ = LabelReader(num_classes=10, groups=groups).read(batch)
     assert torch.equal(found, Y)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_zeros_and_ones_behind_one_output_are_two_classes(shape: tuple[int, ...]) -> None:
+    weights = torch.tensor([0.0, 1, 1, 0, 1, 0, 0, 1]).reshape(shape)
+    reader = LabelReader(num_classes=2)
+    found, targets = reader.read((torch.randn(8, 3), weights))
+    assert found.tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
+    assert targets is None
+    assert "taken for two classes" in str(reader.notes)
+    assert LabelReader().read((torch.randn(8, 3), weights + 0.5))[1] is not None  # of a regression
+
+
+def test_what_may_be_labels_is_said() -> None:
+    reader = LabelReader()
+    x, y = torch.randn(8, 3), torch.arange(8)
+    assert reader.read((x, y, y)) == (None, None)
+    assert "2 parts of the batch could be labels" in str(reader.notes)
+    reader = LabelReader()
+    assert reader.read((torch.arange(8)[:, None].expand(8, 5), torch.zeros(8, 5, dtype=torch.int64))) == (None, None)
+    assert "may be labels of tokens" in str(reader.notes)
+    reader = LabelReader()
+    assert reader.read((x, torch.randn(8, 20))) == (None, None)  # a second tower's input
+    assert "is not taken for targets" in str(reader.notes)
+    assert LabelReader(selector=1).read((x, torch.randn(8, 20)))[1] is not None
+    assert LabelReader(num_classes=20).read((x, torch.randn(8, 20)))[1] is not None

@@ -446,7 +446,7 @@ def test_two_names_for_one_curve_are_refused() -> None:
         ({"k": 1}, "k must be at least 2"),
         ({"bank_size": 1}, "bank_size"),
         ({"num_classes": 0}, "num_classes"),
-        ({"views": "bv"}, 'use "auto", "v b"'),
+        ({"views": "bv"}, 'use "auto", a number, "v b"'),
     ],
 )
 def test_wrong_numbers_are_refused_when_the_monitor_is_built(kwargs: dict, says: str) -> None:

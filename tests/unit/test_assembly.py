@@ -155,3 +155,46 @@ def test_skipped_tokens_that_are_none_are_told_of() -> None:
     assembler = RowAssembler(skip_tokens=1)
     assembler.assemble([torch.randn(4, 5)], (torch.randn(4, 2), torch.arange(4)), 0)
     assert any("skip_tokens" in note for note in assembler.notes)
+
+
+def test_crops_of_another_size_show_the_same_samples_whatever_is_said() -> None:
+    calls = [torch.cat([F, F]), torch.cat([F] * 4)]
+    for views in ("auto", 2, "2 b"):
+        for batch in (BATCH, (BATCH[0],)):
+            two, four = parts(calls, batch, views=views)[0]
+            assert two.sample.tolist() == [100, 101, 102, 103] * 2
+            assert four.sample.tolist() == [100, 101, 102, 103] * 4
+            assert four.view.tolist() == [view for view in (2, 3, 4, 5) for _ in range(4)]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_batch_that_holds_each_sample_twice(labelled: bool) -> None:
+    x, y = torch.randn(4, 9), torch.tensor([3, 1, 2, 0])
+    one_after_another = (torch.cat([x, x]), torch.cat([y, y]))[: 1 + labelled]
+    by_sample = (x.repeat_interleave(2, 0), y.repeat_interleave(2))[: 1 + labelled]
+    for views, batch, call in (
+        (2, one_after_another, torch.cat([F, F])),
+        ("2 b", one_after_another, torch.cat([F, F])),
+        ("b 2", by_sample, F.repeat_interleave(2, 0)),
+    ):
+        (rows,), size, _ = parts([call], batch, views=views)
+        assert size == 4
+        assert [s - 100 for s in rows.sample.tolist()] == call[:, 0].tolist()
+        assert sorted(rows.view.tolist()) == [0] * 4 + [1] * 4
+        if labelled:
+            assert torch.equal(rows.label, y[rows.sample - 100])
+
+
+def test_views_that_are_said_and_are_not_there_are_refused() -> None:
+    for views, number in (("b v", "'b 2'"), ("v b", "'2 b'")):
+        with pytest.raises(ConfigurationError, match=f"say so with views={number}"):
+            parts([F], views=views)
+    with pytest.raises(ConfigurationError, match="with labels of their own"):
+        parts([F], views=2)  # labels 3, 1, 2, 0 are no two halves that are the same
+
+
+def test_time_first_is_refused_without_labels_too() -> None:
+    with pytest.raises(ConfigurationError, match="axis 1 seems to be the batch"):
+        parts([torch.zeros(7, 4, 5)], (torch.randn(4, 9),))
+    (rows,), _, _ = parts([torch.zeros(8, 4, 5)], (torch.randn(4, 9),))  # two views of four tokens
+    assert rows.sample.tolist() == [100, 101, 102, 103] * 2

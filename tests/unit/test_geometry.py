@@ -51,7 +51,7 @@ def test_auto_takes_eight_for_a_classifier_and_five_without_labels() -> None:
     assert len(PRESETS["classifier"]) == 8
     plain = set(PRESETS["self_supervised"]) - {"alignment", "lidar", "knn_accuracy"}
     assert set(unlabelled.compute()) == {*plain, "n_samples"}
-    assert unlabelled.preset == "self_supervised: there are no labels"
+    assert unlabelled.preset == "self_supervised: no labels were found; if there are some, name them with labels="
 
 
 def test_only_the_needed_accumulators_run() -> None:

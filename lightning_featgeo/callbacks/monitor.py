@@ -10,13 +10,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.assembly import Views
 from lightning_featgeo.batches import Selector
 from lightning_featgeo.callbacks import publishing, resuming, stock_monitors
 from lightning_featgeo.callbacks.resuming import Saved
 from lightning_featgeo.callbacks.run import Run
 from lightning_featgeo.callbacks.settings import Settings, Taste, fallback_stages
 from lightning_featgeo.history import History
+from lightning_featgeo.layouts import Views
 from lightning_featgeo.sources import FeaturesFrom
 from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor, explain

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from lightning_featgeo.assembly import Views, stacking
 from lightning_featgeo.batches import Selector, describe, find_groups, find_mask, select
 from lightning_featgeo.heads import known_class_count
 from lightning_featgeo.labels import LabelReader
+from lightning_featgeo.layouts import Views, stacking
 from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
 from lightning_featgeo.pooling import check_pool

@@ -115,12 +115,16 @@ class Layouts:
     def is_flattened(self, sizes: list[int], size: int, labels: Tensor | None) -> bool:
         """Whether the batch itself holds each sample once a view, labels and all. Looked at in the first batch."""
         count, by_sample = self._stacking
-        if count is None or count < 2 or not sizes or any(n != size for n in sizes) or size % count:
+        if count is None or count < 2 or not sizes or sizes[0] != size or size == 0 or size % count:
+            return False
+        if any(n % (size // count) for n in sizes):  # crops come as multiples of it
             return False
         if self.flattened is None and labels is not None and labels.ndim == 1:
             views = labels.reshape(-1, count).T if by_sample else labels.reshape(count, -1)
-            self.flattened = size > 0 and bool((views == views[:1]).all())
-        return bool(self.flattened) if labels is not None else len(sizes) == 1
+            self.flattened = bool((views == views[:1]).all())
+        if labels is None:
+            return len(sizes) == 1 or any(n != size for n in sizes)  # calls that are all alike: each may be a view
+        return bool(self.flattened)
 
     def once_a_sample(self, size: int, *columns: Tensor | None) -> tuple[int, list[Tensor | None]]:
         """What a flattened batch brings, once a sample."""

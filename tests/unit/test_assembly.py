@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.assembly import RowAssembler
+from lightning_featgeo.labels import LabelReader
 from lightning_featgeo.metrics import CATALOG
 
 Y = torch.tensor([3, 1, 2, 0])
@@ -14,8 +15,8 @@ BATCH = (torch.randn(4, 9), Y)
 F = torch.arange(4.0)[:, None].expand(4, 2)
 
 
-def parts(calls: list[Tensor], batch=BATCH, **kwargs):
-    made = RowAssembler(**kwargs).assemble(calls, batch, 100)
+def parts(calls: list[Tensor], batch=BATCH, labels="auto", **kwargs):
+    made = RowAssembler(labels=LabelReader(labels), **kwargs).assemble(calls, batch, 100)
     found, size, labelled = made.parts, made.samples, "labels" in made.present
     return [part.rows for part in found], size, labelled
 
@@ -183,6 +184,24 @@ def test_a_batch_that_holds_each_sample_twice(labelled: bool) -> None:
         assert sorted(rows.view.tolist()) == [0] * 4 + [1] * 4
         if labelled:
             assert torch.equal(rows.label, y[rows.sample - 100])
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_crops_of_a_batch_that_holds_each_sample_twice(labelled: bool) -> None:
+    """As DINO's loaders give them: global crops of all samples in one tensor, local ones in another."""
+    batch = (torch.randn(8, 9), torch.randn(16, 5), *([torch.cat([Y, Y])] if labelled else []))
+    (two, four), size, _ = parts(
+        [torch.cat([F, F]), torch.cat([F] * 4)], batch, views=2, labels=2 if labelled else None
+    )
+    assert size == 4
+    assert two.sample.tolist() == [100, 101, 102, 103] * 2
+    assert four.sample.tolist() == [100, 101, 102, 103] * 4
+
+
+def test_a_batch_that_does_not_tell_its_size_leaves_it_to_the_first_call() -> None:
+    (two, four), _, _ = parts([torch.cat([F, F]), torch.cat([F] * 4)], (torch.randn(5, 3),), views=2)
+    assert two.sample.tolist() == [100, 101, 102, 103] * 2
+    assert four.sample.tolist() == [100, 101, 102, 103] * 4
 
 
 def test_views_that_are_said_and_are_not_there_are_refused() -> None:

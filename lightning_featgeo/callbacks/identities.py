@@ -26,11 +26,13 @@ class Identities:
     def __init__(self, key: Selector) -> None:
         self.key = key
         self._known: dict[int, str] = {}
+        self._waiting: list[tuple[int, Any]] = []
         self.failed = False
 
     def clear(self) -> None:
         """A new window."""
         self._known.clear()
+        self._waiting.clear()
         self.failed = False
 
     def add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
@@ -49,6 +51,7 @@ class Identities:
             self._add(batch, first, samples, ranks, metrics)
         except Exception as error:
             self._known.clear()
+            self._waiting.clear()
             self.failed = True
             warnings.warn(
                 f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not touched",
@@ -58,22 +61,32 @@ class Identities:
 
     def _add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
         given = select(batch, self.key, "id_key")
-        ids = given.tolist() if hasattr(given, "tolist") else given  # tensors and arrays
-        if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != samples:
+        many = isinstance(given, Sequence) and not isinstance(given, str)
+        if not (many or getattr(given, "ndim", 0) == 1) or len(given) != samples:
             raise ConfigurationError(
                 f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
             )
-        for place, name in enumerate(ids):
-            if name is not None:
-                self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+        self._waiting.append((first, given))
         held = [dict(metric.accumulators).get("bank") for metric in metrics]
         banks = [bank for bank in held if isinstance(bank, BankAccumulator)]
-        if len(self._known) > SPARE * max((bank.capacity for bank in banks), default=0):
+        waiting = sum(len(ids) for _, ids in self._waiting)
+        if len(self._known) + waiting > SPARE * max((bank.capacity for bank in banks), default=0):
+            self._settle(ranks)
             kept = {int(sample) for bank in banks for sample in bank.samples.tolist()}
             self._known = {sample: name for sample, name in self._known.items() if sample in kept}
 
+    def _settle(self, ranks: Ranks) -> None:
+        """Read what has arrived: not batch by batch, as ids may be on a device that would have to be waited for."""
+        for first, given in self._waiting:
+            ids = given.tolist() if hasattr(given, "tolist") else given
+            for place, name in enumerate(ids):
+                if name is not None:
+                    self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+        self._waiting.clear()
+
     def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
         """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""
+        self._settle(ranks)
         wanted = ranks.share(None if samples is None else samples.tolist()) or []
         mine = {sample: self._known[sample] for sample in wanted if sample in self._known}
         found: dict[int, str] = {}

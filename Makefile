@@ -60,7 +60,7 @@ $(VENV)/ops.stamp: $(OPS) | $(VENV)/torch.stamp
 # be importable; nothing is downloaded), checks every kernel, runs the sanitizer, measures.
 gpu-check:
 	$(PYTHON) -m lightning_featgeo.cuda_ext build --cuda
-	LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py
+	PYTHONPATH=. LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py $(CHECKS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info lightning_featgeo/cuda_ext/*.so

@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, in one go: each CUDA kernel against float64, the sanitizer, then the benchmarks.
 
-    make gpu-check        (or: LIGHTNING_FEATGEO_CUDA=1 python benchmarks/gpu_check.py [--cases 60] [--no-bench])
+    make gpu-check        (or: LIGHTNING_FEATGEO_CUDA=1 python benchmarks/gpu_check.py [--cases 60] [--no-bench] [--sanitize 0])
 
 Needs torch built for CUDA 13 and the package's own dependencies, and downloads nothing. Shapes are drawn at random: odd
 sizes, k from 1 to 256, d from 1 to 4096, rows of every type that are not contiguous. The references are the plain-torch
@@ -15,6 +15,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,15 +166,21 @@ def compare(cases: int, small: bool) -> int:
     return wrong
 
 
-def sanitized(tool: str) -> int:
+def sanitized(tool: str, seconds: int) -> int:
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if program is None:
         print(f"compute-sanitizer was not found: {tool} was not run")
         return 0
     command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, __file__, "--cases", "3", "--small"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"compute-sanitizer {tool}: not finished after {seconds} s, so it proves nothing", flush=True)
+        return 0
     print(
-        f"compute-sanitizer {tool}: {'clean' if done.returncode == 0 else done.stdout[-3000:] + done.stderr[-1000:]}",
+        f"compute-sanitizer {tool} ({time.perf_counter() - begin:.0f} s): "
+        + ("clean" if done.returncode == 0 else done.stdout[-3000:] + done.stderr[-1000:]),
         flush=True,
     )
     return int(done.returncode != 0)
@@ -184,6 +191,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=60)
     parser.add_argument("--small", action="store_true", help="small shapes, the comparisons only: for the sanitizer")
     parser.add_argument("--no-bench", action="store_true")
+    parser.add_argument("--sanitize", type=int, default=600, help="seconds that each sanitizer tool gets; 0: none runs")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device is visible to torch: run this on a machine with a GPU")
@@ -195,14 +203,14 @@ def main() -> int:
     wrong = compare(args.cases, args.small)
     if args.small:
         return int(wrong > 0)
-    for tool in ("memcheck", "racecheck", "synccheck"):
-        wrong += sanitized(tool)
     if not args.no_bench:
         name = torch.cuda.get_device_name().lower().replace(" ", "_")
         for bench in ("covariance", "neighbors"):
             out = HERE / "results" / f"{bench}_{name}.md"
             command = [sys.executable, str(HERE / f"{bench}.py"), "--device", "cuda", "--out", str(out)]
             wrong += subprocess.run(command, env=os.environ, check=False).returncode != 0
+    for tool in ("memcheck", "racecheck", "synccheck") if args.sanitize else ():
+        wrong += sanitized(tool, args.sanitize)
     print("all right" if not wrong else f"{wrong} things are wrong")
     return int(wrong > 0)
 

@@ -57,7 +57,8 @@ def table(heads: list[str], rows: list[list[object]]) -> str:
 
 def publish(title: str, sections: Mapping[str, str], raw: object, out: Path | None, device: str = "cpu") -> None:
     """Print the tables; with ``out``, write them as markdown, and the figures as JSON beside it."""
-    command = f"python {' '.join(sys.argv)}"
+    root = f"{Path(__file__).resolve().parent.parent}{os.sep}"
+    command = f"python {' '.join(sys.argv)}".replace(root, "")
     head = f"# {title}\n\n{where(device)}. Command: `{command}`\n"
     text = head + "".join(f"\n## {name}\n\n{body}\n" for name, body in sections.items())
     print(text)

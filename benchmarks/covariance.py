@@ -14,9 +14,9 @@ import torch
 from measuring import interleaved, publish, table
 
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import neural_collapse
-from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.rows import build_rows
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.functional import neural_collapse
+from lightning_featgeo.rows.rows import build_rows
 
 State = tuple[torch.Tensor, ...]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from lightning_featgeo.history import History
+from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.plotting import plot_signals
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

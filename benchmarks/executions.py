@@ -28,7 +28,7 @@ from processes import on_ranks
 from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
 
 from lightning_featgeo.cuda_ext import certified
-from lightning_featgeo.ranks import Ranks
+from lightning_featgeo.distributed.ranks import Ranks
 
 
 def between(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, str]:

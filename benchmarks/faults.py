@@ -31,7 +31,7 @@ from processes import Died, on_ranks
 from lightning_featgeo import FeatureGeometryMonitor, History
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import sum_statistics
+from lightning_featgeo.metrics.statistics import sums as sum_statistics
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn"]
 

@@ -1,6 +1,7 @@
 """Everything that only a GPU can show, in one go: each CUDA kernel against float64, the sanitizer, then the benchmarks.
 
-    make gpu-check        (or: LIGHTNING_FEATGEO_CUDA=1 python benchmarks/gpu_check.py [--cases 60] [--no-bench] [--sanitize 0])
+    make gpu-check        (or, with the package importable:
+    LIGHTNING_FEATGEO_CUDA=1 python benchmarks/gpu_check.py [--cases 60] [--no-bench] [--sanitize 0])
 
 Needs torch built for CUDA 13 and the package's own dependencies, and downloads nothing. Shapes are drawn at random: odd
 sizes, k from 1 to 256, d from 1 to 4096, rows of every type that are not contiguous. The references are the plain-torch

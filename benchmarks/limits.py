@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from processes import on_ranks
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
-from lightning_featgeo.ranks import Ranks
+from lightning_featgeo.distributed.ranks import Ranks
 
 _WARM = 3000  # rows of a window that is not measured
 CHEAP = ["feature_std", "mean_resultant", "dead_fraction"]

@@ -28,8 +28,9 @@ import data
 import oracles
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.metrics import CATALOG, dimension
+from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.catalog import resolve
+from lightning_featgeo.metrics.functional import dimension
 
 with contextlib.suppress(ImportError):
     from dadapy import Data

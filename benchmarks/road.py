@@ -2,8 +2,8 @@
 
     python benchmarks/road.py [--files]
 
-Counts, with ``sys.setprofile``, the package's files that are entered, and the moves from one file to another (a call or a
-return that crosses), for one batch of one validation window with a single signal, and for the close of that window.
+Counts, with ``sys.setprofile``, the package's files that are entered, and the moves from one file to another (a call or
+a return that crosses), for one batch of one validation window with a single signal, and for the close of that window.
 The first window is not counted: it makes the accumulators.
 """
 
@@ -133,7 +133,9 @@ def main() -> None:
     print(f"together: {len(both)} files, {sum(road.moves for road in roads.values())} moves")
     if args.files:
         for name, entered in both.most_common():
-            print(f"  {entered:4d} {name}  (batch {roads['batch'].entries[name]}, close {roads['close'].entries[name]})")
+            print(
+                f"  {entered:4d} {name}  (batch {roads['batch'].entries[name]}, close {roads['close'].entries[name]})"
+            )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_featgeo import FeatureGeometryMonitor
-from lightning_featgeo.record import Record
+from lightning_featgeo.history.record import Record
 
 EPOCHS, FULL, CLASSES = 30, 60, 10
 SWITCH = 12  # epoch at which what happens mid-run happens

@@ -3,10 +3,10 @@
 from lightning_featgeo._version import __version__
 from lightning_featgeo.alarms import ChangePoint, Decline, Drop, Gap, Peak, Plateau, Rule, Threshold
 from lightning_featgeo.callbacks import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
-from lightning_featgeo.history import History
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
+from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics import GeometryMetric
 from lightning_featgeo.metrics.document import catalog
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning
 
 __all__ = [
     "ChangePoint",

@@ -28,8 +28,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 def pytest_configure(config: pytest.Config) -> None:
     # A warning of ours is caught by the test that provokes it. (Not in pyproject.toml: that would import the
     # package before jaxtyping's import hook can add its checks.)
-    config.addinivalue_line("filterwarnings", "error::lightning_featgeo.types.FeatureGeometryWarning")
-    config.addinivalue_line("filterwarnings", "ignore::lightning_featgeo.types.SmallSampleWarning")
+    config.addinivalue_line("filterwarnings", "error::lightning_featgeo.errors.FeatureGeometryWarning")
+    config.addinivalue_line("filterwarnings", "ignore::lightning_featgeo.errors.SmallSampleWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning_featgeo.history import History
+from lightning_featgeo.history.history import History
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.record import Record
 
 SIGNALS = ("feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1")
 FACTS = {

@@ -20,10 +20,11 @@ from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Thr
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.callbacks.run import Run
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import bank_statistics, reference_statistics
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
-from lightning_featgeo.metrics.moments import MomentsAccumulator
+from lightning_featgeo.metrics.statistics import bank as bank_statistics
+from lightning_featgeo.metrics.statistics import reference as reference_statistics
 
 TRAIN, VAL = 307, 457  # neither 2, 3 nor 4 divides them
 SIGNALS = [name for name, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference"}]
@@ -271,8 +272,8 @@ def flat(keep_parameters: bool) -> dict[str, Any]:
     """FSDP1: the head's weight is a slice of a flat parameter that no rank has whole."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    from lightning_featgeo.sharding import whole_head
-    from lightning_featgeo.taps import find_modules
+    from lightning_featgeo.capture.taps import find_modules
+    from lightning_featgeo.distributed.sharding import whole_head
 
     torch.distributed.init_process_group("gloo")
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lightning_featgeo import FeatureGeometryMonitor
-from lightning_featgeo.record import Record
+from lightning_featgeo.history.record import Record
 
 Rows = dict[str, Record]
 SIGNALS = [name for name in ALL if name != "neighbor_churn"]  # needs a window before this one

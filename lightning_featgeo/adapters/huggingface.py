@@ -15,7 +15,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lightning_featgeo.adapters.loop import FeatureWatch
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError
 
 
 class GeometryCallback(TrainerCallback):

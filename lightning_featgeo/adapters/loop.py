@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.callbacks import describing
-from lightning_featgeo.callbacks.loading import Shard
 from lightning_featgeo.callbacks.monitor import FeatureGeometryMonitor
-from lightning_featgeo.callbacks.settings import seed_for
-from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
-from lightning_featgeo.callbacks.windows import Shown, Watched, Window
-from lightning_featgeo.guarding import Guard
-from lightning_featgeo.heads import known_class_count
-from lightning_featgeo.history import History
-from lightning_featgeo.ranks import Ranks
-from lightning_featgeo.sharding import whole
-from lightning_featgeo.sources import Sources, segment
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.capture.heads import known_class_count
+from lightning_featgeo.capture.sources import Sources, segment
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.distributed.sharding import whole
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.history.history import History
+from lightning_featgeo.watch import announcement as describing
+from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.layers import agree_on_layers, watch_layers, why_empty
+from lightning_featgeo.watch.samplers import Shard
+from lightning_featgeo.watch.settings import seed_for
+from lightning_featgeo.watch.window import Shown, Watched, Window
 
 _OF_A_TRAINER = (
     "stages", "loader_names", "every_n_epochs", "every_n_train_steps", "reference", "resume", "headline", "class_names",

@@ -3,7 +3,7 @@
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
 >>> from lightning_featgeo.alarms import KINDS
->>> from lightning_featgeo.record import Record
+>>> from lightning_featgeo.history.record import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.78, 0.60]):
 ...     values = {"feature_std": std, "effective_rank": 20.0, "n_samples": 500.0}
@@ -28,9 +28,9 @@ from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import Gap
-from lightning_featgeo.guarding import Guard
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-from lightning_featgeo.record import Record
+from lightning_featgeo.watch.guard import Guard
 
 State = Literal["cannot tell", "quiet", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told

@@ -12,8 +12,8 @@ from typing import Literal
 
 from lightning_featgeo.alarms.movement import ChangePoint, Plateau
 from lightning_featgeo.alarms.rules import Decline, Drop, Gap, Peak, Rule, Threshold
+from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.types import ConfigurationError, near_misses
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lightning_featgeo.alarms.past import CATALOGUE, GIVEN, Finding, Past
 from lightning_featgeo.alarms.rules import Rule, is_count
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

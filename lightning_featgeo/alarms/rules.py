@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lightning_featgeo.alarms.past import CATALOGUE, GIVEN, Finding, Past
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.signals import Signal
-from lightning_featgeo.types import ConfigurationError
 
 
 class Rule(ABC):

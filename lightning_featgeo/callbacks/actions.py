@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_featgeo.alarms import Alarm
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, near_misses
 from lightning_featgeo.sinks import WandbSink, sinks_of
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, near_misses
 
 NAMES = ("warn", "stop", "alert", "checkpoint")
 Action = str | Callable[[Alarm], object]

@@ -18,10 +18,10 @@ from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
 from lightning_featgeo.alarms.alarm import named
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
-from lightning_featgeo.guarding import Guard
+from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.record import Record
-from lightning_featgeo.types import ConfigurationError, near_misses
+from lightning_featgeo.watch.guard import Guard
 
 
 class GeometryEarlyStopping(EarlyStopping):

@@ -10,16 +10,18 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.batches import Selector
-from lightning_featgeo.callbacks import publishing, resuming, stock_monitors
-from lightning_featgeo.callbacks.resuming import Saved
+from lightning_featgeo.callbacks import checkpointing as resuming
+from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.run import Run
-from lightning_featgeo.callbacks.settings import Settings, Taste, fallback_stages
-from lightning_featgeo.history import History
-from lightning_featgeo.layouts import Views
-from lightning_featgeo.sources import FeaturesFrom
-from lightning_featgeo.taps import FeatureTap
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning, Tensor, explain
+from lightning_featgeo.capture.sources import FeaturesFrom
+from lightning_featgeo.capture.taps import FeatureTap
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
+from lightning_featgeo.history.history import History
+from lightning_featgeo.rows.batches import Selector
+from lightning_featgeo.rows.views import Views
+from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.settings import Settings, Taste, fallback_stages
 
 
 class FeatureGeometryMonitor(Callback):

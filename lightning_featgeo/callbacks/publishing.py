@@ -13,12 +13,12 @@ import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.alarms import Alarm
-from lightning_featgeo.callbacks.gallery import Gallery
-from lightning_featgeo.callbacks.windows import Shown
-from lightning_featgeo.history import History
+from lightning_featgeo.callbacks.display import Gallery
+from lightning_featgeo.history.history import History
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
-from lightning_featgeo.record import Record
 from lightning_featgeo.sinks import ALARM, EPOCH, At
+from lightning_featgeo.watch.window import Shown
 
 DIAGNOSTICS = (
     COUNT_SIGNAL,

@@ -14,22 +14,23 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.callbacks import describing, publishing, stock_monitors
-from lightning_featgeo.callbacks.alarming import Alarming
-from lightning_featgeo.callbacks.gallery import Gallery
-from lightning_featgeo.callbacks.identities import Identities
-from lightning_featgeo.callbacks.loading import Shard, in_order, loader_of, ranks_of, shuffles
-from lightning_featgeo.callbacks.resuming import Saved, facts, reopen
-from lightning_featgeo.callbacks.settings import Settings, seed_for
-from lightning_featgeo.callbacks.watching import agree_on_layers, watch_layers, why_empty
-from lightning_featgeo.callbacks.windows import Shown, Watched, Window
-from lightning_featgeo.guarding import Guard
-from lightning_featgeo.history import History
+from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks.checkpointing import Saved, facts, reopen
+from lightning_featgeo.callbacks.display import Gallery
+from lightning_featgeo.callbacks.stoppers import Alarming
+from lightning_featgeo.capture.sources import Sources, segment
+from lightning_featgeo.capture.taps import FeatureTap
+from lightning_featgeo.distributed.sharding import whole
+from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
-from lightning_featgeo.sharding import whole
-from lightning_featgeo.sources import Sources, segment
-from lightning_featgeo.taps import FeatureTap
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch import announcement as describing
+from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.layers import agree_on_layers, watch_layers, why_empty
+from lightning_featgeo.watch.sample_ids import Identities
+from lightning_featgeo.watch.samplers import Shard, in_order, loader_of, ranks_of, shuffles
+from lightning_featgeo.watch.settings import Settings, seed_for
+from lightning_featgeo.watch.window import Shown, Watched, Window
 
 
 class Run:

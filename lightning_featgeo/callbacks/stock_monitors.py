@@ -16,8 +16,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.sinks import EPOCH
-from lightning_featgeo.types import ConfigurationError, Tensor, near_misses
+from lightning_featgeo.types import Tensor
 
 PREFIXES = ("featgeo/", "featgeo_monitor/")
 

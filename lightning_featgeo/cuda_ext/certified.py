@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_featgeo.cuda_ext import ops, scan, search
 from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
-from lightning_featgeo.ranks import Ranks
+from lightning_featgeo.distributed.ranks import Ranks
 
 _CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
 _AMONG = 4096  # rows among which a sample of queries is searched

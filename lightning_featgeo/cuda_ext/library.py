@@ -13,7 +13,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import build, certified
 from lightning_featgeo.cuda_ext.schemas import define_kernel
-from lightning_featgeo.types import FeatureGeometryWarning
+from lightning_featgeo.errors import FeatureGeometryWarning
 
 SWITCH = "LIGHTNING_FEATGEO_BACKEND"  # auto (the default), or reference: load nothing
 CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: also load the CUDA kernels, which have not yet run on a GPU

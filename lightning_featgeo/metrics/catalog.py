@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_featgeo.metrics import statistics  # noqa: F401  # registers what a row's needs may name
-from lightning_featgeo.metrics.needs import required_by
+from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.signals import COUNT_SIGNAL, SIGNALS, Limits, Signal
-from lightning_featgeo.types import ConfigurationError, near_misses
+from lightning_featgeo.metrics.statistics import statistics  # noqa: F401  # registers what a row's needs may name
+from lightning_featgeo.metrics.statistics.needs import required_by
 
 __all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named", "register", "resolve"]
 

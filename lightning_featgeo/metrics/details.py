@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lightning_featgeo.metrics import density, dimension, long_tail
-from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.types import Float, Int64, Tensor, Undefined
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import density, dimension, long_tail
+from lightning_featgeo.metrics.statistics.statistics import Statistics
+from lightning_featgeo.types import Float, Int64, Tensor
 
 LOW_ROWS = 20
 _BLOCK = 2**22  # cosines at a time

@@ -10,8 +10,8 @@ import inspect
 import re
 from pathlib import Path
 
-from lightning_featgeo.metrics.bank_statistics import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.catalog import CATALOG, Signal
+from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 
 _DIRECTIONS = {
     "higher": "higher is healthier",

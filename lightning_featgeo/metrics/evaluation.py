@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from lightning_featgeo.errors import FeatureGeometryWarning, Undefined, explain
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
 from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
-from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.types import FeatureGeometryWarning, Tensor, Undefined, explain
+from lightning_featgeo.metrics.statistics.statistics import Statistics
+from lightning_featgeo.types import Tensor
 
 ROWS_PER_DIMENSION = 4
 CURVES = ("eigenvalues", "log_density", "local_dimension")

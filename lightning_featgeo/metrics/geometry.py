@@ -16,21 +16,22 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.distributed.sharding import whole_head
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
+from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
 from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
-from lightning_featgeo.metrics.moments import MomentsAccumulator
 from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
-from lightning_featgeo.metrics.rows import Rows, build_rows
-from lightning_featgeo.metrics.statistics import Statistics
-from lightning_featgeo.ranks import Ranks
-from lightning_featgeo.sharding import whole_head
-from lightning_featgeo.types import ConfigurationError, Tensor
+from lightning_featgeo.metrics.statistics.statistics import Statistics
+from lightning_featgeo.rows.rows import Rows, build_rows
+from lightning_featgeo.types import Tensor
 
 _TILES = 96 * 2**20  # of products and of pairs of points, at a time
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torchmetrics import Metric
 
-from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator
+from lightning_featgeo.distributed.ranks import RankFailure, Ranks
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
+from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.metrics.rows import Rows, build_rows
-from lightning_featgeo.ranks import RankFailure, Ranks
+from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.types import Tensor
 
 M = TypeVar("M", bound="Mergeable")

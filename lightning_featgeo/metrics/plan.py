@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 
-from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator, ViewBankAccumulator
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator, ViewBankAccumulator
+from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-from lightning_featgeo.metrics.directions import DirectionAccumulator
-from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.units import UnitAccumulator
-from lightning_featgeo.types import ConfigurationError
 
 AUTO_BANK_ROWS = 4096
 AUTO_BANK_BYTES = 256 * 2**20

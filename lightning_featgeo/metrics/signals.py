@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_featgeo.metrics import (
+from lightning_featgeo.metrics.functional import (
     activity,
     coding,
     density,
@@ -28,8 +28,8 @@ from lightning_featgeo.metrics import (
     views,
     von_mises_fisher,
 )
-from lightning_featgeo.metrics.needs import required_by
 from lightning_featgeo.metrics.results import Estimate
+from lightning_featgeo.metrics.statistics.needs import required_by
 from lightning_featgeo.types import Tensor
 
 Direction = Literal["higher", "lower", "none"]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from lightning_featgeo.errors import near_misses
 from lightning_featgeo.report.page import render
 from lightning_featgeo.report.runs import ReportError, distinct, find, load
-from lightning_featgeo.types import near_misses
 
 __all__ = ["ReportError", "write_report"]
 

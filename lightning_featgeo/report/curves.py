@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_featgeo.fingerprint import differences, fingerprint, in_words, unknown
+from lightning_featgeo.history.fingerprint import differences, fingerprint, in_words, unknown
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-from lightning_featgeo.record import Record
 from lightning_featgeo.report.runs import Run
 
 GROUPS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_featgeo.history import History
-from lightning_featgeo.record import Record
+from lightning_featgeo.history.history import History
+from lightning_featgeo.history.record import Record
 
 LONGEST = 80  # characters of a name
 

@@ -15,7 +15,7 @@ from models import Classifier, loaders, trainer
 from lightning_featgeo import FeatureGeometryMonitor, FeatureGeometryWarning, History
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.cuda_ext import ops
-from lightning_featgeo.metrics import sum_statistics
+from lightning_featgeo.metrics.statistics import sums as sum_statistics
 
 SIGNALS = ["feature_std", "effective_rank", "participation_ratio", "id_two_nn", "nc1"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
+from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.metrics.catalog import PRESETS
-from lightning_featgeo.types import FeatureGeometryWarning
 
 
 class TwoViews(pl.LightningModule):

@@ -14,8 +14,8 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor
-from lightning_featgeo.labels import LabelReader
-from lightning_featgeo.record import Record
+from lightning_featgeo.history.record import Record
+from lightning_featgeo.rows.labels import LabelReader
 
 X, Y = digits()
 X, Y = X[:400] / 16, Y[:400]

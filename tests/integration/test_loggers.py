@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.adapters.trackio import TrackioLogger
-from lightning_featgeo.types import FeatureGeometryWarning
+from lightning_featgeo.errors import FeatureGeometryWarning
 
 NAMES = [f"digit {i}" for i in range(10)]
 PICTURES = {f"featgeo_curves/val/{name}" for name in ("spectrum", "class_cosines", "layout", "depth_feature_std")}

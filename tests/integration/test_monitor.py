@@ -564,7 +564,7 @@ def test_a_property_that_is_not_ready_and_a_large_seed() -> None:
 
 
 def test_one_batch_of_features_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_featgeo.cuda_ext.stash.SLOT_BYTES", 1000)
+    monkeypatch.setattr("lightning_featgeo.capture.stash.SLOT_BYTES", 1000)
     monitor = FeatureGeometryMonitor(layer="net", signals=["feature_std"])
     with pytest.warns(FeatureGeometryWarning, match="watch a smaller layer"):
         trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())

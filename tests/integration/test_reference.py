@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, GeometryMetric
 from lightning_featgeo.metrics.catalog import resolve
-from lightning_featgeo.metrics.outliers import OOD_K
+from lightning_featgeo.metrics.functional.outliers import OOD_K
 
 FIDELITY = ("fidelity", "knn_ood_score", "knn_ood_auroc")
 

@@ -49,7 +49,7 @@ def all_three(tmp_path, signal: str, epochs: int, **kwargs: Any):
     return run, stop, best, monitor, (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
 
 
-@pytest.mark.filterwarnings("ignore::lightning_featgeo.types.FeatureGeometryWarning")
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
 def test_a_signal_that_is_never_defined_does_not_end_the_run(tmp_path) -> None:
     run, stop, best, monitor, logged = all_three(tmp_path, "nc3", 4, layer="net.1", num_classes=10)
     assert run.current_epoch == 4

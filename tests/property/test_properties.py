@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.rows import build_rows
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.rows.rows import build_rows
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6))
 

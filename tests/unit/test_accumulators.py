@@ -8,12 +8,12 @@ import torch
 from data import digits_features, far_from_origin
 from torch import Tensor, nn
 
-from lightning_featgeo.metrics.accumulator import Accumulator
-from lightning_featgeo.metrics.bank import BankAccumulator
-from lightning_featgeo.metrics.directions import DirectionAccumulator
-from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.rows import build_rows
-from lightning_featgeo.metrics.units import UnitAccumulator
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
+from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
+from lightning_featgeo.rows.rows import build_rows
 
 MAKE = {
     "moments": lambda d: MomentsAccumulator(d),

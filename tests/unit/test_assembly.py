@@ -6,9 +6,9 @@ from data import digits_features, head
 from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
-from lightning_featgeo.assembly import RowAssembler
-from lightning_featgeo.labels import LabelReader
 from lightning_featgeo.metrics import CATALOG
+from lightning_featgeo.rows.assembler import RowAssembler
+from lightning_featgeo.rows.labels import LabelReader
 
 Y = torch.tensor([3, 1, 2, 0])
 BATCH = (torch.randn(4, 9), Y)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_featgeo.batches import batch_size, describe, find_labels, find_mask
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows.batches import batch_size, describe, find_labels, find_mask
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 

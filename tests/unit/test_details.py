@@ -6,11 +6,11 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.callbacks.identities import SPARE, Identities
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.metrics.details import Details, of_classes
-from lightning_featgeo.ranks import Ranks
 from lightning_featgeo.sinks import tables
-from lightning_featgeo.types import FeatureGeometryWarning
+from lightning_featgeo.watch.sample_ids import SPARE, Identities
 
 COUNTS = (90, 60, 40, 20, 0, 10)  # a head and a tail, and a class without rows
 

@@ -20,9 +20,9 @@ from lightning_featgeo.alarms import (
     Threshold,
 )
 from lightning_featgeo.alarms.kinds import of_signal
-from lightning_featgeo.guarding import Guard
-from lightning_featgeo.record import Record
-from lightning_featgeo.types import ConfigurationError, FeatureGeometryWarning
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
+from lightning_featgeo.history.record import Record
+from lightning_featgeo.watch.guard import Guard
 
 
 def windows(

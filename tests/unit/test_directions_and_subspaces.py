@@ -12,8 +12,8 @@ import torch
 from data import long_tailed
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.metrics import long_tail, subspaces, von_mises_fisher
-from lightning_featgeo.types import Undefined
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import long_tail, subspaces, von_mises_fisher
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5, 16, 81, 82, 512, 2048, 8192, 32768])

@@ -10,10 +10,10 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from torchmetrics.image.kid import poly_mmd
 
-from lightning_featgeo.metrics import fidelity, outliers
-from lightning_featgeo.metrics.moments import MomentsAccumulator
-from lightning_featgeo.metrics.rows import build_rows
-from lightning_featgeo.types import Undefined
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.functional import fidelity, outliers
+from lightning_featgeo.rows.rows import build_rows
 
 SETS = {"digits": digits, "features": digits_features, "far": far_from_origin, "collapsed": nearly_collapsed}
 

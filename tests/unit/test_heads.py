@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
-from lightning_featgeo.heads import candidates, choose_by_declaration, known_class_count
+from lightning_featgeo.capture.heads import candidates, choose_by_declaration, known_class_count
 
 
 def picked(model: pl.LightningModule, **kwargs) -> str:

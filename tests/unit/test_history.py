@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_featgeo import History
-from lightning_featgeo.record import Record
+from lightning_featgeo.history.record import Record
 
 
 def test_series_gaps_layers_and_events(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_featgeo.pooling import check_pool, infer, pool_rows
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows.pooling import check_pool, infer, pool_rows
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from data import digits_features, long_tailed
 from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
-from lightning_featgeo.metrics import fidelity
 from lightning_featgeo.metrics.catalog import CATALOG, resolve
+from lightning_featgeo.metrics.functional import fidelity
 
 ALL = ("fidelity", "ood", "knn_accuracy", "effective_rank")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from histories import FACTS, SIGNALS, record, stop, write
 
-from lightning_featgeo.fingerprint import differences, fingerprint
-from lightning_featgeo.history import History
+from lightning_featgeo.errors import FeatureGeometryWarning
+from lightning_featgeo.history.fingerprint import differences, fingerprint
+from lightning_featgeo.history.history import History
 from lightning_featgeo.report import ReportError, charts, write_report
 from lightning_featgeo.report.__main__ import main
 from lightning_featgeo.report.curves import panels
 from lightning_featgeo.report.data import MOST_NUMBERS
 from lightning_featgeo.report.runs import distinct, find, load
 from lightning_featgeo.report.words import NO_END, ending, headline
-from lightning_featgeo.types import FeatureGeometryWarning
 
 
 def runs_below(folder: Path):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_featgeo.alarms import ChangePoint, Decline, Drop, Gap, Past, Peak, Plateau, Rule, Threshold
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.types import ConfigurationError
 
 STD, RANK, NC1, DEAD, ID = (
     CATALOG[name] for name in ("feature_std", "effective_rank", "nc1", "dead_fraction", "id_two_nn")

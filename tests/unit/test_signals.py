@@ -22,8 +22,8 @@ from data import (
 from torch import Tensor
 
 from lightning_featgeo import GeometryMetric
-from lightning_featgeo.metrics import density, dimension, neural_collapse, spectrum, spread
-from lightning_featgeo.types import Undefined
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread
 
 
 def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:

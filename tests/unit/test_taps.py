@@ -8,8 +8,8 @@ import torch
 import torch._dynamo.testing
 from torch import nn
 
-from lightning_featgeo.taps import FeatureTap, find_modules
-from lightning_featgeo.types import ConfigurationError
+from lightning_featgeo.capture.taps import FeatureTap, find_modules
+from lightning_featgeo.errors import ConfigurationError
 
 
 class Net(nn.Module):
@@ -113,7 +113,7 @@ def test_out_of_memory_in_the_copy_does_not_reach_the_forward(monkeypatch: pytes
     def no_memory(self, x):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr("lightning_featgeo.cuda_ext.stash.Slot.add", no_memory)
+    monkeypatch.setattr("lightning_featgeo.capture.stash.Slot.add", no_memory)
     net(torch.randn(2, 1, 8, 8))
     with pytest.raises(RuntimeError, match="could not copy the features of 'head'"):
         tap.take()

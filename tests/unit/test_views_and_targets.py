@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
-from lightning_featgeo.metrics import density, regression, views
-from lightning_featgeo.types import Undefined
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import density, regression, views
 
 
 def two_views(n: int = 600, d: int = 12, noise: float = 0.3) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,287 @@
+"""What a run shows beyond scalars: spectra, histograms, depth charts, class tables, lonely rows; best and last.
+
+Numbers go to every window; pictures, which take time to draw, and tables to windows 1, 2, 4, 8, … and to the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_featgeo.history.record import Record
+from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.details import Details
+from lightning_featgeo.sinks import At, Sink, pictures, sinks_of, tables
+from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.settings import Taste
+from lightning_featgeo.watch.window import Shown
+
+PANELS = 8  # in the section of a stage
+DEPTH_SIGNALS = 3  # that are drawn over depth
+HISTOGRAMS = ("log_density", "local_dimension")
+LAYOUT_ONLY = "layout only: the first two principal components; distances and clusters mean little"
+
+
+@dataclass
+class _Wall:
+    """What hangs for one stage and layer."""
+
+    spectra: tables.Spectra = field(default_factory=list)
+    marks: dict[float, str] = field(default_factory=dict)
+    windows: int = 0
+    last: Shown | None = None
+    best: tuple[float, str, Shown] | None = None
+    layout: tuple[Tensor, Tensor] | None = None
+
+
+class Gallery:
+    """Shows closed windows in the loggers that can. A logger that fails costs only itself.
+
+    Args:
+        trainer: whose loggers are used, on rank 0.
+        guard: turns errors of a logger into one warning.
+        taste: what the user has chosen.
+    """
+
+    def __init__(self, trainer: pl.Trainer, guard: Guard, taste: Taste) -> None:
+        self.guard, self.taste = guard, taste
+        self.sinks = sinks_of(trainer.loggers) if trainer.is_global_zero else []
+        self._walls: dict[str, _Wall] = {}
+        self._depth: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
+        self._defined: set[str] = set()
+
+    @property
+    def details(self) -> Details | None:
+        """What windows must bring along."""
+        return Details(self.taste.matrix_classes, self.taste.embedding_rows) if self.sinks else None
+
+    def define(self, names: Collection[str], record: Record, asked: Sequence[str]) -> None:
+        """New names of scalars: the first eight of a stage get panels, what is beyond and beside them is hidden."""
+        new = [name for name in names if name not in self._defined]
+        self._defined.update(new)
+        first = [record.prefix + signal for signal in asked][:PANELS] if record.layer is None else []
+        for sink in self.sinks if new else []:
+            with self._guarded(sink, "naming metrics"):
+                sink.define(new, first)
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """What the run is."""
+        for sink in self.sinks:
+            with self._guarded(sink, "describing the run"):
+                sink.describe(facts)
+        if any(sink.draws for sink in self.sinks) and not pictures.can_draw():
+            names = ", ".join(sink.name for sink in self.sinks if sink.draws)
+            rank_zero_info(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
+
+    def _names(self, curves: Mapping[str, Tensor]) -> Sequence[str] | None:
+        """Names of classes, if there are as many as classes; else their numbers are shown, and that is said."""
+        names = self.taste.class_names
+        if names is None or "class_counts" not in curves or len(names) == len(curves["class_counts"]):
+            return names
+        self.guard.warn(
+            f"class_names= has {len(names)} names, and there are {len(curves['class_counts'])} classes: their "
+            "numbers are shown instead",
+            "class names",
+        )
+        return None
+
+    def _miss_rows(self, shown: Shown) -> None:
+        """Say so if rows were asked for and no signal keeps any."""
+        if self.sinks and self.taste.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
+            self.guard.warn(
+                f"embedding_rows={self.taste.embedding_rows}: no chosen signal looks for neighbours (id_two_nn does), "
+                "so no rows are kept that could be shown",
+                "no rows to show",
+            )
+
+    def hang(self, shown: Shown, asked: Sequence[str], alarms: Sequence[str]) -> None:
+        """A window that has just been closed.
+
+        Args:
+            shown: the window.
+            asked: its signals, in the user's order.
+            alarms: titles of those raised at it.
+        """
+        if not self.sinks:
+            return
+        record, curves = shown.record, shown.curves
+        self._miss_rows(shown)
+        wall = self._walls.setdefault(record.prefix, _Wall())
+        wall.windows += 1
+        wall.last = shown
+        if alarms:
+            wall.marks[record.epoch] = ", ".join(alarms)
+        if record.spectrum:
+            wall.spectra.append((record.epoch, record.spectrum))
+            if len(wall.spectra) > 4 * tables.MAX_LINES:
+                wall.spectra[:] = tables.thin(wall.spectra, set(wall.marks))
+        self._judge(wall, shown, asked)
+        self._remember_depth(record, asked)
+        prefix = _curve_prefix(record)
+        histograms = {prefix + name: curves[name] for name in HISTOGRAMS if name in curves}
+        due = _is_due(wall.windows)
+        for sink in self.sinks:
+            with self._guarded(sink, "sending histograms"):
+                if histograms:
+                    sink.histograms(histograms, _at(shown))
+            if due or not sink.draws:
+                self._draw(sink, wall, with_tables=due)
+            if due:
+                self._tabulate(sink, wall, finished=False)
+
+    def finish_windows(self, stage: str) -> None:
+        """All layers of a stage have been hung: the chart over depth."""
+        series = self._depth.get(stage, {})
+        windows = max((w.windows for p, w in self._walls.items() if p.startswith(f"featgeo/{stage}/")), default=0)
+        for sink in self.sinks if _is_due(windows) else []:
+            self._draw_depth(sink, stage, series)
+
+    def close(self) -> None:
+        """The run ends: tables of the best and the last window, and the last pictures."""
+        for sink in self.sinks:
+            for wall in self._walls.values():
+                if not _is_due(wall.windows):
+                    self._draw(sink, wall, with_tables=True)
+                self._tabulate(sink, wall, finished=True)
+            for stage, series in self._depth.items():
+                self._draw_depth(sink, stage, series)
+        self._walls.clear()
+        self._depth.clear()
+
+    def note(self, key: str, text: str, at: At) -> None:
+        """A sentence beside the run."""
+        for sink in self.sinks:
+            with self._guarded(sink, "sending a note"):
+                sink.note(key, text, at)
+
+    def alert(self, title: str, text: str, failure: bool) -> None:
+        """A message."""
+        for sink in self.sinks:
+            with self._guarded(sink, "sending an alert"):
+                sink.alert(title, text, failure)
+
+    # --- one sink --------------------------------------------------------------------------------------------
+
+    def _guarded(self, sink: Sink, doing: str) -> Any:
+        return self.guard.around(f"{doing} to {sink.name}", lambda reason: None, lost="the curves are not touched")
+
+    def _draw(self, sink: Sink, wall: _Wall, with_tables: bool) -> None:
+        """Spectra; and what some loggers keep as tables as well: cosines of classes, and where rows lie."""
+        shown = wall.last
+        if shown is None:
+            return
+        prefix, of = _curve_prefix(shown.record), shown.record.prefix.rstrip("/")
+        with self._guarded(sink, "sending charts"):
+            if wall.spectra:
+                sink.lines(
+                    prefix + "spectrum",
+                    tables.spectrum_lines(wall.spectra, wall.marks, f"Eigenvalues, {of}"),
+                    _at(shown),
+                )
+        if not with_tables:
+            return
+        with self._guarded(sink, "sending charts"):
+            title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
+            found = tables.cosines(shown.curves, self._names(shown.curves), title)
+            if found is not None:
+                sink.matrix(prefix + "class_cosines", found, _at(shown))
+            if "shown_rows" in shown.curves:
+                sink.scatter(prefix + "layout", self._layout(wall, shown), _at(shown))
+
+    def _layout(self, wall: _Wall, shown: Shown) -> tables.Scatter:
+        rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
+        points = tables.layout(rows, samples, wall.layout)
+        wall.layout = points, samples
+        names = [self._class_of(label, shown) for label in shown.curves["shown_labels"].tolist()]
+        title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}. {LAYOUT_ONLY}"
+        ids = [tables.sample_id(sample, shown.ids) for sample in samples.tolist()]
+        return tables.Scatter(title, points.tolist(), names, ids)
+
+    def _class_of(self, label: int, shown: Shown) -> str:
+        return tables.class_name(label, self._names(shown.curves)) if label >= 0 else "unlabelled"
+
+    def _tabulate(self, sink: Sink, wall: _Wall, finished: bool) -> None:
+        """Tables of the last window; at the run's end also of the best one, with rows for a projector.
+
+        The best one's are sent at the last epoch: a logger's axis doesn't run backwards. Its title has its own.
+        """
+        if wall.last is None:
+            return
+        moments = [("last", "the last window", wall.last)]
+        if wall.best is not None and finished:
+            moments.append(("best", f"the window with the best {wall.best[1]}", wall.best[2]))
+        at = _at(wall.last)
+        for when, words, shown in moments:
+            prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
+            title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
+            with self._guarded(sink, "sending tables"):
+                names = self._names(shown.curves)
+                classes = tables.class_table(shown.curves, names, title)
+                lowest = tables.lowest_rows(shown.curves, names, shown.ids, shown.positions, title)
+                if classes is not None:
+                    sink.table(f"{prefix}classes_{when}", classes, at)
+                if lowest is not None:
+                    sink.table(f"{prefix}lowest_density_{when}", lowest, at)
+                if finished and "shown_rows" in shown.curves:
+                    sink.embedding(f"{prefix}embedding_{when}", shown.curves["shown_rows"], self._known(shown), at)
+
+    def _known(self, shown: Shown) -> tables.Table:
+        labels, samples = shown.curves["shown_labels"].tolist(), shown.curves["shown_samples"].tolist()
+        rows = [
+            [tables.sample_id(s, shown.ids), self._class_of(label, shown)]
+            for s, label in zip(samples, labels, strict=True)
+        ]
+        return tables.Table(["sample", "class"], rows)
+
+    # --- what is kept ----------------------------------------------------------------------------------------
+
+    def _judge(self, wall: _Wall, shown: Shown, asked: Sequence[str]) -> None:
+        """Keep the best window: by kNN accuracy, else by the first signal of which one way is better."""
+        values = shown.record.values
+        directed = [s for s in asked if s in CATALOG and CATALOG[s].direction != "none"]
+        by = next((s for s in ("knn_accuracy", self.taste.headline, *directed) if s in directed), None)
+        if by is None or by not in values:
+            return
+        score = values[by] if CATALOG[by].direction == "higher" else -values[by]
+        if wall.best is None or score > wall.best[0]:
+            wall.best = score, by, shown
+
+    def _remember_depth(self, record: Record, asked: Sequence[str]) -> None:
+        stage = self._depth.setdefault(record.stage, {})
+        layer = record.facts.get("layer") or record.layer or "first layer"
+        for signal in asked[:DEPTH_SIGNALS]:
+            if signal in record.values:
+                epochs, values = stage.setdefault(signal, {}).setdefault(str(layer), ([], []))
+                epochs.append(record.epoch)
+                values.append(record.values[signal])
+
+    def _draw_depth(
+        self, sink: Sink, stage: str, series: Mapping[str, Mapping[str, tuple[list[float], list[float]]]]
+    ) -> None:
+        for signal, layers in series.items():
+            if len(layers) < 2:
+                continue
+            epoch = max(epochs[-1] for epochs, _ in layers.values())
+            step = max(w.last.record.step for w in self._walls.values() if w.last is not None)
+            thinned = {layer: tables.thin_points(*points) for layer, points in layers.items()}
+            chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
+            with self._guarded(sink, "sending charts"):
+                sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
+
+
+def _is_due(windows: int) -> bool:
+    """Whether pictures and tables are due: after 1, 2, 4, 8, … windows."""
+    return windows & (windows - 1) == 0
+
+
+def _at(shown: Shown) -> At:
+    return At(shown.record.epoch, shown.record.step)
+
+
+def _curve_prefix(record: Record) -> str:
+    return record.prefix.replace("featgeo/", "featgeo_curves/", 1)

@@ -1,0 +1,60 @@
+"""Between a run and its stoppers: they hear of every window, are asked, and act once everything is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lightning_featgeo.alarms import Alarm
+from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.history.record import Record
+from lightning_featgeo.sinks import ALARM
+from lightning_featgeo.watch.guard import Guard
+
+
+class Alarming:
+    """The stoppers of a trainer, and the alarms that nobody has acted on yet."""
+
+    def __init__(self, trainer: pl.Trainer, guard: Guard) -> None:
+        self.trainer, self.guard = trainer, guard
+        self._due: list[tuple[GeometryEarlyStopping, Alarm]] = []
+
+    @property
+    def stoppers(self) -> list[GeometryEarlyStopping]:
+        """The trainer's callbacks that judge windows."""
+        callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
+        return [callback for callback in callbacks if isinstance(callback, GeometryEarlyStopping)]
+
+    def names(self, logged: Sequence[str]) -> list[str]:
+        """Logged names of the alarms' states, where something is logged beside them."""
+        watched = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
+        return [prefix + ALARM for prefix in sorted(watched) if any(name.startswith(prefix) for name in logged)]
+
+    def hear(self, record: Record) -> None:
+        """A window has closed; others that closed with it may be compared with it."""
+        for stopper in self.stoppers:
+            stopper.hear(record)
+
+    def ask(self, record: Record) -> list[tuple[GeometryEarlyStopping, Alarm]]:
+        """The alarms that are due at this window, and whose they are."""
+        due: list[tuple[GeometryEarlyStopping, Alarm]] = []
+        for stopper in self.stoppers:
+            with self.guard.around("asking the stopper", lambda reason: None, lost="it was not asked"):
+                due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record, self.guard)]
+                for reason in stopper.unsure():
+                    self.guard.warn(reason, reason)
+        self._due += due
+        return due
+
+    def state(self, record: Record) -> float | None:
+        """1 while an alarm stands, 0 while none does, None where nobody watches or can tell."""
+        states = {state for stopper in self.stoppers for state in stopper.state_of(record)}
+        return 1.0 if "alarm" in states else 0.0 if "quiet" in states else None
+
+    def act(self) -> None:
+        """Do what is to be done about the alarms that were due."""
+        due, self._due = self._due, []
+        for stopper, alarm in due:
+            stopper.act(self.trainer, alarm, self.guard)

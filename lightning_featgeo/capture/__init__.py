@@ -1,0 +1,1 @@
+"""From a module's forward to tensors: which modules (heads), hooks (taps, stash), what was caught (sources)."""

@@ -1,0 +1,172 @@
+"""FeatureTap: hook one module, stash what flows through it, hand it over, go away.
+
+The hook calls one op that clones into a Python list keyed by an integer. So a compiled graph keeps the call, compiles
+once for any number of calls a step, and the copy can't be overwritten by a later in-place op or a reused buffer.
+While the tap is closed the op does nothing; training code pays a call.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from lightning_featgeo.capture.stash import Budget, Slot, close_slot, open_slot, stash
+from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.types import Tensor
+
+_KEYS = itertools.count()
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+_OUTPUT_KEYS = ("last_hidden_state", "logits")
+
+
+def display_name(path: str) -> str:
+    """A module path as its author wrote it, without what ``torch.compile``, FSDP and checkpointing put in."""
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """The features in a module's inputs or outputs: a tensor, or the first one of a tuple, dict or model output."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Mapping):
+        layers = value.get("hidden_states")
+        last = [layers[-1]] if isinstance(layers, (tuple, list)) and layers else []  # the first one is the embedding
+        value = [value[key] for key in _OUTPUT_KEYS if key in value] + last + list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((t for v in value if (t := _first_tensor(v)) is not None), None)
+    return None
+
+
+def _is_a_copy(module: torch.nn.Module, owner: int) -> bool:
+    """Whether the hook was copied along with its module (a teacher made by deepcopy): a copy is not watched."""
+    return not torch.compiler.is_compiling() and id(module) != owner
+
+
+def _stash_input(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int, owner: int
+) -> None:
+    x = _first_tensor(args)
+    x = _first_tensor(kwargs) if x is None else x
+    if x is not None and not _is_a_copy(module, owner):
+        stash(x, key)
+
+
+def _stash_output(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int, owner: int
+) -> None:
+    x = _first_tensor(output)
+    if x is not None and not _is_a_copy(module, owner):
+        stash(x, key)
+
+
+class FeatureTap:
+    """Catches the input or the output of a module.
+
+    Args:
+        module: which module.
+        name: its path, for messages.
+        side: "input" (of a head: the penultimate features) or "output" (of a named layer).
+
+    A tap starts closed. ``open()`` begins to catch, ``take()`` closes it and returns one tensor per forward call,
+    in order; ``remove()`` unhooks and ``attach()`` hooks again under the same key, which a compiled graph remembers.
+    Hook before the first call of a compiled module: later hooks never fire.
+    """
+
+    def __init__(self, module: torch.nn.Module, name: str, side: Literal["input", "output"]) -> None:
+        self.module, self.name, self.side = module, display_name(name), side
+        self.key = next(_KEYS)
+        self.caught_ever = False
+        self._slot = Slot()
+        self._handle: RemovableHandle | None = None
+        self.attach()
+
+    def attach(self) -> None:
+        """Hook the module; does nothing if it is hooked."""
+        if self._handle is not None:
+            return
+        if self.side == "input":
+            hook = functools.partial(
+                _stash_input, key=self.key, owner=id(self.module)
+            )  # partials of plain functions can be pickled
+            self._handle = self.module.register_forward_pre_hook(hook, with_kwargs=True)
+        else:
+            after = functools.partial(_stash_output, key=self.key, owner=id(self.module))
+            self._handle = self.module.register_forward_hook(after, with_kwargs=True)
+
+    def open(self, budget: Budget | None = None) -> None:
+        """Forget what was caught, and start catching."""
+        self._slot = Slot(budget=budget)
+        open_slot(self.key, self._slot)
+
+    def pause(self) -> None:
+        """Stop catching for a while: activation checkpointing runs the forward again during backward."""
+        close_slot(self.key)
+
+    def resume(self) -> None:
+        """Go on catching behind what there is."""
+        open_slot(self.key, self._slot)
+
+    @property
+    def calls(self) -> list[int]:
+        """When each forward call since ``open`` came, in an order common to all taps."""
+        return [call.order for call in self._slot.calls]
+
+    def take(self) -> list[Tensor]:
+        """Close, and hand out the clones: one a forward call since ``open``.
+
+        Raises:
+            RuntimeError: if one could not be made (out of memory).
+        """
+        close_slot(self.key)
+        slot, self._slot = self._slot, Slot()
+        if slot.error is not None:
+            raise RuntimeError(f"could not copy the features of {self.name!r}: {slot.error}") from slot.error
+        caught = [call.features for call in slot.calls if call.features is not None]
+        self.caught_ever = self.caught_ever or bool(slot.calls)
+        return caught
+
+    def forget(self) -> None:
+        """Close, and let go of what was caught."""
+        close_slot(self.key)
+        self._slot = Slot()
+
+    def remove(self) -> None:
+        """Unhook. A compiled graph keeps the call of the op, which then does nothing."""
+        close_slot(self.key)
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def _matches(path: str, module: torch.nn.Module, pattern: str) -> bool:
+    parts, wanted = path.split("."), pattern.split(".")
+    if len(parts) != len(wanted) or isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+        return False
+    return all(fnmatch.fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
+
+
+def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Module]:
+    """Submodules whose path equals ``pattern`` or matches it as a glob, by displayed path, in module order.
+
+    ``*`` stands for anything within one part of a path: "encoder.layer.*" is the layers, not what is inside them.
+    Containers that are never called (ModuleList, ModuleDict) match no glob.
+
+    Raises:
+        ConfigurationError: if there is none; with near misses and the line to paste.
+    """
+    modules = {display_name(path): m for path, m in root.named_modules() if display_name(path)}
+    pattern = display_name(pattern)
+    found = {path: m for path, m in modules.items() if path == pattern or _matches(path, m, pattern)}
+    if not found:
+        hint = near_misses(pattern, list(modules)[-40:] if len(modules) > 40 else list(modules))
+        raise ConfigurationError(
+            f"no module {pattern!r} in {type(root).__name__}.{hint} "
+            f"Paste: FeatureGeometryMonitor(layer={next(reversed(modules), 'net')!r})"
+        )
+    return found

@@ -1,0 +1,180 @@
+"""History: an append-only record of every window, one JSON line each, readable after a crash.
+
+The report, the tables of notebooks and resumed runs are made from it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_featgeo.errors import FeatureGeometryWarning
+from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run
+
+SHOWN_ROWS = 20  # in a notebook
+FORMAT = 2  # of the file; a later one is read as far as it is understood
+
+
+class History:
+    """Records in memory and, if a path is given, appended to a file as they come.
+
+    The file's first line describes the run; a line cut short by a crash is left out when it is read again.
+
+    >>> history = History()
+    >>> history.append(Record(0, "val", None, 1.0, 10, {"feature_std": 0.8}))
+    >>> history.series("featgeo/val/feature_std")
+    [(1.0, 0.8)]
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        self.run: dict[str, Any] = {}
+        self.records: list[Record] = []
+        self.events: list[dict[str, Any]] = []
+
+    def describe(self, run: dict[str, Any]) -> None:
+        """Write down what the run is: layer, signals, versions."""
+        run = {"format": FORMAT, **run}
+        self.run.update(run)
+        self._write({"run": run})
+
+    def append(self, record: Record) -> None:
+        """Add a closed window."""
+        self.records.append(record)
+        self._write({"window": asdict(record)})
+
+    def event(self, **event: Any) -> None:
+        """Add something that happened: a stop and its reason."""
+        self.events.append(event)
+        self._write({"event": event})
+
+    def end(self, how: str) -> None:
+        """Say that the run has ended, and how: "ended as planned". A history without it is of a run that was killed."""
+        self.run["end"] = how
+        self._write({"end": how})
+
+    def restore(self, records: Iterable[Record], events: Iterable[dict[str, Any]]) -> None:
+        """Begin with what an earlier part of the run has recorded."""
+        for record in records:
+            self.append(record)
+        for event in events:
+            self.event(**event)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        text = json.dumps(line, allow_nan=False, default=_plain) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            warnings.warn(
+                f"featgeo: the history can't be written to {self.path} ({error}); it goes on in memory only",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+            self.path = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(epoch, value) of a logged name, such as "featgeo/val/effective_rank", gaps left out."""
+        return [
+            (record.epoch, record.values[signal])
+            for record in self.records
+            if name.startswith(record.prefix) and (signal := name.removeprefix(record.prefix)) in record.values
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each window and layer: where and when it was, its signals, and their standard errors as ``…_se``.
+
+        A signal without a value is left out; ``records`` has the reasons.
+        """
+        return [
+            {
+                "window": record.window,
+                "stage": record.stage,
+                "layer": record.layer,
+                "epoch": record.epoch,
+                "step": record.step,
+                **record.values,
+                **{f"{name}_se": error for name, error in record.standard_errors.items()},
+            }
+            for record in self.records
+        ]
+
+    def to_pandas(self) -> Any:
+        """:meth:`rows` as a ``pandas.DataFrame``, NaN where there is no value.
+
+        Raises:
+            ModuleNotFoundError: without pandas.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas; rows() does without") from error
+        return pandas.DataFrame(self.rows())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the last windows as a table."""
+        shown = self.rows()[-SHOWN_ROWS:]
+        names = list(dict.fromkeys(name for row in shown for name in row if not name.endswith("_se")))
+        lines = [f"<p>{len(self.records)} windows{', the last:' if len(shown) < len(self.records) else ''}</p>"]
+        lines.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
+        lines += ["<tr>" + "".join(f"<td>{_shown(row.get(name))}</td>" for name in names) + "</tr>" for row in shown]
+        return "".join([*lines, "</table>"])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> History:
+        """Read a file back: whole, cut short, or damaged. Lines that can't be read are left out, and that is said.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        history, lost = cls(), 0
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                try:
+                    history._take(json.loads(text))
+                except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
+                    lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
+        if lost:
+            warnings.warn(f"featgeo: {lost} lines of {path} can't be read", FeatureGeometryWarning, stacklevel=2)
+        if history.run.get("format", 1) > FORMAT:
+            warnings.warn(
+                f"featgeo: {path} was written by a later version (format {history.run['format']}, this one knows "
+                f"{FORMAT}): what it does not know is left out. Upgrade with pip install -U lightning-featgeo",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+        return history
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "run" in line:
+            self.run.update(checked_run(line["run"]))
+        elif "end" in line:
+            self.run["end"] = str(line["end"])
+        elif "window" in line:
+            self.records.append(checked_record(line["window"]))
+        elif "event" in line:
+            self.events.append(checked_event(line["event"]))
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, anything else in words: what a user has set must not cost the file."""
+    return value.item() if hasattr(value, "item") else str(value)

@@ -1,0 +1,1 @@
+"""Bounded, mergeable state: one accumulator a file."""

@@ -1,0 +1,81 @@
+"""Angles between subspaces: do classes (or epochs) use the same directions?
+
+Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces"; affinity as in Soltanolkotabi
+& Candès (2012), "A geometric analysis of subspace clustering with outliers".
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.types import Float, Int64, Tensor
+
+SUBSPACE_RANK = 5
+SUBSPACE_ROWS = 128
+
+
+def principal_angles(basis: Float[Tensor, "d p"], other: Float[Tensor, "e q"]) -> Float[Tensor, " r"]:
+    """Principal angles between two subspaces, ascending, in degrees, [0, 90]; min(p, q) of them.
+
+    Args:
+        basis: columns that span one subspace; they need not be orthonormal, only independent.
+        other: columns that span the other.
+
+    Raises:
+        ValueError: if the dimensions differ.
+
+    Small angles come from sines (of what one basis leaves of the other), large ones from cosines: each where it
+    keeps its digits.
+    """
+    if basis.shape[0] != other.shape[0]:
+        raise ValueError(f"one basis is in {basis.shape[0]} dimensions, the other in {other.shape[0]}")
+    a, b = (torch.linalg.qr(m.double()).Q for m in (basis, other))
+    if a.shape[1] < b.shape[1]:
+        a, b = b, a
+    overlap = a.T @ b
+    cosine = torch.linalg.svdvals(overlap).clamp(max=1)  # descending: angles ascending
+    sine = torch.linalg.svdvals(b - a @ overlap).flip(0).clamp(max=1)
+    return torch.rad2deg(torch.where(cosine.square() > 0.5, sine.asin(), cosine.acos()))
+
+
+def class_subspace_affinity(
+    labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Mean over pairs of classes of √(Σcos²θ/r) between their first r = 5 principal subspaces, in [0, 1].
+
+    θ are the principal angles of the spans of the classes' first r right singular vectors (rows not centred). 0: every
+    class has directions of its own; 1: all use the same. Random subspaces read about √(r/d). Of each class at most 128
+    rows of the bank count.
+
+    Args:
+        labelled_rows: features.
+        labelled_row_labels: their classes.
+
+    Raises:
+        Undefined: if fewer than two classes have 5 directions above round-off (√(d·eps) of the first), or d < 5.
+    """
+    r = SUBSPACE_RANK
+    bases = []
+    for label in labelled_row_labels.unique().tolist():
+        rows = labelled_rows[labelled_row_labels == label][:SUBSPACE_ROWS].double()
+        if min(rows.shape) < r:
+            continue
+        gram = rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T
+        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = values[-r:], vectors[:, -r:]
+        if not values[0] > gram.shape[0] * torch.finfo(torch.float64).eps * values[-1]:
+            continue
+        bases.append(vectors if rows.shape[1] <= rows.shape[0] else torch.linalg.qr(rows.T @ vectors).Q)
+    if len(bases) < 2:
+        raise Undefined(
+            f"needs 2 classes with at least {r} independent rows, above round-off, in at least {r} dimensions"
+        )
+    stacked = torch.stack(bases)  # (c, d, r)
+    c = len(bases)
+    flat = stacked.permute(1, 0, 2).flatten(1)
+    total = torch.zeros((), dtype=torch.float64, device=flat.device)
+    for i in range(c - 1):  # one row of blocks at a time: (c·r)² cosines are never held
+        cosines = stacked[i].T @ flat[:, (i + 1) * r :]
+        total += cosines.square().unflatten(1, (-1, r)).sum(dim=(0, 2)).div(r).sqrt().sum()
+    return total / (c * (c - 1) / 2)

@@ -1,0 +1,262 @@
+"""Statistics of the banks: neighbours by distance and by angle, densities, views of one sample, regression targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+
+from lightning_featgeo.cuda_ext import certified, ops
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
+from lightning_featgeo.metrics.functional import coding, density, dimension
+from lightning_featgeo.metrics.statistics.needs import statistic
+from lightning_featgeo.types import Tensor
+
+WORTH_SHARING = 2**34  # products of single numbers from which on a search is divided among ranks
+NO_EARLIER = "there is no window before this one"
+BY_DISTANCE = frozenset(
+    {"distances", "neighbor_indices", "neighbor_samples", "log_density", "local_dimension", "target_local_distances"}
+)
+BY_ANGLE = frozenset({"vote_similarities", "vote_labels", "kernel_sums", "kernel_squares", "kernel_counts"})
+
+
+class BankStatistics:
+    """Statistics that read kept rows. All neighbour tables of a window come from one pass over tiles of products."""
+
+    _accumulators: Mapping[str, Any]
+    _wanted: frozenset[str]
+    _earlier: tuple[Tensor, Tensor] | None
+    dim: int
+    k: int
+    vote_k: int
+
+    @cached_property
+    def _bank(self) -> Bank:
+        return cast(BankAccumulator, self._accumulators["bank"]).compute()
+
+    @property
+    def _votes_elsewhere(self) -> bool:
+        """Whether a reference is voted from instead of this bank."""
+        return False
+
+    def search_together(self, ranks: Ranks) -> None:
+        """Search neighbours with all ranks, each its share; only rank 0 has the tables afterwards.
+
+        Raises:
+            RankFailure: on all ranks, if one of them failed.
+        """
+        if not ranks.several or not (BY_DISTANCE | BY_ANGLE) & self._wanted or "bank" not in self._accumulators:
+            return
+        asked = ranks.attempt(lambda: self._search_arguments)
+        if len(asked[0]) ** 2 * self.dim >= WORTH_SHARING:
+            self.__dict__["_search"] = ops.SelfNeighbors(*certified.shared_self_neighbors(ranks, *asked))
+
+    @cached_property
+    def _search(self) -> ops.SelfNeighbors:
+        return ops.self_neighbors(*self._search_arguments)
+
+    @property
+    def _search_arguments(self) -> tuple[Tensor, int, Tensor, Tensor, int, float]:
+        bank, wanted = self._bank, self._wanted
+        votes = "vote_labels" in wanted and not self._votes_elsewhere
+        return (
+            bank.rows,
+            self.k if BY_DISTANCE & wanted else 0,
+            bank.samples,
+            self._voters,
+            max(1, min(self.vote_k, int(self._voters.sum()) - 1)) if votes else 0,
+            density.UNIFORMITY_SCALE if "kernel_counts" in wanted else 0.0,
+        )
+
+    @cached_property
+    def _has_direction(self) -> Tensor:
+        return (self._bank.rows != 0).any(dim=1)
+
+    @cached_property
+    def _voters(self) -> Tensor:
+        return self._has_direction & (self._bank.labels >= 0)
+
+    def _unit(self, mask: Tensor) -> Tensor:
+        rows = self._bank.rows[mask].double()
+        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+    # --- rows ------------------------------------------------------------------------------------------------
+
+    @statistic("bank")
+    def rows(self) -> Tensor:
+        """(n, d) the bank's rows."""
+        return self._bank.rows
+
+    @statistic("bank")
+    def unit_rows(self) -> Tensor:
+        """(n, d) the bank's rows that are not zero, L2-normalised."""
+        return self._unit(self._has_direction)
+
+    @statistic("bank", "labels")
+    def unit_labelled_rows(self) -> Tensor:
+        """(n, d) those of them that have a label."""
+        return self._unit(self._voters)
+
+    @statistic("bank", "labels")
+    def row_labels(self) -> Tensor:
+        """(n,) classes of the labelled rows that have a direction."""
+        return self._bank.labels[self._voters]
+
+    @statistic("bank")
+    def unit_coding_rate(self) -> Tensor:
+        """R of the bank's rows that are not zero."""
+        shared = "class_coding_rates" in self._wanted and bool(self._voters.any())
+        if shared and torch.equal(self._voters, self._has_direction):
+            return self.class_coding_rates[0]
+        return coding.rate(self.unit_rows)
+
+    @statistic("bank", "labels")
+    def class_coding_rates(self) -> tuple[Tensor, Tensor]:
+        """R of the labelled rows, and the average of their classes' R."""
+        return coding.rates_by_class(self.unit_labelled_rows, self.row_labels)
+
+    @statistic("bank", "labels")
+    def labelled_rows(self) -> Tensor:
+        """(n, d) the bank's labelled rows."""
+        return self._bank.rows[self._bank.labels >= 0]
+
+    @statistic("bank", "labels")
+    def labelled_row_labels(self) -> Tensor:
+        """(n,) their classes."""
+        return self._bank.labels[self._bank.labels >= 0]
+
+    @statistic("views")
+    def view_rows(self) -> Tensor:
+        """(s, q, d) rows of the kept samples of which all q views are there."""
+        return cast(ViewBankAccumulator, self._accumulators["views"]).compute()
+
+    # --- neighbours by distance ------------------------------------------------------------------------------
+
+    @statistic("bank")
+    def neighbor_indices(self) -> Tensor:
+        """(n, k) which rows of the bank those are; −1 where there are fewer."""
+        return self._search.indices
+
+    @statistic("bank")
+    def samples(self) -> Tensor:
+        """(n,) the sample of each row of the bank."""
+        return self._bank.samples
+
+    @statistic("bank")
+    def neighbor_samples(self) -> Tensor:
+        """(n, k) the samples of each row's neighbours; −1 where there are fewer."""
+        found = self.neighbor_indices
+        return torch.where(found >= 0, self._bank.samples[found.clamp(min=0)], -1)
+
+    @statistic("bank", "earlier")
+    def earlier_neighbors(self) -> tuple[Tensor, Tensor]:
+        """``neighbor_samples`` and ``samples`` of the window before."""
+        if self._earlier is None:
+            raise Undefined(NO_EARLIER)
+        return self._earlier
+
+    @statistic("bank", "labels")
+    def bank_labels(self) -> Tensor:
+        """(n,) class of each row of the bank; −1 where unknown."""
+        return self._bank.labels
+
+    @statistic("bank", "groups")
+    def bank_groups(self) -> Tensor:
+        """(n,) group of each row of the bank; −1 where unknown."""
+        return self._bank.groups
+
+    @statistic("bank")
+    def distances(self) -> Tensor:
+        """(n, k) to the k nearest rows of other samples, ascending; inf where there are fewer."""
+        return self._search.distances
+
+    @statistic("bank")
+    def log_density(self) -> Tensor:
+        """Per-point log density of the rows that have one, in nats."""
+        return density.log_densities(self.distances, self.dim)
+
+    @statistic("bank")
+    def local_dimension(self) -> Tensor:
+        """Per-point intrinsic dimension of the rows that have one."""
+        return dimension.local_dimensions(self.distances)
+
+    @statistic("bank")
+    def duplicate_count(self) -> int:
+        """Rows of the bank that lie exactly on a row of another sample."""
+        return int((self.distances[:, 0] == 0).sum())
+
+    # --- neighbours by angle ---------------------------------------------------------------------------------
+
+    @statistic("bank", "labels")
+    def vote_similarities(self) -> Tensor:
+        """(n, k) cosine of each labelled row to its nearest labelled rows, descending; −inf where there are fewer.
+
+        Those rows are the reference's where there is one with labels, else the others of this bank.
+        """
+        return self._vote[0]
+
+    @statistic("bank", "labels")
+    def vote_labels(self) -> Tensor:
+        """(n, k) classes of those neighbours."""
+        return self._vote[1]
+
+    @cached_property
+    def _vote(self) -> tuple[Tensor, Tensor]:
+        found = self._search
+        chords, voted = found.chords[self._voters], found.voted[self._voters]
+        return 1 - chords.square() / 2, self._bank.labels[voted.clamp(min=0)]
+
+    @statistic("bank")
+    def kernel_sums(self) -> Tensor:
+        """(n,) Σ_j exp(−2‖x_i−x_j‖²) on L2-normalised rows of other samples; 0 for rows that are zero."""
+        return self._search.kernel_sums
+
+    @statistic("bank")
+    def kernel_squares(self) -> Tensor:
+        """(n,) Σ_j of the squares of those terms."""
+        return self._search.kernel_squares
+
+    @statistic("bank")
+    def kernel_counts(self) -> Tensor:
+        """(n,) the number of terms in each."""
+        return self._search.kernel_counts
+
+    # --- regression ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _has_target(self) -> Tensor:
+        known = self._bank.targets.isfinite().all(dim=1)
+        if not bool(known.any()):
+            raise Undefined("no row of the bank has a regression target")
+        return known
+
+    @statistic("bank", "targets")
+    def rows_with_target(self) -> Tensor:
+        """(n, d) the bank's rows that have a regression target."""
+        return self._bank.rows[self._has_target]
+
+    @statistic("bank", "targets")
+    def targets(self) -> Tensor:
+        """(n, t) their targets."""
+        return self._bank.targets[self._has_target]
+
+    @statistic("bank", "targets")
+    def target_local_distances(self) -> Tensor:
+        """(n, k) of the features, among the rows that have a target."""
+        if bool(self._has_target.all()):
+            return self.distances
+        return self._neighbors_with_target(self.rows_with_target)
+
+    @statistic("bank", "targets")
+    def target_distances(self) -> Tensor:
+        """(n, k) of the targets themselves, between the same rows."""
+        return self._neighbors_with_target(self.targets)
+
+    def _neighbors_with_target(self, points: Tensor) -> Tensor:
+        groups = self._bank.samples[self._has_target]
+        found, _ = ops.knn(points, points, self.k, True, query_groups=groups, reference_groups=groups)
+        return found

@@ -1,0 +1,169 @@
+"""Statistics of a window against another one: the reference (training rows, an earlier window, another loader)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lightning_featgeo.cuda_ext import ops, search
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import fidelity, outliers, spectrum
+from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING, BankStatistics
+from lightning_featgeo.metrics.statistics.needs import statistic
+from lightning_featgeo.metrics.statistics.sums import SumStatistics
+from lightning_featgeo.types import Tensor
+
+if TYPE_CHECKING:
+    from lightning_featgeo.metrics.statistics.statistics import Statistics
+
+
+class ReferenceStatistics(SumStatistics, BankStatistics):
+    """Statistics that read the frozen accumulators of the reference as well."""
+
+    _reference: Statistics | None
+    _no_reference: str
+
+    _has_reference: bool
+
+    def _of_reference(self, accumulator: str) -> Statistics:
+        """The reference, if it keeps that accumulator ("covariance": moments with their scatter)."""
+        other = self._reference
+        if other is None:
+            raise Undefined(self._no_reference)
+        kept = other._accumulators.get("moments" if accumulator == "covariance" else accumulator)
+        if kept is None or (accumulator == "covariance" and not len(kept.scatter)):
+            raise Undefined(
+                f"the reference keeps no {accumulator}: give it the same signals, or name them in its serve="
+            )
+        if other.dim != self.dim:
+            raise Undefined(f"the reference has {other.dim} dimensions, this window has {self.dim}")
+        if other._count == 0:
+            raise Undefined("the reference has seen no rows")
+        return other
+
+    @property
+    def _votes_elsewhere(self) -> bool:
+        return self._has_reference or self._reference is not None
+
+    def search_together(self, ranks: Ranks) -> None:
+        """Search neighbours with all ranks, each its share: in this bank, and the voters in the reference's."""
+        super().search_together(ranks)
+        if not ranks.several or not self._votes_elsewhere or "vote_labels" not in self._wanted:
+            return
+
+        def voting() -> tuple[Tensor, Tensor, Tensor] | None:
+            with contextlib.suppress(Undefined):  # on every rank: the vote will be a gap
+                return self._voting
+            return None
+
+        found = ranks.attempt(voting)
+        if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
+            return
+        queries, voters, labels = found
+        chords, indices = search.empty_table(len(queries), min(self.vote_k, len(voters)), queries.device)
+        ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
+        self.__dict__["_vote"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
+
+    @cached_property
+    def _vote(self) -> tuple[Tensor, Tensor]:
+        if not self._votes_elsewhere:
+            return super()._vote
+        queries, voters, labels = self._voting
+        chords, indices = ops.knn(queries, voters, min(self.vote_k, len(voters)))
+        return 1 - chords.square() / 2, labels[indices]
+
+    @cached_property
+    def _voting(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows that are voted on, rows of the reference that vote, and their classes."""
+        bank = self._of_reference("bank")
+        labels = bank.row_labels
+        if labels.numel() == 0:
+            raise Undefined("the reference has no labelled rows to vote")
+        return self.unit_labelled_rows, bank.unit_labelled_rows, labels
+
+    @statistic("bank")
+    def bank_gram_power(self) -> Tensor:
+        """‖XᵀX‖²_F of the bank's centred rows; from the covariance where the bank holds every row."""
+        if "covariance" in self._wanted and len(self.rows) == self._count:
+            return (self.covariance * self._count).square().sum()
+        return spectrum.gram_power(self.rows)
+
+    @statistic("bank", "reference", "reference.bank")
+    def prdc(self) -> Mapping[str, Tensor]:
+        """Precision, recall, density, coverage and their symmetric forms of this bank against the reference's."""
+        return fidelity.prdc(self._of_reference("bank").rows, self.rows)
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_rows(self) -> Tensor:
+        """(m, d) the reference's bank."""
+        return self._of_reference("bank").rows
+
+    @statistic("reference", "reference.moments", "reference.scatter")
+    def reference_mean(self) -> Tensor:
+        """(d,) mean of the reference."""
+        return self._of_reference("covariance").mean
+
+    @statistic("reference", "reference.moments", "reference.scatter")
+    def reference_covariance(self) -> Tensor:
+        """(d, d) covariance of the reference."""
+        return self._of_reference("covariance").covariance
+
+    @statistic("moments", "scatter", "reference", "reference.moments", "reference.scatter")
+    def sample_covariances(self) -> tuple[Tensor, Tensor]:
+        """(d, d) covariances of this window and of the reference, over n−1."""
+        other = self._of_reference("covariance")
+        if min(self._count, other._count) < 2:
+            raise Undefined(f"a covariance needs 2 rows, there are {self._count} and in the reference {other._count}")
+        return self.covariance * (self._count / (self._count - 1)), other.covariance * (
+            other._count / (other._count - 1)
+        )
+
+    @statistic("bank", "reference", "reference.bank")
+    def ood_distances(self) -> Tensor:
+        """(n,) distance of each row to its k-th nearest row of the reference's bank, L2-normalised."""
+        return outliers.knn_ood_score(self.rows, self.reference_rows, self._ood_k)
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_ood_distances(self) -> Tensor:
+        """(m,) the same of the reference's rows among each other, themselves left out."""
+        unit = outliers.normalised(self.reference_rows)
+        return ops.knn(unit, unit, self._ood_k, exclude_self=True)[0][:, -1]
+
+    @cached_property
+    def _ood_k(self) -> int:
+        rows = len(self.reference_rows)
+        if rows <= outliers.OOD_K:
+            raise Undefined(f"needs more than {outliers.OOD_K} rows in the reference's bank, got {rows}")
+        return outliers.OOD_K
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter")
+    def gaussian_distances(self) -> Tensor:
+        """(n,) squared Mahalanobis distance of each row to the reference's one Gaussian."""
+        return outliers.mahalanobis_distances(self.rows, self.reference_mean, self.reference_covariance)
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter", "reference.labels")
+    def class_gaussian_distances(self) -> Tensor:
+        """(n,) squared Mahalanobis distance of each row to the reference's nearest class, tied covariance."""
+        return self._to_classes(self.rows)
+
+    @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter", "reference.labels")
+    def reference_class_gaussian_distances(self) -> Tensor:
+        """(m,) the same of the reference's own rows."""
+        return self._to_classes(self.reference_rows)
+
+    def _to_classes(self, rows: Tensor) -> Tensor:
+        other = self._of_reference("covariance")
+        if not other.has_classes:
+            raise Undefined("the reference has no class statistics: it needs labels and num_classes")
+        return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
+
+    @statistic("moments", "labels")
+    def frequency(self) -> Tensor:
+        """(C,) rows a class that tell head from tail: the reference's where it has classes, else this window's."""
+        r = self._reference
+        if r is not None and r.has_classes and r.class_counts.shape == self.class_counts.shape:
+            return r.class_counts
+        return self.class_counts

@@ -1,0 +1,65 @@
+"""Window statistics: what signals read, each computed at most once a window and only if asked for.
+
+A statistic is a method marked ``@statistic(what it needs…)``; a catalogue row names the statistics its function
+takes. From the marks follows which accumulators must run: nobody pays for a curve that isn't drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.statistics.needs import known
+from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
+from lightning_featgeo.types import Tensor
+
+
+class Statistics(ReferenceStatistics):
+    """The frozen accumulators of one window, and what follows from them.
+
+    Args:
+        accumulators: by name ("moments", "directions", "units", "bank", "views"); those that ran.
+        dim: feature dimension.
+        k: neighbours of the density and dimension signals.
+        vote_k: neighbours of the class vote.
+        head: the classifier, for its weight and bias.
+        count: rows that counted.
+        wanted: all statistics that will be asked for, so that one search serves them all; None: any may be.
+        reference: statistics of the window to compare with.
+        no_reference: why there is none.
+        has_reference: whether there should be one: a vote is then from it or a gap.
+        earlier: ``neighbor_samples`` and ``samples`` of the window before this one.
+    """
+
+    def __init__(
+        self,
+        accumulators: Mapping[str, Any],
+        dim: int,
+        k: int,
+        vote_k: int,
+        head: torch.nn.Module | None = None,
+        count: int = 0,
+        wanted: frozenset[str] | None = None,
+        reference: Statistics | None = None,
+        no_reference: str = "no reference was given",
+        has_reference: bool = False,
+        earlier: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self._accumulators = accumulators
+        self.dim, self.k, self.vote_k = dim, k, vote_k
+        self._head, self._count, self._reference = head, count, reference
+        self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
+        self._wanted = known() if wanted is None else wanted
+
+    def computed(self) -> frozenset[str]:
+        """Statistics that some signal has asked for so far."""
+        return frozenset(known() & self.__dict__.keys())
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether class moments were kept and a row had a label."""
+        moments = self._accumulators.get("moments")
+        return isinstance(moments, MomentsAccumulator) and moments.num_classes > 0 and bool(self.class_counts.any())

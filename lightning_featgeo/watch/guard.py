@@ -1,0 +1,82 @@
+"""Nothing of ours ends somebody's run: errors become one warning each and a gap, except where that would hide more."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lightning_featgeo.distributed.ranks import BrokenGroup
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, explain
+from lightning_featgeo.history.record import Record
+from lightning_featgeo.metrics.statistics.bank import NO_EARLIER
+
+
+class Guard:
+    """Catches our errors and says each once.
+
+    Args:
+        on_error: "warn", or "raise" for tests.
+        tells: whether this process warns of gaps; others have the same ones.
+    """
+
+    def __init__(self, on_error: str, tells: bool = True) -> None:
+        self.on_error, self.tells = on_error, tells
+        self._said: set[str] = set()
+
+    @contextmanager
+    def around(
+        self, doing: str, fail: Callable[[str], None], refuses: bool = False, lost: str = "this window is a gap"
+    ) -> Iterator[None]:
+        """Whatever goes wrong inside is a reason for ``fail``, and training goes on.
+
+        Args:
+            doing: what, for the message.
+            fail: takes the reason; marks what is lost.
+            refuses: a wrong setting still ends the run: nothing was trained yet.
+            lost: what the failure means, for the message.
+        """
+        try:
+            with torch.no_grad():
+                yield
+        except BrokenGroup:
+            raise  # a process has died: the run can't go on, and would hang if we hid it
+        except Exception as error:
+            if self.on_error == "raise" or (refuses and isinstance(error, ConfigurationError)):
+                raise
+            reason = f"{doing} failed with {explain(error)}"
+            fail(reason)
+            self.warn(f"{reason}. Training goes on; {lost}", f"{doing} {type(error).__name__}")
+            self._said.add(reason)
+
+    def warn(self, message: str, key: str, kind: type[FeatureGeometryWarning] = FeatureGeometryWarning) -> None:
+        """Say something once."""
+        if key not in self._said:
+            self._said.add(key)
+            warnings.warn(f"featgeo: {message} (said once)", kind, stacklevel=2)
+
+    def warn_of(self, record: Record) -> None:
+        """Say what a closed window lacks, and what its reader must know."""
+        if not self.tells:
+            return
+        for signal, reason in record.gaps.items():
+            if reason not in (*self._said, NO_EARLIER):  # else an error was reported already, in its own words
+                self.warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
+        dropped = record.counts.get("nonfinite")
+        if dropped:
+            self.warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
+        for note in record.notes:
+            kind = FeatureGeometryWarning if note == repeats_note(record.counts.get("repeated")) else SmallSampleWarning
+            self.warn(f"{record.prefix.rstrip('/')}: {note}", f"note {record.prefix} {kind.__name__}", kind)
+
+
+def repeats_note(repeated: int | None) -> str | None:
+    """What to say of samples that may have come twice."""
+    if not repeated:
+        return None
+    return (
+        f"up to {repeated} samples may have been counted twice: this loader's sampler is not one that is known to "
+        "repeat samples only at its end (torch's DistributedSampler, read in order)"
+    )

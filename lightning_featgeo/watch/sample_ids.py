@@ -1,0 +1,96 @@
+"""Which sample is which: the user's own ids of the rows that a bank may keep, in bounded memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
+from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
+from lightning_featgeo.metrics.geometry import GeometryMetric
+from lightning_featgeo.rows.batches import Selector, describe, select
+from lightning_featgeo.types import Tensor
+
+SPARE = 4  # so many times a bank's rows are remembered before those that it has not kept are forgotten
+LONGEST = 200  # characters of an id that are shown
+
+
+class Identities:
+    """Ids by sample number, for the samples of one window.
+
+    Args:
+        key: key, index or callable into the batch; gives one id a sample, strings or integers.
+    """
+
+    def __init__(self, key: Selector) -> None:
+        self.key = key
+        self._known: dict[int, str] = {}
+        self._waiting: list[tuple[int, Any]] = []
+        self.failed = False
+
+    def clear(self) -> None:
+        """A new window."""
+        self._known.clear()
+        self._waiting.clear()
+        self.failed = False
+
+    def add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
+        """The ids of a batch. What is only shown never costs a curve: ids that don't fit are a warning.
+
+        Args:
+            batch: what the step got.
+            first: samples of this rank before this batch.
+            samples: of this batch.
+            ranks: rank r of W numbers its samples r, r + W, ….
+            metrics: whose banks keep some of them.
+        """
+        if self.failed:
+            return
+        try:
+            self._add(batch, first, samples, ranks, metrics)
+        except Exception as error:
+            self._known.clear()
+            self._waiting.clear()
+            self.failed = True
+            warnings.warn(
+                f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not touched",
+                FeatureGeometryWarning,
+                stacklevel=2,
+            )
+
+    def _add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
+        given = select(batch, self.key, "id_key")
+        many = isinstance(given, Sequence) and not isinstance(given, str)
+        if not (many or getattr(given, "ndim", 0) == 1) or len(given) != samples:
+            raise ConfigurationError(
+                f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
+            )
+        self._waiting.append((first, given))
+        held = [dict(metric.accumulators).get("bank") for metric in metrics]
+        banks = [bank for bank in held if isinstance(bank, BankAccumulator)]
+        waiting = sum(len(ids) for _, ids in self._waiting)
+        if len(self._known) + waiting > SPARE * max((bank.capacity for bank in banks), default=0):
+            self._settle(ranks)
+            kept = {int(sample) for bank in banks for sample in bank.samples.tolist()}
+            self._known = {sample: name for sample, name in self._known.items() if sample in kept}
+
+    def _settle(self, ranks: Ranks) -> None:
+        """Read what has arrived: not batch by batch, as ids may be on a device that would have to be waited for."""
+        for first, given in self._waiting:
+            ids = given.tolist() if hasattr(given, "tolist") else given
+            for place, name in enumerate(ids):
+                if name is not None:
+                    self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+        self._waiting.clear()
+
+    def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
+        """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""
+        self._settle(ranks)
+        wanted = ranks.share(None if samples is None else samples.tolist()) or []
+        mine = {sample: self._known[sample] for sample in wanted if sample in self._known}
+        found: dict[int, str] = {}
+        for theirs in ranks.gather(mine):
+            found |= theirs
+        return found

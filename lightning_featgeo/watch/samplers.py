@@ -1,0 +1,135 @@
+"""What a loader does with its samples: which part of them a rank gets, which come twice, and whether it shuffles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import ParallelStrategy
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_featgeo.distributed.ranks import Ranks
+
+_PADS_AT_THE_END = ("torch", "torchdata", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def ranks_of(trainer: pl.Trainer) -> Ranks:
+    """The processes that see different data: all, or with tensor parallelism those of the data-parallel mesh."""
+    if not isinstance(trainer.strategy, ParallelStrategy):
+        return Ranks.alone()
+    mesh = getattr(trainer.strategy, "_device_mesh", None)
+    names = getattr(mesh, "mesh_dim_names", None) or ()
+    if mesh is not None and "data_parallel" in names and len(names) > 1:
+        return Ranks(mesh["data_parallel"].get_group())
+    return Ranks()
+
+
+def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
+    """The stage's loader of that number, or None where it can't be told."""
+    loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
+    given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
+
+
+def shuffles(loader: Any) -> bool:
+    """Whether a loader is known to give its samples in another order every time."""
+    sampler = getattr(loader, "sampler", None)
+    return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler)) or (
+        isinstance(sampler, DistributedSampler) and sampler.shuffle
+    )
+
+
+def in_order(loader: Any) -> bool:
+    """Whether a loader is known to give its data set from front to back, so that a sample's number is its position."""
+    batches = getattr(loader, "batch_sampler", None)
+    if not _is_stock(batches):
+        return False
+    sampler = getattr(batches, "sampler", None)
+    spread = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
+    return type(sampler) is SequentialSampler or (spread and not getattr(sampler, "shuffle", True))
+
+
+@dataclass
+class Shard:
+    """One rank's part of a loader, while it is read.
+
+    ``own``: samples that are this rank's first, behind which come repeats that even out the ranks; None: unknown.
+    ``length``: of the whole data set, where it has one. ``repeats``: how many samples come twice on all ranks together;
+    None: nobody knows. ``batch_size``, ``total``: samples a batch, and in all. ``seen``: samples so far; None: some
+    were missed.
+    """
+
+    ranks: Ranks
+    own: int | None = None
+    length: int | None = None
+    repeats: int | None = 0
+    batch_size: int = 0
+    total: int = 0
+    seen: int | None = 0
+
+    @classmethod
+    def of(cls, loader: Any, ranks: Ranks) -> Shard:
+        """What can be proven about a loader.
+
+        Torch's and Lightning's ``DistributedSampler``, read in order, gives rank r of W the positions r, r + W, …;
+        those at or behind the length are repeats from the start.
+        """
+        if not ranks.several:
+            return cls(ranks)
+        batches = getattr(loader, "batch_sampler", None)
+        stock = _is_stock(batches)
+        sampler = getattr(batches if stock else loader, "sampler", None)
+        length = _length(getattr(loader, "dataset", None))
+        known = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
+        if not known or not isinstance(sampler, DistributedSampler):
+            return cls(ranks, None, length, None)
+        length = _length(sampler.dataset)
+        in_order = stock and length is not None
+        fits = sampler.num_replicas == ranks.size and sampler.rank == ranks.rank
+        if not (in_order and fits):
+            return cls(ranks, None, length, None)
+        assert length is not None
+        if sampler.drop_last:
+            return cls(ranks, None, length, 0)
+        own = max(0, -(-(length - ranks.rank) // ranks.size))
+        return cls(ranks, own, length, sampler.total_size - length, loader.batch_size, sampler.num_samples)
+
+    @property
+    def droppable(self) -> bool:
+        """Whether it is known which samples are repeats."""
+        return self.own is not None and self.seen is not None
+
+    def fresh(self, samples: int) -> int | None:
+        """How many of the next batch's samples are no repeats; None: all, or that can't be told.
+
+        Samples of a batch that are not as many as the sampler has given (crops, packed sequences) can't be told apart.
+        """
+        if self.own is None or self.seen is None or samples != min(self.batch_size, self.total - self.seen):
+            return None
+        return max(0, self.own - self.seen)
+
+    def advance(self, samples: int) -> None:
+        """So many samples were read."""
+        if self.own is not None and self.seen is not None and self.fresh(samples) is None:
+            self.own = None
+        self.seen = None if self.seen is None else self.seen + samples
+
+
+def _is_stock(batches: Any) -> bool:
+    """Whether batches are the sampler's samples one after the other: torch's BatchSampler, or torchdata's."""
+    kind = type(batches)
+    return kind is BatchSampler or (kind.__name__ == "BatchSampler" and kind.__module__.startswith("torchdata."))
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def stateful(loader: Any) -> bool:
+    """Whether a loader can go on in the middle of an epoch (torchdata's ``StatefulDataLoader``)."""
+    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))

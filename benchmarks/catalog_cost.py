@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lightning_featgeo import GeometryMetric
+from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.cuda_ext import backend_info, ops
 
 CLASSES = 10
@@ -42,7 +42,7 @@ def measure(n: int, d: int, bank: int | Literal["auto"], repetitions: int) -> di
     times: dict[str, list[float]] = {}
 
     def stream(signals: str) -> None:
-        metric = GeometryMetric(signals, num_classes=CLASSES, head=head, bank_size=bank)
+        metric = GeometryMetric(signals, num_classes=CLASSES, head=head, neighbors=Neighbors(bank_size=bank))
         update = seconds(lambda: [metric.update(x[i : i + 500], y[i : i + 500]) for i in range(0, n, 500)])
         times.setdefault(f"{signals}: streaming", []).append(update)
         times.setdefault(f"{signals}: window", []).append(seconds(metric.window))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_featgeo import GeometryMetric
+from lightning_featgeo import GeometryMetric, Neighbors
 
 ESTIMATORS = ("id_two_nn", "id_two_nn_mle", "id_mle", "id_gride_1", "id_gride_2", "id_gride_4", "id_gride_8")
 DIMENSIONS = (2, 5, 10, 20, 50)
@@ -30,7 +30,7 @@ def measure(kind: str, n: int, d: int, draws: int) -> dict[str, tuple[float, flo
     """Mean over draws, their standard deviation, and the mean of the standard errors that we report."""
     values: dict[str, list[tuple[float, float]]] = {name: [] for name in ESTIMATORS}
     for seed in range(draws):
-        metric = GeometryMetric(ESTIMATORS, bank_size=n)
+        metric = GeometryMetric(ESTIMATORS, neighbors=Neighbors(bank_size=n))
         metric.update(draw(kind, n, d, seed))
         window = metric.window()
         for name in ESTIMATORS:

@@ -93,7 +93,7 @@ class Classifier(L.LightningModule):
 def measure(folder: str) -> dict[str, Road]:
     """The road of the second window's first batch, and of its close."""
     roads = {"batch": Road(), "close": Road()}
-    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"], on_error="raise")
     before = {name: getattr(monitor, name) for name in HOOKS}
     windows = [0]
 

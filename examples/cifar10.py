@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
 from lightning_featgeo.report import write_report
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -111,7 +111,7 @@ def main() -> None:
     workers = {} if args.generated else {"num_workers": 4, "persistent_workers": True}
     loaders = [DataLoader(val, 256, **workers), DataLoader(clean, 256, **workers)]
     monitor = FeatureGeometryMonitor(
-        class_names=CLASSES, loader_names=("val", "train_clean"), reference="train_clean", embedding_rows=500
+        display=Display(class_names=CLASSES, embedding_rows=500), loader_names=("val", "train_clean"), reference="train_clean"
     )
     logger: Logger = WandbLogger(project="featgeo-cifar10") if args.wandb else TensorBoardLogger("runs", "cifar10")
     trainer = pl.Trainer(

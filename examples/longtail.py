@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo import FeatureGeometryMonitor, Neighbors
 
 KEPT = (100, 70, 50, 36, 26, 18, 13, 9, 7, 5)  # training samples of each digit
 SIGNALS = ("knn_accuracy", "tail_min_angle", "nc1", "cdnv", "feature_std", "effective_rank")
@@ -71,7 +71,7 @@ def main() -> None:
     for balanced in (False, True):
         pl.seed_everything(0, verbose=False)
         monitor = FeatureGeometryMonitor(
-            signals=SIGNALS, loader_names=("val", "train_clean"), reference="train_clean", knn_vote_k=10
+            signals=SIGNALS, loader_names=("val", "train_clean"), reference="train_clean", neighbors=Neighbors(vote_k=10)
         )
         trainer = pl.Trainer(
             max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,

@@ -1,20 +1,77 @@
-"""The errors and warnings that the whole package shares, and how they are put in words."""
+"""Errors, warnings, and why a value is missing: each a sentence for people, with a kind for programs beside it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import torch
 
 __all__ = [
     "ConfigurationError",
     "FeatureGeometryWarning",
+    "Gap",
+    "GapKind",
+    "Note",
+    "NoteKind",
     "SmallSampleWarning",
     "Undefined",
     "explain",
     "near_misses",
 ]
+
+
+class GapKind(StrEnum):
+    """Why a signal has no value in a window."""
+
+    UNDEFINED = "undefined"  # its formula has no value on these rows
+    NO_ROWS = "no rows"  # no batch, no features, or every row was left out
+    NO_INPUT = "no input"  # the batches bring no labels, views, targets or groups, or ones that don't fit
+    NO_REFERENCE = "no reference"  # the window to compare with is missing, empty or of something else
+    NO_EARLIER = "no earlier window"  # it compares with the window before this one, and this is the first
+    LOST = "lost"  # some rows of the window were lost: the run was resumed in the middle of it
+    FAILED = "failed"  # an error of ours, or of the machine
+    REPORTED = "reported"  # the same, and a warning has said so already
+    OTHER = "other"  # written by a version that kept no kinds
+
+
+class NoteKind(StrEnum):
+    """What a reader of a window's numbers must know."""
+
+    SMALL_SAMPLE = "small sample"  # too few rows for the dimensions
+    REPEATS = "repeats"  # samples may have been counted twice
+    OTHER = "other"
+
+
+S = TypeVar("S", bound="_Sentence")
+
+
+class _Sentence(str):
+    """A sentence with a kind beside it."""
+
+    kind: Any
+
+    def __new__(cls: type[S], kind: StrEnum, text: str) -> S:
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, str(self))
+
+
+class Gap(_Sentence):
+    """Why a signal has no value: the reason, and its :class:`GapKind` as ``kind``."""
+
+    kind: GapKind
+
+
+class Note(_Sentence):
+    """What a reader must know: the sentence, and its :class:`NoteKind` as ``kind``."""
+
+    kind: NoteKind
 
 
 class ConfigurationError(ValueError):
@@ -30,7 +87,11 @@ class SmallSampleWarning(FeatureGeometryWarning):
 
 
 class Undefined(ValueError):
-    """A signal has no value on this data. The message is the reason; the monitor records it as a gap."""
+    """A signal has no value on this data. The message is the reason; the monitor records it as a gap of that kind."""
+
+    def __init__(self, reason: str, kind: GapKind = GapKind.UNDEFINED) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 def explain(error: BaseException) -> str:

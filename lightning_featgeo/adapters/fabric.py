@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from lightning_featgeo.adapters.loop import FeatureWatch
+from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 
 
+@documents(WatchSettings)
 class FabricGeometry(FeatureWatch):
     """A :class:`~lightning_featgeo.adapters.FeatureWatch` of a model that Fabric has set up.
 
     Args:
         fabric: the ``lightning.Fabric`` (or ``lightning.fabric.Fabric``) object.
         model: what ``fabric.setup`` returned.
-        **settings: see :class:`~lightning_featgeo.adapters.FeatureWatch`.
 
     Example::
 
@@ -27,6 +28,7 @@ class FabricGeometry(FeatureWatch):
         geometry.close(epoch=epoch, step=step)  # merged over all processes, and logged
     """
 
+    @takes_also(WatchSettings)
     def __init__(self, fabric: Any, model: torch.nn.Module, **settings: Any) -> None:
         inner = getattr(model, "module", None)  # what the user wrote, inside of Fabric's wrapper
         super().__init__(inner if isinstance(inner, torch.nn.Module) else model, **settings)
@@ -35,7 +37,7 @@ class FabricGeometry(FeatureWatch):
     def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:
         """Close the window, and log its values with ``fabric.log_dict`` at ``step``."""
         values = super().close(epoch, step)
-        with self.guard.around("logging with Fabric", lambda reason: None):
+        with self.guard.around("logging with Fabric"):
             if values:
                 self.fabric.log_dict({**values, "featgeo/epoch": epoch}, step=step)
         return values

@@ -16,15 +16,16 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lightning_featgeo.adapters.loop import FeatureWatch
 from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 
 
+@documents(WatchSettings)
 class GeometryCallback(TrainerCallback):
     """Geometry curves of a Hugging Face ``Trainer``.
 
     Args:
         trainer: adds itself to this trainer's callbacks.
         train_steps: also watch training, in windows of so many optimiser steps. None: evaluation only.
-        **settings: see :class:`~lightning_featgeo.adapters.FeatureWatch`.
 
     Example::
 
@@ -33,6 +34,7 @@ class GeometryCallback(TrainerCallback):
         trainer.train()
     """
 
+    @takes_also(WatchSettings)
     def __init__(self, trainer: Trainer, train_steps: int | None = None, **settings: Any) -> None:
         if train_steps is not None and train_steps < 1:
             raise ConfigurationError(f"train_steps must be at least 1, got {train_steps}")
@@ -173,7 +175,7 @@ class GeometryCallback(TrainerCallback):
         self.trainer.remove_callback(self)
 
     def _log(self, watch: FeatureWatch, values: dict[str, float]) -> None:
-        with watch.guard.around("logging with the Trainer", lambda reason: None):
+        with watch.guard.around("logging with the Trainer"):
             if values:
                 self.trainer.log(dict(values))
 

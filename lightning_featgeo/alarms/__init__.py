@@ -5,7 +5,7 @@ from lightning_featgeo.alarms.detector import Detector
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.movement import ChangePoint, Plateau
 from lightning_featgeo.alarms.past import Finding, Past
-from lightning_featgeo.alarms.rules import Decline, Drop, Gap, Peak, Rule, Threshold
+from lightning_featgeo.alarms.rules import Decline, Drop, GeneralizationGap, Peak, Rule, Threshold
 
 __all__ = [
     "KINDS",
@@ -15,7 +15,7 @@ __all__ = [
     "Detector",
     "Drop",
     "Finding",
-    "Gap",
+    "GeneralizationGap",
     "Kind",
     "Past",
     "Peak",

@@ -3,7 +3,8 @@
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
 >>> from lightning_featgeo.alarms import KINDS
->>> from lightning_featgeo.history.record import Record
+>>> from lightning_featgeo.errors import Gap
+from lightning_featgeo.history.record import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.78, 0.60]):
 ...     values = {"feature_std": std, "effective_rank": 20.0, "n_samples": 500.0}
@@ -19,22 +20,32 @@ alarm total collapse
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning_featgeo.alarms.alarm import Alarm, build
 from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
-from lightning_featgeo.alarms.rules import Gap
+from lightning_featgeo.alarms.rules import GeneralizationGap
+from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-from lightning_featgeo.watch.guard import Guard
 
 State = Literal["cannot tell", "quiet", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told
 LEARNING = 0.05  # a gain of another signal from which on a loss is learning
+
+
+@runtime_checkable
+class ErrorGuard(Protocol):
+    """What keeps an error of a rule from ending a run: ``watch.guard.Guard``, or another one like it."""
+
+    def around(
+        self, doing: str, fail: Callable[[Gap], None], refuses: bool = False, lost: str = ""
+    ) -> AbstractContextManager[None]:
+        """Take what is raised inside, in words, to ``fail``."""
 
 
 class Detector:
@@ -124,7 +135,7 @@ class Detector:
             here = {name: value for name, value in record.values.items() if _watched(name, self.kind)}
             self._elsewhere.update({f"{record.stage}/{name}": value for name, value in here.items()})
 
-    def observe(self, record: Record, guard: Guard | None = None) -> Alarm | None:
+    def observe(self, record: Record, guard: ErrorGuard | None = None) -> Alarm | None:
         """Take in a closed window; returns an alarm where one is due, once until its rule has let go.
 
         Args:
@@ -168,7 +179,7 @@ class Detector:
         return alarms
 
     def _could_not(self, reason: str) -> None:
-        self.recent[-1] = reason
+        self.recent[-1] = str(reason)
 
     def _stands(self, title: str) -> bool:
         """Whether an alarm that was raised still holds: one of its rules does, or all that have values."""
@@ -178,7 +189,7 @@ class Detector:
     def _told_nothing(self, record: Record) -> str:
         missing = [name for name in self.kind.signals if name not in record.values]
         if missing and (self.kind.mode == "all" or len(missing) == len(self.kind.signals)):
-            return record.gaps.get(missing[0], f"{missing[0]} has no value")
+            return str(record.gaps.get(missing[0], f"{missing[0]} has no value"))
         unheard = [stage for stage in self.kind.stages if not any(n.startswith(f"{stage}/") for n in self._elsewhere)]
         if unheard:
             return f"no window of {unheard[0]!r} has closed yet"
@@ -201,7 +212,7 @@ class Detector:
     def _past(self, watch: Watch, raised: bool) -> tuple[Past, list[Check]]:
         """The watch's signal so far, and its checks; limits are eased once an alarm is raised."""
         checks = [check for check in self.checks if watch.signal in check.values][self._warmup(watch) :]
-        key = f"{watch.rule.to}/{watch.signal}" if isinstance(watch.rule, Gap) else ""
+        key = f"{watch.rule.to}/{watch.signal}" if isinstance(watch.rule, GeneralizationGap) else ""
         past = Past(
             CATALOG[watch.signal],
             [check.values[watch.signal] for check in checks],

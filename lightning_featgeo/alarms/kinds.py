@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lightning_featgeo.alarms.movement import ChangePoint, Plateau
-from lightning_featgeo.alarms.rules import Decline, Drop, Gap, Peak, Rule, Threshold
+from lightning_featgeo.alarms.rules import Decline, Drop, GeneralizationGap, Peak, Rule, Threshold
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG
 
@@ -56,7 +56,7 @@ class Kind:
     @property
     def stages(self) -> list[str]:
         """Other stages that it compares with."""
-        return list(dict.fromkeys(w.rule.to for w in self.watches if isinstance(w.rule, Gap)))
+        return list(dict.fromkeys(w.rule.to for w in self.watches if isinstance(w.rule, GeneralizationGap)))
 
 
 CLASSES = ("knn_accuracy",)

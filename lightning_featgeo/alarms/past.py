@@ -27,7 +27,7 @@ class Past:
         signal: its row of the catalogue: direction, range, default limits.
         values: oldest first, at least one, all finite.
         errors: standard errors of the values, None where there is none.
-        other: the values of the same signal elsewhere (another stage), for ``Gap``; None where it had none.
+        other: values of the same signal elsewhere (another stage), for ``GeneralizationGap``; None where it had none.
         ease: factor on every limit: below 1 once a rule holds, so that it does not flicker (hysteresis).
         min_effect: changes smaller than this many times the noise are none.
         start: index of the first check whose value can be a best, or the start of a decline.

@@ -251,7 +251,7 @@ class Threshold(Rule):
 
 
 @dataclass(frozen=True)
-class Gap(LossRule):
+class GeneralizationGap(LossRule):
     """The signal is worse than in another stage (or loader) by more than ``fraction``: it no longer generalises.
 
     Each check is compared with the other stage's latest window. ``train`` windows close after validation, so theirs is

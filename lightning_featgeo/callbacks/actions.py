@@ -12,11 +12,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo import _compat
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, near_misses
 from lightning_featgeo.sinks import WandbSink, sinks_of
+from lightning_featgeo.watch.announcement import say
 
 NAMES = ("warn", "stop", "alert", "checkpoint")
 Action = str | Callable[[Alarm], object]
@@ -72,7 +73,8 @@ def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
     if callable(action):
         action(alarm)
     elif action == "stop":
-        rank_zero_info(alarm.report.replace("featgeo alarm:", "featgeo: stopping,", 1))
+        if trainer.is_global_zero:
+            say(alarm.report.replace("featgeo alarm:", "featgeo: stopping,", 1))
     elif action == "warn":
         if trainer.is_global_zero:
             warnings.warn(alarm.report, FeatureGeometryWarning, stacklevel=2)
@@ -99,7 +101,7 @@ class Checkpoints:
     def look(self, trainer: pl.Trainer) -> None:
         """Note what is new."""
         for callback in trainer.checkpoint_callbacks:
-            step = int(getattr(callback, "_last_global_step_saved", 0))
+            step = _compat.last_saved_step(callback)
             if isinstance(callback, ModelCheckpoint) and step:  # 0: nothing was saved since the run began
                 for path in (callback.last_model_path, callback.best_model_path, *callback.best_k_models):
                     self._note(str(path), step)

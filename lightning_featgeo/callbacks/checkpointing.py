@@ -8,22 +8,23 @@ last window, and the training window that was open, if its rows can be gone on f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from lightning_featgeo.errors import ConfigurationError
+import lightning.pytorch as pl
+
+from lightning_featgeo.callbacks.trainer import loader_of
+from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.history.history import History
-from lightning_featgeo.history.record import Record
-from lightning_featgeo.watch.samplers import loader_of, stateful
+from lightning_featgeo.history.record import Record, checked_record
+from lightning_featgeo.watch.samplers import stateful
+from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
-if TYPE_CHECKING:
-    from lightning_featgeo.callbacks.run import Run
-
 VERSION = 1
-LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
-RESTARTS = LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)"
-SEVERAL = LOST + "a checkpoint holds those of one rank only"
+_LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
+RESTARTS = Gap(GapKind.LOST, _LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)")
+SEVERAL = Gap(GapKind.LOST, _LOST + "a checkpoint holds those of one rank only")
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Saved:
             raise ValueError(f"it was written by a later version (format {version}, this one reads up to {VERSION})")
         return cls(
             windows=int(state["windows"]),
-            records=[Record(**record) for record in state.get("records", [])],
+            records=[checked_record(record) for record in state.get("records", [])],
             events=[dict(event) for event in state.get("events", [])],
             layers=[str(path) for path in state.get("layers", [])],
             dims=[None if dim is None else int(dim) for dim in state.get("dims", [])],
@@ -81,76 +82,66 @@ class Saved:
 
 
 def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, Any]:
-    """A monitor's state for a checkpoint; ``of_run``: what :func:`facts` says of its run."""
+    """A monitor's state for a checkpoint; ``of_run``: what :func:`run_state` says of its run."""
     return {
         "version": VERSION,
         "windows": number,
-        "records": [asdict(record) for record in history],
+        "records": [record.as_dict() for record in history],
         "events": [dict(event) for event in history.events],
         **of_run,
     }
 
 
-def facts(run: Run) -> dict[str, Any]:
-    """What is watched, who was whose neighbour, and the open training window."""
-    watched = {(stage, loader): w.watched for stage, loader, w in run.each_window()}
-    seen = next((parts for parts in watched.values() if any(part.metric.dim for part in parts)), [])
+def run_state(watcher: Watcher) -> dict[str, Any]:
+    """What is watched, and who was whose neighbour in the last windows."""
+    seen = next((w.layers for w in watcher.windows.values() if any(part.metric.dim for part in w.layers)), [])
     earlier = {}
-    for (stage, loader), parts in watched.items():
-        for index, part in enumerate(parts):
+    for window in watcher.windows.values():
+        for index, part in enumerate(window.layers):
             table = part.metric.earlier_neighbors
             if table is not None:
-                earlier[f"{stage}/{loader}/{index}"] = [tensor.cpu() for tensor in table]
-    state: dict[str, Any] = {
-        "layers": run.paths,
+                earlier[f"{window.plan.stage}/{window.plan.number}/{index}"] = [tensor.cpu() for tensor in table]
+    return {
+        "layers": watcher.paths,
         "dims": [part.metric.dim for part in seen],
         "classes": next((part.metric.num_classes for part in seen), None),
         "earlier": earlier,
     }
-    window = run.open_train_window()
-    if window is not None:
-        state["open"] = _open_window(run, window)
-    return state
 
 
-def _open_window(run: Run, window: Window) -> dict[str, Any]:
+def open_state(trainer: pl.Trainer, watcher: Watcher, window: Window) -> dict[str, Any]:
     """The training window that is half full: with its rows, if whoever resumes can add the rest to them."""
-    progress = run.trainer.fit_loop.epoch_loop.batch_progress
+    progress = trainer.fit_loop.epoch_loop.batch_progress
     at_an_end = progress.is_last_batch or progress.current.ready == 0
-    goes_on = at_an_end or stateful(loader_of(run.trainer, "train", 0))
-    lost = window.failed or (SEVERAL if run.ranks.several else None if goes_on else RESTARTS)
+    goes_on = at_an_end or stateful(loader_of(trainer, "train", 0))
+    lost = window.failed or (SEVERAL if watcher.ranks.several else None if goes_on else RESTARTS)
     return {
         "start_step": window.start_step,
         "samples": window.samples,
         "batches": window.batches,
         "seconds": window.seconds,
-        "lost": lost,
+        "lost": None if lost is None else {"kind": lost.kind.value, "reason": str(lost)},
         "in_epoch": not at_an_end,
         "parts": [] if lost else [
-            {"failed": part.failed, "metric": part.metric.checkpoint()} for part in window.watched
+            {"failed": None if part.failed is None else str(part.failed), "metric": part.metric.checkpoint()}
+            for part in window.layers
         ],
     }  # fmt: skip
 
 
-def reopen(run: Run, saved: Saved) -> None:
-    """Go on with the training window that was open."""
-    state = saved.open
-    if state is None or "train" not in run.caught_stages:
-        return
-    run.open("train")
-    window = run.open_train_window()
-    if window is None:
-        return
+def reopen(trainer: pl.Trainer, watcher: Watcher, window: Window, state: Mapping[str, Any]) -> None:
+    """Go on with the training window that was open; ``state``: as :func:`open_state` gave it."""
     window.start_step, window.samples = int(state["start_step"]), int(state["samples"])
     window.batches, window.seconds = int(state["batches"]), float(state["seconds"])
-    window.failed = state["lost"]
-    if window.failed is None and run.ranks.several:
+    lost = state["lost"]
+    window.failed = None if lost is None else Gap(GapKind.LOST, lost["reason"] if isinstance(lost, dict) else lost)
+    if window.failed is None and watcher.ranks.several:
         window.failed = SEVERAL
-    if window.failed is None and state["in_epoch"] and not stateful(loader_of(run.trainer, "train", 0)):
+    if window.failed is None and state["in_epoch"] and not stateful(loader_of(trainer, "train", 0)):
         window.failed = RESTARTS
     if window.failed is None and state["parts"]:
-        window.watched = run.watch("train", 0)
-        for part, kept in zip(window.watched, state["parts"], strict=True):
-            part.failed = kept["failed"]
-            part.metric.to(run.trainer.strategy.root_device)
+        window.layers = watcher.make_layers(window.plan)
+        for part, kept in zip(window.layers, state["parts"], strict=True):
+            part.failed = None if kept["failed"] is None else Gap(GapKind.FAILED, kept["failed"])
+            part.metric.to(trainer.strategy.root_device)
             part.metric.merge_state(kept["metric"])

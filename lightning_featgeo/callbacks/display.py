@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo.callbacks.settings import Display
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.sinks import At, Sink, pictures, sinks_of, tables
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.settings import Taste
-from lightning_featgeo.watch.window import Shown
+from lightning_featgeo.watch.window import ClosedWindow
 
 PANELS = 8  # in the section of a stage
 DEPTH_SIGNALS = 3  # that are drawn over depth
@@ -28,43 +28,45 @@ LAYOUT_ONLY = "layout only: the first two principal components; distances and cl
 
 
 @dataclass
-class _Wall:
-    """What hangs for one stage and layer."""
+class _Shown:
+    """What was shown for one stage and layer."""
 
     spectra: tables.Spectra = field(default_factory=list)
     marks: dict[float, str] = field(default_factory=dict)
     windows: int = 0
-    last: Shown | None = None
-    best: tuple[float, str, Shown] | None = None
+    last: ClosedWindow | None = None
+    best: tuple[float, str, ClosedWindow] | None = None
     layout: tuple[Tensor, Tensor] | None = None
 
 
-class Gallery:
+class LoggerDisplay:
     """Shows closed windows in the loggers that can. A logger that fails costs only itself.
 
     Args:
         trainer: whose loggers are used, on rank 0.
         guard: turns errors of a logger into one warning.
-        taste: what the user has chosen.
+        display: what the user has asked for.
     """
 
-    def __init__(self, trainer: pl.Trainer, guard: Guard, taste: Taste) -> None:
-        self.guard, self.taste = guard, taste
+    def __init__(self, trainer: pl.Trainer, guard: Guard, display: Display) -> None:
+        self.guard, self.asked_for = guard, display
         self.sinks = sinks_of(trainer.loggers) if trainer.is_global_zero else []
-        self._walls: dict[str, _Wall] = {}
+        self._shown: dict[str, _Shown] = {}
         self._depth: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
         self._defined: set[str] = set()
 
     @property
     def details(self) -> Details | None:
         """What windows must bring along."""
-        return Details(self.taste.matrix_classes, self.taste.embedding_rows) if self.sinks else None
+        return Details(self.asked_for.matrix_classes, self.asked_for.embedding_rows) if self.sinks else None
 
-    def define(self, names: Collection[str], record: Record, asked: Sequence[str]) -> None:
+    def define(self, names: Collection[str], closed: ClosedWindow) -> None:
         """New names of scalars: the first eight of a stage get panels, what is beyond and beside them is hidden."""
-        new = [name for name in names if name not in self._defined]
+        signals = {name: CATALOG.get(name.rpartition("/")[2]) for name in names if name not in self._defined}
+        new = {name: signal.direction if signal is not None else "none" for name, signal in signals.items()}
         self._defined.update(new)
-        first = [record.prefix + signal for signal in asked][:PANELS] if record.layer is None else []
+        prefix = closed.record.prefix
+        first = [prefix + signal for signal in closed.signals][:PANELS] if closed.record.layer is None else []
         for sink in self.sinks if new else []:
             with self._guarded(sink, "naming metrics"):
                 sink.define(new, first)
@@ -76,11 +78,11 @@ class Gallery:
                 sink.describe(facts)
         if any(sink.draws for sink in self.sinks) and not pictures.can_draw():
             names = ", ".join(sink.name for sink in self.sinks if sink.draws)
-            rank_zero_info(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
+            say(f"featgeo: pictures in {names} need matplotlib: {pictures.HOW_TO}")
 
     def _names(self, curves: Mapping[str, Tensor]) -> Sequence[str] | None:
         """Names of classes, if there are as many as classes; else their numbers are shown, and that is said."""
-        names = self.taste.class_names
+        names = self.asked_for.class_names
         if names is None or "class_counts" not in curves or len(names) == len(curves["class_counts"]):
             return names
         self.guard.warn(
@@ -90,67 +92,70 @@ class Gallery:
         )
         return None
 
-    def _miss_rows(self, shown: Shown) -> None:
+    def _miss_rows(self, shown: ClosedWindow) -> None:
         """Say so if rows were asked for and no signal keeps any."""
-        if self.sinks and self.taste.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
+        if self.sinks and self.asked_for.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
             self.guard.warn(
-                f"embedding_rows={self.taste.embedding_rows}: no chosen signal looks for neighbours (id_two_nn does), "
-                "so no rows are kept that could be shown",
+                f"embedding_rows={self.asked_for.embedding_rows}: no chosen signal looks for neighbours (id_two_nn "
+                "does), so no rows are kept that could be shown",
                 "no rows to show",
             )
 
-    def hang(self, shown: Shown, asked: Sequence[str], alarms: Sequence[str]) -> None:
+    def show(self, shown: ClosedWindow, alarms: Sequence[str]) -> None:
         """A window that has just been closed.
 
         Args:
             shown: the window.
-            asked: its signals, in the user's order.
             alarms: titles of those raised at it.
         """
         if not self.sinks:
             return
         record, curves = shown.record, shown.curves
         self._miss_rows(shown)
-        wall = self._walls.setdefault(record.prefix, _Wall())
-        wall.windows += 1
-        wall.last = shown
+        kept = self._shown.setdefault(record.prefix, _Shown())
+        kept.windows += 1
+        kept.last = shown
         if alarms:
-            wall.marks[record.epoch] = ", ".join(alarms)
+            kept.marks[record.epoch] = ", ".join(alarms)
         if record.spectrum:
-            wall.spectra.append((record.epoch, record.spectrum))
-            if len(wall.spectra) > 4 * tables.MAX_LINES:
-                wall.spectra[:] = tables.thin(wall.spectra, set(wall.marks))
-        self._judge(wall, shown, asked)
-        self._remember_depth(record, asked)
+            kept.spectra.append((record.epoch, record.spectrum))
+            if len(kept.spectra) > 4 * tables.MAX_LINES:
+                kept.spectra[:] = tables.thin(kept.spectra, set(kept.marks))
+        self._judge(kept, shown)
+        self._remember_depth(record, shown.signals)
         prefix = _curve_prefix(record)
         histograms = {prefix + name: curves[name] for name in HISTOGRAMS if name in curves}
-        due = _is_due(wall.windows)
+        due = _is_due(kept.windows)
         for sink in self.sinks:
             with self._guarded(sink, "sending histograms"):
                 if histograms:
                     sink.histograms(histograms, _at(shown))
             if due or not sink.draws:
-                self._draw(sink, wall, with_tables=due)
+                self._draw(sink, kept, with_tables=due)
             if due:
-                self._tabulate(sink, wall, finished=False)
+                self._tabulate(sink, kept, finished=False)
 
-    def finish_windows(self, stage: str) -> None:
-        """All layers of a stage have been hung: the chart over depth."""
+    def finish_windows(self, stages: Sequence[str]) -> None:
+        """All layers of these stages have been shown: the charts over depth."""
+        for stage in stages if self.sinks else ():
+            self._finish_stage(stage)
+
+    def _finish_stage(self, stage: str) -> None:
         series = self._depth.get(stage, {})
-        windows = max((w.windows for p, w in self._walls.items() if p.startswith(f"featgeo/{stage}/")), default=0)
+        windows = max((w.windows for p, w in self._shown.items() if p.startswith(f"featgeo/{stage}/")), default=0)
         for sink in self.sinks if _is_due(windows) else []:
             self._draw_depth(sink, stage, series)
 
     def close(self) -> None:
         """The run ends: tables of the best and the last window, and the last pictures."""
         for sink in self.sinks:
-            for wall in self._walls.values():
-                if not _is_due(wall.windows):
-                    self._draw(sink, wall, with_tables=True)
-                self._tabulate(sink, wall, finished=True)
+            for kept in self._shown.values():
+                if not _is_due(kept.windows):
+                    self._draw(sink, kept, with_tables=True)
+                self._tabulate(sink, kept, finished=True)
             for stage, series in self._depth.items():
                 self._draw_depth(sink, stage, series)
-        self._walls.clear()
+        self._shown.clear()
         self._depth.clear()
 
     def note(self, key: str, text: str, at: At) -> None:
@@ -168,19 +173,19 @@ class Gallery:
     # --- one sink --------------------------------------------------------------------------------------------
 
     def _guarded(self, sink: Sink, doing: str) -> Any:
-        return self.guard.around(f"{doing} to {sink.name}", lambda reason: None, lost="the curves are not touched")
+        return self.guard.around(f"{doing} to {sink.name}", lost="the curves are not touched")
 
-    def _draw(self, sink: Sink, wall: _Wall, with_tables: bool) -> None:
+    def _draw(self, sink: Sink, kept: _Shown, with_tables: bool) -> None:
         """Spectra; and what some loggers keep as tables as well: cosines of classes, and where rows lie."""
-        shown = wall.last
+        shown = kept.last
         if shown is None:
             return
         prefix, of = _curve_prefix(shown.record), shown.record.prefix.rstrip("/")
         with self._guarded(sink, "sending charts"):
-            if wall.spectra:
+            if kept.spectra:
                 sink.lines(
                     prefix + "spectrum",
-                    tables.spectrum_lines(wall.spectra, wall.marks, f"Eigenvalues, {of}"),
+                    tables.spectrum_lines(kept.spectra, kept.marks, f"Eigenvalues, {of}"),
                     _at(shown),
                 )
         if not with_tables:
@@ -191,31 +196,31 @@ class Gallery:
             if found is not None:
                 sink.matrix(prefix + "class_cosines", found, _at(shown))
             if "shown_rows" in shown.curves:
-                sink.scatter(prefix + "layout", self._layout(wall, shown), _at(shown))
+                sink.scatter(prefix + "layout", self._layout(kept, shown), _at(shown))
 
-    def _layout(self, wall: _Wall, shown: Shown) -> tables.Scatter:
+    def _layout(self, kept: _Shown, shown: ClosedWindow) -> tables.Scatter:
         rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
-        points = tables.layout(rows, samples, wall.layout)
-        wall.layout = points, samples
+        points = tables.layout(rows, samples, kept.layout)
+        kept.layout = points, samples
         names = [self._class_of(label, shown) for label in shown.curves["shown_labels"].tolist()]
         title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}. {LAYOUT_ONLY}"
         ids = [tables.sample_id(sample, shown.ids) for sample in samples.tolist()]
         return tables.Scatter(title, points.tolist(), names, ids)
 
-    def _class_of(self, label: int, shown: Shown) -> str:
+    def _class_of(self, label: int, shown: ClosedWindow) -> str:
         return tables.class_name(label, self._names(shown.curves)) if label >= 0 else "unlabelled"
 
-    def _tabulate(self, sink: Sink, wall: _Wall, finished: bool) -> None:
+    def _tabulate(self, sink: Sink, kept: _Shown, finished: bool) -> None:
         """Tables of the last window; at the run's end also of the best one, with rows for a projector.
 
         The best one's are sent at the last epoch: a logger's axis doesn't run backwards. Its title has its own.
         """
-        if wall.last is None:
+        if kept.last is None:
             return
-        moments = [("last", "the last window", wall.last)]
-        if wall.best is not None and finished:
-            moments.append(("best", f"the window with the best {wall.best[1]}", wall.best[2]))
-        at = _at(wall.last)
+        moments = [("last", "the last window", kept.last)]
+        if kept.best is not None and finished:
+            moments.append(("best", f"the window with the best {kept.best[1]}", kept.best[2]))
+        at = _at(kept.last)
         for when, words, shown in moments:
             prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
             title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
@@ -230,7 +235,7 @@ class Gallery:
                 if finished and "shown_rows" in shown.curves:
                     sink.embedding(f"{prefix}embedding_{when}", shown.curves["shown_rows"], self._known(shown), at)
 
-    def _known(self, shown: Shown) -> tables.Table:
+    def _known(self, shown: ClosedWindow) -> tables.Table:
         labels, samples = shown.curves["shown_labels"].tolist(), shown.curves["shown_samples"].tolist()
         rows = [
             [tables.sample_id(s, shown.ids), self._class_of(label, shown)]
@@ -240,16 +245,16 @@ class Gallery:
 
     # --- what is kept ----------------------------------------------------------------------------------------
 
-    def _judge(self, wall: _Wall, shown: Shown, asked: Sequence[str]) -> None:
+    def _judge(self, kept: _Shown, shown: ClosedWindow) -> None:
         """Keep the best window: by kNN accuracy, else by the first signal of which one way is better."""
         values = shown.record.values
-        directed = [s for s in asked if s in CATALOG and CATALOG[s].direction != "none"]
-        by = next((s for s in ("knn_accuracy", self.taste.headline, *directed) if s in directed), None)
+        directed = [s for s in shown.signals if s in CATALOG and CATALOG[s].direction != "none"]
+        by = next((s for s in ("knn_accuracy", self.asked_for.headline, *directed) if s in directed), None)
         if by is None or by not in values:
             return
         score = values[by] if CATALOG[by].direction == "higher" else -values[by]
-        if wall.best is None or score > wall.best[0]:
-            wall.best = score, by, shown
+        if kept.best is None or score > kept.best[0]:
+            kept.best = score, by, shown
 
     def _remember_depth(self, record: Record, asked: Sequence[str]) -> None:
         stage = self._depth.setdefault(record.stage, {})
@@ -267,7 +272,7 @@ class Gallery:
             if len(layers) < 2:
                 continue
             epoch = max(epochs[-1] for epochs, _ in layers.values())
-            step = max(w.last.record.step for w in self._walls.values() if w.last is not None)
+            step = max(w.last.record.step for w in self._shown.values() if w.last is not None)
             thinned = {layer: tables.thin_points(*points) for layer, points in layers.items()}
             chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
             with self._guarded(sink, "sending charts"):
@@ -279,7 +284,7 @@ def _is_due(windows: int) -> bool:
     return windows & (windows - 1) == 0
 
 
-def _at(shown: Shown) -> At:
+def _at(shown: ClosedWindow) -> At:
     return At(shown.record.epoch, shown.record.step)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from lightning_featgeo import _compat
 from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
 from lightning_featgeo.alarms.alarm import named
 from lightning_featgeo.alarms.kinds import of_signal
@@ -32,8 +32,8 @@ class GeometryEarlyStopping(EarlyStopping):
             logged name such as "featgeo/val/feature_std"; or several of these. Direction, scale and default limits come
             from the catalogue.
         rule: for logged names, a rule or several, any of which is enough: ``Drop()``, ``Decline()``, ``Peak()``,
-            ``Plateau()``, ``Threshold(below=…)``, ``Gap(to="train_clean")``, ``ChangePoint()``, or a ``Rule`` of your
-            own. None: ``Drop()``, or ``ChangePoint()`` for a signal that has no better and worse.
+            ``Plateau()``, ``Threshold(below=…)``, ``GeneralizationGap(to="train_clean")``, ``ChangePoint()``, or a
+            ``Rule`` of your own. None: ``Drop()``, or ``ChangePoint()`` for a signal that has no better and worse.
         patience: checks in a row for which a rule must hold, ≥ 1. None: the kind's own, 2 for a logged name.
         warmup: first checks that are not judged and are nobody's best, ≥ 0. None: the kind's own, 0 for a logged name.
         action: "stop", "warn", "alert" (a W&B alert), "checkpoint" (saves one, named after the alarm), or a callable
@@ -148,7 +148,7 @@ class GeometryEarlyStopping(EarlyStopping):
         if "stop" in self.actions:  # an alarm that still stands stops a run that goes on after it, too
             for detector in self.detectors:
                 detector.raised.clear()
-        self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+        _compat.mark_stopped(self, None)
         self._resumed = False
 
     # --- a window closes ---------------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ class GeometryEarlyStopping(EarlyStopping):
 
     def observe(self, trainer: pl.Trainer, record: Record, guard: Guard) -> list[Alarm]:
         """Look at a window that just closed; returns the alarms that are due now."""
-        if self._should_skip_check(trainer) or getattr(trainer, "fast_dev_run", False):
+        if _compat.skips_early_stopping(self, trainer) or getattr(trainer, "fast_dev_run", False):
             return []
-        with guard.around("looking for checkpoints", lambda reason: None, lost="an alarm will name none"):
+        with guard.around("looking for checkpoints", lost="an alarm will name none"):
             self._checkpoints.look(trainer)
         found = [alarm for detector in self.detectors if (alarm := detector.observe(record, guard)) is not None]
         for alarm in found:
@@ -179,8 +179,7 @@ class GeometryEarlyStopping(EarlyStopping):
         if "stop" not in self.actions or self.stopping_reason_message is not None:
             return False
         self.stopped_epoch = trainer.current_epoch
-        self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
-        self.stopping_reason_message = f"featgeo: stopping, {alarm.line}."
+        _compat.mark_stopped(self, f"featgeo: stopping, {alarm.line}.")
         trainer.should_stop = True
         return True
 
@@ -197,7 +196,7 @@ class GeometryEarlyStopping(EarlyStopping):
         """Do what is to be done about an alarm, each on its own."""
         for action in self.actions:
             told = f"the alarm's action {action_name(action)}"
-            with guard.around(told, lambda reason: None, lost="the alarm stands"):
+            with guard.around(told, lost="the alarm stands"):
                 do(action, trainer, alarm)
 
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
@@ -256,5 +255,7 @@ def _read(
         raise ConfigurationError(f"{monitor!r}: test windows close after training, when there is nothing left to stop")
     kind = of_signal(parts[-1], rule)
     if parts[1] in kind.stages:
-        raise ConfigurationError(f"Gap(to={parts[1]!r}) compares {monitor!r} with itself: name another stage or loader")
+        raise ConfigurationError(
+            f"GeneralizationGap(to={parts[1]!r}) compares {monitor!r} with itself: name another stage or loader"
+        )
     return kind, parts[1], parts[2] if len(parts) == 4 else None

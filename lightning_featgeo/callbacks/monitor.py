@@ -1,118 +1,53 @@
-"""FeatureGeometryMonitor: the callback. It says when to catch, when to open and when to close; ``Run`` does it."""
+"""FeatureGeometryMonitor: the callback. It maps Lightning's hooks onto a ``LightningRun``."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_featgeo.callbacks import checkpointing as resuming
-from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks import checkpointing, stock_monitors
 from lightning_featgeo.callbacks.checkpointing import Saved
-from lightning_featgeo.callbacks.run import Run
-from lightning_featgeo.capture.sources import FeaturesFrom
+from lightning_featgeo.callbacks.publishing import silence_advice
+from lightning_featgeo.callbacks.run import LightningRun
+from lightning_featgeo.callbacks.settings import MonitorSettings
+from lightning_featgeo.callbacks.trainer import history_path, stages_of_fit
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
 from lightning_featgeo.history.history import History
-from lightning_featgeo.rows.batches import Selector
-from lightning_featgeo.rows.views import Views
 from lightning_featgeo.types import Tensor
-from lightning_featgeo.watch.settings import Settings, Taste, fallback_stages
+from lightning_featgeo.watch.announcement import say
+from lightning_featgeo.watch.settings import documents, takes
 
 
+@documents(MonitorSettings)
 class FeatureGeometryMonitor(Callback):
     """Streams a layer's features into bounded accumulators and logs geometry curves when a window closes.
 
+    A *window* is a validation run, a training epoch, or every ``every_n_train_steps`` training steps. A *gap* is a
+    signal without a value in a window; the history has its reason.
+
     Args:
-        layer: path or glob of the module(s) whose **output** is watched, one or many. None: the penultimate
-            features, that is the **input** of the head.
-        head: path of the classifier. None: found by rule (see ``heads``); an ambiguous model is an error.
-        features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
-        signals: names, groups, presets ("classifier", "self_supervised", "tokens", "embeddings", "regressor") or "all";
-            "auto" tells the kind of run from labels, views and pooling, and prints which it took and why.
-        pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
-        labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
-        views: "auto" (a call of the batch's size is a view), the number stacked in a call (2 or "2 b": view after view;
-            "b 2": sample by sample; also where the batch itself holds each sample twice), "v b" or "b v" (the same, the
-            number told by the batch), a callable on the batch, or None (each call brings new samples).
-        num_classes: C. None: the head's outputs, or what the model or datamodule says.
-        stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
-        loader_names: names of several validation (or test) loaders, used in the logged names.
-        every_n_epochs: a window every so many epochs.
-        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
-        bank_size, k, knn_vote_k, seed: see ``GeometryMetric``.
-        reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
-            of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
-            "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
-            a loader of clean training rows compares more alike.
-        groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
-        ignore_index: class index of rows without a class, as in ``CrossEntropyLoss``; negative ones are too. One-hot
-            and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
-        resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
-        on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
-        tokens_per_sequence: with ``pool="tokens"``, at most so many tokens of each sequence count, the same ones in
-            every epoch and on any number of processes.
-        skip_tokens: so many real tokens at each sequence's start don't count: sinks such as BOS.
-        headline: the signal on the progress bar; None: the first one.
-        class_names: names in tables and pictures, in the order of class indices.
-        matrix_classes: so many classes at most in the matrix of cosines: those nearest to others.
-        id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
-        embedding_rows: so many feature rows (at most 1,000) are given to loggers that can show them in the plane.
 
     Logged: ``featgeo/<stage>/<signal>`` for the first layer, ``featgeo/<stage>/<layer>/<signal>`` for others,
     ``featgeo_monitor/…`` for row counts, standard errors and cost. ``history`` keeps every window.
+
+    Raises:
+        ConfigurationError: if an argument can't work, with what can.
     """
 
-    def __init__(
-        self,
-        layer: str | Sequence[str] | None = None,
-        head: str | None = None,
-        features: FeaturesFrom | None = None,
-        signals: str | Sequence[str] = "auto",
-        pool: str | None = None,
-        labels: Selector = "auto",
-        mask: Selector = "auto",
-        views: Views = "auto",
-        num_classes: int | None = None,
-        stages: str | Sequence[str] = ("val",),
-        loader_names: Sequence[str] | None = None,
-        every_n_epochs: int = 1,
-        every_n_train_steps: int | None = None,
-        bank_size: int | Literal["auto"] = "auto",
-        k: int = 20,
-        knn_vote_k: int = 200,
-        seed: int = 0,
-        reference: str | None = None,
-        groups: Selector = None,
-        ignore_index: int = -100,
-        resume: bool = True,
-        on_error: Literal["warn", "raise"] = "warn",
-        tokens_per_sequence: int | None = None,
-        skip_tokens: int = 0,
-        headline: str | None = None,
-        class_names: Sequence[str] | None = None,
-        matrix_classes: int = 20,
-        id_key: Selector = None,
-        embedding_rows: int = 0,
-    ) -> None:
-        self.settings = Settings(
-            layer=layer, head=head, features=features, signals=signals, pool=pool, labels=labels, mask=mask,
-            views=views, num_classes=num_classes, stages=stages, loader_names=loader_names,
-            every_n_epochs=every_n_epochs, every_n_train_steps=every_n_train_steps, bank_size=bank_size, k=k,
-            knn_vote_k=knn_vote_k, seed=seed, reference=reference, groups=groups, ignore_index=ignore_index,
-            resume=resume, on_error=on_error, tokens_per_sequence=tokens_per_sequence, skip_tokens=skip_tokens,
-            id_key=id_key, taste=Taste(headline, class_names, matrix_classes, embedding_rows),
-        )  # fmt: skip
+    @takes(MonitorSettings)
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.settings = MonitorSettings(*args, **settings)
         self.history = History()
         self._number = 0
         self._taps: list[FeatureTap] = []  # kept over runs: a compiled graph remembers a tap's key
-        self._run: Run | None = None
+        self._run: LightningRun | None = None
         self._saved: Saved | None = None
-        self._facts: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
+        self._state_of_run: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -127,11 +62,11 @@ class FeatureGeometryMonitor(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layer, hook it, and look at who watches our names."""
         run = self._start(trainer, pl_module)
-        with run.guarded("looking at the trainer's own monitors"):
-            run.stages, note = fallback_stages(self.settings, trainer)
-            if note:
-                rank_zero_info(note)
-            self._undo = stock_monitors.let_gaps_pass(trainer)
+        with run.guard.around("looking at the trainer's own monitors", refuses=True):
+            run.stages, note = stages_of_fit(self.settings, trainer)
+            if note and trainer.is_global_zero:
+                say(note)
+            self._undo += stock_monitors.let_gaps_pass(trainer)
 
     def known_geometry_names(self) -> list[str]:
         """Every name that the running fit can log, as far as is known; also tells stoppers that a monitor is there."""
@@ -147,24 +82,26 @@ class FeatureGeometryMonitor(Callback):
         if self._run is not None:
             self._run.go_on()
 
-    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Run:
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> LightningRun:
         self.teardown(trainer, pl_module, "restart")
         saved = self._saved if trainer.state.fn == "fit" else None
         if saved is not None:
             self._saved, self.history, self._number = None, History(), saved.windows
         elif trainer.state.fn == "fit" and trainer.global_step == 0:
             self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
-        self.history.path = publishing.history_path(trainer)
+        self.history.path = history_path(trainer)
         if saved is not None:
             self.history.restore(saved.records, saved.events)
-        self._run = Run(self.settings, trainer, pl_module, self.history, self._taps, saved)
+        self._run = LightningRun(self.settings, trainer, pl_module, self.history, self._taps, saved)
+        if self._run.watcher.ranks.several:
+            self._undo.append(silence_advice())
         return self._run
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Unhook, and give stock monitors back what was changed."""
         if self._run is not None:
             if self._run.fits:
-                self._facts = self._run.facts()
+                self._state_of_run = self._run.state()
             elif stage in ("validate", "test"):
                 self.history.end("came to its end")
             self._run.finish()
@@ -190,8 +127,8 @@ class FeatureGeometryMonitor(Callback):
         """Last epoch's values are stale now; an epoch's training window opens."""
         if self._run is None:
             return
-        self._run.publisher.forget_stale(trainer)
-        self._run.loader_starts("train", from_start=True)
+        self._run.publisher.forget_stale()
+        self._run.train_loader_starts()
         if self.settings.every_n_train_steps is None:
             self._open_if_due("train", trainer)
 
@@ -203,23 +140,24 @@ class FeatureGeometryMonitor(Callback):
         if run is None:
             return
         run.check("train", batch)
-        run.reads("train")
+        if "train" not in run.watcher.shards:
+            run.train_loader_starts(from_start=False)
         if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
             self._open_if_due("train", trainer)  # after a resume, Lightning may leave out on_train_epoch_start
-        elif not run.is_open("train") and not run.trained and self._due(trainer, "train"):
-            run.open_late(resuming.RESTARTS)
-        if run.is_open("train") or run.sources.scouting:
-            run.catch("train")
+        elif not run.is_open("train") and not run.phase.trained and self._due(trainer, "train"):
+            run.open_late(checkpointing.RESTARTS)
+        if run.is_open("train") or run.watcher.sources.scouting:
+            run.watcher.begin_batch("train")
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """The forward is done: what backward runs again (activation checkpointing) is not caught."""
-        if self._run is not None and self._run.catching == "train":
+        if self._run is not None and self._run.phase.catching == "train":
             self._run.forward_done(loss)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Manual optimisation may run further forwards."""
-        if self._run is not None and self._run.catching == "train":
-            self._run.backward_done()
+        if self._run is not None and self._run.phase.catching == "train":
+            self._run.watcher.sources.resume()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -228,12 +166,12 @@ class FeatureGeometryMonitor(Callback):
         run, steps = self._run, self.settings.every_n_train_steps
         if run is None:
             return
-        if run.catching == "train":
-            run.consume("train", 0, outputs, batch)
+        if run.phase.catching == "train":
+            run.end_batch("train", 0, outputs, batch)
         else:
-            run.missed("train")
-        run.trained = True
-        if steps is not None and run.is_open("train") and run.steps_open("train") >= steps:
+            run.watcher.missed_batch("train")
+        run.phase.trained = True
+        if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -308,28 +246,28 @@ class FeatureGeometryMonitor(Callback):
         run = self._run
         if run is None:
             return
-        for name in run.stage_names(stage):
-            run.publisher.forget_stale(trainer, f"featgeo/{name}/")
+        for name in run.names(stage):
+            run.publisher.forget_stale(f"featgeo/{name}/")
         # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
-        if not (trainer.sanity_checking and run.sources.scouting):
+        if not (trainer.sanity_checking and run.watcher.sources.scouting):
             self._open_if_due(stage, trainer)
 
     def _evaluation_batch_start(self, stage: str, batch: Any) -> None:
         if self._run is not None:
             self._run.check(stage, batch)
-            if self._run.is_open(stage):
-                self._run.catch(stage)
+            if stage in self._run.phase.open:
+                self._run.watcher.begin_batch(stage)
 
     def _evaluation_batch_end(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:
-        if self._run is not None and self._run.catching == stage:
-            self._run.consume(stage, loader, outputs, batch)
+        if self._run is not None and self._run.phase.catching == stage:
+            self._run.end_batch(stage, loader, outputs, batch)
 
     def _evaluation_end(self, stage: str, trainer: pl.Trainer) -> None:
         run = self._run
         if run is None or not run.is_open(stage):
             return
         if trainer.sanity_checking:
-            run.drop(stage)
+            run.watcher.drop(stage)
         else:
             self._close(stage)
 
@@ -337,7 +275,7 @@ class FeatureGeometryMonitor(Callback):
         """Close the stage's windows; what alarms ask for comes last."""
         if self._run is not None:
             self._number += self._run.close(stage, self._number, inside_epoch)
-            self._run.alarming.act()
+            self._run.stoppers.act()
 
     def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""
@@ -352,8 +290,9 @@ class FeatureGeometryMonitor(Callback):
     # --- state -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Closed windows, what is watched, and the open training window: see ``resuming``."""
-        return resuming.save(self._number, self.history, self._facts if self._run is None else self._run.facts())
+        """Closed windows, what is watched, and the open training window: see ``checkpointing``."""
+        of_run = self._state_of_run if self._run is None else self._run.state()
+        return checkpointing.save(self._number, self.history, of_run)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. One that can't be read is no reason to end a run: the curves begin anew."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_featgeo import _compat
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.sinks import EPOCH
-from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.announcement import say
 
 PREFIXES = ("featgeo/", "featgeo_monitor/")
 
@@ -64,30 +64,15 @@ def let_gaps_pass(trainer: pl.Trainer) -> list[Callable[[], None]]:
     undo: list[Callable[[], None]] = []
     for watcher, name in watchers(trainer):
         if isinstance(watcher, ModelCheckpoint):
-            original = getattr(watcher, "_save_topk_checkpoint", None)
-            if callable(original) and not isinstance(original, functools.partial):
-                watcher._save_topk_checkpoint = functools.partial(_rank_unless_gap, original, name)  # type: ignore[method-assign]
-                undo.append(functools.partial(_restore, watcher))
+            restore = _compat.skip_ranking_on_gaps(watcher, name)
+            undo += [] if restore is None else [restore]
         elif getattr(watcher, "strict", False):
             watcher.strict = False
             undo.append(functools.partial(setattr, watcher, "strict", True))
             who = "EarlyStopping" if isinstance(watcher, EarlyStopping) else "the scheduler"
-            rank_zero_info(
-                f"featgeo: {who} that watches {name!r} was set to strict=False: a gap skips its check instead of "
-                "ending the run"
-            )
+            if trainer.is_global_zero:
+                say(
+                    f"featgeo: {who} that watches {name!r} was set to strict=False: a gap skips its check instead of "
+                    "ending the run"
+                )
     return undo
-
-
-def _rank_unless_gap(
-    original: Callable[[pl.Trainer, dict[str, Tensor]], None],
-    name: str,
-    trainer: pl.Trainer,
-    monitor_candidates: dict[str, Tensor],
-) -> None:
-    if name in monitor_candidates:
-        original(trainer, monitor_candidates)
-
-
-def _restore(checkpoint: ModelCheckpoint) -> None:
-    checkpoint.__dict__.pop("_save_topk_checkpoint", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 
@@ -12,9 +12,20 @@ from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.sinks import ALARM
 from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.window import ClosedWindow
 
 
-class Alarming:
+class Judgement(NamedTuple):
+    """What stoppers say of a window: alarms that are due and whose they are; and the state of all of them.
+
+    The state is 1 while an alarm stands, 0 while none does, None where nobody watches or can tell.
+    """
+
+    due: list[tuple[GeometryEarlyStopping, Alarm]]
+    state: float | None
+
+
+class Stoppers:
     """The stoppers of a trainer, and the alarms that nobody has acted on yet."""
 
     def __init__(self, trainer: pl.Trainer, guard: Guard) -> None:
@@ -32,26 +43,24 @@ class Alarming:
         watched = {detector.prefix for stopper in self.stoppers for detector in stopper.detectors}
         return [prefix + ALARM for prefix in sorted(watched) if any(name.startswith(prefix) for name in logged)]
 
-    def hear(self, record: Record) -> None:
-        """A window has closed; others that closed with it may be compared with it."""
-        for stopper in self.stoppers:
-            stopper.hear(record)
+    def judge(self, closed: Sequence[ClosedWindow]) -> list[Judgement]:
+        """What the stoppers say of windows that have closed together, window by window."""
+        stoppers = self.stoppers
+        for stopper in stoppers:
+            for one in closed:
+                stopper.hear(one.record)  # all of them first: one may be compared with another
+        return [self._ask(one.record) if stoppers else Judgement([], None) for one in closed]
 
-    def ask(self, record: Record) -> list[tuple[GeometryEarlyStopping, Alarm]]:
-        """The alarms that are due at this window, and whose they are."""
+    def _ask(self, record: Record) -> Judgement:
         due: list[tuple[GeometryEarlyStopping, Alarm]] = []
         for stopper in self.stoppers:
-            with self.guard.around("asking the stopper", lambda reason: None, lost="it was not asked"):
+            with self.guard.around("asking the stopper", lost="it was not asked"):
                 due += [(stopper, alarm) for alarm in stopper.observe(self.trainer, record, self.guard)]
                 for reason in stopper.unsure():
                     self.guard.warn(reason, reason)
         self._due += due
-        return due
-
-    def state(self, record: Record) -> float | None:
-        """1 while an alarm stands, 0 while none does, None where nobody watches or can tell."""
         states = {state for stopper in self.stoppers for state in stopper.state_of(record)}
-        return 1.0 if "alarm" in states else 0.0 if "quiet" in states else None
+        return Judgement(due, 1.0 if "alarm" in states else 0.0 if "quiet" in states else None)
 
     def act(self) -> None:
         """Do what is to be done about the alarms that were due."""

@@ -188,8 +188,9 @@ class Sources:
         """What was caught since ``open``: for each layer, one tensor a forward call.
 
         Raises:
-            ConfigurationError: if ``features=`` finds no tensor in the step's output.
+            ConfigurationError: if ``features=`` finds no tensor in the step's output, or the head can't be told.
         """
+        self.settle(None)  # if no loss told (evaluation alone), the order of running decides
         if self._features is None:
             return [tap.take() for tap in self.taps]
         if callable(self._features):

@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
-from torch._higher_order_ops.effects import _EffectType, _register_effectful_op  # in every torch from 2.4 on
 
+from lightning_featgeo import _compat
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
 
@@ -70,7 +70,7 @@ class Slot:
         Raises:
             RuntimeError: if x is no plain tensor, or the slot holds as much as one batch may.
         """
-        if x.is_nested or getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)(x):
+        if x.is_nested or _compat.is_inside_torch_func(x):
             raise RuntimeError("they are nested or inside torch.func: watch another layer, or give features=")
         self.used += x.numel() * x.element_size()
         if self.budget is None and self.used > SLOT_BYTES:
@@ -87,12 +87,12 @@ class Slot:
 
 SLOT_BYTES = 512 * 2**20  # what a tap may hold of one batch
 _ORDER = itertools.count()
-_OPEN: dict[int, Slot] = {}
+OPEN: dict[int, Slot] = {}  # by a tap's key: where it catches now
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def _stash(x: Tensor, key: int) -> None:
-    slot = _OPEN.get(key)
+    slot = OPEN.get(key)
     if slot is not None:
         slot.catch(x)
 
@@ -104,7 +104,8 @@ def _fake_stash(x: Tensor, key: int) -> None:
 _library.define("stash(Tensor x, int key) -> ()")
 _library.impl("stash", _stash, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{NAMESPACE}::stash", _fake_stash, lib=_library)
-_register_effectful_op(getattr(torch.ops, NAMESPACE).stash.default, _EffectType.ORDERED)
+IN_GRAPHS = _compat.keep_in_compiled_graphs(getattr(torch.ops, NAMESPACE).stash.default)
+_breaking_the_graph = torch.compiler.disable(_stash)
 
 
 def stash(x: Tensor, key: int) -> None:
@@ -113,17 +114,9 @@ def stash(x: Tensor, key: int) -> None:
     Only a graph that is being compiled needs the op; eager code takes the list directly, so that tensors which no
     operator knows (nested, inside ``torch.func``) never reach the dispatcher through us.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not IN_GRAPHS:
+        _breaking_the_graph(x, key)
+    elif torch.compiler.is_compiling():
         getattr(torch.ops, NAMESPACE).stash(x.detach(), key)
     else:
         _stash(x, key)
-
-
-def open_slot(key: int, slot: Slot) -> None:
-    """Catch what is stashed under ``key`` in this slot."""
-    _OPEN[key] = slot
-
-
-def close_slot(key: int) -> Slot | None:
-    """Stop catching under ``key``; returns the slot that was open."""
-    return _OPEN.pop(key, None)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from lightning_featgeo.capture.stash import Budget, Slot, close_slot, open_slot, stash
+from lightning_featgeo.capture.stash import OPEN, Budget, Slot, stash
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.types import Tensor
 
@@ -102,15 +102,15 @@ class FeatureTap:
     def open(self, budget: Budget | None = None) -> None:
         """Forget what was caught, and start catching."""
         self._slot = Slot(budget=budget)
-        open_slot(self.key, self._slot)
+        OPEN[self.key] = self._slot
 
     def pause(self) -> None:
         """Stop catching for a while: activation checkpointing runs the forward again during backward."""
-        close_slot(self.key)
+        OPEN.pop(self.key, None)
 
     def resume(self) -> None:
         """Go on catching behind what there is."""
-        open_slot(self.key, self._slot)
+        OPEN[self.key] = self._slot
 
     @property
     def calls(self) -> list[int]:
@@ -123,7 +123,7 @@ class FeatureTap:
         Raises:
             RuntimeError: if one could not be made (out of memory).
         """
-        close_slot(self.key)
+        OPEN.pop(self.key, None)
         slot, self._slot = self._slot, Slot()
         if slot.error is not None:
             raise RuntimeError(f"could not copy the features of {self.name!r}: {slot.error}") from slot.error
@@ -133,12 +133,12 @@ class FeatureTap:
 
     def forget(self) -> None:
         """Close, and let go of what was caught."""
-        close_slot(self.key)
+        OPEN.pop(self.key, None)
         self._slot = Slot()
 
     def remove(self) -> None:
         """Unhook. A compiled graph keeps the call of the op, which then does nothing."""
-        close_slot(self.key)
+        OPEN.pop(self.key, None)
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

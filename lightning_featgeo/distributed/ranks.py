@@ -7,13 +7,13 @@ an error on all. An error inside a collective itself (a process died) can't be r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from lightning_featgeo.errors import explain
+from lightning_featgeo.errors import Gap, GapKind, explain
 from lightning_featgeo.types import Tensor
 
 T = TypeVar("T")
@@ -24,7 +24,20 @@ class BrokenGroup(RuntimeError):
 
 
 class RankFailure(RuntimeError):
-    """A rank failed in our code, and every rank knows: the window is a gap on all of them."""
+    """A rank failed in our code, and every rank knows: the window is a gap on all of them. ``gap`` says why."""
+
+    def __init__(self, reason: str, kind: GapKind = GapKind.FAILED) -> None:
+        super().__init__(reason)
+        self.gap = Gap(kind, reason)
+
+    @classmethod
+    def of(cls, gaps: Mapping[int, Gap] | Gap | None) -> RankFailure:
+        """From each failed rank's own gap, or from that of this process alone."""
+        if not isinstance(gaps, Mapping):
+            return cls(str(gaps), gaps.kind if gaps is not None else GapKind.FAILED)
+        kinds = {gap.kind for gap in gaps.values()} - {GapKind.REPORTED}  # reported on its own rank only
+        told = "; ".join(f"rank {rank}: {gap}" for rank, gap in gaps.items())
+        return cls(told, kinds.pop() if len(kinds) == 1 else GapKind.FAILED)
 
 
 class Ranks:
@@ -40,18 +53,14 @@ class Ranks:
         together = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank(group) if together else 0
         self.size: int = dist.get_world_size(group) if together else 1
+        self.several: bool = self.size > 1  # whether there are others
 
     @classmethod
     def alone(cls) -> Ranks:
         """This process, whatever others there are."""
         ranks = cls.__new__(cls)
-        ranks.group, ranks.rank, ranks.size = None, 0, 1
+        ranks.group, ranks.rank, ranks.size, ranks.several = None, 0, 1, False
         return ranks
-
-    @property
-    def several(self) -> bool:
-        """Whether there are others."""
-        return self.size > 1
 
     # --- agreement -------------------------------------------------------------------------------------------
 

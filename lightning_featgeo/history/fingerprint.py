@@ -9,17 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 
 NONE = "none"  # is known to have none; None: not written down
 _MAY_BE_NONE = ("views", "tokens_per_sequence")
 SAME_ROWS = 0.01  # a difference in the number of rows that is none
-_ONLY_NEIGHBOURS = {"k": BY_DISTANCE, "knn_vote_k": frozenset({"vote_similarities", "vote_labels"})}
 _WORDS = {
     "definition": "version of the definition",
     "n": "rows in a window",
@@ -37,13 +34,16 @@ _WORDS = {
 }
 
 
-def fingerprint(signal: str, records: Sequence[Record], definitions: Mapping[str, int]) -> dict[str, Any]:
+def fingerprint(
+    signal: str, records: Sequence[Record], definitions: Mapping[str, int], unread: Iterable[str] = ()
+) -> dict[str, Any]:
     """What one run's curve of a signal is of, as far as it was written down.
 
     Args:
-        signal: name in the catalogue.
+        signal: its name.
         records: of one stage and layer.
         definitions: version of each signal's definition when the run was made.
+        unread: facts that the signal does not depend on (``metrics.catalog.facts_not_read``).
     """
     facts = next((record.facts for record in reversed(records) if record.facts), {})
     rows = Counter(record.counts["seen"] for record in records if record.counts.get("seen"))
@@ -54,16 +54,8 @@ def fingerprint(signal: str, records: Sequence[Record], definitions: Mapping[str
         "reference": next((record.reference for record in reversed(records)), None) or (NONE if facts else None),
         **{name: NONE if value is None and name in _MAY_BE_NONE else value for name, value in facts.items()},
     }
-    row = CATALOG.get(signal)
-    if row is not None:
-        needs = set(row.needs)
-        for fact, readers in _ONLY_NEIGHBOURS.items():
-            if not needs & readers:
-                found.pop(fact, None)
-        if "bank" not in row.requires and not needs & (BY_DISTANCE | BY_ANGLE):
-            found.pop("bank_size", None)
-        if "reference" not in row.requires and signal != "knn_accuracy":
-            found.pop("reference", None)
+    for fact in unread:
+        found.pop(fact, None)
     return found
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run
 
 SHOWN_ROWS = 20  # in a notebook
-FORMAT = 2  # of the file; a later one is read as far as it is understood
+FORMAT = 3  # of the file: 3 has the kinds of gaps; earlier ones are read, later ones as far as they are understood
 
 
 class History:
@@ -47,7 +46,7 @@ class History:
     def append(self, record: Record) -> None:
         """Add a closed window."""
         self.records.append(record)
-        self._write({"window": asdict(record)})
+        self._write({"window": record.as_dict()})
 
     def event(self, **event: Any) -> None:
         """Add something that happened: a stop and its reason."""

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, TypeVar
+
+from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
+
+K = TypeVar("K", bound=StrEnum)
 
 
 @dataclass(frozen=True)
@@ -13,12 +19,12 @@ class Record:
     """One closed window of one layer.
 
     ``window``: number within the run, from 0. ``stage``: as in the logged names. ``layer``: None for the first.
-    ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value. ``seconds``: the
-    monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped, duplicated, in the bank, in
-    the reference.
-    ``notes``: what a reader must know. ``reference``: the window that was compared with. ``facts``: what the numbers
-    are of (layer, dimension, k, pooling, views), so that curves of different things are never taken for the same.
-    ``spectrum``: (rank, eigenvalue) pairs, thinned.
+    ``epoch``: fractional. ``step``: optimiser steps so far. ``gaps``: why signals have no value, each a sentence with
+    its ``kind``. ``seconds``: the monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped,
+    duplicated, in the bank, in the reference. ``notes``: what a reader must know, each with its ``kind``.
+    ``reference``: the window that was compared with. ``facts``: what the numbers are of (layer, dimension, k, pooling,
+    views), so that curves of different things are never taken for the same. ``spectrum``: (rank, eigenvalue) pairs,
+    thinned.
     """
 
     window: int
@@ -28,20 +34,28 @@ class Record:
     step: int
     values: dict[str, float]
     standard_errors: dict[str, float] = field(default_factory=dict)
-    gaps: dict[str, str] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)
     ceilings: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     share: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     reference: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     spectrum: list[list[float]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """What the logged names of this record start with."""
         return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists; :func:`checked_record` reads them back."""
+        return {
+            **asdict(self),
+            "gaps": {name: {"kind": gap.kind.value, "reason": str(gap)} for name, gap in self.gaps.items()},
+            "notes": [{"kind": note.kind.value, "text": str(note)} for note in self.notes],
+        }
 
 
 def checked_record(given: dict[str, Any]) -> Record:
@@ -58,12 +72,12 @@ def checked_record(given: dict[str, Any]) -> Record:
         step=_whole(given["step"]),
         values=_table(given["values"], _number),
         standard_errors=_table(given.get("standard_errors", {}), _number),
-        gaps=_table(given.get("gaps", {}), str),
+        gaps=_table(given.get("gaps", {}), _gap),
         ceilings=_table(given.get("ceilings", {}), _number),
         counts=_table(given.get("counts", {}), _whole),
         seconds=_number(given.get("seconds", 0.0)),
         share=_number(given.get("share", 0.0)),
-        notes=[str(note) for note in _list(given.get("notes", []))],
+        notes=[_note(note) for note in _list(given.get("notes", []))],
         reference=None if given.get("reference") is None else _name(given["reference"]),
         facts=_table(given.get("facts", {}), lambda value: value if isinstance(value, (int, float)) else _fact(value)),
         spectrum=[[_number(rank), _number(value)] for rank, value in _list(given.get("spectrum", []))],
@@ -89,6 +103,23 @@ def checked_event(given: dict[str, Any]) -> dict[str, Any]:
     if "alarm" in found:
         found["alarm"] = dict(found["alarm"])
     return found
+
+
+def _gap(given: Any) -> Gap:
+    """With its kind; a history of format 2 has the reason alone, and one of a later version may have another kind."""
+    if not isinstance(given, dict):
+        return Gap(GapKind.OTHER, _name(given))
+    return Gap(_kind(GapKind, given["kind"]), _name(given["reason"]))
+
+
+def _note(given: Any) -> Note:
+    if not isinstance(given, dict):
+        return Note(NoteKind.OTHER, _name(given))
+    return Note(_kind(NoteKind, given["kind"]), _name(given["text"]))
+
+
+def _kind(kinds: type[K], given: Any) -> K:
+    return kinds(given) if given in [kind.value for kind in kinds] else kinds["OTHER"]
 
 
 def _table(given: Any, check: Callable[[Any], Any]) -> dict[str, Any]:

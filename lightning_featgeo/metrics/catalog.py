@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.signals import COUNT_SIGNAL, SIGNALS, Limits, Signal
 from lightning_featgeo.metrics.statistics import statistics  # noqa: F401  # registers what a row's needs may name
+from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.statistics.needs import required_by
 
 __all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named", "register", "resolve"]
@@ -79,3 +80,20 @@ def resolve(signals: str | Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ConfigurationError('signals is empty; name some, for example signals=["effective_rank"]')
     return tuple(names)
+
+
+def facts_not_read(name: str) -> frozenset[str]:
+    """Facts of a window (see ``Record.facts``) that a signal does not depend on: its curves may differ in them."""
+    signal = CATALOG.get(name)
+    if signal is None:
+        return frozenset()
+    needs, unread = set(signal.needs), set()
+    if not needs & BY_DISTANCE:
+        unread.add("k")
+    if not needs & {"vote_similarities", "vote_labels"}:
+        unread.add("knn_vote_k")
+    if "bank" not in signal.requires and not needs & (BY_DISTANCE | BY_ANGLE):
+        unread.add("bank_size")
+    if "reference" not in signal.requires and name != "knn_accuracy":
+        unread.add("reference")
+    return frozenset(unread)

@@ -86,7 +86,8 @@ def limits(signal: Signal) -> str:
     if signal.direction == "none":
         return f"{parts[0]}; other rules need your numbers, such as `Threshold(below=…)`"
     parts = [
-        f"`{n}` {v:.0%}" for n, v in (("Drop", at.drop), ("Decline", at.decline), ("Peak", at.peak), ("Gap", at.gap))
+        f"`{n}` {v:.0%}"
+        for n, v in (("Drop", at.drop), ("Decline", at.decline), ("Peak", at.peak), ("GeneralizationGap", at.gap))
     ]
     if at.bound is not None:
         parts.append(f"`Threshold` {'below' if signal.direction == 'higher' else 'above'} {at.bound:g}")

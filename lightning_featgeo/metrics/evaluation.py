@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lightning_featgeo.errors import FeatureGeometryWarning, Undefined, explain
+from lightning_featgeo.errors import FeatureGeometryWarning, Gap, GapKind, Note, NoteKind, Undefined, explain
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
 from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
@@ -43,7 +43,7 @@ def evaluate(
     n = counts["seen"]
     values: dict[str, float] = {COUNT_SIGNAL: float(n)}
     errors: dict[str, float] = {}
-    gaps: dict[str, str] = {}
+    gaps: dict[str, Gap] = {}
     ceilings: dict[str, float] = {}
     failed: dict[str, Exception] = {}
     for name in signals:
@@ -54,15 +54,15 @@ def evaluate(
             _refuse_bad_labels(signal, counts, num_classes)
             value, error, rows = _numbers(signal, statistics, failed)
         except Undefined as reason:
-            gaps[name] = str(reason)
+            gaps[name] = Gap(reason.kind, str(reason))
             continue
         except torch.linalg.LinAlgError as failure:  # type: ignore[attr-defined] # torch sets it at run time
-            gaps[name] = f"the decomposition failed ({str(failure).splitlines()[0]})"
+            gaps[name] = Gap(GapKind.FAILED, f"the decomposition failed ({str(failure).splitlines()[0]})")
             continue
         except Exception as failure:
             if strict:
                 raise
-            gaps[name] = f"it failed with {explain(failure)}"
+            gaps[name] = Gap(GapKind.FAILED, f"it failed with {explain(failure)}")
             continue
         values[name] = value
         if signal.ceiling is not None and rows is not None:  # it rests on other rows than all
@@ -74,7 +74,7 @@ def evaluate(
     if "distances" in computed:
         more.update(duplicates=statistics.duplicate_count, bank=len(statistics.distances))
     notes = _small_sample_note([name for name in values if name in ceilings], n, statistics.dim)
-    curves = _curves(signals, statistics)
+    curves = _curves(signals, statistics, computed)
     if asked is not None:
         try:
             curves |= details(statistics, asked)
@@ -86,19 +86,20 @@ def evaluate(
     return WindowResult(values, errors, gaps, ceilings, more, curves, notes)
 
 
-def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[str, ...]:
+def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[Note, ...]:
     """Ranks of n < 4d rows measure n as much as the features."""
     if not ranks or n >= ROWS_PER_DIMENSION * dim:
         return ()
-    return (
+    told = (
         f"{n} rows for {dim} dimensions (fewer than {ROWS_PER_DIMENSION} each): {', '.join(ranks)} read low; compare "
-        "them at this n only",
+        "them at this n only"
     )
+    return (Note(NoteKind.SMALL_SAMPLE, told),)
 
 
 def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int]) -> WindowResult:
     """A window without rows: every signal but the count is a gap."""
-    gaps = {name: reason for name in signals if name != COUNT_SIGNAL}
+    gaps = {name: Gap(GapKind.NO_ROWS, reason) for name in signals if name != COUNT_SIGNAL}
     return WindowResult({COUNT_SIGNAL: 0.0}, {}, gaps, {}, dict(counts))
 
 
@@ -108,10 +109,11 @@ def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: i
     if counts["out_of_range"]:
         raise Undefined(
             f"{counts['out_of_range']} labels are not below num_classes={num_classes} "
-            f"(largest: {counts['largest_label']})"
+            f"(largest: {counts['largest_label']})",
+            GapKind.NO_INPUT,
         )
     if not counts["labelled"]:
-        raise Undefined("no row has a label")
+        raise Undefined("no row has a label", GapKind.NO_INPUT)
 
 
 def _numbers(
@@ -137,10 +139,10 @@ def _numbers(
     return value, error if error is not None and math.isfinite(error) else None, result.n
 
 
-def _curves(signals: Sequence[str], statistics: Statistics) -> dict[str, Tensor]:
+def _curves(signals: Sequence[str], statistics: Statistics, computed: frozenset[str]) -> dict[str, Tensor]:
     """Per-window curves that cost nothing more: eigenvalues, log densities, local dimensions."""
-    wanted = [name for name in CURVES if name in statistics.computed()]
-    if "distances" in statistics.computed() and {"id_mle", "id_two_nn"} & set(signals):
+    wanted = [name for name in CURVES if name in computed]
+    if "distances" in computed and {"id_mle", "id_two_nn"} & set(signals):
         wanted.append("local_dimension")
     curves: dict[str, Tensor] = {}
     for name in wanted:

@@ -12,28 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
-from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
-from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
-from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
+from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, USUAL_POLICY, Neighbors, Policy
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.types import Tensor
 
-_TILES = 96 * 2**20  # of products and of pairs of points, at a time
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
@@ -46,10 +44,7 @@ class GeometryMetric(Mergeable):
             run that the first batch tells (``preset`` says which, and why).
         num_classes: C, needed by class signals. Memory grows with it (C·d·12 bytes).
         head: the classifier module, read for its weight by ``nc3`` and ``nc4``; not registered as a submodule.
-        bank_size: rows kept for neighbour signals. "auto": 4096, fewer if they would exceed 256 MiB.
-        k: neighbours of density and dimension signals, ≥ 2.
-        knn_vote_k: neighbours of the class vote, ≥ 1.
-        seed: of the bank's hash.
+        neighbors: how neighbours are searched: ``Neighbors(k=10)``.
         has_reference: whether ``window(reference=…)`` will be given one. None: yes, if a signal or group that needs one
             is asked for by name.
         sync_on_compute: in a ``torch.distributed`` process group, results are those of all processes' rows: every
@@ -57,6 +52,9 @@ class GeometryMetric(Mergeable):
         process_group: of those that see different data. None: all processes.
         serve: names of signals of other metrics whose reference this one will be: what they read of it is kept. If
             its own signals need a reference (and ``has_reference`` is None) they are meant.
+        policy: what is an error and what a gap, and what a window brings besides numbers.
+        earlier_neighbors: samples' neighbours in an earlier window and those samples, as ``earlier_neighbors`` gave
+            them: ``neighbor_churn`` of the first window compares with them. None: it is a gap.
 
     ``compute()`` returns the defined signals only: a name that is missing is a gap, and ``window()`` has the reason.
     Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
@@ -71,50 +69,47 @@ class GeometryMetric(Mergeable):
         signals: str | Sequence[str] = "auto",
         num_classes: int | None = None,
         head: torch.nn.Module | None = None,
-        bank_size: int | Literal["auto"] = "auto",
-        k: int = 20,
-        knn_vote_k: int = 200,
-        seed: int = 0,
+        neighbors: Neighbors = USUAL_NEIGHBORS,
         has_reference: bool | None = None,
         serve: Sequence[str] = (),
         sync_on_compute: bool = True,
         process_group: Any = None,
+        policy: Policy = USUAL_POLICY,
+        earlier_neighbors: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__(sync_on_compute=False, compute_with_cache=False)  # merging is ours
         self.sync_on_compute, self.process_group = sync_on_compute, process_group
-        for name, value, least in (
-            ("k", k, 2),
-            ("knn_vote_k", knn_vote_k, 1),
-            ("num_classes", num_classes, 1),
-        ):
-            if value is not None and value < least:
-                raise ConfigurationError(f"{name} must be at least {least}, got {value}")
-        if bank_size != "auto" and bank_size < 2:
-            raise ConfigurationError(f"bank_size must be 'auto' or at least 2 rows, got {bank_size}")
+        if num_classes is not None and num_classes < 1:
+            raise ConfigurationError(f"num_classes must be at least 1, got {num_classes}")
         self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
         self._named = named(signals)
         self.left_out: dict[str, str] = {}
         self.preset: str | None = None  # what "auto" came to, and why
-        self.tokens = False  # whether each row is a token
-        self.num_classes, self.bank_size, self.k, self.knn_vote_k = num_classes, bank_size, k, knn_vote_k
-        self.seed = seed
+        self.num_classes, self.neighbors = num_classes, neighbors
         self.has_reference = _asks_for_reference(signals) if has_reference is None else has_reference
         pair = has_reference is None and self.has_reference  # two metrics with the same signals can be compared
         self.serve = resolve(serve) if serve else (self.signals or ()) if pair else ()
-        self.keeps_samples = True  # the same sample index means the same sample in every window
-        self.tolerated: frozenset[str] = frozenset() if has_reference is None else frozenset({"reference"})
-        # in a list: a module attribute would be registered and travel in the state_dict
-        self._head: list[torch.nn.Module | None] = [head, None]  # and what FSDP has wrapped around it
-        self.lenient = False  # a signal that was named and can't be computed is a gap, instead of an error
-        self.impossible: dict[str, str] = {}
-        self.details: Details | None = None  # tables and rows to look at, besides numbers
-        self.strict = False  # a signal that fails raises, instead of being a gap
+        if policy.tolerated is None:
+            policy = replace(policy, tolerated=frozenset() if has_reference is None else frozenset({"reference"}))
+        # in a tuple: as attributes, modules would be registered and travel in the state_dict
+        self._owner_says: tuple[Policy, torch.nn.Module | None] = policy, head
+        self.impossible: dict[str, Gap] = {}
         self.accumulators = torch.nn.ModuleDict()
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
         self._latest: tuple[Tensor, Tensor] | None = None  # who is whose neighbour, in this window and in the last
-        self._earlier: tuple[Tensor, Tensor] | None = None
+        earlier = earlier_neighbors
+        self._earlier: tuple[Tensor, Tensor] | None = None if earlier is None else (earlier[0], earlier[1])
+
+    @property
+    def policy(self) -> Policy:
+        """What its owner has decided."""
+        return self._owner_says[0]
+
+    @property
+    def _head(self) -> torch.nn.Module | None:
+        return self._owner_says[1]
 
     # --- streaming -------------------------------------------------------------------------------------------
 
@@ -157,7 +152,8 @@ class GeometryMetric(Mergeable):
 
         Args:
             rows: of any view.
-            present: which of "labels", "targets", "views", "groups" the batch brings; read from the first one only.
+            present: which of "labels", "targets", "views", "groups" the batch brings, and "tokens" if each row is one;
+                read from the first batch only.
         """
         if rows.features.shape[1] == 0:
             raise ValueError("features have 0 dimensions")
@@ -177,9 +173,8 @@ class GeometryMetric(Mergeable):
             width = rows.target.shape[1]
             if isinstance(bank, BankAccumulator) and width not in (0, bank.targets.shape[1]):
                 raise ValueError(f"targets had {bank.targets.shape[1]} columns in the first batch and have {width} now")
-            if len(rows):
+            if rows.features.shape[0]:
                 self._accumulate(rows)
-        self._update_count = max(self._update_count, 1)
 
     @property
     def reads_views(self) -> bool:
@@ -190,33 +185,36 @@ class GeometryMetric(Mergeable):
         here = set(present)
         here |= {"classes"} if self.num_classes else set()
         here |= {"reference"} if self.has_reference else set()
-        here |= {"earlier"} if self.keeps_samples else set()
+        here |= {"earlier"} if self.policy.keeps_samples else set()
         missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
         asked = self.signals
         if asked is None:
-            name, why = choose_preset(missing, self.tokens, self._head[0] is not None)
+            name, why = choose_preset(missing, "tokens" in present, self._head is not None)
             asked, self.preset = PRESETS[name], f"{name}: {why}"
+        tolerated = self.policy.tolerated or frozenset()
         try:
-            self.signals, self.left_out = choose_signals(asked, self._named, missing, self.tolerated)
+            self.signals, self.left_out = choose_signals(asked, self._named, missing, tolerated)
         except ConfigurationError:
-            if not self.lenient:
+            if not self.policy.lenient:
                 raise
-            self.signals, self.left_out = choose_signals(asked, frozenset(), missing, self.tolerated)
-            self.impossible = {name: why for name, why in self.left_out.items() if name in self._named}
+            self.signals, self.left_out = choose_signals(asked, frozenset(), missing, tolerated)
+            self.impossible = {
+                name: Gap(GapKind.NO_INPUT, why) for name, why in self.left_out.items() if name in self._named
+            }
         x = rows.features
         shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
-        capacity = bank_capacity(self.bank_size, shape.dim, x.element_size())
-        self.accumulators.update(build_accumulators(self.signals, self.serve, shape, capacity, self.seed, x.device))
+        capacity = bank_capacity(self.neighbors.bank_size, shape.dim, x.element_size())
+        self.accumulators.update(
+            build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device)
+        )
         self.dim = shape.dim
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}
 
     def _accumulate(self, rows: Rows) -> None:
-        finite = rows.features.isfinite().all(dim=1)
-        all_views = rows.where(finite)
-        rows = rows.of_view(0)
+        finite, first = rows.features.isfinite().all(dim=1), rows.keep & (rows.view == 0)
+        all_views, rows = replace(rows, keep=rows.keep & finite), replace(rows, keep=first & finite)
         count = self._counters
-        count["nonfinite"] += (rows.keep & ~finite).sum()
-        rows = rows.where(finite)
+        count["nonfinite"] += (first & ~finite).sum()
         too_large = rows.keep & (rows.label >= (self.num_classes or math.inf))
         count["seen"] += rows.keep.sum()
         count["out_of_range"] += too_large.sum()
@@ -224,23 +222,13 @@ class GeometryMetric(Mergeable):
         count["largest_label"] = torch.maximum(count["largest_label"], torch.where(rows.keep, rows.label, -1).max())
         for name, accumulator in self.accumulators.items():
             if isinstance(accumulator, Accumulator):
-                accumulator.update((all_views if name == "views" else rows).to(accumulator.device))
-
-    def head_is_inside(self, root: torch.nn.Module | None) -> None:
-        """Say which module FSDP has wrapped, so that a sharded head can be read."""
-        self._head[1] = root
+                fed = all_views if name == "views" else rows
+                accumulator.update(fed if fed.features.device == accumulator.device else fed.to(accumulator.device))
 
     @property
     def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:
-        """Who was whose neighbour in the last window that was closed: for ``neighbor_churn``."""
+        """(n, k) samples of each row's neighbours in the last closed window, and (n,) the rows' own samples."""
         return self._latest or self._earlier
-
-    @earlier_neighbors.setter
-    def earlier_neighbors(self, table: Sequence[Tensor] | None) -> None:
-        self._latest, self._earlier = None, None if table is None else (table[0], table[1])
-
-    def _each(self) -> list[Accumulator]:
-        return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
 
     # --- results ---------------------------------------------------------------------------------------------
 
@@ -255,7 +243,7 @@ class GeometryMetric(Mergeable):
         no_reference: str = "no reference was given",
         ranks: Ranks | None = None,
         last: bool = False,
-        failure: str | None = None,
+        failure: Gap | None = None,
     ) -> WindowResult:
         """Values with standard errors, gaps with reasons, ceilings, counts and curves.
 
@@ -275,8 +263,8 @@ class GeometryMetric(Mergeable):
         """
         ranks = ranks or self._ranks()
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
-            merged = self.across(ranks, failure, keep=not last)
-            other = None if reference is None else reference.across(ranks)
+            merged = self.across(ranks, failure, keep=not last) if ranks.several or failure else self
+            other = reference.across(ranks) if reference is not None and ranks.several else reference
             result = merged.evaluate(other, no_reference, ranks)
         self._latest = merged._latest
         if self.signals is None:  # this rank has seen no row that could have told
@@ -293,17 +281,18 @@ class GeometryMetric(Mergeable):
         other = None if reference is None else reference._statistics()
         if reference is not None and other is None:
             no_reference = "the reference has seen no rows"
-        head = self._head[0]
+        head = self._head
         if head is not None and any("head" in row.requires for row in self.rows):
-            head = whole_head(head, self._head[1])
+            head = whole_head(head, self.policy.head_root)
         statistics = self._statistics(other, no_reference, head)
         assert statistics is not None
-        statistics.search_together(ranks)
+        if ranks.several:
+            statistics.search_together(ranks)
 
         def on_first_rank() -> WindowResult | None:
             if ranks.rank > 0:
                 return None
-            result = evaluate(signals, statistics, counts, self.num_classes, self.strict, self.details)
+            result = evaluate(signals, statistics, counts, self.num_classes, self.policy.strict, self.policy.details)
             result = replace(result, gaps={**result.gaps, **self.impossible})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
@@ -311,6 +300,10 @@ class GeometryMetric(Mergeable):
                 self._latest = statistics.neighbor_samples, statistics.samples
             return result
 
+        if not ranks.several:
+            alone = on_first_rank()
+            assert alone is not None
+            return alone
         result = ranks.attempt(on_first_rank)
         shared = ranks.share(None if result is None else replace(result, curves={}))
         final = shared if result is None else result
@@ -329,9 +322,9 @@ class GeometryMetric(Mergeable):
         return Statistics(
             dict(self.accumulators),
             self.dim,
-            self.k,
-            self.knn_vote_k,
-            self._head[0] if head is None else head,
+            self.neighbors.k,
+            self.neighbors.vote_k,
+            self._head if head is None else head,
             int(self._counters["seen"]),
             frozenset(need for row in self.rows for need in row.needs),
             reference,
@@ -365,41 +358,12 @@ class GeometryMetric(Mergeable):
         """Where the accumulators are."""
         return next(iter(self._counters.values())).device if self._counters else torch.device("cpu")
 
-    @property
-    def bank_rows(self) -> int:
-        """Rows that the bank can keep: 0 before the first batch, or if no signal needs one."""
-        bank = dict(self.accumulators).get("bank")
-        return bank.capacity if isinstance(bank, BankAccumulator) else 0
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of all accumulators: 0 before the first batch, fixed after it."""
-        bank = dict(self.accumulators).get("bank")
-        tables = 0
-        if "neighbor_churn" in (self.signals or ()) and isinstance(bank, BankAccumulator):
-            tables = 2 * 8 * bank.capacity * (self.k + 1)  # who is whose neighbour, now and before
-        return sum(a.memory_bytes for a in self._each()) + 8 * len(self._counters) + tables
-
-    @property
-    def closing_bytes(self) -> int:
-        """What evaluating a window takes at most, besides ``memory_bytes``: decompositions, class means, neighbours."""
-        parts = dict(self.accumulators)
-        moments, bank = parts.get("moments"), parts.get("bank")
-        total = points = 0
-        if isinstance(moments, MomentsAccumulator):
-            total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
-            points = moments.num_classes
-        if isinstance(bank, BankAccumulator):
-            total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.k + self.knn_vote_k))
-            points = max(points, bank.capacity)
-        return total + min(_TILES, 64 * points**2)
-
     def reset(self) -> None:
         """Forget the rows, keep the configuration and the memory."""
         super().reset()
         self._arrived = 0
         self._earlier, self._latest = self._latest or self._earlier, None
-        for accumulator in self._each():
+        for accumulator in self.each_accumulator():
             accumulator.reset()
         for counter in self._counters.values():
             counter.zero_()

@@ -10,23 +10,27 @@ from typing import Any, TypeVar
 import torch
 from torchmetrics import Metric
 
+from lightning_featgeo import _compat
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
+from lightning_featgeo.errors import Gap
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.types import Tensor
 
+_TILES = 96 * 2**20  # bytes of products and of pairs of points, at a time
 M = TypeVar("M", bound="Mergeable")
 
 
 class Mergeable(Metric):
     """What a GeometryMetric does with its own state, as opposed to rows."""
 
-    signals: tuple[str, ...] | None
+    signals: tuple[str, ...] | None  # None: "auto", before the first batch
     num_classes: int | None
-    bank_size: Any
-    seed: int
+    neighbors: Neighbors
     dim: int | None
     has_reference: bool
     accumulators: torch.nn.ModuleDict
@@ -34,7 +38,7 @@ class Mergeable(Metric):
     _arrived: int
     _earlier: tuple[Tensor, Tensor] | None
 
-    def across(self: M, ranks: Ranks, failure: str | None = None, keep: bool = True) -> M:
+    def across(self: M, ranks: Ranks, failure: Gap | None = None, keep: bool = True) -> M:
         """This metric as if it had seen the rows of all ranks, by one sequence of collectives that is the same on all.
 
         Ranks without rows take part. Banks are merged by their priorities, so that every rank ends with the same rows:
@@ -51,9 +55,9 @@ class Mergeable(Metric):
         settings = None if self.dim is None else (self.dim, self._settings())
         counts = {name: int(counter) for name, counter in self._counters.items()}
         heard = ranks.gather((failure, settings, counts))
-        told = [f"rank {rank}: {reason}" for rank, (reason, _, _) in enumerate(heard) if reason is not None]
+        told = {rank: gap for rank, (gap, _, _) in enumerate(heard) if gap is not None}
         if told:
-            raise RankFailure("; ".join(told) if ranks.several else str(failure))
+            raise RankFailure.of(told if ranks.several else failure)
         known = [mine for _, mine, _ in heard if mine is not None]
         if not ranks.several or not known:
             return self
@@ -78,11 +82,41 @@ class Mergeable(Metric):
         twin._counters = {name: counter.clone() for name, counter in self._counters.items()}
         return twin
 
+    def each_accumulator(self) -> list[Accumulator]:
+        """Those that run: none before the first batch."""
+        return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
+
+    @property
+    def bank(self) -> BankAccumulator | None:
+        """The kept rows; None before the first batch, or if no signal reads them."""
+        found = dict(self.accumulators).get("bank")
+        return found if isinstance(found, BankAccumulator) else None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all accumulators: 0 before the first batch, fixed after it."""
+        tables = 0
+        if "neighbor_churn" in (self.signals or ()) and self.bank is not None:
+            tables = 2 * 8 * self.bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
+        return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables
+
+    @property
+    def closing_bytes(self) -> int:
+        """Peak extra bytes when a window closes: decompositions, class means, tables of neighbours."""
+        moments, bank = dict(self.accumulators).get("moments"), self.bank
+        total = points = 0
+        if isinstance(moments, MomentsAccumulator):
+            total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
+            points = moments.num_classes
+        if bank is not None:
+            total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.neighbors.k + self.neighbors.vote_k))
+            points = max(points, bank.capacity)
+        return total + min(_TILES, 64 * points**2)
+
     def sync_bytes(self, size: int, keep: bool = False) -> int:
-        """Bytes that :meth:`across` needs at its peak beyond this metric's own, with so many ranks."""
-        each = [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
-        copies = sum(a.memory_bytes for a in each) if keep else 0
-        return copies + max((a.sync_bytes(size) for a in each), default=0)
+        """Peak extra bytes while ``size`` processes merge their states; ``keep``: and go on with their own rows."""
+        copies = sum(a.memory_bytes for a in self.each_accumulator()) if keep else 0
+        return copies + max((a.sync_bytes(size) for a in self.each_accumulator()), default=0)
 
     @abstractmethod
     def _build(self, rows: Rows, present: frozenset[str]) -> None:
@@ -116,7 +150,7 @@ class Mergeable(Metric):
             self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
         self._arrived += other["arrived"]
         self._earlier = self._earlier or other["earlier"]
-        self._update_count = max(self._update_count, 1)
+        _compat.has_updates(self)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
@@ -128,23 +162,22 @@ class Mergeable(Metric):
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
-                for name, a in self.accumulators.items()
-                if isinstance(a, Accumulator)
+                for name, a in zip(self.accumulators, self.each_accumulator(), strict=True)
             },
         }
 
     def _settings(self) -> dict[str, Any]:
         """What must be equal where rows are merged."""
-        bank = dict(self.accumulators).get("bank")
+        bank = self.bank
         return {
             "signals": list(self.signals or ()),
             "num_classes": self.num_classes,
-            "bank_size": self.bank_size,
-            "seed": self.seed,
+            "bank_size": self.neighbors.bank_size,
+            "seed": self.neighbors.seed,
             "accumulators": sorted(self.accumulators),
-            "dtype": str(bank.rows.dtype) if isinstance(bank, BankAccumulator) else "",
-            "target_dim": bank.targets.shape[1] if isinstance(bank, BankAccumulator) else 0,
-            "target_dtype": str(bank.targets.dtype) if isinstance(bank, BankAccumulator) else "",
+            "dtype": str(bank.rows.dtype) if bank is not None else "",
+            "target_dim": bank.targets.shape[1] if bank is not None else 0,
+            "target_dtype": str(bank.targets.dtype) if bank is not None else "",
         }
 
     def _rebuild(self, saved: Mapping[str, Any]) -> None:

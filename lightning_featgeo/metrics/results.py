@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lightning_featgeo.errors import Gap, Note
 from lightning_featgeo.types import Tensor
 
 
@@ -26,8 +27,8 @@ class WindowResult:
 
     values: Mapping[str, float]
     standard_errors: Mapping[str, float]
-    gaps: Mapping[str, str]
+    gaps: Mapping[str, Gap]
     ceilings: Mapping[str, float]
     counts: Mapping[str, int]
     curves: Mapping[str, Tensor] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()

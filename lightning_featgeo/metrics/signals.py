@@ -90,7 +90,7 @@ class Signal:
             raise ValueError(f"value_range={self.value_range!r} is no range such as '[0, 1]' or '(−∞, ∞)'")
         return -math.inf if "∞" in low else _number(low), _number(high.strip())
 
-    @property
+    @functools.cached_property
     def requires(self) -> frozenset[str]:
         """Accumulators and inputs its statistics need."""
         return required_by(self.needs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_featgeo.history.fingerprint import differences, fingerprint, in_words, unknown
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, facts_not_read
 from lightning_featgeo.report.runs import Run
 
 GROUPS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
@@ -107,7 +107,9 @@ def _curve(index: int, signal: str, records: list[Record], definitions: Mapping[
     errors = [_finite(record.standard_errors.get(signal)) for record in records]
     missing = "it was not computed in this window"
     gaps = {i: records[i].gaps.get(signal, missing) for i, value in enumerate(values) if math.isnan(value)}
-    return Curve(index, records, values, errors, gaps, fingerprint(signal, records, definitions))
+    return Curve(
+        index, records, values, errors, gaps, fingerprint(signal, records, definitions, facts_not_read(signal))
+    )
 
 
 def _finite(value: Any) -> float:

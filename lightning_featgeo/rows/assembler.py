@@ -18,9 +18,10 @@ from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.accumulators.bank import POSITIONS
 from lightning_featgeo.rows.batches import Selector, batch_size, describe, find_groups, find_mask
 from lightning_featgeo.rows.labels import LabelReader
-from lightning_featgeo.rows.pooling import Pooled, infer, pool_rows
+from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
-from lightning_featgeo.rows.views import Layouts, Views
+from lightning_featgeo.rows.view_grammar import Views
+from lightning_featgeo.rows.views import Layouts
 from lightning_featgeo.types import Tensor
 
 
@@ -37,8 +38,7 @@ class RowAssembler:
             None (every call brings new samples).
         groups: selector of what should not matter (site, scanner); no "auto".
         width: what the head takes in, if known: tells channels-first from channels-last.
-        tokens_per_sequence: with ``pool="tokens"``, at most so many of each sequence, the same in every epoch.
-        skip_tokens: so many at each sequence's start don't count.
+        tokens: with ``pool="tokens"``, which of them count.
         seed: of the draw of tokens.
     """
 
@@ -48,8 +48,7 @@ class RowAssembler:
     views: Views = "auto"
     groups: Selector = None
     width: int | None = None
-    tokens_per_sequence: int | None = None
-    skip_tokens: int = 0
+    tokens: Tokens = ALL_TOKENS
     seed: int = 0
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
@@ -63,7 +62,7 @@ class RowAssembler:
         batch: Any,
         first_sample: int,
         ranks: Ranks | None = None,
-        count_fresh: Callable[[int], int | None] = lambda size: None,
+        count_fresh: Callable[[int], int | None] | None = None,
     ) -> Assembled:
         """Rows of each call, how many samples the batch has, and what else it brings.
 
@@ -87,9 +86,10 @@ class RowAssembler:
         targets = None if targets is None or targets.shape[0] != size else targets
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self.layouts.of([p.inputs for p in pooled], size, batch, device, labels is not None)
-        ranks, fresh = ranks or Ranks.alone(), count_fresh(size)
+        ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
+        present |= {"tokens"} if self.chosen_pool == "tokens" else set()
         present |= {"groups"} if groups is not None else set()
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for part, layout in zip(pooled, layouts, strict=True):
@@ -120,7 +120,7 @@ class RowAssembler:
 
     def _drawn(self, number: Tensor, part: Pooled, keep: Tensor | None) -> Tensor | None:
         """Which tokens count where only so many of a sequence do: those with the smallest hashes of their place."""
-        most, length = self.tokens_per_sequence, len(number) // max(1, part.inputs)
+        most, length = self.tokens.per_sequence, len(number) // max(1, part.inputs)
         if most is None or self.chosen_pool != "tokens" or length <= most:
             return keep
         hashes = ops.hash_priority(number * POSITIONS + part.position, self.seed + 1)  # not the bank's own draw
@@ -146,11 +146,12 @@ class RowAssembler:
         if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
             told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: every token counts"
             self.notes[told], mask = None, None
-        if self.skip_tokens and (call.ndim != 3 or "->" in self.chosen_pool):
+        if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
             self.notes[
-                f"skip_tokens: features of shape {tuple(call.shape)} are not taken as tokens, none is left out"
+                f"Tokens(skip={self.tokens.skip}): features of shape {tuple(call.shape)} are not taken as tokens, so "
+                "none is ignored"
             ] = None
-        return pool_rows(call, self.chosen_pool, mask, self.skip_tokens)
+        return pool_rows(call, self.chosen_pool, mask, self.tokens.skip)
 
     def _refuse_time_first(self, call: Tensor, labels: Tensor | None, batch: Any) -> None:
         """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
@@ -179,7 +180,8 @@ class RowAssembler:
 class Assembled:
     """A batch's rows, one part a forward call.
 
-    ``samples``: how many the batch has. ``present``: of "labels", "targets", "views", "groups", what it brings.
+    ``samples``: how many the batch has. ``present``: of "labels", "targets", "views", "groups", what it brings; and
+    "tokens" if each row is one.
     """
 
     parts: list[Part]

@@ -19,6 +19,49 @@ NAMES = ("mean", "cls", "last", "tokens")
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Which tokens of a sequence count as rows: ``FeatureGeometryMonitor(pool="tokens", tokens=Tokens(skip=1))``.
+
+    Args:
+        per_sequence: most tokens of each sequence, ≥ 1: the same ones in every epoch and on any number of processes.
+            None: all.
+        skip: number of leading tokens to ignore, ≥ 0 (attention sinks such as BOS); also for pool="mean" and "last".
+
+    Raises:
+        ConfigurationError: if a number is too small.
+    """
+
+    per_sequence: int | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.per_sequence is not None and self.per_sequence < 1) or self.skip < 0:
+            raise ConfigurationError(
+                f"Tokens needs per_sequence ≥ 1 and skip ≥ 0, got {self.per_sequence} and {self.skip}"
+            )
+
+    def check(self, pool: str | None) -> None:
+        """Refuse what a pooling can't do.
+
+        Raises:
+            ConfigurationError: with the pooling that can.
+        """
+        if self.per_sequence is not None and pool != "tokens":
+            raise ConfigurationError(
+                f'Tokens(per_sequence={self.per_sequence}) draws from tokens that are rows: add pool="tokens", or '
+                "leave it out"
+            )
+        if self.skip and pool is not None and pool not in ("tokens", "mean", "last"):
+            raise ConfigurationError(
+                f'Tokens(skip={self.skip}) ignores leading tokens: use it with pool="tokens", "mean" or "last", not '
+                f"{pool!r}"
+            )
+
+
+ALL_TOKENS = Tokens()
+
+
+@dataclass(frozen=True)
 class Pooled:
     """Rows (n, d) of one call; ``sample``: which of its b inputs each comes from; ``keep``: False for padding."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -33,14 +33,6 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self.features.shape[0])
-
-    def of_view(self, view: int) -> Rows:
-        """The same rows, of which only those of one view count."""
-        return replace(self, keep=self.keep & (self.view == view))
-
-    def where(self, mask: Bool[Tensor, " n"]) -> Rows:
-        """The same rows, of which only those in the mask count. No row moves: nothing waits for the device."""
-        return replace(self, keep=self.keep & mask)
 
     def to(self, device: torch.device) -> Rows:
         """The rows on another device."""

@@ -7,33 +7,14 @@ each other's neighbours, and every dimension and density curve collapses: what i
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows.view_grammar import Views, parse_views
 from lightning_featgeo.types import Tensor
-
-Views = str | int | Callable[[Any], Any] | None
-
-
-def stacking(views: Views) -> tuple[int | None, bool]:
-    """How many views a call stacks, if that is said, and whether they lie sample by sample.
-
-    Raises:
-        ValueError: if it is not written in one of the ways there are.
-    """
-    if isinstance(views, int):
-        return views, False
-    if not isinstance(views, str) or views in ("auto", "v b", "b v"):
-        return None, views == "b v"
-    found = re.fullmatch(r"(?:(\d+) b|b (\d+))", views)
-    if found is None:
-        raise ValueError(views)
-    return int(found[1] or found[2]), found[1] is None
 
 
 @dataclass(frozen=True)
@@ -59,11 +40,14 @@ class Layouts:
     notes: dict[str, None] = field(default_factory=dict)
     flattened: bool | None = None
 
+    def __post_init__(self) -> None:
+        self.said = parse_views(self.views)
+
     def of(self, sizes: list[int], size: int, batch: Any, device: torch.device, labelled: bool) -> list[Layout]:
         """Where each call's inputs come from. Made on the rows' device: nothing is copied to it, nothing waits."""
         total = sum(sizes)
-        if callable(self.views):
-            given = torch.as_tensor(self.views(batch), device=device)
+        if self.said.of_batch is not None:
+            given = torch.as_tensor(self.said.of_batch(batch), device=device)
             if given.shape != (total,):
                 raise ConfigurationError(
                     f"views(batch) must give one integer a row, {total} in all, got shape {tuple(given.shape)}"
@@ -72,7 +56,7 @@ class Layouts:
             return [
                 Layout(self._cycle(n, size, device), view, True, True) for n, view in zip(sizes, parts, strict=True)
             ]
-        in_pieces = self.views is None or (len(sizes) > 1 and total == size)
+        in_pieces = self.said.is_none or (len(sizes) > 1 and total == size)
         if len(sizes) > 1 and not in_pieces:
             self.notes[
                 f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
@@ -89,9 +73,9 @@ class Layouts:
                 per_view = max(1, samples)
                 origin = self._cycle(n, per_view, device)
                 view = first_view + torch.where(origin >= 0, index // per_view, 0)
-                if self._stacking[1] and n % per_view == 0:
+                if self.said.by_sample and n % per_view == 0:
                     origin, view = index // (n // per_view), first_view + index % (n // per_view)
-                elif self.views == "auto" and n > per_view and n % per_view == 0:
+                elif self.said.is_auto and n > per_view and n % per_view == 0:
                     self.notes[
                         f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if they "
                         'lie sample by sample, give views="b v"'
@@ -101,21 +85,16 @@ class Layouts:
             before += n
         return layouts
 
-    @property
-    def _stacking(self) -> tuple[int | None, bool]:
-        """How many views a call stacks, if that was said, and whether they lie sample by sample."""
-        return stacking(self.views)
-
     def _samples_a_view(self, sizes: list[int], size: int) -> int:
         """The batch's samples; where only the views' number tells, those of the first call: later ones may be crops."""
-        count = self._stacking[0]
+        count = self.said.count
         if count is None or not sizes or any(n == count * size for n in sizes) or sizes[0] % count:
             return size
         return sizes[0] // count
 
     def is_flattened(self, sizes: list[int], size: int, labels: Tensor | None) -> bool:
         """Whether the batch itself holds each sample once a view, labels and all. Looked at in the first batch."""
-        count, by_sample = self._stacking
+        count, by_sample = self.said.count, self.said.by_sample
         if count is None or count < 2 or not sizes or sizes[0] != size or size == 0 or size % count:
             return False
         if any(n % (size // count) for n in sizes):  # crops come as multiples of it
@@ -129,17 +108,17 @@ class Layouts:
 
     def once_a_sample(self, size: int, *columns: Tensor | None) -> tuple[int, list[Tensor | None]]:
         """What a flattened batch brings, once a sample."""
-        count, by_sample = self._stacking
+        count, by_sample = self.said.count, self.said.by_sample
         assert count is not None
         pick = slice(None, None, count) if by_sample else slice(0, size // count)
         return size // count, [None if column is None else column[pick] for column in columns]
 
     def _refuse_halved_views(self, sizes: list[int], size: int, labelled: bool) -> None:
         """Views that are said to be stacked in a call of the batch's own size aren't."""
-        count, _ = self._stacking
+        count = self.said.count
         as_many = size > 0 and bool(sizes) and all(n == size for n in sizes)
-        if as_many and self.views in ("v b", "b v"):
-            number = "2 b" if self.views == "v b" else "b 2"
+        if as_many and self.said.stacked and count is None:
+            number = "b 2" if self.said.by_sample else "2 b"
             raise ConfigurationError(
                 f"views={self.views!r} says that a call stacks views, but it has as many rows as the batch has samples "
                 f"({size}). If the batch itself holds each sample twice, say so with views={number!r}; if each call is "

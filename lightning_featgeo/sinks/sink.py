@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_featgeo.sinks import pictures
@@ -36,8 +36,8 @@ class Sink:
         """The logger's class."""
         return type(self.logger).__name__
 
-    def define(self, names: Sequence[str], shown: Collection[str]) -> None:
-        """New names of scalars, and which of them get a panel of their own."""
+    def define(self, names: Mapping[str, str], shown: Collection[str]) -> None:
+        """New scalars by name, each with which way is better ("higher", "lower", "none"); and which get a panel."""
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """What the run is: layer, signals, versions, backend, fingerprint."""

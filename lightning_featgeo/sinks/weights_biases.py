@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import EPOCH, At, Sink
 from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table
@@ -21,13 +20,12 @@ class WandbSink(Sink):
     def _log(self, values: dict[str, Any], at: At) -> None:
         self.logger.experiment.log({EPOCH: at.epoch, **values})
 
-    def define(self, names: Sequence[str], shown: Collection[str]) -> None:
+    def define(self, names: Mapping[str, str], shown: Collection[str]) -> None:
         """The fractional epoch as x axis, a summary of last and best, and no panel for what is not shown."""
         run = self.logger.experiment
         run.define_metric(EPOCH, hidden=True)
-        for name in names:
-            signal = CATALOG.get(name.rpartition("/")[2])
-            best = {"higher": ",max", "lower": ",min"}.get(signal.direction if signal else "none", "")
+        for name, direction in names.items():
+            best = {"higher": ",max", "lower": ",min"}.get(direction, "")
             run.define_metric(name, step_metric=EPOCH, summary=f"last{best}", hidden=name not in shown or None)
 
     def describe(self, facts: Mapping[str, Any]) -> None:

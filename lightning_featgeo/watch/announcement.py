@@ -1,11 +1,13 @@
-"""What a run says of itself: the line it prints, and the facts that its history and its loggers keep."""
+"""What a run says of itself: the block it prints, and the facts that its history and its loggers keep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo._version import __version__
@@ -15,86 +17,127 @@ from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.watch.window import Window
 
-
-def run_name(trainer: pl.Trainer) -> tuple[str | None, str | None]:
-    """What its first logger calls the run, for people; and what no other run is called."""
-    for logger in trainer.loggers:
-        version = logger.version
-        last = f"version_{version}" if isinstance(version, int) else version
-        given = getattr(logger, "_run_name", None) or (getattr(logger, "_name", None) if last != logger.name else None)
-        named = given if type(logger).__name__ in ("WandbLogger", "MLFlowLogger") else None
-        project = None if type(logger).__name__ == "MLFlowLogger" else logger.name
-        parts = [str(part) for part in (project, named or last) if part]
-        if parts:
-            return "/".join(parts), f"{logger.name}/{version}"
-    return None, None
+WIDTH = 100  # of a printed line
 
 
-def run_facts(
-    line: str,
-    layers: Sequence[str],
-    signals: Sequence[str],
-    memory_bytes: int,
-    window: Window,
-    name: tuple[str | None, str | None] = (None, None),
-) -> dict[str, object]:
-    """What the first line of the history file says."""
-    backend = backend_info()
-    return {
-        "name": name[0],
-        "id": name[1],
-        "described": line,
-        "layers": list(layers),
-        "signals": list(signals),
-        "memory_bytes": memory_bytes,
-        "versions": {
-            "lightning_featgeo": __version__,
-            "torch": torch.__version__,
-            "lightning": version("lightning"),
-            "torchmetrics": version("torchmetrics"),
-        },
-        "backend": {name: backend[name] for name in ("backend", "reason")},
-        "definitions": {signal: CATALOG[signal].version for signal in signals if signal in CATALOG},
-        "of": window.watched[0].facts if window.watched else {},
-        "fingerprint": short(window.watched[0].facts if window.watched else {}),
-    }
+def say(text: str) -> None:
+    """Print to standard error, above a progress bar that is being drawn (tqdm's, or Rich's, which redirects prints)."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is not None:
+        tqdm.tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
 
 
-def describe(
-    layers: Sequence[Layer],
-    window: Window,
-    stages: Sequence[str],
-    loaders: int,
-    reference: str | None = None,
-    held: int = 0,
-    ranks: int = 1,
-) -> str:
-    """The one line that a run prints: layer and why, dimension, classes, signals, memory, and what was assumed."""
-    seen = [part for part in window.watched if part.metric.dim is not None]
-    parts = []
-    for layer, part in zip(layers, window.watched, strict=True):
-        if part in seen:
-            pool = part.assembler.chosen_pool
-            pooled = "" if pool in (None, "rows") else f", pooled by {pool!r}"
-            parts.append(f"{layer.described}, {part.metric.dim} dimensions{pooled}")
-        else:
-            parts.append(f"{layer.described}, which did not run in this batch")
-    metric = seen[0].metric
-    reads_labels = any("labels" in row.requires for row in metric.rows)
-    classes = f"{metric.num_classes} classes" if reads_labels else "no class signals"
-    memory = sum(part.metric.memory_bytes for part in seen)
-    merging = max(part.metric.sync_bytes(ranks, window.serves) for part in seen) + 2 * held
-    closing = max(part.metric.closing_bytes for part in seen)  # a layer at a time
-    kind = f" ({metric.preset})" if metric.preset else ""
-    left_out = {} if window.serves or metric.preset else metric.left_out  # what others refer to has no reference itself
-    told = {f"{name} {reason}": None for name, reason in left_out.items()}
-    told.update({note: None for part in seen for note in part.assembler.notes})
-    return (
-        f"featgeo: watching {'; '.join(parts)}; {classes}; stages {', '.join(stages)}; "
-        f"signals {', '.join(metric.signals or ())}{kind}; accumulators hold {memory:,} bytes a window"
-        f"{f', {loaders} windows' if loaders > 1 else ''}"
-        f"{f', and {held:,} for the reference' if held else ''} on {metric.state_device}"
-        f"; closing one takes up to {closing:,} more"
-        f"{f', on each of {ranks} ranks, and up to {merging:,} more while they are merged' if ranks > 1 else ''}"
-        f"{f'; compared with {reference!r}' if reference else ''}" + "".join(f". Note: {note}" for note in told)
-    )
+def mebibytes(count: int) -> str:
+    """Bytes in words: "1.5 MiB", "12 KiB"."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"
+    return f"{count} bytes"
+
+
+class Announcement:
+    """What is watched, once layer, dimension, classes, signals and memory are known.
+
+    Args:
+        layers: that are watched.
+        window: the first one that has seen rows.
+        stages: that are logged.
+        windows: how many are open at most, one a loader.
+        ranks: processes that share a window.
+        held: bytes of a reference that is not logged itself.
+        name: of the run, for people; and one that no other run has.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        window: Window,
+        stages: Sequence[str],
+        windows: int = 1,
+        ranks: int = 1,
+        held: int = 0,
+        name: tuple[str | None, str | None] = (None, None),
+    ) -> None:
+        self.layers, self.window, self.stages = layers, window, stages
+        self.windows, self.ranks, self.held = windows, ranks, held
+        self.seen = [part for part in window.layers if part.metric.dim is not None]
+        self.memory_bytes = sum(part.metric.memory_bytes for part in window.layers) + held
+        self.name = name
+
+    @property
+    def text(self) -> str:
+        """A short block: a line for what is watched, and one for each of classes, stages, signals, memory and notes."""
+        metric = self.seen[0].metric
+        reads_labels = any("labels" in row.requires for row in metric.rows)
+        lines = [("", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)]
+        lines.append(("classes", f"{metric.num_classes}" if reads_labels else "no signal reads classes"))
+        lines.append(("stages", ", ".join(self.stages)))
+        if self.window.plan.reference:
+            lines[-1] = ("stages", f"{lines[-1][1]}; compared with {self.window.plan.reference!r}")
+        lines.append(("signals", ", ".join(metric.signals or ())))
+        if metric.preset:
+            lines.append(("preset", metric.preset))
+        lines.append(("memory", self._memory()))
+        lines += [("note", note) for note in self._notes()]
+        told = [
+            textwrap.fill(
+                value, WIDTH, initial_indent=f"  {key:<8} ", subsequent_indent=" " * 11, break_long_words=False
+            )
+            if key
+            else textwrap.fill(f"featgeo: watching {value}", WIDTH, subsequent_indent="  ", break_long_words=False)
+            for key, value in lines
+        ]
+        return "\n".join(told)
+
+    def _layer(self, layer: Layer, part: Any) -> str:
+        if part not in self.seen:
+            return f"{layer.described}, which did not run in this batch"
+        pool = part.assembler.chosen_pool
+        pooled = "" if pool in (None, "rows") else f", pooled by {pool!r}"
+        return f"{layer.described}, {part.metric.dim} dimensions{pooled}"
+
+    def _memory(self) -> str:
+        metrics = [part.metric for part in self.seen]
+        many = f" (up to {self.windows} windows)" if self.windows > 1 else ""
+        parts = [f"{mebibytes(sum(m.memory_bytes for m in metrics))} a window{many} on {metrics[0].state_device}"]
+        if self.held:
+            parts.append(f"{mebibytes(self.held)} for the reference")
+        parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")
+        if self.ranks > 1:
+            merging = max(m.sync_bytes(self.ranks, bool(self.window.plan.serves)) for m in metrics) + 2 * self.held
+            parts.append(f"on each of {self.ranks} processes, and {mebibytes(merging)} while they merge")
+        return ", ".join(parts)
+
+    def _notes(self) -> list[str]:
+        metric = self.seen[0].metric
+        # what others refer to has no reference itself, and members of a preset go without a word
+        left_out = {} if self.window.plan.serves or metric.preset else metric.left_out
+        told = {f"{name} {reason}": None for name, reason in left_out.items()}
+        told.update({note: None for part in self.seen for note in part.assembler.notes})
+        return list(told)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the first line of the history file says."""
+        backend, signals = backend_info(), self.window.signals
+        of: Mapping[str, Any] = self.window.layers[0].facts if self.window.layers else {}
+        return {
+            "name": self.name[0],
+            "id": self.name[1],
+            "described": self.text,
+            "layers": [layer.described for layer in self.layers],
+            "signals": list(signals),
+            "memory_bytes": self.memory_bytes,
+            "versions": {
+                "lightning_featgeo": __version__,
+                "torch": torch.__version__,
+                "lightning": version("lightning"),
+                "torchmetrics": version("torchmetrics"),
+            },
+            "backend": {key: backend[key] for key in ("backend", "reason")},
+            "definitions": {signal: CATALOG[signal].version for signal in signals if signal in CATALOG},
+            "of": dict(of),
+            "fingerprint": short(of),
+        }

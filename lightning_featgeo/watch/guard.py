@@ -9,9 +9,18 @@ from contextlib import contextmanager
 import torch
 
 from lightning_featgeo.distributed.ranks import BrokenGroup
-from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, SmallSampleWarning, explain
+from lightning_featgeo.errors import (
+    ConfigurationError,
+    FeatureGeometryWarning,
+    Gap,
+    GapKind,
+    NoteKind,
+    SmallSampleWarning,
+    explain,
+)
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.statistics.bank import NO_EARLIER
+
+_SILENT = (GapKind.NO_EARLIER, GapKind.REPORTED)  # every first window has the one; the other was said already
 
 
 class Guard:
@@ -28,13 +37,17 @@ class Guard:
 
     @contextmanager
     def around(
-        self, doing: str, fail: Callable[[str], None], refuses: bool = False, lost: str = "this window is a gap"
+        self,
+        doing: str,
+        fail: Callable[[Gap], None] = lambda gap: None,
+        refuses: bool = False,
+        lost: str = "this window is a gap",
     ) -> Iterator[None]:
-        """Whatever goes wrong inside is a reason for ``fail``, and training goes on.
+        """Whatever goes wrong inside is a gap for ``fail``, and training goes on.
 
         Args:
             doing: what, for the message.
-            fail: takes the reason; marks what is lost.
+            fail: takes the gap; marks what is lost.
             refuses: a wrong setting still ends the run: nothing was trained yet.
             lost: what the failure means, for the message.
         """
@@ -47,9 +60,8 @@ class Guard:
             if self.on_error == "raise" or (refuses and isinstance(error, ConfigurationError)):
                 raise
             reason = f"{doing} failed with {explain(error)}"
-            fail(reason)
+            fail(Gap(GapKind.REPORTED, reason))
             self.warn(f"{reason}. Training goes on; {lost}", f"{doing} {type(error).__name__}")
-            self._said.add(reason)
 
     def warn(self, message: str, key: str, kind: type[FeatureGeometryWarning] = FeatureGeometryWarning) -> None:
         """Say something once."""
@@ -61,22 +73,13 @@ class Guard:
         """Say what a closed window lacks, and what its reader must know."""
         if not self.tells:
             return
-        for signal, reason in record.gaps.items():
-            if reason not in (*self._said, NO_EARLIER):  # else an error was reported already, in its own words
-                self.warn(f"{record.prefix}{signal} has no value: {reason}", f"gap {record.prefix} {reason}")
+        prefix = record.prefix
+        for signal, gap in record.gaps.items():
+            if gap.kind not in _SILENT:
+                self.warn(f"{prefix}{signal} has no value: {gap}", f"gap {prefix} {gap}")
         dropped = record.counts.get("nonfinite")
         if dropped:
             self.warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
         for note in record.notes:
-            kind = FeatureGeometryWarning if note == repeats_note(record.counts.get("repeated")) else SmallSampleWarning
-            self.warn(f"{record.prefix.rstrip('/')}: {note}", f"note {record.prefix} {kind.__name__}", kind)
-
-
-def repeats_note(repeated: int | None) -> str | None:
-    """What to say of samples that may have come twice."""
-    if not repeated:
-        return None
-    return (
-        f"up to {repeated} samples may have been counted twice: this loader's sampler is not one that is known to "
-        "repeat samples only at its end (torch's DistributedSampler, read in order)"
-    )
+            kind = SmallSampleWarning if note.kind is NoteKind.SMALL_SAMPLE else FeatureGeometryWarning
+            self.warn(f"{prefix.rstrip('/')}: {note}", f"note {prefix} {note.kind}", kind)

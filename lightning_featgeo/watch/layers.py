@@ -1,74 +1,114 @@
-"""From settings and layers to what a window feeds: rows and a metric for each layer, the same on every rank."""
+"""From settings and sources to what a window feeds: rows and a metric for each watched layer."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lightning_featgeo.capture.sources import Sources
-from lightning_featgeo.distributed.ranks import RankFailure, Ranks
-from lightning_featgeo.metrics import GeometryMetric
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named
+from lightning_featgeo.metrics.geometry import GeometryMetric
+from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.assembler import RowAssembler
-from lightning_featgeo.watch.settings import Settings
-from lightning_featgeo.watch.window import Watched
+from lightning_featgeo.rows.batches import describe, find_groups, find_mask
+from lightning_featgeo.rows.labels import LabelReader
+from lightning_featgeo.watch.settings import AUTO_CLASS_BYTES, WatchSettings
+from lightning_featgeo.watch.window import WatchedLayer, WindowPlan
 
 
-def watch_layers(
-    settings: Settings, sources: Sources, stated: int | None, root: torch.nn.Module | None, seed: int, **metric: Any
-) -> list[Watched]:
+def watched_layers(
+    settings: WatchSettings,
+    sources: Sources,
+    stated: int | None,
+    plan: WindowPlan,
+    policy: Policy,
+    check: Callable[[int], None] | None = None,
+    earlier: Callable[[int], Any] = lambda index: None,
+) -> list[WatchedLayer]:
     """New accumulators for each layer.
 
     Args:
         settings: what was asked for.
         sources: the layers and the head.
         stated: C as the model or datamodule states it.
-        root: what a strategy has wrapped, to read a sharded head.
-        seed: of the banks.
-        **metric: of ``GeometryMetric``, where they differ from the settings.
+        plan: of the window.
+        policy: of the metrics.
+        check: see :class:`WatchedLayer`; of the first layer.
+        earlier: index of a layer -> its neighbours in an earlier window, as a checkpoint keeps them.
     """
     s, watched = settings, []
-    for layer in sources.layers:
-        labels = s.label_reader(s.classes_for(stated, sources.head, None))
-        made = GeometryMetric(
-            **{
-                "signals": s.signals,
-                "num_classes": s.classes_for(stated, sources.head, layer.width),
-                "head": sources.head,
-                "bank_size": s.bank_size,
-                "k": s.k,
-                "knn_vote_k": s.knn_vote_k,
-                "seed": seed,
-                **metric,
-            }
+    seed = seed_for(s.neighbors.seed, plan.stage, plan.number)
+    for index, layer in enumerate(sources.layers):
+        classes = class_count(s, stated, sources.head, layer.width)
+        metric = GeometryMetric(
+            s.signals if plan.logged else COUNT_SIGNAL,
+            classes,
+            sources.head,
+            replace(s.neighbors, seed=seed),
+            has_reference=plan.reference is not None,
+            serve=plan.serves,
+            policy=policy,
+            earlier_neighbors=earlier(index),
         )
-        made.head_is_inside(root)
-        made.strict = s.on_error == "raise"
-        made.tolerated = frozenset({"reference", "earlier"})
         assembler = RowAssembler(
-            s.pool, labels, s.mask, s.views, s.groups, layer.width, s.tokens_per_sequence, s.skip_tokens, seed
-        )
-        watched.append(Watched(layer.name, assembler, made, path=layer.path))
+            s.pool, label_reader(s, class_count(s, stated, sources.head, None)), s.mask, s.views, s.groups, layer.width,
+            s.tokens, seed,
+        )  # fmt: skip
+        watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None))
     return watched
 
 
-def agree_on_layers(ranks: Ranks, sources: Sources) -> None:
-    """Watch the same layers on every rank; one that nothing ran on takes the head that others have found.
+def served_signals(settings: WatchSettings) -> tuple[str, ...]:
+    """Signals whose reference a window is, where one of these settings is named as the reference."""
+    return PRESETS["classifier"] if settings.signals == "auto" else settings.asked
+
+
+def seed_for(seed: int, stage: str, number: int) -> int:
+    """A seed of its own for each stage and loader, the same in every process and epoch."""
+    return seed * 2**32 ^ zlib.crc32(f"{stage}/{number}".encode())
+
+
+def label_reader(settings: WatchSettings, num_classes: int | None) -> LabelReader:
+    """What reads labels, of so many classes."""
+    return LabelReader(settings.labels, num_classes, settings.ignore_index, settings.groups)
+
+
+def class_count(
+    settings: WatchSettings, stated: int | None, head: torch.nn.Module | None, width: int | None
+) -> int | None:
+    """C as given, else the head's outputs, else as stated; None if "auto" finds its memory too large."""
+    if settings.num_classes is not None:
+        return settings.num_classes
+    outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
+    classes = max(outputs, 2) if isinstance(outputs, int) else stated
+    too_large = classes is not None and classes * (width or 1) * 12 > AUTO_CLASS_BYTES
+    return None if settings.signals == "auto" and too_large else classes
+
+
+def check_batch(settings: WatchSettings, batch: Any, num_classes: int | None) -> bool:
+    """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.
 
     Raises:
-        RankFailure: on all ranks, if they have found different heads.
+        ConfigurationError: if a selector finds nothing, or signals asked for by name need labels there are not.
     """
-    heard = ranks.gather([layer.path for layer in sources.layers])
-    found = list(dict.fromkeys(map(tuple, filter(None, heard))))
-    if len(found) > 1:
-        raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
-    ranks.attempt(lambda: sources.adopt(found[0][0]) if found and not sources.layers else None)
-
-
-def why_empty(sources: Sources, name: str) -> list[str]:
-    """For each layer, what to say if no rank has caught anything in the window of that name."""
-    return [
-        f"no features were caught: {layer.path!r} did not run in {name}. If the model was compiled and called before "
-        "fit, compile it anew; if this stage uses another part of the model, name a layer that runs in it"
-        for layer in sources.layers
-    ]
+    labels, targets = label_reader(settings, num_classes).read(batch)
+    find_mask(batch, settings.mask)
+    find_groups(batch, settings.groups)
+    asked = named(settings.signals)
+    for lack, missing, what in (
+        ("targets", targets is None, "regression targets"),
+        ("labels", labels is None, "class labels"),
+    ):
+        needy = sorted(name for name in asked if lack in CATALOG[name].requires)
+        if needy and missing:
+            kind = "floating-point ones" if lack == "targets" else "them"
+            raise ConfigurationError(
+                f"{', '.join(needy)} need {what} and the batch has none: it is {describe(batch)}. Name {kind} with "
+                "labels=<key, index or callable>, or leave these signals out"
+            )
+    return labels is not None

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
-from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.rows.batches import Selector, describe, select
 from lightning_featgeo.types import Tensor
@@ -17,7 +16,7 @@ SPARE = 4  # so many times a bank's rows are remembered before those that it has
 LONGEST = 200  # characters of an id that are shown
 
 
-class Identities:
+class SampleIds:
     """Ids by sample number, for the samples of one window.
 
     Args:
@@ -68,8 +67,7 @@ class Identities:
                 f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
             )
         self._waiting.append((first, given))
-        held = [dict(metric.accumulators).get("bank") for metric in metrics]
-        banks = [bank for bank in held if isinstance(bank, BankAccumulator)]
+        banks = [metric.bank for metric in metrics if metric.bank is not None]
         waiting = sum(len(ids) for _, ids in self._waiting)
         if len(self._known) + waiting > SPARE * max((bank.capacity for bank in banks), default=0):
             self._settle(ranks)

@@ -5,32 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.strategies import ParallelStrategy
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo.distributed.ranks import Ranks
 
 _PADS_AT_THE_END = ("torch", "torchdata", "lightning", "pytorch_lightning", "lightning_fabric")
-
-
-def ranks_of(trainer: pl.Trainer) -> Ranks:
-    """The processes that see different data: all, or with tensor parallelism those of the data-parallel mesh."""
-    if not isinstance(trainer.strategy, ParallelStrategy):
-        return Ranks.alone()
-    mesh = getattr(trainer.strategy, "_device_mesh", None)
-    names = getattr(mesh, "mesh_dim_names", None) or ()
-    if mesh is not None and "data_parallel" in names and len(names) > 1:
-        return Ranks(mesh["data_parallel"].get_group())
-    return Ranks()
-
-
-def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
-    """The stage's loader of that number, or None where it can't be told."""
-    loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
-    given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
-    return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
 
 
 def shuffles(loader: Any) -> bool:
@@ -110,11 +90,13 @@ class Shard:
             return None
         return max(0, self.own - self.seen)
 
-    def advance(self, samples: int) -> None:
-        """So many samples were read."""
-        if self.own is not None and self.seen is not None and self.fresh(samples) is None:
+    def advance(self, samples: int) -> int:
+        """So many samples were read; returns how many of them were repeats from the start."""
+        fresh = self.fresh(samples)
+        if self.own is not None and self.seen is not None and fresh is None:
             self.own = None
         self.seen = None if self.seen is None else self.seen + samples
+        return 0 if fresh is None else max(0, samples - fresh)
 
 
 def _is_stock(batches: Any) -> bool:

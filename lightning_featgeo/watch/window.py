@@ -1,30 +1,320 @@
-"""A window: what one stage and one loader accumulate between opening and closing, for each watched layer."""
+"""A window: what is accumulated between opening and closing, for each watched layer, and what comes of it.
+
+A *window* is a validation run, a training epoch, or every n training steps. It is opened, fed batch by batch, and
+closed into one :class:`~lightning_featgeo.history.Record` a layer.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
+from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics import GeometryMetric, WindowResult
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
+from lightning_featgeo.metrics.geometry import GeometryMetric
+from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.types import Tensor
-from lightning_featgeo.watch.guard import repeats_note
-from lightning_featgeo.watch.sample_ids import Identities
+from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 
-if TYPE_CHECKING:
-    from lightning_featgeo.callbacks.checkpointing import Saved
-
-
 SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """What a window is of, as its engine says when it opens one.
+
+    Args:
+        name: as in the logged names.
+        stage: "train", "val" or "test"; in a loop of one's own, the name.
+        number: of its loader in the stage.
+        logged: whether it has a record; False: it only serves as a reference.
+        reference: name of the window that it is compared with; None: nothing is compared.
+        serves: signals of other windows whose reference this one is; () if it is none.
+        positions: whether samples are numbered by their positions in the data set.
+        keeps_samples: whether a sample has the same number in every window.
+    """
+
+    name: str
+    stage: str
+    number: int = 0
+    logged: bool = True
+    reference: str | None = None
+    serves: tuple[str, ...] = ()
+    positions: bool = False
+    keeps_samples: bool = True
+
+
+@dataclass
+class WatchedLayer:
+    """One layer's share of a window: how its rows are put together, and what they are streamed into.
+
+    Args:
+        name: in the logged names; None for the first layer.
+        path: of the module.
+        assembler: makes rows of what was caught.
+        metric: takes them.
+        check: refuses rows of a dimension that the run can't go on with; asked before the first ones.
+        failed: why this layer is a gap.
+    """
+
+    name: str | None
+    path: str
+    assembler: RowAssembler
+    metric: GeometryMetric
+    check: Callable[[int], None] | None = None
+    failed: Gap | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its numbers are of: those of two runs can be compared where this is the same."""
+        made, metric = self.assembler, self.metric
+        found = {
+            "layer": self.path,
+            "dim": metric.dim,
+            "k": metric.neighbors.k,
+            "knn_vote_k": metric.neighbors.vote_k,
+            "bank_size": 0 if metric.bank is None else metric.bank.capacity,
+            "pool": made.chosen_pool or made.pool,
+            "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
+        }
+        if made.chosen_pool == "tokens":
+            found["tokens_per_sequence"] = made.tokens.per_sequence
+        if made.chosen_pool in ("tokens", "mean", "last"):
+            found["skip_tokens"] = made.tokens.skip
+        return found
+
+    def add(self, calls: list[Tensor], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
+        """Stream one batch, one tensor a forward call; returns its samples."""
+        made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
+        for piece in made.parts:
+            if self.check is not None and self.metric.dim is None:
+                self.check(piece.rows.features.shape[1])
+            if piece.may_hold_first_view or self.metric.reads_views:
+                self.metric.update_rows(piece.rows, made.present)
+        return made.samples
+
+    def result(self, compared: Compared, ranks: Ranks, last: bool, if_empty: str) -> WindowResult:
+        """Its numbers, or gaps if it failed on any rank.
+
+        Args:
+            compared: the reference's metric, and why there is none.
+            ranks: the processes to merge with.
+            last: see ``GeometryMetric.window``.
+            if_empty: the reason where no rank has seen features.
+        """
+        if self.failed is not None and not ranks.several:
+            return self._all_gaps(self.failed)
+        try:
+            result = self.metric.window(compared.metric, compared.why_not, ranks, last, self.failed)
+        except RankFailure as failure:
+            self.failed = failure.gap
+            return self._all_gaps(self.failed)
+        if self.metric.dim is None and result.values.get(COUNT_SIGNAL) == 0:
+            self.failed = Gap(GapKind.NO_ROWS, if_empty)
+            return self._all_gaps(self.failed)
+        return result
+
+    def _all_gaps(self, gap: Gap) -> WindowResult:
+        """Every signal has the same reason; before "auto" has seen a batch, those of the usual preset."""
+        preset = PRESETS["classifier" if self.metric.num_classes else "self_supervised"]
+        plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
+        names = plain if self.metric.signals is None else self.metric.signals
+        return WindowResult({}, {}, dict.fromkeys(names, gap), {}, {})
+
+
+class Compared(NamedTuple):
+    """What a layer is compared with: the reference's metric, or why there is none."""
+
+    metric: GeometryMetric | None = None
+    why_not: str = ""
+
+
+class Report(NamedTuple):
+    """What one rank tells the others of its part of a window before it is closed; all of it is known by then."""
+
+    batches: int
+    repeats: int
+    samples: int
+    failed: Gap | None
+    watched: bool
+    drops_repeats: bool
+    bound: int | None
+    length: int | None
+
+
+class ClosedWindow(NamedTuple):
+    """A closed window of one layer.
+
+    ``record``: its numbers. ``curves``: on rank 0, tensors by name (see ``metrics.evaluation``, ``metrics.details``).
+    ``ids``: the user's names of samples, by number. ``positions``: whether a sample's number is its position in the
+    data set. ``signals``: those that were chosen, in order.
+    """
+
+    record: Record
+    curves: Mapping[str, Tensor]
+    ids: Mapping[int, str]
+    positions: bool
+    signals: tuple[str, ...]
+
+
+@dataclass
+class Window:
+    """Opened, fed batch by batch, closed into records. ``failed`` says why it became a gap."""
+
+    plan: WindowPlan
+    layers: list[WatchedLayer] = field(default_factory=list)
+    ids: SampleIds | None = None
+    shard: Shard | None = None
+    started: float = field(default_factory=time.perf_counter)
+    start_step: int = 0
+    seconds: float = 0.0
+    samples: int = 0
+    batches: int = 0
+    repeats: int = 0
+    failed: Gap | None = None
+
+    def open(self, step: int) -> None:
+        """Forget everything and start the clocks."""
+        for part in self.layers:
+            part.metric.reset()
+            part.failed = None
+        if self.ids is not None:
+            self.ids.clear()
+        self.started, self.start_step = time.perf_counter(), step
+        self.seconds, self.samples, self.batches, self.repeats, self.failed = 0.0, 0, 0, 0, None
+
+    def fail(self, gap: Gap) -> None:
+        """From now on this window is a gap."""
+        self.failed = gap
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The chosen signals, from a layer that has seen rows."""
+        return next((part.metric.signals for part in self.layers if part.metric.signals), ())
+
+    def add(self, caught: list[list[Tensor]], batch: Any, ranks: Ranks) -> None:
+        """Stream one batch: for each layer, one tensor a forward call."""
+        size = 0
+        for part, calls in zip(self.layers, caught, strict=True):
+            if calls:
+                size = max(size, part.add(calls, batch, self.samples, ranks, self.shard))
+        if self.ids is not None and size:
+            self.ids.add(batch, self.samples, size, ranks, [part.metric for part in self.layers])
+        self.samples += size
+        self.batches += 1
+        if self.shard is not None:
+            self.repeats += self.shard.advance(size)
+
+    # --- closing ---------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """What other ranks must know."""
+        shard = self.shard
+        drops, bound, length = (False, 0, None) if shard is None else (shard.droppable, shard.repeats, shard.length)
+        return Report(self.batches, self.repeats, self.samples, self.failed, bool(self.layers), drops, bound, length)
+
+    def close(
+        self,
+        number: int,
+        epoch: float,
+        step: int,
+        ranks: Ranks,
+        reports: Sequence[Report],
+        reference: Compared | Window,
+    ) -> list[ClosedWindow]:
+        """A record for each layer, the same on every rank, with curves on rank 0. A failed one is all gaps.
+
+        Args:
+            number, epoch, step: of this window.
+            ranks: the processes to merge with.
+            reports: of every rank.
+            reference: the window that it is compared with, or why there is none.
+        """
+        begin = time.perf_counter()
+        for part in self.layers:
+            part.failed = self.failed or part.failed
+        others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
+        last = reference is not self and not self.plan.serves
+        no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
+        results = [
+            part.result(other, ranks, last, no_batch or _did_not_run(part.path, self.plan.name))
+            for part, other in zip(self.layers, others, strict=True)
+        ]
+        counts = counted(reports)
+        ids = [self.ids.of(_shown_samples(result.curves), ranks) if self.ids else {} for result in results]
+        seconds = self.seconds + time.perf_counter() - begin
+        price = seconds, min(1.0, seconds / max(time.perf_counter() - self.started, 1e-9))
+        price = ranks.share(price) if ranks.several else price
+        signals = self.signals
+        return [
+            ClosedWindow(
+                self._record(part, result, number, epoch, step, counts, price),
+                result.curves,
+                names,
+                self.plan.positions,
+                signals,
+            )
+            for part, result, names in zip(self.layers, results, ids, strict=True)
+        ]
+
+    def _record(
+        self, part: WatchedLayer, result: WindowResult, number: int, epoch: float, step: int, counts: Mapping[str, int],
+        price: tuple[float, float],
+    ) -> Record:  # fmt: skip
+        return Record(
+            window=number,
+            stage=self.plan.name,
+            layer=part.name,
+            epoch=epoch,
+            step=step,
+            values=dict(result.values),
+            standard_errors=dict(result.standard_errors),
+            gaps=dict(result.gaps),
+            ceilings=dict(result.ceilings),
+            counts={**result.counts, **counts},
+            seconds=price[0],
+            share=price[1],
+            notes=[*result.notes, *repeats_note(counts.get("repeated"))],
+            reference=self.plan.reference,
+            facts=part.facts,
+            spectrum=thin_spectrum(result.curves.get("eigenvalues")),
+        )
+
+
+def counted(reports: Sequence[Report]) -> dict[str, int]:
+    """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
+    counts = {"batches": sum(told.batches for told in reports), "padded": sum(told.repeats for told in reports)}
+    if not all(told.drops_repeats for told in reports) and len(reports) > 1:
+        bounds, lengths = {told.bound for told in reports}, {told.length for told in reports}
+        samples, bound, length = sum(told.samples for told in reports), reports[0].bound, reports[0].length
+        if bounds == {bound} and bound is not None:
+            counts["repeated"] = bound
+        elif lengths == {None}:
+            counts["repeated"] = samples
+        elif lengths == {length} and length is not None:  # else each rank has a data set of its own
+            counts["repeated"] = max(0, samples - length)
+    return {name: count for name, count in counts.items() if count or name == "batches"}
+
+
+def repeats_note(repeated: int | None) -> list[Note]:
+    """What to say of samples that may have come twice."""
+    if not repeated:
+        return []
+    return [
+        Note(
+            NoteKind.REPEATS,
+            f"up to {repeated} samples may have been counted twice: this loader's sampler is not one that is known to "
+            "repeat samples only at its end (torch's DistributedSampler, read in order)",
+        )
+    ]
 
 
 def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
@@ -37,236 +327,18 @@ def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
     return [[float(rank), float(f"{values[rank - 1]:.5g}")] for rank in ranks]
 
 
-@dataclass
-class Watched:
-    """One layer's share of a window: how its rows are put together, and what they are streamed into."""
-
-    layer: str | None
-    assembler: RowAssembler
-    metric: GeometryMetric
-    failed: str | None = None
-    saved: Saved | None = None  # what the rows must be like to go on with a checkpoint's curves
-    path: str = ""
-    positions: bool = False  # whether samples are numbered by their positions in the data set
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What its numbers are of: those of two runs can be compared where this is the same."""
-        made, metric = self.assembler, self.metric
-        found = {
-            "layer": self.path,
-            "dim": metric.dim,
-            "k": metric.k,
-            "knn_vote_k": metric.knn_vote_k,
-            "bank_size": metric.bank_rows,
-            "pool": made.chosen_pool or made.pool,
-            "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
-        }
-        if made.chosen_pool == "tokens":
-            found["tokens_per_sequence"] = made.tokens_per_sequence
-        if made.chosen_pool in ("tokens", "mean", "last"):
-            found["skip_tokens"] = made.skip_tokens
-        return found
-
-    def result(
-        self,
-        reference: GeometryMetric | None = None,
-        no_reference: str = "",
-        ranks: Ranks | None = None,
-        last: bool = True,
-        if_empty: str | None = None,
-    ) -> WindowResult:
-        """Its numbers, or gaps if it failed on any rank. Before "auto" has seen a batch, the gaps are the preset's.
-
-        Args:
-            reference, no_reference, ranks, last: see ``GeometryMetric.window``.
-            if_empty: the reason where no rank has seen features.
-        """
-        ranks = ranks or Ranks.alone()
-        if self.failed is not None and not ranks.several:
-            return self._gaps(self.failed)
-        try:
-            result = self.metric.window(reference, no_reference, ranks, last, self.failed)
-        except RankFailure as failure:
-            self.failed = str(failure)
-            return self._gaps(self.failed)
-        if self.metric.dim is None and result.values.get(COUNT_SIGNAL) == 0 and if_empty is not None:
-            self.failed = if_empty
-            return self._gaps(if_empty)
-        return result
-
-    def _gaps(self, reason: str) -> WindowResult:
-        preset = PRESETS["classifier" if self.metric.num_classes else "self_supervised"]
-        plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
-        names = plain if self.metric.signals is None else self.metric.signals
-        return WindowResult({}, {}, dict.fromkeys(names, reason), {}, {})
+def _compared(window: Window, reference: Window) -> list[Compared]:
+    why_not = f"the reference {window.plan.reference!r} has seen no rows"
+    return [Compared(part.metric, why_not) for part in reference.layers]
 
 
-class Shown(NamedTuple):
-    """A closed window of one layer: its record, and on rank 0 what can be shown of it.
-
-    ``curves``: tensors by name (see ``metrics.evaluation``, ``metrics.details``). ``ids``: the user's names of samples,
-    by number. ``positions``: whether a sample's number is its position in the data set.
-    """
-
-    record: Record
-    curves: Mapping[str, Tensor]
-    ids: Mapping[int, str]
-    positions: bool
+def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
+    asked = [curves[name] for name in ("low_samples", "shown_samples") if name in curves]
+    return torch.cat(asked) if asked else None
 
 
-@dataclass
-class Window:
-    """Opened, fed batch by batch, closed into records. ``failed`` says why it became a gap."""
-
-    name: str
-    watched: list[Watched]
-    started: float = field(default_factory=time.perf_counter)
-    start_step: int = 0
-    seconds: float = 0.0
-    samples: int = 0
-    batches: int = 0
-    repeats: int = 0
-    failed: str | None = None
-    serves: bool = False  # as others' reference: its rows are needed after it is closed
-    shard: Shard | None = None
-    identities: Identities | None = None
-
-    def open(self, step: int) -> None:
-        """Forget everything and start the clocks."""
-        for part in self.watched:
-            part.metric.reset()
-            part.failed = None
-        if self.identities is not None:
-            self.identities.clear()
-        self.started, self.start_step = time.perf_counter(), step
-        self.seconds, self.samples, self.batches, self.repeats, self.failed = 0.0, 0, 0, 0, None
-
-    def add(self, caught: list[list[Tensor]], batch: Any) -> int:
-        """Stream one batch: for each layer, one tensor a forward call. Returns its samples."""
-        size, shard = 0, self.shard or Shard(Ranks.alone())
-        for part, calls in zip(self.watched, caught, strict=True):
-            if not calls:
-                continue
-            made = part.assembler.assemble(calls, batch, self.samples, shard.ranks, shard.fresh)
-            size = max(size, made.samples)
-            for piece in made.parts:
-                if part.saved is not None:
-                    part.saved.check([], [piece.rows.features.shape[1]], part.saved.classes)
-                part.metric.tokens = part.assembler.chosen_pool == "tokens"
-                if piece.may_hold_first_view or part.metric.reads_views:
-                    part.metric.update_rows(piece.rows, made.present)
-        if self.identities is not None and size:
-            self.identities.add(batch, self.samples, size, shard.ranks, [part.metric for part in self.watched])
-        self.samples += size
-        fresh = shard.fresh(size)
-        self.repeats += 0 if fresh is None else max(0, size - fresh)
-        self.batches += 1
-        return size
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the time inside as the monitor's own."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - begin
-
-    def close(
-        self,
-        number: int,
-        epoch: float,
-        step: int,
-        reference: Window | None = None,
-        reference_name: str | None = None,
-        ranks: Ranks | None = None,
-        empty: Sequence[str] = (),
-    ) -> list[Shown]:
-        """A record for each layer, the same on every rank, with curves on rank 0. A failed one is all gaps.
-
-        Args:
-            number, epoch, step: of this window.
-            reference: the window it is compared with, in whatever state that one is now.
-            reference_name: what that one is called; None: nothing is compared.
-            ranks: the processes to merge with; None: this one alone.
-            empty: for each layer, the reason where no rank has caught anything.
-        """
-        ranks = ranks or Ranks.alone()
-        begin = time.perf_counter()
-        for part in self.watched:
-            part.failed = self.failed or part.failed
-        others, why_not = self._compared_with(reference, reference_name, ranks)
-        last = reference is not self and not self.serves
-        reasons: list[str | None] = [*empty] if empty else [None] * len(self.watched)
-        results = [
-            part.result(other, why_not, ranks, last, reason)
-            for part, other, reason in zip(self.watched, others, reasons, strict=True)
-        ]
-        counts = self._counts(ranks)
-        ids = [self._ids(result.curves, ranks) for result in results]
-        now = time.perf_counter()
-        seconds, elapsed = ranks.share((self.seconds + now - begin, max(now - self.started, 1e-9)))
-        return [
-            Shown(
-                Record(
-                    window=number,
-                    stage=self.name,
-                    layer=part.layer,
-                    epoch=epoch,
-                    step=step,
-                    values=dict(result.values),
-                    standard_errors=dict(result.standard_errors),
-                    gaps=dict(result.gaps),
-                    ceilings=dict(result.ceilings),
-                    counts={**result.counts, **counts},
-                    seconds=seconds,
-                    share=min(1.0, seconds / elapsed),
-                    notes=[*result.notes, *filter(None, [repeats_note(counts.get("repeated"))])],
-                    reference=reference_name,
-                    facts=part.facts,
-                    spectrum=thin_spectrum(result.curves.get("eigenvalues")),
-                ),
-                result.curves,
-                known,
-                part.positions,
-            )
-            for part, result, known in zip(self.watched, results, ids, strict=True)
-        ]
-
-    def _ids(self, curves: Mapping[str, Tensor], ranks: Ranks) -> Mapping[int, str]:
-        """The user's names of the samples in the curves."""
-        if self.identities is None:
-            return {}
-        asked = [curves[name] for name in ("low_samples", "shown_samples") if name in curves]
-        return self.identities.of(torch.cat(asked) if asked else None, ranks)
-
-    def _counts(self, ranks: Ranks) -> dict[str, int]:
-        """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
-        shard = self.shard or Shard(ranks)
-        mine = (self.batches, self.repeats, self.samples), shard.droppable, shard.repeats, shard.length
-        heard = ranks.gather(mine)
-        batches, dropped, samples = map(sum, zip(*(each[0] for each in heard), strict=True))
-        counts = {"batches": batches, "padded": dropped, "repeated": 0}
-        if not all(each[1] for each in heard):
-            bounds, lengths = {each[2] for each in heard}, {each[3] for each in heard}
-            if bounds == {shard.repeats} and shard.repeats is not None:
-                counts["repeated"] = shard.repeats
-            elif lengths == {None}:
-                counts["repeated"] = samples
-            elif lengths == {shard.length} and shard.length is not None:  # else each rank has a data set of its own
-                counts["repeated"] = max(0, samples - shard.length)
-        return {name: count for name, count in counts.items() if count or name == "batches"}
-
-    def _compared_with(
-        self, reference: Window | None, name: str | None, ranks: Ranks
-    ) -> tuple[list[GeometryMetric | None], str]:
-        """The reference's metric for each layer, and why there is none where there is none: the same on all ranks."""
-        reason = None
-        if reference is None or len(reference.watched) != len(self.watched) or reference.failed is not None:
-            failed = reference.failed if reference is not None else None
-            reason = f"the reference {name!r} " + (f"is a gap: {failed}" if failed else "has not run")
-        reason = next((told for told in ranks.gather(reason) if told is not None), None)
-        if reason is not None or reference is None:
-            return [None] * len(self.watched), reason or ""
-        return [part.metric for part in reference.watched], f"the reference {name!r} has seen no rows"
+def _did_not_run(path: str, name: str) -> str:
+    return (
+        f"no features were caught: {path!r} did not run in {name}. If the model was compiled and called before fit, "
+        "compile it anew; if this stage uses another part of the model, name a layer that runs in it"
+    )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torchmetrics import Metric
 
+from lightning_featgeo import _compat
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.rows.rows import Rows
 from lightning_featgeo.types import Tensor
@@ -46,11 +47,12 @@ class Accumulator(Metric):
 
     def reset(self) -> None:
         """Forget all rows; the memory is used again."""
+        defaults = _compat.state_defaults(self)
         for name, state in self.tensors().items():
-            start = self._defaults[name]
+            start = defaults[name]
             if state.numel() and isinstance(start, Tensor):
                 state.copy_(start.reshape(()).expand_as(state))
-        self._update_count, self._computed, self._forward_cache = 0, None, None
+        _compat.begins_anew(self)
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         return compute  # torchmetrics' wrapper would gather states, and squeeze vectors of one element
@@ -88,8 +90,7 @@ class Accumulator(Metric):
                     f"cannot merge into {type(self).__name__}: state {name!r} is {tuple(state.shape)} here, {got} there"
                 )
         self._merge({name: states[name].to(mine[name].device) for name in mine})
-        self._update_count += 1
-        self._computed = None
+        _compat.has_updates(self, more=1)
 
     def across(self: A, ranks: Ranks, keep: bool) -> A:
         """This accumulator as if it had seen the rows of all ranks.

@@ -10,14 +10,13 @@ import torch
 
 from lightning_featgeo.cuda_ext import certified, ops
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import Undefined
+from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.functional import coding, density, dimension
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
 
 WORTH_SHARING = 2**34  # products of single numbers from which on a search is divided among ranks
-NO_EARLIER = "there is no window before this one"
 BY_DISTANCE = frozenset(
     {"distances", "neighbor_indices", "neighbor_samples", "log_density", "local_dimension", "target_local_distances"}
 )
@@ -156,7 +155,7 @@ class BankStatistics:
     def earlier_neighbors(self) -> tuple[Tensor, Tensor]:
         """``neighbor_samples`` and ``samples`` of the window before."""
         if self._earlier is None:
-            raise Undefined(NO_EARLIER)
+            raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
         return self._earlier
 
     @statistic("bank", "labels")
@@ -231,7 +230,7 @@ class BankStatistics:
     def _has_target(self) -> Tensor:
         known = self._bank.targets.isfinite().all(dim=1)
         if not bool(known.any()):
-            raise Undefined("no row of the bank has a regression target")
+            raise Undefined("no row of the bank has a regression target", GapKind.NO_INPUT)
         return known
 
     @statistic("bank", "targets")

@@ -5,43 +5,42 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lightning_featgeo.cuda_ext import ops, search
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import Undefined
+from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.functional import fidelity, outliers, spectrum
 from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING, BankStatistics
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.sums import SumStatistics
 from lightning_featgeo.types import Tensor
 
-if TYPE_CHECKING:
-    from lightning_featgeo.metrics.statistics.statistics import Statistics
-
 
 class ReferenceStatistics(SumStatistics, BankStatistics):
     """Statistics that read the frozen accumulators of the reference as well."""
 
-    _reference: Statistics | None
+    _reference: ReferenceStatistics | None
     _no_reference: str
 
     _has_reference: bool
 
-    def _of_reference(self, accumulator: str) -> Statistics:
+    def _of_reference(self, accumulator: str) -> ReferenceStatistics:
         """The reference, if it keeps that accumulator ("covariance": moments with their scatter)."""
         other = self._reference
         if other is None:
-            raise Undefined(self._no_reference)
+            raise Undefined(self._no_reference, GapKind.NO_REFERENCE)
         kept = other._accumulators.get("moments" if accumulator == "covariance" else accumulator)
         if kept is None or (accumulator == "covariance" and not len(kept.scatter)):
             raise Undefined(
-                f"the reference keeps no {accumulator}: give it the same signals, or name them in its serve="
+                f"the reference keeps no {accumulator}: give it the same signals, or name them in its serve=",
+                GapKind.NO_REFERENCE,
             )
         if other.dim != self.dim:
-            raise Undefined(f"the reference has {other.dim} dimensions, this window has {self.dim}")
+            raise Undefined(
+                f"the reference has {other.dim} dimensions, this window has {self.dim}", GapKind.NO_REFERENCE
+            )
         if other._count == 0:
-            raise Undefined("the reference has seen no rows")
+            raise Undefined("the reference has seen no rows", GapKind.NO_REFERENCE)
         return other
 
     @property
@@ -81,7 +80,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         bank = self._of_reference("bank")
         labels = bank.row_labels
         if labels.numel() == 0:
-            raise Undefined("the reference has no labelled rows to vote")
+            raise Undefined("the reference has no labelled rows to vote", GapKind.NO_REFERENCE)
         return self.unit_labelled_rows, bank.unit_labelled_rows, labels
 
     @statistic("bank")

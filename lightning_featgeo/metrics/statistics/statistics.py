@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.statistics.needs import known
 from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
 from lightning_featgeo.types import Tensor
@@ -55,11 +54,5 @@ class Statistics(ReferenceStatistics):
         self._wanted = known() if wanted is None else wanted
 
     def computed(self) -> frozenset[str]:
-        """Statistics that some signal has asked for so far."""
-        return frozenset(known() & self.__dict__.keys())
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether class moments were kept and a row had a label."""
-        moments = self._accumulators.get("moments")
-        return isinstance(moments, MomentsAccumulator) and moments.num_classes > 0 and bool(self.class_counts.any())
+        """What was asked for so far, by name: each is kept once it is known."""
+        return frozenset(self.__dict__)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from lightning_featgeo.errors import Undefined
+from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
@@ -42,6 +42,12 @@ class SumStatistics:
     @cached_property
     def _units(self) -> Units:
         return cast(UnitAccumulator, self._accumulators["units"]).compute()
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether class moments were kept and a row had a label."""
+        moments = self._accumulators.get("moments")
+        return isinstance(moments, MomentsAccumulator) and moments.num_classes > 0 and bool(self.class_counts.any())
 
     @statistic()
     def sample_count(self) -> int:
@@ -154,9 +160,11 @@ class SumStatistics:
     def _head_parameters(self) -> tuple[Tensor, Tensor]:
         weight = getattr(self._head, "weight", None)
         if hasattr(self._head, "base_layer"):
-            raise Undefined(f"the head is an adapter ({type(self._head).__name__}); merge it to read its weight")
+            raise Undefined(
+                f"the head is an adapter ({type(self._head).__name__}); merge it to read its weight", GapKind.NO_INPUT
+            )
         if not isinstance(weight, Tensor) or weight.ndim < 2:
-            raise Undefined("no linear head is known; name it with head='path.of.the.classifier'")
+            raise Undefined("no linear head is known; name it with head='path.of.the.classifier'", GapKind.NO_INPUT)
         device = state_device(weight.device)  # float64 is not everywhere
         weight = weight.detach().to(device).double().flatten(1)
         bias = getattr(self._head, "bias", None)

@@ -1,0 +1,135 @@
+"""Every private or moving name of torch, Lightning and torchmetrics that we use, and what happens where one is missing.
+
+Nothing here is imported at the top but torch: a rename costs one feature, never ``import lightning_featgeo``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
+def keep_in_compiled_graphs(op: Any) -> bool:
+    """Declare an op an ordered effect, so that a compiled graph keeps its call in place; returns whether that worked.
+
+    Without it (the registration is private to torch, and there from 2.4 on), the taps break the graph at the hook
+    instead: slower, and right.
+    """
+    try:
+        from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
+
+        _register_effectful_op(op, _EffectType.ORDERED)
+    except Exception:  # renamed, moved, or registered otherwise
+        return False
+    return True
+
+
+def is_inside_torch_func(x: torch.Tensor) -> bool:
+    """Whether a tensor is wrapped by ``torch.func`` (vmap, grad); False where torch can't be asked."""
+    functorch = getattr(torch._C, "_functorch", None)
+    return bool(getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)(x))
+
+
+# --- Lightning -------------------------------------------------------------------------------------------------------
+
+
+def device_mesh(strategy: Any) -> Any:
+    """The mesh of FSDP2 or tensor parallelism; None where there is none: then all processes see different data."""
+    return getattr(strategy, "_device_mesh", None)
+
+
+def wrapped_module(strategy: Any) -> torch.nn.Module | None:
+    """What the strategy has wrapped around the LightningModule; None: nothing that is known."""
+    model = getattr(strategy, "model", None)
+    return model if isinstance(model, torch.nn.Module) else None
+
+
+def logger_run_name(logger: Any) -> str | None:
+    """The run's name as its user gave it; None: the logger's version is shown in its place."""
+    name = getattr(logger, "_run_name", None)
+    if name is None:
+        version = logger.version
+        last = f"version_{version}" if isinstance(version, int) else version
+        name = getattr(logger, "_name", None) if last != logger.name else None
+    return None if name is None else str(name)
+
+
+def last_saved_step(checkpoint: Any) -> int:
+    """Optimiser steps when a ``ModelCheckpoint`` last saved; 0: never, or unknown, and an alarm names no checkpoint."""
+    return int(getattr(checkpoint, "_last_global_step_saved", 0) or 0)
+
+
+def skip_ranking_on_gaps(checkpoint: Any, name: str) -> Callable[[], None] | None:
+    """Let a ``ModelCheckpoint`` skip its ranking while its monitored name has no value; returns how to undo it.
+
+    None where it can't be done: such a checkpoint ends the run on the first gap, as without us.
+    """
+    original = checkpoint.__dict__.get("_save_topk_checkpoint", getattr(checkpoint, "_save_topk_checkpoint", None))
+    if not callable(original) or isinstance(original, _RankUnlessGap):
+        return None
+    checkpoint._save_topk_checkpoint = _RankUnlessGap(original, name)
+    return lambda: checkpoint.__dict__.pop("_save_topk_checkpoint", None)
+
+
+class _RankUnlessGap:
+    """In the place of ``ModelCheckpoint._save_topk_checkpoint``; can be pickled."""
+
+    def __init__(self, original: Callable[..., None], name: str) -> None:
+        self.original, self.name = original, name
+
+    def __call__(self, trainer: Any, monitor_candidates: Mapping[str, torch.Tensor]) -> None:
+        if self.name in monitor_candidates:
+            self.original(trainer, monitor_candidates)
+
+
+def skips_early_stopping(stopper: Any, trainer: Any) -> bool:
+    """Whether Lightning's ``EarlyStopping`` would not look now (sanity check, evaluation)."""
+    asked = getattr(stopper, "_should_skip_check", None)
+    if callable(asked):
+        return bool(asked(trainer))
+    return trainer.state.fn != "fit" or trainer.sanity_checking
+
+
+def mark_stopped(stopper: Any, message: str | None) -> None:
+    """Say on an ``EarlyStopping`` why it stopped (None: it has not); older Lightning keeps the message alone."""
+    try:
+        from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+        reason = EarlyStoppingReason.NOT_STOPPED if message is None else EarlyStoppingReason.PATIENCE_EXHAUSTED
+        stopper.stopping_reason = reason
+    except ImportError:
+        pass
+    stopper.stopping_reason_message = message
+
+
+def flat_parameters(params: Any) -> dict[str, Any]:
+    """Hyperparameters as a flat dict "a/b" -> value; nested as they are where Lightning's helpers are missing."""
+    try:
+        from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
+    except ImportError:
+        return dict(params) if isinstance(params, Mapping) else dict(vars(params))
+    return dict(_flatten_dict(_convert_params(params)))
+
+
+# --- torchmetrics ----------------------------------------------------------------------------------------------------
+
+
+def begins_anew(metric: Any) -> None:
+    """What ``torchmetrics.Metric.reset`` does besides its states."""
+    metric._update_count, metric._computed, metric._forward_cache = 0, None, None
+
+
+def has_updates(metric: Any, more: int = 0) -> None:
+    """Count updates (at least one), so that ``compute`` does not warn, and forget a cached result."""
+    metric._update_count = max(getattr(metric, "_update_count", 0) + more, 1)
+    metric._computed = None
+
+
+def state_defaults(metric: Any) -> Mapping[str, Any]:
+    """State name -> the value it begins with."""
+    found: Mapping[str, Any] = metric._defaults
+    return found

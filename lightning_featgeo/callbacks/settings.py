@@ -1,0 +1,154 @@
+"""The monitor's arguments that only Lightning's Trainer has; those of every engine are in ``watch.settings``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_featgeo.capture.sources import FeaturesFrom, segment, unique_segments
+from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.metrics.catalog import CATALOG, named
+from lightning_featgeo.rows.batches import Selector
+from lightning_featgeo.watch.settings import WatchSettings
+
+STAGES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Display:
+    """What loggers and the progress bar show beyond curves: ``FeatureGeometryMonitor(display=Display(…))``.
+
+    Args:
+        headline: the signal on the progress bar; None: the first one.
+        class_names: names in tables and pictures, in the order of class indices.
+        matrix_classes: most classes in the matrix of cosines, from 2 to 100: those nearest to others.
+        id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
+        embedding_rows: number of feature rows, up to 1,000, for loggers that can show them in the plane.
+
+    Raises:
+        ConfigurationError: if a number is out of range, or ``class_names`` is one string.
+    """
+
+    headline: str | None = None
+    class_names: Sequence[str] | None = None
+    matrix_classes: int = 20
+    id_key: Selector = None
+    embedding_rows: int = 0
+
+    def __post_init__(self) -> None:
+        for name, given, least, most in (
+            ("embedding_rows", self.embedding_rows, 0, 1000),
+            ("matrix_classes", self.matrix_classes, 2, 100),
+        ):
+            if not isinstance(given, int) or not least <= given <= most:
+                raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
+        if isinstance(self.class_names, str):
+            raise ConfigurationError("class_names is one string: give a list of names, in the order of class indices")
+
+    def check_class_names(self, num_classes: int | None) -> None:
+        """As many names as classes.
+
+        Raises:
+            ConfigurationError: with both numbers.
+        """
+        names = self.class_names
+        if names is not None and num_classes is not None and len(names) != num_classes:
+            raise ConfigurationError(
+                f"class_names= has {len(names)} names, and there are {num_classes} classes: give each "
+                "class one, in the order of their indices"
+            )
+
+
+USUAL_DISPLAY = Display()
+
+
+@dataclass(frozen=True)
+class MonitorSettings(WatchSettings):
+    """What the monitor was asked to do, checked when it is built.
+
+    Args:
+        features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
+        stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
+        loader_names: names of several validation (or test) loaders, used in the logged names.
+        every_n_epochs: a window every so many epochs.
+        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
+        reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
+            of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
+            "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
+            a loader of clean training rows compares more alike.
+        resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
+        display: what loggers and the progress bar show: ``Display(headline="nc1", class_names=[…])``.
+    """
+
+    features: FeaturesFrom | None = None
+    stages: str | Sequence[str] = ("val",)
+    loader_names: Sequence[str] | None = None
+    every_n_epochs: int = 1
+    every_n_train_steps: int | None = None
+    reference: str | None = None
+    resume: bool = True
+    display: Display = USUAL_DISPLAY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
+        for stage in given:
+            if stage not in STAGES:
+                raise ConfigurationError(f"unknown stage {stage!r} in stages=.{near_misses(str(stage), STAGES)}")
+        if not given:
+            raise ConfigurationError('stages is empty; use stages=("val",), and add "train" or "test"')
+        object.__setattr__(self, "stages", given)
+        if self.reference is not None:
+            object.__setattr__(self, "reference", segment(self.reference))
+        unique_segments(self.loader_names or (), "loaders")
+        self._check_reference()
+        self._check_headline()
+        if self.layer is not None and self.features is not None:
+            raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
+        if self.every_n_epochs < 1 or (self.every_n_train_steps is not None and self.every_n_train_steps < 1):
+            raise ConfigurationError("every_n_epochs and every_n_train_steps must be at least 1")
+        if self.every_n_train_steps is not None and "train" not in given:
+            raise ConfigurationError(
+                f'every_n_train_steps={self.every_n_train_steps} makes training windows: add "train" to stages='
+            )
+
+    def _check_headline(self) -> None:
+        headline = self.display.headline
+        asked = self.asked or tuple(CATALOG)
+        if headline is not None and headline not in asked:
+            raise ConfigurationError(
+                f"headline={headline!r} is not among the signals.{near_misses(headline, asked)} It is the "
+                "curve that the progress bar shows"
+            )
+
+    def _check_reference(self) -> None:
+        if self.reference is None:
+            needy = [name for name in self.asked if "reference" in CATALOG[name].requires]
+            if needy and (set(needy) & named(self.signals) or needy == list(self.asked)):
+                raise ConfigurationError(
+                    f"{', '.join(needy)} compare a window with another one: give "
+                    'FeatureGeometryMonitor(reference="train"), or the name of a loader'
+                )
+            return
+        names = [segment(name) for name in self.loader_names or ()]
+        if self.reference not in ("train", *names) and (
+            names or not re.fullmatch(r"(val|test)(_\d+)?", self.reference)
+        ):
+            known = ["train", *(names or ("val", "val_1"))]
+            raise ConfigurationError(
+                f'reference={self.reference!r} is neither "train" nor a loader.{near_misses(self.reference, known)}'
+            )
+        if self.reference == "train" and "train" in names:
+            raise ConfigurationError(
+                'reference="train" means the training windows, and a loader is called "train" too: name that one '
+                'otherwise in loader_names=, for example "train_clean"'
+            )
+        if self.reference == "train" and tuple(self.stages) == ("train",):
+            raise ConfigurationError(
+                'reference="train" compares other windows with training, and stages= has only "train": add "val"'
+            )
+        if self.reference == "train" and self.every_n_train_steps is not None:
+            raise ConfigurationError(
+                'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
+            )

@@ -1,0 +1,96 @@
+"""What a Lightning Trainer tells: its processes, loaders, stages, the epoch, and where a run's files are."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import ParallelStrategy
+
+from lightning_featgeo import _compat
+from lightning_featgeo.callbacks.settings import MonitorSettings
+from lightning_featgeo.capture.sources import segment
+from lightning_featgeo.distributed.ranks import Ranks
+
+
+def ranks_of(trainer: pl.Trainer) -> Ranks:
+    """The processes that see different data: all, or with tensor parallelism those of the data-parallel mesh."""
+    if not isinstance(trainer.strategy, ParallelStrategy):
+        return Ranks.alone()
+    mesh = _compat.device_mesh(trainer.strategy)
+    names = getattr(mesh, "mesh_dim_names", None) or ()
+    if mesh is not None and "data_parallel" in names and len(names) > 1:
+        return Ranks(mesh["data_parallel"].get_group())
+    return Ranks()
+
+
+def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
+    """The stage's loader of that number, or None where it can't be told."""
+    loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
+    given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
+
+
+def stage_names(trainer: pl.Trainer, stage: str, loader_names: Any) -> list[str]:
+    """What the stage's loaders are called in logged names."""
+    loaders = getattr(trainer, f"{stage}_dataloaders", None) if stage != "train" else None
+    given = [segment(n) for n in loader_names or ()] if stage != "train" else []
+    if isinstance(loaders, (list, tuple, Mapping)):
+        count = len(loaders)
+    else:
+        count = max(1, len(given)) if loaders is None else 1  # None: not set up yet
+    return [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
+
+
+def stages_of_fit(settings: MonitorSettings, trainer: pl.Trainer) -> tuple[tuple[str, ...], str | None]:
+    """The stages of this fit, and a word on it: training windows where there is no validation."""
+    stages = tuple(settings.stages)
+    if "val" not in stages or trainer.enable_validation:
+        return stages, None
+    rest = tuple(s for s in stages if s not in ("val", "train"))
+    return ("train", *rest), (
+        "featgeo: there is no validation loader, so the curves are training windows (featgeo/train/…); "
+        "they run over changing weights and augmented batches"
+    )
+
+
+def fractional_epoch(trainer: pl.Trainer) -> float:
+    """Epochs done, with the fraction of the running one; strictly increasing over a fit."""
+    epoch = float(trainer.current_epoch)
+    if trainer.state.fn != "fit":
+        return epoch
+    started = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    total = trainer.num_training_batches
+    return epoch + (min(1.0, started / total) if math.isfinite(total) and total else started / (started + 1))
+
+
+def history_path(trainer: pl.Trainer) -> Path | None:
+    """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
+    if trainer.loggers and type(trainer.loggers[0]).__name__ == "MLFlowLogger":
+        folder = Path(trainer.default_root_dir)  # the other one is MLflow's store, where a folder is an experiment
+    if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
+        return None
+    if "://" in str(folder) or ":/" in str(folder):  # a remote store: no local file stands beside that run
+        return None
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # names sort as they were begun
+    return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:4]}.jsonl"
+
+
+def run_name(trainer: pl.Trainer) -> tuple[str | None, str | None]:
+    """What its first logger calls the run, for people; and what no other run is called."""
+    for logger in trainer.loggers:
+        version = logger.version
+        last = f"version_{version}" if isinstance(version, int) else version
+        kind = type(logger).__name__
+        given = _compat.logger_run_name(logger) if kind in ("WandbLogger", "MLFlowLogger") else None
+        project = None if kind == "MLFlowLogger" else logger.name
+        parts = [str(part) for part in (project, given or last) if part]
+        if parts:
+            return "/".join(parts), f"{logger.name}/{version}"
+    return None, None

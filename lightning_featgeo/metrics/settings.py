@@ -1,0 +1,69 @@
+"""What a metric is configured with beyond its signals: how neighbours are searched, and what is no error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.metrics.details import Details
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """How neighbours are searched, and among which rows: ``FeatureGeometryMonitor(neighbors=Neighbors(k=10))``.
+
+    Args:
+        k: neighbours of density and dimension signals, ≥ 2.
+        vote_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1.
+        bank_size: rows kept for neighbour signals, ≥ 2. "auto": 4096, fewer if they would exceed 256 MiB.
+        seed: of the hash that draws those rows, and the tokens of ``Tokens``: the same ones in every epoch and process.
+
+    Raises:
+        ConfigurationError: if a number is too small.
+    """
+
+    k: int = 20
+    vote_k: int = 200
+    bank_size: int | Literal["auto"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("k", self.k, 2), ("vote_k", self.vote_k, 1)):
+            if value < least:
+                raise ConfigurationError(f"Neighbors({name}={value}): {name} must be at least {least}")
+        if self.bank_size != "auto" and self.bank_size < 2:
+            raise ConfigurationError(
+                f"Neighbors(bank_size={self.bank_size}): bank_size must be 'auto' or at least 2 rows"
+            )
+
+
+USUAL_NEIGHBORS = Neighbors()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the owner of a metric has decided once, for all of its windows.
+
+    Args:
+        strict: an error in a signal is raised; False: that signal is a gap.
+        lenient: a signal asked for by name that can't be computed is a gap; False: an error at the first batch.
+        tolerated: inputs ("labels", "reference", "earlier", …) whose lack is no error even for a signal asked for by
+            name. None: "reference", where ``has_reference`` is given.
+        keeps_samples: a sample index means the same sample in every window; False: the loader shuffles, so that
+            signals which compare windows row by row are left out.
+        details: tables and rows to look at, besides numbers; None: none.
+        head_root: the module that FSDP has wrapped, to read a sharded head; None: the head is whole.
+    """
+
+    strict: bool = False
+    lenient: bool = False
+    tolerated: frozenset[str] | None = None
+    keeps_samples: bool = True
+    details: Details | None = None
+    head_root: torch.nn.Module | None = None
+
+
+USUAL_POLICY = Policy()

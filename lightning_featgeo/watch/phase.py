@@ -1,0 +1,41 @@
+"""The phase of a run: what was looked at, announced and trained, and which windows are open.
+
+A wrong setting may end a run only while nothing is lost: before the first training step. Later it is a gap::
+
+    start ── look (a stage's first batch) ── announce (the first rows) ── train (a step is done)
+              may refuse a setting ────────────────────────────────────┘   from here on, a gap
+
+    a stage's window:  closed ── open ── catching (inside a step) ── open ── … ── closed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Phase:
+    """Where a run is.
+
+    Attributes:
+        trained: whether a training step is done: until then a wrong setting may end the run.
+        announced: whether the run has said what it watches.
+        catching: the stage whose step is being run, None between steps.
+        open: stages whose windows are being fed.
+        looked: stages whose first batch was looked at.
+    """
+
+    trained: bool = False
+    announced: bool = False
+    catching: str | None = None
+    open: set[str] = field(default_factory=set)
+    looked: set[str] = field(default_factory=set)
+    _with_rows: set[str] = field(default_factory=set)
+
+    def awaits_rows(self, window: str) -> bool:
+        """Whether no rows have arrived in windows of this name yet."""
+        return window not in self._with_rows
+
+    def rows_arrived(self, window: str) -> None:
+        """Rows have arrived in a window of this name."""
+        self._with_rows.add(window)

@@ -1,0 +1,274 @@
+"""The pipeline of a window, once for every engine: open, stream batch by batch, close, announce.
+
+Whoever drives the loop (Lightning's hooks, Fabric, the Hugging Face Trainer, a loop of one's own) says *when*; nothing
+here knows a trainer. Errors of ours become a warning and a gap on the way (see ``watch.guard``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning_featgeo.capture.sources import Sources
+from lightning_featgeo.distributed.ranks import RankFailure, Ranks
+from lightning_featgeo.distributed.sharding import whole
+from lightning_featgeo.errors import Gap
+from lightning_featgeo.history.history import History
+from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.announcement import Announcement, say
+from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.layers import check_batch, class_count, watched_layers
+from lightning_featgeo.watch.phase import Phase
+from lightning_featgeo.watch.sample_ids import SampleIds
+from lightning_featgeo.watch.samplers import Shard
+from lightning_featgeo.watch.settings import WatchSettings
+from lightning_featgeo.watch.window import ClosedWindow, Compared, Report, WatchedLayer, Window, WindowPlan
+
+Make = Callable[[WindowPlan], list[WatchedLayer]]
+
+
+class Watcher:
+    """Windows over the features of one model.
+
+    Args:
+        settings: what is watched and computed.
+        sources: where features come from.
+        ranks: the processes that see different data.
+        history: where closed windows go.
+        stated_classes: C as the model or datamodule states it.
+        policy: of the metrics.
+        id_key: selector of the samples' names; None: they have none.
+    """
+
+    def __init__(
+        self,
+        settings: WatchSettings,
+        sources: Sources,
+        ranks: Ranks,
+        history: History,
+        stated_classes: int | None,
+        policy: Policy,
+        id_key: Any = None,
+    ) -> None:
+        self.settings, self.sources, self.ranks, self.history = settings, sources, ranks, history
+        self.stated_classes, self.policy, self.id_key = stated_classes, policy, id_key
+        self.guard = Guard(settings.on_error, tells=ranks.rank == 0)
+        self.phase = Phase()
+        self.windows: dict[str, Window] = {}
+        self.shards: dict[str, Shard] = {}  # by window: where its loader is
+        self.make_layers: Make = lambda plan: watched_layers(settings, sources, stated_classes, plan, self.policy)
+        self.on_announcement: Callable[[Window], Announcement] = lambda window: Announcement(
+            sources.layers, window, [window.plan.name], ranks=ranks.size
+        )
+
+    # --- opening ---------------------------------------------------------------------------------------------
+
+    def of_stage(self, stage: str) -> list[Window]:
+        """The stage's windows, in the order of their loaders."""
+        return [window for window in self.windows.values() if window.plan.stage == stage]
+
+    def open(self, stage: str, plans: Iterable[WindowPlan], step: int) -> None:
+        """Begin the stage's windows, one a loader. Whatever fails now, other ranks will close them."""
+        self.phase.open.add(stage)
+        for plan in plans:
+            window = self.windows.setdefault(plan.name, Window(plan))
+            if self.id_key is not None and window.ids is None:
+                window.ids = SampleIds(self.id_key)
+            with self.guard.around(f"opening the {plan.name} window", window.fail):
+                window.open(step)
+                window.shard = self.shards.get(plan.name)
+
+    def loader_starts(self, name: str, loader: Any, from_start: bool = True) -> None:
+        """A window's loader begins anew: from here on, samples are counted to tell repeats from others.
+
+        Args:
+            name: of the window that is fed from it, now or later.
+            loader: the loader, None if it can't be told.
+            from_start: False: nobody saw it begin (a resumed epoch), so that nobody knows where it is.
+        """
+        if not self.ranks.several:
+            return  # nothing is repeated to even out ranks
+        self.shards[name] = shard = Shard.of(loader, self.ranks)
+        shard.seen = 0 if from_start else None
+        if name in self.windows:
+            self.windows[name].shard = shard
+
+    def missed_batch(self, name: str) -> None:
+        """A batch went by that nobody looked at: where the loader is can't be told any more."""
+        if name in self.shards:
+            self.shards[name].seen = None
+
+    def drop(self, stage: str) -> None:
+        """Forget the stage's open windows."""
+        self.phase.open.discard(stage)
+
+    # --- streaming -------------------------------------------------------------------------------------------
+
+    def begin_batch(self, stage: str) -> None:
+        """Catch what the coming forwards make."""
+        with self.guard.around("catching features", self.failing(stage)):
+            self.sources.open()
+            self.phase.catching = stage
+
+    def end_batch(self, name: str | None, outputs: Any, batch: Any, refuses: bool = False) -> bool:
+        """Stream what was caught into a window, if it is there and open; returns whether rows arrived.
+
+        Args:
+            name: of the window; None: what was caught only tells the head.
+            outputs: what the step returned.
+            batch: what the step was given.
+            refuses: a wrong setting ends the run: nothing was trained yet.
+        """
+        self.phase.catching = None
+        window = self.windows.get(name) if name is not None else None
+        if window is not None and window.plan.stage not in self.phase.open:
+            window = None
+        if window is None:
+            with self.guard.around("catching features", refuses=refuses):
+                self._caught(outputs, batch)
+            return False
+        begin = time.perf_counter()
+        try:
+            return self._stream(window, outputs, batch, refuses)
+        finally:
+            window.seconds += time.perf_counter() - begin
+
+    def _stream(self, window: Window, outputs: Any, batch: Any, refuses: bool) -> bool:
+        with self.guard.around(f"streaming a {window.plan.name} batch", window.fail, refuses=refuses):
+            caught = self._caught(outputs, batch)
+            if window.failed is not None:
+                return False
+            if not window.layers:
+                window.layers = self.make_layers(window.plan)
+            window.add(caught, batch, self.ranks)
+            if not any(caught):
+                return False
+            if not self.phase.trained:
+                self.phase.rows_arrived(window.plan.name)
+            if window.plan.logged and not self.phase.announced:
+                self.phase.announced = True
+                self._announce(window)
+            return True
+        return False
+
+    def _caught(self, outputs: Any, batch: Any) -> list[list[Tensor]]:
+        calls = self.sources.take(outputs, batch)
+        return [[x if type(x) is Tensor else whole(x) for x in one] for one in calls]
+
+    def look(self, batch: Any) -> bool:
+        """Look at a batch for settings that can't work; returns whether it has labels.
+
+        Raises:
+            ConfigurationError: if a selector finds nothing, or a named signal lacks its input.
+        """
+        return check_batch(self.settings, batch, self.classes)
+
+    @property
+    def classes(self) -> int | None:
+        """C, as far as it is known."""
+        return class_count(self.settings, self.stated_classes, self.sources.head, None)
+
+    def failing(self, stage: str) -> Callable[[Gap], None]:
+        """What makes all windows of a stage gaps."""
+
+        def fail(gap: Gap) -> None:
+            for window in self.of_stage(stage):
+                window.fail(gap)
+
+        return fail
+
+    # --- closing ---------------------------------------------------------------------------------------------
+
+    def close(
+        self, names: Sequence[str], first_number: int, epoch: float, step: int, reference: Window | None = None
+    ) -> list[ClosedWindow]:
+        """Close windows that were open together; with several processes, all of them must.
+
+        Args:
+            names: of the windows.
+            first_number: of the first of them, within the run.
+            epoch, step: now.
+            reference: the window that they are compared with, in whatever state it is now.
+        """
+        closing = [self.windows[name] for name in names]
+        self.phase.open -= {window.plan.stage for window in closing}
+        involved = closing if reference is None or reference in closing else [*closing, reference]
+        told: Mapping[str, list[Report]] = {}
+
+        def fail_all(gap: Gap) -> None:
+            for window in closing:
+                window.fail(gap)
+
+        with self.guard.around(f"closing {', '.join(names)}", fail_all):
+            told = self._agree(involved)
+        closed: list[ClosedWindow] = []
+        for number, window in enumerate(closing, first_number):
+            closed += self._close_one(window, number, epoch, step, told, reference)
+        for one in closed:
+            self.guard.warn_of(one.record)
+        return closed
+
+    def _close_one(
+        self, window: Window, number: int, epoch: float, step: int, told: Mapping[str, list[Report]],
+        reference: Window | None,
+    ) -> list[ClosedWindow]:  # fmt: skip
+        if told:
+            with self.guard.around(f"computing the {window.plan.name} window", window.fail):
+                reports, compared = told[window.plan.name], _compared(window, reference, told)
+                if isinstance(compared, Window) and not compared.plan.logged:
+                    window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
+                return window.close(number, epoch, step, self.ranks, reports, compared)
+        return window.close(number, epoch, step, Ranks.alone(), [window.report()], Compared())  # failed: all gaps
+
+    def _agree(self, windows: Sequence[Window]) -> dict[str, list[Report]]:
+        """Watch the same layers in every window on every rank; returns what each rank tells of each window.
+
+        A rank on which nothing ran takes the head that others have found.
+
+        Raises:
+            RankFailure: on all ranks, if they have found different heads, or one can't make its accumulators.
+        """
+        mine = self.paths, [window.report() for window in windows]
+        heard = self.ranks.gather(mine) if self.ranks.several else [mine]
+        found = list(dict.fromkeys(tuple(paths) for paths, _ in heard if paths))
+        if len(found) > 1:
+            raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
+        told = {w.plan.name: [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
+        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[w.plan.name])]
+        if self.ranks.several or not all(window.layers for window in wanted):  # alone, mostly nothing is to be made
+            self.ranks.attempt(lambda: self._complete(wanted, found[0][0] if found else None))
+        return told
+
+    def _complete(self, windows: Sequence[Window], head: str | None) -> None:
+        if head is not None and not self.sources.layers:
+            self.sources.adopt(head)
+        for window in windows:
+            window.layers = window.layers or self.make_layers(window.plan)
+
+    @property
+    def paths(self) -> list[str]:
+        """The watched layers, as far as they are known."""
+        return [layer.path for layer in self.sources.layers]
+
+    # --- words -----------------------------------------------------------------------------------------------
+
+    def _announce(self, window: Window) -> None:
+        told = self.on_announcement(window)
+        if self.ranks.rank == 0:
+            say(told.text)
+        self.history.describe(told.facts)
+
+
+def _compared(window: Window, reference: Window | None, told: Mapping[str, list[Report]]) -> Compared | Window:
+    """The window's reference, or why there is none: the same on all ranks."""
+    name = window.plan.reference
+    if name is None:
+        return Compared()
+    failed = [report.failed for report in told.get(name, ()) if report.failed is not None]
+    if failed:
+        return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
+    if reference is None or len(reference.layers) != len(window.layers):
+        return Compared(why_not=f"the reference {name!r} has not run")
+    return reference

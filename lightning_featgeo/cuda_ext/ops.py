@@ -38,16 +38,14 @@ def scatter_(
     squares: Float[Tensor, " g"],
     scatter: Float[Tensor, "buckets d d"] | None,
     labelled_groups: int,
-    exact: bool,
 ) -> None:
     """Stream rows into shifted moments, in place.
 
     For each group g: ``shift`` (fp32, the first-seen mean), ``counts``, ``sums`` Σ(x−s) and ``squares``
     Σ‖x−s‖². ``scatter`` Σ(x−s)(x−s)ᵀ is pooled: bucket 0 over the first ``labelled_groups`` groups, bucket 1
-    over the others (one bucket: over all). Rows whose group is negative count nowhere.
-    ``exact``: products in float64, needed where an entropy of the spectrum is asked for.
+    over the others (one bucket: over all). Rows whose group is negative count nowhere. Products are in float64.
     """
-    _ops.scatter_(rows, groups, shift, counts, sums, squares, scatter, labelled_groups, exact)
+    _ops.scatter_(rows, groups, shift, counts, sums, squares, scatter, labelled_groups)
 
 
 def direction_sums_(
@@ -65,10 +63,16 @@ def unit_stats_(
     rows: Float[Tensor, "n d"],
     keep: Bool[Tensor, " n"],
     active: Float[Tensor, " d"],
-    minimum: Float[Tensor, " d"],
-    maximum: Float[Tensor, " d"],
+    minimum: Float[Tensor, " d"] | None = None,
+    maximum: Float[Tensor, " d"] | None = None,
 ) -> None:
-    """Stream rows into per-unit activity counts (x > 0) and ranges, in place."""
+    """Stream rows into per-unit activity counts (x > 0) and, if given, per-unit minima and maxima, in place.
+
+    Raises:
+        ValueError: if only one of ``minimum`` and ``maximum`` is given.
+    """
+    if (minimum is None) != (maximum is None):
+        raise ValueError("unit_stats_: give both minimum and maximum, or neither")
     _ops.unit_stats_(rows, keep, active, minimum, maximum)
 
 

@@ -18,9 +18,9 @@ SCHEMAS = {
     "hash_priority": "(Tensor index, int seed) -> Tensor",
     "reservoir_slots": "(Tensor priorities, Tensor new_priorities) -> (Tensor, Tensor, Tensor)",
     "scatter_": "(Tensor rows, Tensor groups, Tensor(a!) shift, Tensor(b!) counts, Tensor(c!) sums, "
-    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups, bool exact) -> ()",
+    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups) -> ()",
     "direction_sums_": "(Tensor rows, Tensor keep, Tensor(a!) count, Tensor(b!) sums, Tensor(c!) squares) -> ()",
-    "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!) minimum, Tensor(c!) maximum) -> ()",
+    "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!)? minimum, Tensor(c!)? maximum) -> ()",
     "knn": "(Tensor queries, Tensor reference, int k, Tensor? query_groups, Tensor? reference_groups, "
     "bool exclude_self, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor)",
     "self_neighbors": "(Tensor rows, int k, Tensor groups, Tensor voters, int vote_k, float kernel_scale) "

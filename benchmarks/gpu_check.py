@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from lightning_featgeo.cuda_ext import backend_info, certified, library, ops, reference, search
+from lightning_featgeo.cuda_ext import backend_info, certified, library, ops, reference, scan_ops, search
+from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 
 HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -106,7 +107,7 @@ def check_select(draw: Draw, small: bool) -> str:
     for _ in range(3):
         products, norms, other = torch.randn(n, m, dtype=dtype), torch.rand(n, dtype=dtype), torch.rand(m, dtype=dtype)
         ids, other_ids = torch.randint(0, 30, (n,), dtype=torch.int32), torch.randint(0, 30, (m,), dtype=torch.int32)
-        ops.select_(products.cuda(), norms.cuda(), other.cuda(), ids.cuda(), other_ids.cuda(), first, own, found)
+        scan_ops.select_(products.cuda(), norms.cuda(), other.cuda(), ids.cuda(), other_ids.cuda(), first, own, found)
         reference.select_(products, norms, other, ids, other_ids, first, values[1], indices[1])
         first += m
     close(own, values[1], 1e-6, 1e-6)
@@ -133,7 +134,7 @@ def check_self(draw: Draw, small: bool) -> str:
     x = rows(draw, n, d, torch.float32)
     groups, voters = torch.randint(-1, n, (n,)), torch.rand(n) > 0.3
     found = ops.self_neighbors(x, 9, groups.cuda(), voters.cuda(), 50, 2.0)
-    truth = ops.SelfNeighbors(*search.self_neighbors(x.cpu(), 9, groups, voters, 50, 2.0))
+    truth = SelfNeighbors(*search.self_neighbors(x.cpu(), 9, groups, voters, 50, 2.0))
     close(found.distances, truth.distances, 1e-9, 1e-12)
     close(found.chords.square(), truth.chords.square(), 0.0, 2e-6)
     close(found.kernel_sums, truth.kernel_sums, 1e-5, 1e-9)
@@ -197,6 +198,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA device is visible to torch: run this on a machine with a GPU")
         return 1
+    library.load_for(torch.zeros(1).cuda())
     if "cuda" not in library.libraries:
         print(f"the CUDA kernels are not loaded: {library.reasons['cuda']}")
         return 1

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import reference, scan
+from lightning_featgeo.cuda_ext import proof, reference
 
 NAMESPACE = "lightning_featgeo"
 SCHEMAS = {
@@ -92,7 +92,7 @@ def _fake_candidates(
     part: int,
     parts: int,
 ) -> tuple[Tensor, ...]:
-    n, kind = rows.shape[0], torch.float64 if precision == scan.F64 else torch.float32
+    n, kind = rows.shape[0], torch.float64 if precision == proof.F64 else torch.float32
     tables = rows.new_empty((n, width), dtype=kind), rows.new_empty((n, width), dtype=torch.int32)
     columns = [rows.new_empty((n,), dtype=t) for t in (kind, torch.float64, torch.float64)]
     return *tables, *columns, rows.new_empty((n + 1,), dtype=torch.float64)

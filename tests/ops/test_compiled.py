@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_featgeo.cuda_ext import build, certified, library, ops, reference, search
-from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
+from lightning_featgeo.cuda_ext import build, certified, library, ops, reference, scan_ops, search, self_search
+from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
+from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 
 needs_kernels = pytest.mark.skipif("cpu" not in library.libraries, reason=f"no kernels: {library.reasons.get('cpu')}")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -46,13 +47,13 @@ KINDS = ["gaussian", "relu", "clusters", "far", "copies", "all equal", "lattice"
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", [BF16, F32, F64])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("scan", [pytest.param(ops.scan, marks=needs_kernels, id="compiled"), reference.scan])
+@pytest.mark.parametrize("scan", [pytest.param(scan_ops.scan, marks=needs_kernels, id="compiled"), reference.scan])
 def test_rows_that_a_scan_calls_certain_are_right(kind: str, precision: int, shared: bool, scan: Callable) -> None:
     x = rows_of(kind, 500, 19)
     q = x if shared else x[:77] * 1.01
     ids = torch.arange(500, dtype=torch.int32)
     query_ids = ids if shared else torch.full((77,), -1, dtype=torch.int32)
-    frame = certified._frame(q, x)
+    frame = certified.Problem(q, ids, x, ids, 9, True, 0.0).frame
     distances, indices, certain, _, _ = scan(
         q, None if shared else x, query_ids, None if shared else ids, *frame, 9, True, precision, 0.0
     )
@@ -71,7 +72,8 @@ def test_rows_that_a_scan_calls_certain_are_right(kind: str, precision: int, sha
 def test_without_the_proof_bf16_would_be_wrong() -> None:
     x = rows_of("clusters", 2000, 64)
     ids = torch.arange(2000, dtype=torch.int32)
-    _, indices, certain, _, _ = ops.scan(x, None, ids, None, *certified._frame(x, x), 10, True, BF16, 0.0)
+    frame = certified.Problem(x, ids, None, None, 10, True, 0.0).frame
+    _, indices, certain, _, _ = scan_ops.scan(x, None, ids, None, *frame, 10, True, BF16, 0.0)
     truth = search.knn(x, x, 10, None, None, True, 0.0)[1]
     wrong = (indices.sort(dim=1).values != truth.sort(dim=1).values).any(dim=1)
     assert wrong.double().mean() > 0.1  # what a scan in low precision alone gets wrong
@@ -84,7 +86,7 @@ def test_the_certified_search_is_the_exact_one(kind: str, compiled: bool, monkey
     monkeypatch.setattr(certified, "_WORTH_A_SAMPLE", 0)  # bf16 too is tried on these few rows
     monkeypatch.setattr(certified, "bf16_devices", {"cpu"})
     if not compiled:  # what runs on a GPU, over the plain-torch scan
-        monkeypatch.setattr(ops, "scan", reference.scan)
+        monkeypatch.setattr(scan_ops, "scan", reference.scan)
     x = rows_of(kind, 700, 24)
     groups = torch.arange(700) // 3
     groups[::50] = -1
@@ -96,8 +98,8 @@ def test_the_certified_search_is_the_exact_one(kind: str, compiled: bool, monkey
     if kind not in ("decades", "giants", "specks"):
         assert torch.equal(found[1], truth[1])
     everyone = torch.ones(700, dtype=torch.bool)
-    ours = ops.SelfNeighbors(*certified.self_neighbors(x, 12, groups, everyone, 40, 2.0))
-    theirs = ops.SelfNeighbors(*search.self_neighbors(x, 12, groups, everyone, 40, 2.0))
+    ours = SelfNeighbors(*self_search.self_neighbors(x, 12, groups, everyone, 40, 2.0))
+    theirs = SelfNeighbors(*search.self_neighbors(x, 12, groups, everyone, 40, 2.0))
     torch.testing.assert_close(ours.chords.square(), theirs.chords.square(), rtol=0, atol=2e-6)
     torch.testing.assert_close(ours.kernel_sums, theirs.kernel_sums, rtol=1e-5, atol=0)
     assert torch.equal(ours.kernel_counts, theirs.kernel_counts)
@@ -236,13 +238,13 @@ def test_a_group_out_of_range_is_refused_before_anything_is_written() -> None:
 def test_every_instruction_set_gives_the_same(instructions: str) -> None:
     code = """
 import torch
-from lightning_featgeo.cuda_ext import library, ops, search, reference
+from lightning_featgeo.cuda_ext import library, ops, search, self_search, reference
 torch.manual_seed(0)
 x = torch.randn(431, 37)
 print(library.instruction_set())
 groups, all_of_them = torch.arange(431), torch.ones(431, dtype=torch.bool)
 found = ops.self_neighbors(x, 9, groups, all_of_them, 40, 2.0)
-truth = ops.SelfNeighbors(*search.self_neighbors(x, 9, groups, all_of_them, 40, 2.0))
+truth = self_search.SelfNeighbors(*search.self_neighbors(x, 9, groups, all_of_them, 40, 2.0))
 torch.testing.assert_close(found.distances, truth.distances, rtol=1e-11, atol=0)
 assert torch.equal(found.indices, truth.indices)
 assert torch.equal(found.voted.sort(1).values, truth.voted.sort(1).values)

@@ -36,7 +36,7 @@ print(backend_info()["cuda"])
 
 def on_cuda() -> torch.Tensor:
     with FakeTensorMode():
-        return torch.empty(1, device="cuda")
+        return torch.empty(1, device="cuda:0")
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from interrupted import interrupted, shown, uninterrupted
 from processes import on_ranks
 from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
 
-from lightning_featgeo.cuda_ext import certified
 from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.metrics.statistics import shared_search
 
 
 def between(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, str]:
@@ -88,7 +88,7 @@ def _search(n: int, d: int) -> tuple[float, list[torch.Tensor]]:
         torch.distributed.barrier()
         start = time.perf_counter()
         tables = list(
-            certified.shared_self_neighbors(ranks, rows, 20, torch.arange(n), torch.ones(n, dtype=torch.bool), 200, 2.0)
+            shared_search.self_neighbors(ranks, rows, 20, torch.arange(n), torch.ones(n, dtype=torch.bool), 200, 2.0)
         )
         best = min(best, time.perf_counter() - start)
     return best, tables if ranks.rank == 0 else []

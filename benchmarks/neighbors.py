@@ -21,8 +21,8 @@ import torch
 from measuring import interleaved, publish, table
 from torch import nn
 
-from lightning_featgeo.cuda_ext import certified, knn, ops, search
-from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
+from lightning_featgeo.cuda_ext import certified, knn, scan_ops, search
+from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
 
 try:
     import faiss
@@ -212,7 +212,8 @@ def certificates(device: str, raw: dict) -> str:
         ids = torch.arange(len(p), dtype=torch.int32, device=device)
         shares = {}
         for label, precision in (("bf16", BF16), ("fp32", F32), ("float64", F64)):
-            result = ops.scan(p, None, ids, None, *certified._frame(p, p), 10, True, precision, 0.0)
+            frame = certified.Problem(p, ids, None, None, 10, True, 0.0).frame
+            result = scan_ops.scan(p, None, ids, None, *frame, 10, True, precision, 0.0)
             shares[label] = float(result[2].double().mean())
         truth = search.knn(p, p, 10, None, None, True, 0.0)
         right = bool(torch.equal(knn(p, p, 10, exclude_self=True)[1], truth[1]))

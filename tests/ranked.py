@@ -19,7 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.callbacks.run import Run
-from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext import ops, scan_ops
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
@@ -136,7 +136,7 @@ _ORIGINAL: list[tuple[Any, str, Any]] = []
 BOMBS: dict[str, tuple[Any, str]] = {
     "streaming": (ops, "scatter_"),
     "merging": (MomentsAccumulator, "_weighted_shift"),
-    "searching": (ops, "candidates"),
+    "searching": (scan_ops, "candidates"),
 }
 
 

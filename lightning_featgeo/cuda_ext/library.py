@@ -1,4 +1,9 @@
-"""Loads the compiled ops where they are there and fit, and says which kernels run and why."""
+"""Loads the compiled ops where they are there and fit, and says which kernels run and why.
+
+The CPU kernels are loaded on import. The CUDA kernels are loaded when an op gets its first CUDA tensor: whether a GPU
+can run them is known only by asking it, and asking initialises CUDA, after which a process can no longer be forked
+(by a data loader, say).
+"""
 
 from __future__ import annotations
 
@@ -11,41 +16,64 @@ from pathlib import Path
 
 import torch
 
-from lightning_featgeo.cuda_ext import build, certified
+from lightning_featgeo.cuda_ext import build, certified, self_search
 from lightning_featgeo.cuda_ext.schemas import define_kernel
 from lightning_featgeo.errors import FeatureGeometryWarning
+from lightning_featgeo.types import Tensor
 
 SWITCH = "LIGHTNING_FEATGEO_BACKEND"  # auto (the default), or reference: load nothing
-CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: also load the CUDA kernels, which have not yet run on a GPU
+CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: also load the CUDA kernels
 COMMAND = "python -m lightning_featgeo.cuda_ext build"
 _DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+_CAPABILITY = (8, 0)  # of the oldest GPU that the kernels are compiled for
+_AWAITED = "they are loaded when an op gets its first CUDA tensor"
 # over the compiled ops
-_CERTIFIED: dict[str, Callable[..., object]] = {"knn": certified.knn, "self_neighbors": certified.self_neighbors}
+_CERTIFIED: dict[str, Callable[..., object]] = {"knn": certified.knn, "self_neighbors": self_search.self_neighbors}
 
 reasons: dict[str, str] = {}  # device type -> why its compiled kernels do not run
 libraries: dict[str, ctypes.CDLL] = {}  # device type -> what was loaded
 
 
 def load() -> None:
-    """Load what can be loaded, once. Never raises: what is missing runs in plain torch, and ``reasons`` says why."""
-    for kind in _DEVICES:
-        if kind in libraries:
-            continue
-        try:
-            reason = _why_not(kind) or _load(kind, _path(kind))
-        except Exception as error:  # an unreadable file, warnings made errors: never a reason not to import
-            reason = f"{type(error).__name__}: {error}"
-        if reason is not None:
-            reasons[kind] = reason
-            continue
-        reasons.pop(kind, None)
-        for name, function in _CERTIFIED.items():
-            define_kernel(name, function, _DEVICES[kind])
-        if kind == "cuda" or _has_bf16(libraries[kind]):
-            certified.bf16_devices.add(kind)
+    """Load what can be loaded without a GPU, once; ``reasons`` says why the rest is not.
+
+    Never raises: what is missing runs in plain torch.
+    """
+    _load_kind("cpu", _why_not)
+    if "cuda" not in libraries:
+        reasons["cuda"] = _attempt(_why_not, "cuda") or _AWAITED
+
+
+def load_for(tensor: Tensor) -> None:
+    """Load the CUDA kernels if this is the first CUDA tensor. Never raises."""
+    # a fake tensor says it is on CUDA while CUDA may never have been asked for: that decides nothing
+    if tensor.is_cuda and reasons.get("cuda") == _AWAITED and torch.cuda.is_initialized():
+        _load_kind("cuda", lambda _: _too_old())
+
+
+def _load_kind(kind: str, why_not: Callable[[str], str | None]) -> None:
+    if kind in libraries:
+        return
+    reason = _attempt(lambda k: why_not(k) or _load(k, _path(k)), kind)
+    if reason is not None:
+        reasons[kind] = reason
+        return
+    reasons.pop(kind, None)
+    for name, function in _CERTIFIED.items():
+        define_kernel(name, function, _DEVICES[kind])
+    if kind == "cuda" or _has_bf16(libraries[kind]):
+        certified.bf16_devices.add(kind)
+
+
+def _attempt(step: Callable[[str], str | None], kind: str) -> str | None:
+    try:
+        return step(kind)
+    except Exception as error:  # an unreadable file, warnings made errors: never a reason not to import
+        return f"{type(error).__name__}: {error}"
 
 
 def _why_not(kind: str) -> str | None:
+    """What forbids loading, as far as can be told without initialising CUDA."""
     asked = os.environ.get(SWITCH) or "auto"
     if asked == "reference":
         return f"{SWITCH}=reference"
@@ -53,12 +81,23 @@ def _why_not(kind: str) -> str | None:
         return f"{SWITCH}={asked!r} is neither auto nor reference"
     if kind == "cuda":
         if os.environ.get(CUDA_SWITCH) != "1":
-            return f"the CUDA kernels have not yet run on a GPU, and are loaded only with {CUDA_SWITCH}=1"
+            return f"the CUDA kernels are right but not fast yet, and are loaded only with {CUDA_SWITCH}=1"
         if torch.version.cuda is None or int(torch.version.cuda.split(".")[0]) < 13:
             return f"this torch is built for CUDA {torch.version.cuda}; 13 or later is needed"
-        if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
-            return f"compute capability {torch.cuda.get_device_capability()}; 8.0 or later is needed"
     return None if _path(kind).exists() else f"not built: `{COMMAND}`"
+
+
+def _too_old() -> str | None:
+    """Whether one of the visible GPUs can't run the kernels: they serve all of them or none."""
+    for device in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_capability(device)
+        if found < _CAPABILITY:
+            return f"GPU {device} has compute capability {_dotted(found)}; {_dotted(_CAPABILITY)} or later is needed"
+    return None
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _path(kind: str) -> Path:

@@ -1,23 +1,33 @@
-"""Typed entry points of the ops, which check their input and say what they return."""
+"""Typed entry points of the ops: they check their input, see to it that kernels are loaded, and say what they return.
+
+The ops that a certified search is made of are in :mod:`~lightning_featgeo.cuda_ext.scan_ops`.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import search
+from lightning_featgeo.cuda_ext import library
+from lightning_featgeo.cuda_ext.distances import finite_range
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
-from lightning_featgeo.types import Bool, Float, Int32, Int64
+from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
+from lightning_featgeo.types import Bool, Float, Int64
 
 _ops = getattr(torch.ops, NAMESPACE)
 
 
+def _call(op: str, first: Tensor, *others: Any) -> Any:
+    library.load_for(first)
+    return getattr(_ops, op)(first, *others)
+
+
 def hash_priority(index: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
     """Uniform priorities in [0, 2**62) from a counter-based hash: no generator, the same on every device."""
-    result: Tensor = _ops.hash_priority(index, (seed + 2**63) % 2**64 - 2**63)  # any int, wrapped to 64 bits
+    result: Tensor = _call("hash_priority", index, (seed + 2**63) % 2**64 - 2**63)  # any int, wrapped to 64 bits
     return result
 
 
@@ -25,7 +35,7 @@ def reservoir_slots(
     priorities: Int64[Tensor, " capacity"], new_priorities: Int64[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Bool[Tensor, " n"]]:
     """Where new rows go in a bottom-k reservoir; see :func:`reference.reservoir_slots`."""
-    slots, sources, accepted = _ops.reservoir_slots(priorities, new_priorities)
+    slots, sources, accepted = _call("reservoir_slots", priorities, new_priorities)
     return slots, sources, accepted
 
 
@@ -38,16 +48,14 @@ def scatter_(
     squares: Float[Tensor, " g"],
     scatter: Float[Tensor, "buckets d d"] | None,
     labelled_groups: int,
-    exact: bool,
 ) -> None:
     """Stream rows into shifted moments, in place.
 
     For each group g: ``shift`` (fp32, the first-seen mean), ``counts``, ``sums`` Σ(x−s) and ``squares``
     Σ‖x−s‖². ``scatter`` Σ(x−s)(x−s)ᵀ is pooled: bucket 0 over the first ``labelled_groups`` groups, bucket 1
-    over the others (one bucket: over all). Rows whose group is negative count nowhere.
-    ``exact``: products in float64, needed where an entropy of the spectrum is asked for.
+    over the others (one bucket: over all). Rows whose group is negative count nowhere. Products are in float64.
     """
-    _ops.scatter_(rows, groups, shift, counts, sums, squares, scatter, labelled_groups, exact)
+    _call("scatter_", rows, groups, shift, counts, sums, squares, scatter, labelled_groups)
 
 
 def direction_sums_(
@@ -58,18 +66,24 @@ def direction_sums_(
     squares: Float[Tensor, " d"],
 ) -> None:
     """Stream L2-normalised rows into per-dimension sums, in place; ``count``: rows, and rows that are not zero."""
-    _ops.direction_sums_(rows, keep, count, sums, squares)
+    _call("direction_sums_", rows, keep, count, sums, squares)
 
 
 def unit_stats_(
     rows: Float[Tensor, "n d"],
     keep: Bool[Tensor, " n"],
     active: Float[Tensor, " d"],
-    minimum: Float[Tensor, " d"],
-    maximum: Float[Tensor, " d"],
+    minimum: Float[Tensor, " d"] | None = None,
+    maximum: Float[Tensor, " d"] | None = None,
 ) -> None:
-    """Stream rows into per-unit activity counts (x > 0) and ranges, in place."""
-    _ops.unit_stats_(rows, keep, active, minimum, maximum)
+    """Stream rows into per-unit activity counts (x > 0) and, if given, per-unit minima and maxima, in place.
+
+    Raises:
+        ValueError: if only one of ``minimum`` and ``maximum`` is given.
+    """
+    if (minimum is None) != (maximum is None):
+        raise ValueError("unit_stats_: give both minimum and maximum, or neither")
+    _call("unit_stats_", rows, keep, active, minimum, maximum)
 
 
 def knn(
@@ -141,7 +155,7 @@ def _cosine_knn(
 
 def _directions(rows: Tensor, away: float) -> Tensor:
     """(n, d+1) L2-normalised rows, whatever their scale; for rows of zeros, ``away`` in the last column."""
-    search.finite_range(rows, most=math.inf)
+    finite_range(rows, most=math.inf)
     largest = rows.detach().abs().amax(dim=1, keepdim=True).double() if rows.shape[1] else rows.new_zeros(len(rows), 1)
     scaled = torch.where(largest > 0, rows.detach().double() / largest, 0.0)
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
@@ -169,8 +183,8 @@ def knn_with_kernel(
     _check_rows("reference", reference, reference_groups)
     q = queries.detach()  # no gradient flows through a search
     b = q if reference is queries else reference.detach()
-    distances, indices, sums, counts = _ops.knn(
-        q, b, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
+    distances, indices, sums, counts = _call(
+        "knn", q, b, k, query_groups, reference_groups, exclude_self, float(kernel_scale)
     )
     return distances, indices, sums, counts
 
@@ -183,18 +197,6 @@ def _check_rows(name: str, rows: Tensor, groups: Tensor | None) -> None:
         raise ValueError(
             f"knn: {len(rows)} {name}, but groups of shape {tuple(groups.shape)}: one for each row is needed"
         )
-
-
-class SelfNeighbors(NamedTuple):
-    """Tables of :func:`self_neighbors`: by distance, by angle (as chords of unit vectors), and kernel sums."""
-
-    distances: Float[Tensor, "n k"]
-    indices: Int64[Tensor, "n k"]
-    chords: Float[Tensor, "n v"]
-    voted: Int64[Tensor, "n v"]
-    kernel_sums: Float[Tensor, " n"]
-    kernel_squares: Float[Tensor, " n"]
-    kernel_counts: Int64[Tensor, " n"]
 
 
 def self_neighbors(
@@ -229,110 +231,4 @@ def self_neighbors(
     if k < 0 or vote_k < 0 or kernel_scale < 0:
         raise ValueError(f"k, vote_k and kernel_scale must not be negative, got {k}, {vote_k}, {kernel_scale}")
     _check_rows("rows", rows, groups)
-    return SelfNeighbors(*_ops.self_neighbors(rows.detach(), k, groups, voters, vote_k, float(kernel_scale)))
-
-
-def scan(
-    queries: Float[Tensor, "n d"],
-    reference: Float[Tensor, "m d"] | None,
-    query_ids: Int32[Tensor, " n"],
-    reference_ids: Int32[Tensor, " m"] | None,
-    centre: Float[Tensor, " d"],
-    scale: float,
-    k: int,
-    measure: bool,
-    precision: int,
-    kernel_scale: float,
-) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"], Bool[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """One pass over tiles of products: neighbours, and for each row whether they are proven to be the nearest.
-
-    Args:
-        queries: rows to search for, fp32 or float64.
-        reference: rows to search among, of the same type; None: the queries, and each tile serves both its sides.
-        query_ids: rows of equal ids are no neighbours of each other.
-        reference_ids: of the reference, where there is one.
-        centre: float64, subtracted before products; any point near the rows.
-        scale: multiplied after; (x − centre)·scale must be no longer than 1 for any row.
-        k: neighbours; 0: none are searched.
-        measure: whether distances are measured in float64; else only where it decides who is a neighbour, and the
-            others are as precise as the products.
-        precision: of the products: 0 bf16, 1 fp32, 2 float64; sums are fp32, fp32, float64.
-        kernel_scale: t of k = exp(−t‖q−b‖²); 0: not computed.
-
-    Returns:
-        Distances, indices, certain, Σk and Σk². Rows that are not certain hold the best that was found. The proof is
-        in :mod:`~lightning_featgeo.cuda_ext.scan`.
-    """
-    distances, indices, certain, sums, squares = _ops.scan(
-        queries, reference, query_ids, reference_ids, centre, scale, k, measure, precision, kernel_scale
-    )
-    return distances, indices, certain, sums, squares
-
-
-def candidates(
-    rows: Float[Tensor, "n d"],
-    ids: Int32[Tensor, " n"],
-    centre: Float[Tensor, " d"],
-    scale: float,
-    width: int,
-    precision: int,
-    kernel_scale: float,
-    part: int,
-    parts: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The first half of a :func:`scan` of rows among each other, over one share of the pairs.
-
-    The shares of all ``parts`` are all pairs, none twice: processes take one each, and put candidates together.
-
-    Args: those of :func:`scan`; ``width``: how many candidates are kept.
-
-    Returns:
-        (n, w) scanned values of the best candidates of each row (in no order, inf where there is none), (n, w) which
-        rows they are (−1), (n,) a value below which none is missing, (n,) Σk and (n,) Σk² over the share, and (n + 1,)
-        the rows' lengths after centring and scaling, with what rounding took of one behind them.
-    """
-    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = _ops.candidates(
-        rows, ids, centre, scale, width, precision, kernel_scale, part, parts
-    )
-    return found
-
-
-def settle(
-    rows: Float[Tensor, "m d"],
-    first: int,
-    values: Float[Tensor, "n w"],
-    indices: Int32[Tensor, "n w"],
-    limits: Float[Tensor, " n"],
-    lengths: Float[Tensor, " l"],
-    centre: Float[Tensor, " d"],
-    scale: float,
-    k: int,
-    measure: bool,
-    precision: int,
-) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"], Bool[Tensor, " n"]]:
-    """The second half: neighbours of n rows, the one of number ``first`` and those behind it, and if they are certain.
-
-    Args: those of :func:`scan`; candidates side by side from all shares, the smallest of their limits, and the lengths.
-    """
-    distances, found, certain = _ops.settle(
-        rows, first, values, indices, limits, lengths, centre, scale, k, measure, precision
-    )
-    return distances, found, certain
-
-
-def select_(
-    products: Float[Tensor, "n m"],
-    query_norms: Float[Tensor, " n"],
-    reference_norms: Float[Tensor, " m"],
-    query_ids: Int32[Tensor, " n"],
-    reference_ids: Int32[Tensor, " m"],
-    first: int,
-    values: Float[Tensor, "n w"],
-    indices: Int64[Tensor, "n w"],
-) -> None:
-    """Merge a tile of products into the best w of each row so far, in place.
-
-    ``values``: squared distances ‖q‖²+‖b‖²−2q·b, ascending, inf where there is none; ``indices``: their columns, the
-    tile's first one being number ``first``. Rows of equal ids are no neighbours of each other.
-    """
-    _ops.select_(products, query_norms, reference_norms, query_ids, reference_ids, first, values, indices)
+    return SelfNeighbors(*_call("self_neighbors", rows.detach(), k, groups, voters, vote_k, float(kernel_scale)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.scan import candidates, fp32_products_are_full, scan, select_, settle
+from lightning_featgeo.cuda_ext.scan import candidates, scan, select_, settle
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
@@ -78,7 +78,6 @@ def scatter_(
     squares: Tensor,
     scatter: Tensor | None,
     labelled_groups: int,
-    exact: bool,
 ) -> None:
     """Add rows to shifted first and second moments, per group; the shift is each group's first-seen mean."""
     keep = groups >= 0
@@ -91,14 +90,11 @@ def scatter_(
         first = torch.zeros_like(sums).index_add_(0, index, wide) / added.clamp(min=1)[:, None]
         shift.copy_(torch.where(unseen[:, None], first.to(shift.dtype), shift))
 
-    exact = exact or rows.dtype == torch.float64 or not fp32_products_are_full()
-    work = torch.float64 if exact else torch.float32
-    # Rows near their class's mean: this subtraction is exact in fp32 (Sterbenz), and always exact in float64.
-    centred = torch.where(keep[:, None], rows.to(work) - shift.to(work)[index], 0.0)
-    wide = centred.double()
+    # The difference of two fp32 numbers is exact in float64 unless one is more than 2**28 times the other.
+    centred = torch.where(keep[:, None], rows.double() - shift.double()[index], 0.0)
     counts.add_(added)
-    sums.index_add_(0, index, wide)
-    squares.index_add_(0, index, wide.square().sum(dim=1))
+    sums.index_add_(0, index, centred)
+    squares.index_add_(0, index, centred.square().sum(dim=1))
     if scatter is None:
         return
     buckets = scatter.shape[0]
@@ -129,11 +125,13 @@ def direction_sums_(rows: Tensor, keep: Tensor, count: Tensor, sums: Tensor, squ
     squares.add_(unit.square().sum(dim=0))
 
 
-def unit_stats_(rows: Tensor, keep: Tensor, active: Tensor, minimum: Tensor, maximum: Tensor) -> None:
-    """Add rows to per-unit activity (how often above zero) and range."""
-    if rows.shape[0] == 0:
+def unit_stats_(
+    rows: Tensor, keep: Tensor, active: Tensor, minimum: Tensor | None = None, maximum: Tensor | None = None
+) -> None:
+    """Add rows to per-unit activity (how often above zero) and, where both are given, to minima and maxima."""
+    active.add_(((rows > 0) & keep[:, None]).sum(dim=0).to(active.dtype))
+    if minimum is None or maximum is None or rows.shape[0] == 0:
         return
     wide = rows.to(minimum.dtype)
-    active.add_(((wide > 0) & keep[:, None]).sum(dim=0).to(active.dtype))
     minimum.copy_(torch.minimum(minimum, torch.where(keep[:, None], wide, torch.inf).amin(dim=0)))
     maximum.copy_(torch.maximum(maximum, torch.where(keep[:, None], wide, -torch.inf).amax(dim=0)))

@@ -1,12 +1,7 @@
 """The ops ``scan`` (``candidates``, then ``settle``) and ``select_`` in plain torch: cheap products, and a proof.
 
-A scan keeps the best candidates of every query by ‖q‖²+‖b‖²−2q·b̃ from rounded rows, measures them by subtraction in
-float64, and then proves, or fails to, that nothing it threw away can be nearer. With ρ the largest share of a row that
-rounding took and u the unit round-off of the sums, a product over d columns, summed in any order, is wrong by at most
-η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms",
-section 3.1). Centring and lengths are in float64, whose round-off is w. A row truly within D of q is no longer than
-‖q‖+D, so that it scans at or below D² + E with E = 2η‖q‖(‖q‖+D) + (4u + (d+4)w)(2‖q‖+D)². If all that was thrown away
-scans above that, the k nearest are certain.
+A scan multiplies rounded rows, keeps the best candidates of every query, measures those by subtraction in float64, and
+then proves, or fails to prove, that nothing it threw away can be nearer (:mod:`~lightning_featgeo.cuda_ext.proof`).
 """
 
 from __future__ import annotations
@@ -16,13 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.search import squares_to
+from lightning_featgeo.cuda_ext.proof import BF16, F64, proven
 
-BF16, F32, F64 = 0, 1, 2  # precisions of a scan
 _TILE_ELEMENTS = 2**22
 _SHARED_BLOCK = 192  # rows that the compiled scan takes at a time
 _WIDEST = 1536  # candidates a row that a compiled select_ has room for
-_TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
 
 
 def select_(
@@ -35,7 +28,7 @@ def select_(
     values: Tensor,
     indices: Tensor,
 ) -> None:
-    """See :func:`lightning_featgeo.cuda_ext.ops.select_`."""
+    """See :func:`lightning_featgeo.cuda_ext.scan_ops.select_`."""
     squares = (query_norms[:, None] + reference_norms[None, :]) - 2 * products
     squares.masked_fill_(query_ids[:, None] == reference_ids[None, :], torch.inf)
     width = min(values.shape[1], squares.shape[1])
@@ -75,7 +68,7 @@ def scan(
     precision: int,
     kernel_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`lightning_featgeo.cuda_ext.ops.scan`. Measures every candidate, whether asked to or not."""
+    """See :func:`lightning_featgeo.cuda_ext.scan_ops.scan`. Measures every candidate, whether asked to or not."""
     reference = queries if reference is None else reference
     reference_ids = query_ids if reference_ids is None else reference_ids
     room = width(k, precision, reference.shape[0])
@@ -84,7 +77,7 @@ def scan(
     )
     norms, q_lost = _rounded(queries, centre, scale, precision)[1:]
     lost = torch.maximum(lost, q_lost)
-    return *_proven(queries, reference, indices, limits, norms, lost, scale, k, precision), sums, squares
+    return *proven(queries, reference, indices, limits, norms, lost, scale, k, precision), sums, squares
 
 
 def candidates(
@@ -98,7 +91,7 @@ def candidates(
     part: int,
     parts: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`lightning_featgeo.cuda_ext.ops.candidates`. A part is a slice of the rows as neighbours of all."""
+    """See :func:`lightning_featgeo.cuda_ext.scan_ops.candidates`. A part: all rows; as neighbours, a slice of them."""
     n = rows.shape[0]
     start, stop = n * part // parts, n * (part + 1) // parts
     values, indices, limits, sums, squares, _ = _best(
@@ -122,11 +115,11 @@ def settle(
     measure: bool,
     precision: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`lightning_featgeo.cuda_ext.ops.settle`. Measures every candidate, whether asked to or not."""
+    """See :func:`lightning_featgeo.cuda_ext.scan_ops.settle`. Measures every candidate, whether asked to or not."""
     norms, lost = lengths[:-1].square(), lengths[-1]
     mine = slice(first, first + len(values))
     which = indices.to(torch.int64)
-    return _proven(rows[mine], rows, which, limits.double(), norms[mine], lost, scale, k, precision)
+    return proven(rows[mine], rows, which, limits.double(), norms[mine], lost, scale, k, precision)
 
 
 def _best(
@@ -165,40 +158,6 @@ def _best(
     return values, indices, limits, sums, squares, lost
 
 
-def _proven(
-    queries: Tensor,
-    reference: Tensor,
-    indices: Tensor,
-    limits: Tensor,
-    norms: Tensor,
-    lost: Tensor,
-    scale: float,
-    k: int,
-    precision: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The k nearest candidates by subtraction, and whether nothing that was thrown away can be nearer."""
-    d, room = queries.shape[1], indices.shape[1]
-    exact = squares_to(queries, reference, indices)
-    by_index = indices.sort(dim=1)
-    order = exact.gather(1, by_index.indices).sort(dim=1, stable=True)
-    indices = by_index.values.gather(1, order.indices)[:, :k]
-    distances = order.values[:, :k].sqrt()
-    limit = limits.double()
-    kth = torch.zeros_like(limit)
-    if k and k <= room:
-        kth = distances[:, -1].square() * scale**2 * (1 + 1e-12 + d * 2.0**-52)
-    eta, unit = _errors(d, lost, precision)
-    length = norms.sqrt()
-    reach = length + kth.sqrt()
-    ends = 4 * unit + (d + 4) * 2.0**-53
-    certain = limit > kth + 2 * eta * length * reach + ends * (length + reach).square() + _TINY
-    certain |= limit.isinf() | torch.full_like(certain, k == 0)
-    missing = k - distances.shape[1]
-    distances = torch.nn.functional.pad(distances, (0, missing), value=torch.inf)
-    indices = torch.nn.functional.pad(indices, (0, missing), value=-1).masked_fill(distances.isinf(), -1)
-    return distances, indices, certain
-
-
 def _rounded(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centred, scaled, rounded rows; their squared lengths before; the largest share of a length that rounding took."""
     wide = (rows.double() - centre) * scale
@@ -230,9 +189,3 @@ def fp32_products_are_full() -> bool:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # torch refuses to answer when its old and new precision settings were mixed
         return False
-
-
-def _errors(columns: int, lost: Tensor, precision: int) -> tuple[Tensor, float]:
-    unit = 2.0**-53 if precision == F64 else 2.0**-24
-    gamma = (columns + 2) * unit / (1 - (columns + 2) * unit)
-    return gamma * (1 + lost).square() + 2 * lost + lost.square(), unit

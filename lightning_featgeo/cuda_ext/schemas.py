@@ -11,16 +11,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import reference, scan
+from lightning_featgeo.cuda_ext import proof, reference
 
 NAMESPACE = "lightning_featgeo"
 SCHEMAS = {
     "hash_priority": "(Tensor index, int seed) -> Tensor",
     "reservoir_slots": "(Tensor priorities, Tensor new_priorities) -> (Tensor, Tensor, Tensor)",
     "scatter_": "(Tensor rows, Tensor groups, Tensor(a!) shift, Tensor(b!) counts, Tensor(c!) sums, "
-    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups, bool exact) -> ()",
+    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups) -> ()",
     "direction_sums_": "(Tensor rows, Tensor keep, Tensor(a!) count, Tensor(b!) sums, Tensor(c!) squares) -> ()",
-    "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!) minimum, Tensor(c!) maximum) -> ()",
+    "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!)? minimum, Tensor(c!)? maximum) -> ()",
     "knn": "(Tensor queries, Tensor reference, int k, Tensor? query_groups, Tensor? reference_groups, "
     "bool exclude_self, float kernel_scale) -> (Tensor, Tensor, Tensor, Tensor)",
     "self_neighbors": "(Tensor rows, int k, Tensor groups, Tensor voters, int vote_k, float kernel_scale) "
@@ -92,7 +92,7 @@ def _fake_candidates(
     part: int,
     parts: int,
 ) -> tuple[Tensor, ...]:
-    n, kind = rows.shape[0], torch.float64 if precision == scan.F64 else torch.float32
+    n, kind = rows.shape[0], torch.float64 if precision == proof.F64 else torch.float32
     tables = rows.new_empty((n, width), dtype=kind), rows.new_empty((n, width), dtype=torch.int32)
     columns = [rows.new_empty((n,), dtype=t) for t in (kind, torch.float64, torch.float64)]
     return *tables, *columns, rows.new_empty((n + 1,), dtype=torch.float64)

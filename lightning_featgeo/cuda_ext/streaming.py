@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightning_featgeo.cuda_ext import search
+from lightning_featgeo.cuda_ext.distances import squares_to
 from lightning_featgeo.cuda_ext.ops import knn
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -68,7 +68,7 @@ class StreamingNeighbors:
             query_groups=self.query_groups,
             reference_groups=groups if groups is None else groups.to(device),
         )
-        found = search.squares_to(self.queries, block, where).sqrt()  # in one way, so that ties between blocks are ties
+        found = squares_to(self.queries, block, where).sqrt()  # in one way, so that ties between blocks are ties
         named = torch.where(where >= 0, numbers.to(device)[where.clamp(min=0)] if len(block) else where, -1)
         distances, indices = torch.cat([self.distances, found], dim=1), torch.cat([self.indices, named], dim=1)
         by_number = torch.where(indices < 0, torch.iinfo(torch.int64).max, indices).sort(dim=1, stable=True).indices

@@ -124,7 +124,7 @@ def build_accumulators(
     makers: dict[str, Callable[[], Accumulator]] = {
         "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
         "directions": lambda: DirectionAccumulator(d, device),
-        "units": lambda: UnitAccumulator(d, device),
+        "units": lambda: UnitAccumulator(d, device, extremes="extremes" in requires),
         "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),
         "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),
     }

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.metrics.accumulators.bank import POSITIONS
 from lightning_featgeo.rows.batches import Selector, batch_size, describe, find_groups, find_mask
+from lightning_featgeo.rows.draw import priorities
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
@@ -123,10 +122,12 @@ class RowAssembler:
         most, length = self.tokens.per_sequence, len(number) // max(1, part.inputs)
         if most is None or self.chosen_pool != "tokens" or length <= most:
             return keep
-        hashes = ops.hash_priority(number * POSITIONS + part.position, self.seed + 1)  # not the bank's own draw
-        hashes = hashes if keep is None else torch.where(keep, hashes, EMPTY_PRIORITY)
-        hashes = hashes.reshape(part.inputs, length)
-        drawn = (hashes <= hashes.kthvalue(most, dim=1, keepdim=True).values).reshape(-1)
+        order = priorities(number, part.position, self.seed + 1)  # not the bank's own draw
+        order = order if keep is None else torch.where(keep, order, EMPTY_PRIORITY)
+        order = order.reshape(part.inputs, length)
+        # not kthvalue: on CUDA it is an error under torch.use_deterministic_algorithms(True)
+        last = order.topk(most, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
+        drawn = (order <= last).reshape(-1)
         return drawn if keep is None else drawn & keep
 
     def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_featgeo.cuda_ext import StreamingNeighbors, knn, ops
+from lightning_featgeo.cuda_ext import StreamingNeighbors, knn, scan_ops, search
 from lightning_featgeo.cuda_ext import scan as plain_scan
 from lightning_featgeo.cuda_ext.ops import _check_rows
-from lightning_featgeo.cuda_ext.scan import BF16, F32, F64
+from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
 
 
 @pytest.mark.parametrize("blocks", [[300], [100, 100, 100], [1, 199, 3, 97]])
@@ -146,9 +146,8 @@ def test_shares_of_the_pairs_make_the_whole(
     x = x if precision != F64 else x.double()
     ids = torch.arange(n, dtype=torch.int32) // 2  # pairs of one sample
     frame = x[: n // 2 + 1].double().mean(dim=0), 2.0**-5
-    gather, settle, scan = (
-        (plain_scan.candidates, plain_scan.settle, plain_scan.scan) if plain else (ops.candidates, ops.settle, ops.scan)
-    )
+    source = plain_scan if plain else scan_ops
+    gather, settle, scan = source.candidates, source.settle, source.scan
     width = plain_scan.shared_width(k, precision, n - 1, parts)
     shares = [gather(x, ids, *frame, width, precision, 2.0, part, parts) for part in range(parts)]
     values, indices = (torch.cat([share[i] for share in shares], dim=1) for i in (0, 1))
@@ -171,3 +170,14 @@ def test_shares_of_the_pairs_make_the_whole(
         assert bool(certain.all())
         sums = torch.stack([share[3] for share in shares]).sum(dim=0)
         torch.testing.assert_close(sums, whole[3], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 3, 4, 6])
+def test_many_copies_of_rows_of_any_type_and_width(dtype: torch.dtype, d: int) -> None:
+    x = torch.randn(4, d).to(dtype)[torch.arange(200) % 4]
+    distances, indices = search.knn(x, x, 60, None, None, True, 0.0)[:2]
+    theirs, where = search.knn(x.double(), x.double(), 60, None, None, True, 0.0)[:2]
+    assert torch.equal(indices, where)
+    torch.testing.assert_close(distances, theirs, rtol=1e-12, atol=0)
+    assert bool((distances[:, :49] == 0).all())  # the other 49 copies

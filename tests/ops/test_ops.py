@@ -9,6 +9,7 @@ from lightning_featgeo.cuda_ext.ops import (
     knn_with_kernel,
     reservoir_slots,
     self_neighbors,
+    unit_stats_,
 )
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE, SCHEMAS
@@ -23,7 +24,7 @@ def arguments(name: str) -> tuple:
         "reservoir_slots": (torch.randint(0, 99, (8,)), torch.randint(0, 99, (4,))),
         "scatter_": (
             x, groups, torch.zeros(4, 5), torch.zeros(4, **f64), torch.zeros(4, 5, **f64), torch.zeros(4, **f64),
-            torch.zeros(2, 5, 5, **f64), 3, True,
+            torch.zeros(2, 5, 5, **f64), 3,
         ),
         "direction_sums_": (x, keep, torch.zeros(2, **f64), torch.zeros(5, **f64), torch.zeros(5, **f64)),
         "unit_stats_": (
@@ -58,7 +59,7 @@ def test_ops_are_part_of_a_graph_that_is_compiled_as_a_whole() -> None:
     native = getattr(torch.ops, NAMESPACE)
 
     def stream(x: torch.Tensor, ids: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
-        native.scatter_(x, ids, *state, 4, True)
+        native.scatter_(x, ids, *state, 4)
         return native.knn(x, x, 3, None, None, True, 0.0)[0] + 1
 
     x, ids = torch.randn(12, 5), torch.arange(12) % 4
@@ -263,3 +264,11 @@ def test_every_op_gives_the_same_on_cuda(name: str) -> None:
     ):
         if isinstance(a, torch.Tensor):
             torch.testing.assert_close(a.cpu(), b, rtol=1e-9, atol=1e-9)
+
+
+def test_unit_minima_and_maxima_are_given_together_or_not_at_all() -> None:
+    x, keep, active = torch.randn(12, 5), torch.ones(12, dtype=torch.bool), torch.zeros(5, dtype=torch.float64)
+    unit_stats_(x, keep, active)
+    assert torch.equal(active, (x > 0).sum(dim=0).double())
+    with pytest.raises(ValueError, match="both minimum and maximum, or neither"):
+        unit_stats_(x, keep, active, torch.zeros(5, dtype=torch.float64))

@@ -379,6 +379,32 @@ def test_a_signal_is_added_with_a_function_and_a_row() -> None:
             register(Signal(name, feature_norm, needs, "none", "1", "", "a test", ()))
 
 
+def test_minima_and_maxima_of_units_are_kept_only_for_signals_that_read_them() -> None:
+    def largest_activation(unit_maximum: Tensor) -> Tensor:
+        return unit_maximum.max()
+
+    def smallest_activation(unit_minimum: Tensor) -> Tensor:
+        return unit_minimum.min()
+
+    x = torch.randn(500, 4)
+    everyday = GeometryMetric("all", num_classes=3, head=head(3, 4))
+    everyday.update(x, torch.arange(500) % 3)
+    assert set(everyday.accumulators["units"].tensors()) == {"count", "active"}
+    functions = {"test_largest": largest_activation, "test_smallest": smallest_activation}
+    for name, function in functions.items():
+        need = next(iter(function.__annotations__))
+        register(Signal(name, function, (need,), "none", "1", "(−∞, ∞)", "a test", ()))
+    try:
+        metric = GeometryMetric(list(functions))
+        for part in x.split(64):
+            metric.update(part)
+        assert float(metric.compute()["test_largest"]) == float(x.max())
+        assert float(metric.compute()["test_smallest"]) == float(x.min())
+    finally:
+        for name in functions:
+            del CATALOG[name]
+
+
 def test_the_bank_is_smaller_where_features_are_large() -> None:
     assert bank_capacity("auto", 512) == 4096
     assert bank_capacity("auto", 32768) == 2048

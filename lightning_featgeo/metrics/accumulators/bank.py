@@ -17,10 +17,9 @@ from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.rows.draw import priorities
 from lightning_featgeo.rows.rows import UNLABELLED, Rows
 from lightning_featgeo.types import Float, Int64, Tensor
-
-POSITIONS = 2**24  # rows a sample can have before two of them share a priority
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class Reservoir(Accumulator):
 
     def _offer_rows(self, rows: Rows, columns: Mapping[str, Tensor]) -> None:
         """Offer rows by the hash of their sample and their place in it, which is the same in every view."""
-        priorities = ops.hash_priority(rows.sample * POSITIONS + rows.position, self.seed)
-        priorities = torch.where(rows.keep, priorities, EMPTY_PRIORITY)  # those that don't count have none
-        self._merge({"priorities": priorities, "rows": rows.features, **columns})
+        drawn = priorities(rows.sample, rows.position, self.seed)
+        offered = torch.where(rows.keep, drawn, EMPTY_PRIORITY)  # those that don't count have none
+        self._merge({"priorities": offered, "rows": rows.features, **columns})
 
     def _merge(self, other: Mapping[str, Tensor]) -> None:
         """Let new rows take the places of those with larger priorities, in every column."""

@@ -116,11 +116,6 @@ class Accumulator(Metric):
         """Bytes that :meth:`across` holds on the way beyond the states, with so many ranks."""
         return 0
 
-    def load_states(self, states: Mapping[str, Tensor]) -> None:
-        """Replace the states by saved ones, after the same checks as :meth:`merge_state`."""
-        self.reset()
-        self.merge_state(dict(states))
-
     def tensors(self) -> dict[str, Tensor]:
         """The states by name."""
         return {name: state for name, state in self.metric_state.items() if isinstance(state, Tensor)}

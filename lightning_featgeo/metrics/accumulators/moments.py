@@ -2,8 +2,8 @@
 
 Each class g keeps a fixed fp32 shift s_g (its first-seen mean). From S = Σ(x−s)(x−s)ᵀ and T_g = Σ(x−s_g),
 with δ_g = T_g/n_g: mean μ_g = s_g + δ_g; within-class scatter W = S − Σ n_g δ_g δ_gᵀ; total = W + between.
-Subtracting a nearby constant is exact in fp32, so features far from the origin (mean 1000) lose nothing;
-a sum of products of raw features, or of fp32 batch means, would.
+Differences and products are in float64 and the differences are small, so features far from the origin (mean 1000)
+lose nothing; a sum of products of raw features, or of fp32 batch means, would.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class MomentsAccumulator(Accumulator):
     Args:
         dim: feature dimension d.
         num_classes: C; 0 keeps no class statistics. Unlabelled rows then or otherwise count in totals only.
-        exact: form products in float64 (needed for spectral entropies) instead of fp32 with a float64 fold.
         keep_scatter: also keep d×d second moments; without them class means and variances are all there is.
         device: where the states live.
 
@@ -65,12 +64,11 @@ class MomentsAccumulator(Accumulator):
         self,
         dim: int,
         num_classes: int = 0,
-        exact: bool = True,
         keep_scatter: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(device)
-        self.dim, self.num_classes, self.exact = dim, num_classes, exact
+        self.dim, self.num_classes = dim, num_classes
         groups, buckets = num_classes + 1, (2 if num_classes else 1) if keep_scatter else 0
         self._state("shift", torch.zeros(groups, dim))
         self._state("counts", torch.zeros(groups, dtype=torch.float64))
@@ -92,7 +90,6 @@ class MomentsAccumulator(Accumulator):
             self.squares,
             self.scatter if len(self.scatter) else None,
             self.num_classes,
-            self.exact,
         )
 
     def _merge(self, other: Mapping[str, Tensor]) -> None:

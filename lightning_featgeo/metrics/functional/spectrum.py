@@ -193,10 +193,10 @@ def spectral_spread(eigenvalues: Float[Tensor, " r"], dim: int) -> Float[Tensor,
     total = eigenvalues.sum()
     if eigenvalues.numel() == 0 or not total > 0:
         raise Undefined("the features have no spread at all: every eigenvalue is zero")
-    shares = torch.zeros(dim, dtype=eigenvalues.dtype, device=eigenvalues.device)
-    shares[: eigenvalues.numel()] = eigenvalues / total
-    diagonal = torch.arange(1, dim + 1, dtype=shares.dtype, device=shares.device) / dim
-    return (shares.cumsum(0) - diagonal).sum() / ((dim - 1) / 2)
+    # Share j (from 0) is in the cumulative shares j, j+1, …, dim−1: dim−j of them. The diagonal sums to (dim+1)/2.
+    # (A cumsum of floats is an error on CUDA under torch.use_deterministic_algorithms(True).)
+    times = torch.arange(dim, dim - eigenvalues.numel(), -1, dtype=eigenvalues.dtype, device=eigenvalues.device)
+    return ((eigenvalues / total * times).sum() - (dim + 1) / 2) / ((dim - 1) / 2)
 
 
 def gram_power(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import torch
 
-from lightning_featgeo.cuda_ext import certified, ops
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.functional import coding, density, dimension
+from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
 
@@ -52,10 +54,10 @@ class BankStatistics:
             return
         asked = ranks.attempt(lambda: self._search_arguments)
         if len(asked[0]) ** 2 * self.dim >= WORTH_SHARING:
-            self.__dict__["_search"] = ops.SelfNeighbors(*certified.shared_self_neighbors(ranks, *asked))
+            self.__dict__["_search"] = shared_search.self_neighbors(ranks, *asked)
 
     @cached_property
-    def _search(self) -> ops.SelfNeighbors:
+    def _search(self) -> SelfNeighbors:
         return ops.self_neighbors(*self._search_arguments)
 
     @property

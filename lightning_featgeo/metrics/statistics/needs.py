@@ -12,8 +12,9 @@ _REQUIRES: dict[str, frozenset[str]] = {"dim": frozenset()}  # a plain attribute
 def statistic(*requires: str) -> Callable[[Callable[[Any], Any]], Any]:
     """Mark a method as a statistic that needs these.
 
-    Accumulators by name, "scatter" (with moments), "labels", "targets", "views", "head", "reference" (a window to
-    compare with), "reference.<accumulator>" (what that window must have kept), "eigen" (for the page on cost).
+    Accumulators by name, "scatter" (with moments), "extremes" (with units), "labels", "targets", "views", "head",
+    "reference" (a window to compare with), "reference.<accumulator>" (what that window must have kept), "eigen" (for
+    the page on cost).
     """
 
     def mark(method: Callable[[Any], Any]) -> Any:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 
-from lightning_featgeo.cuda_ext import ops, search
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.functional import fidelity, outliers, spectrum
@@ -62,7 +63,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
             return
         queries, voters, labels = found
-        chords, indices = search.empty_table(len(queries), min(self.vote_k, len(voters)), queries.device)
+        chords, indices = empty_table(len(queries), min(self.vote_k, len(voters)), queries.device)
         ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
         self.__dict__["_vote"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
 

@@ -124,6 +124,20 @@ class SumStatistics:
         """Rows in which each unit was above zero."""
         return self._units.active
 
+    @statistic("units", "extremes")
+    def unit_minimum(self) -> Tensor:
+        """(d,) smallest value of each unit in the window."""
+        smallest = self._units.minimum
+        assert smallest is not None
+        return smallest
+
+    @statistic("units", "extremes")
+    def unit_maximum(self) -> Tensor:
+        """(d,) largest value of each unit in the window."""
+        largest = self._units.maximum
+        assert largest is not None
+        return largest
+
     # --- classes ---------------------------------------------------------------------------------------------
 
     @statistic("moments", "labels")

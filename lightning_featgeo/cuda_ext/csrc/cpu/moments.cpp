@@ -1,5 +1,5 @@
 // Streaming moments on the CPU: rows minus a fixed shift per group, packed as they are read, then only the upper
-// triangle of their scatter by tiles of products; per-group sums come out of the same pass over the rows.
+// triangle of their scatter by tiles of float64 products; per-group sums come out of the same pass over the rows.
 #include "moments.h"
 
 #include <cmath>
@@ -14,25 +14,6 @@ constexpr int64_t kSide = 96;     // of a block of the scatter: whole panels of 
 constexpr int64_t kDepth = 256;   // rows multiplied at a time
 constexpr int64_t kPacked = 16 << 20;  // bytes of packed rows at a time
 constexpr int64_t kColumns = 96;  // of a thread's share where sums are all there is to do
-
-template <class Value>
-struct Ops;
-template <>
-struct Ops<float> {
-  static const TileOps<float, float>& tile() { return instructions().f32; }
-  template <class S>
-  static double shift(const RowOps<S>& ops, const S* x, const float* s, int64_t n, float* out, double* sums) {
-    return ops.shift32(x, s, n, out, sums);
-  }
-};
-template <>
-struct Ops<double> {
-  static const TileOps<double, double>& tile() { return instructions().f64; }
-  template <class S>
-  static double shift(const RowOps<S>& ops, const S* x, const float* s, int64_t n, double* out, double* sums) {
-    return ops.shift64(x, s, n, out, sums);
-  }
-};
 
 template <class S>
 const RowOps<S>& row_ops();
@@ -69,22 +50,22 @@ void begin_groups(const Matrix& rows, const int64_t* groups, const std::vector<i
 }
 
 // Rows order[first … first + n), shifted: to panels of columns, and into the groups' sums and squares.
-template <class S, class Value>
-void pack(const Matrix& rows, const int64_t* groups, const int64_t* order, int64_t n, const Moments& m, Value* out) {
+template <class S>
+void pack(const Matrix& rows, const int64_t* groups, const int64_t* order, int64_t n, const Moments& m, double* out) {
   const auto& ops = row_ops<S>();
-  int64_t d = rows.columns, panel = Ops<Value>::tile().panel, panels = ceil_div(d, kSide) * (kSide / panel);
+  int64_t d = rows.columns, panel = instructions().f64.panel, panels = ceil_div(d, kSide) * (kSide / panel);
   Buffer<double> squares(panels * n);  // added up in one order, however many threads there are
   parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       int64_t from = p * panel, width = std::max<int64_t>(0, std::min(panel, d - from));
       for (int64_t r = 0; r < n; ++r) {
         int64_t i = order[r], g = groups[i];
-        Value* to = out + (p * n + r) * panel;
+        double* to = out + (p * n + r) * panel;
         squares[p * n + r] = 0.0;
         if (width)
           squares[p * n + r] =
-              Ops<Value>::shift(ops, rows.row<S>(i) + from, m.shift + g * d + from, width, to, m.sums + g * d + from);
-        for (int64_t j = width; j < panel; ++j) to[j] = Value(0);
+              ops.shift(rows.row<S>(i) + from, m.shift + g * d + from, width, to, m.sums + g * d + from);
+        for (int64_t j = width; j < panel; ++j) to[j] = 0.0;
       }
     }
   });
@@ -93,12 +74,11 @@ void pack(const Matrix& rows, const int64_t* groups, const int64_t* order, int64
 }
 
 // scatter += packedᵀ packed: blocks on and above the diagonal are computed, those below are copies.
-template <class Value>
-void multiply(const Value* packed, int64_t n, int64_t d, double* scatter) {
-  const auto& tile = Ops<Value>::tile();
+void multiply(const double* packed, int64_t n, int64_t d, double* scatter) {
+  const auto& tile = instructions().f64;
   int64_t side = ceil_div(d, kSide), blocks = side * (side + 1) / 2;
   parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    Buffer<Value> c(kSide * kSide);
+    Buffer<double> c(kSide * kSide);
     for (int64_t b = begin; b < end; ++b) {
       int64_t I = 0, rest = b;
       for (; rest >= side - I; ++I) rest -= side - I;
@@ -108,15 +88,15 @@ void multiply(const Value* packed, int64_t n, int64_t d, double* scatter) {
         for (int64_t j = 0; j < kSide; j += tile.panel)
           for (int64_t i = 0; i < kSide; i += tile.rows) {
             if (I == J && j + tile.panel <= i) continue;
-            const Value* left = packed + ((i0 + i) / tile.panel * n + k) * tile.panel + (i0 + i) % tile.panel;
-            const Value* right = packed + ((j0 + j) / tile.panel * n + k) * tile.panel;
+            const double* left = packed + ((i0 + i) / tile.panel * n + k) * tile.panel + (i0 + i) % tile.panel;
+            const double* right = packed + ((j0 + j) / tile.panel * n + k) * tile.panel;
             tile.multiply(left, right, depth, c.get() + i * kSide + j, kSide, k > 0);
           }
       }
       int64_t height = std::min(kSide, d - i0), width = std::min(kSide, d - j0);
       for (int64_t i = 0; i < height; ++i) {
         double* to = scatter + (i0 + i) * d + j0;
-        for (int64_t j = I == J ? i : 0; j < width; ++j) to[j] += double(c[i * kSide + j]);
+        for (int64_t j = I == J ? i : 0; j < width; ++j) to[j] += c[i * kSide + j];
       }
       for (int64_t j = 0; j < width; ++j) {
         double* to = scatter + (j0 + j) * d + i0;
@@ -127,12 +107,12 @@ void multiply(const Value* packed, int64_t n, int64_t d, double* scatter) {
   });
 }
 
-template <class S, class Value>
+template <class S>
 void add(const Matrix& rows, const int64_t* groups, const std::vector<int64_t>& order, int64_t split, const Moments& m) {
   int64_t d = rows.columns, width = ceil_div(d, kSide) * kSide;
-  int64_t at_once = std::max<int64_t>(kDepth, kPacked / (width * int64_t(sizeof(Value))));
+  int64_t at_once = std::max<int64_t>(kDepth, kPacked / (width * int64_t(sizeof(double))));
   int64_t total = int64_t(order.size());
-  Buffer<Value> packed(std::min(at_once, total) * width);
+  Buffer<double> packed(std::min(at_once, total) * width);
   for (int64_t bucket = 0; bucket < 2; ++bucket) {
     int64_t first = bucket ? split : 0, last = bucket ? total : split;
     for (; first < last; first += at_once) {
@@ -157,10 +137,7 @@ void add_scatter_of(const Matrix& rows, const int64_t* groups, const Moments& m)
   }
   if (order.empty()) return;
   begin_groups<S>(rows, groups, added, m);
-  if (m.exact || rows.wide)
-    add<S, double>(rows, groups, order, split, m);
-  else
-    add<S, float>(rows, groups, order, split, m);
+  add<S>(rows, groups, order, split, m);
   for (int64_t g = 0; g < m.groups; ++g) m.counts[g] += double(added[size_t(g)]);
 }
 
@@ -194,7 +171,10 @@ void add_activity_of(const Matrix& rows, const bool* keep, double* active, doubl
   parallel_for(0, ceil_div(d, kColumns), 1, [&](int64_t begin, int64_t end) {
     int64_t from = begin * kColumns, width = std::min(d, end * kColumns) - from;
     for (int64_t i = 0; i < rows.rows; ++i)
-      if (keep[i]) ops.activity(rows.row<S>(i) + from, width, active + from, minimum + from, maximum + from);
+      if (keep[i]) {
+        ops.activity(rows.row<S>(i) + from, width, active + from);
+        if (minimum) ops.extremes(rows.row<S>(i) + from, width, minimum + from, maximum + from);
+      }
   });
 }
 

@@ -53,7 +53,7 @@ double* doubles(const Tensor& x, int64_t numel, const char* name) {
 Tensor integers(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor counts, Tensor sums, Tensor squares,
-              std::optional<Tensor> scatter, int64_t labelled_groups, bool exact) {
+              std::optional<Tensor> scatter, int64_t labelled_groups) {
   Tensor x = plain(rows), g = integers(groups);
   Matrix m = matrix(x);
   int64_t n_groups = counts.numel(), d = m.columns, buckets = scatter ? scatter->size(0) : 0;
@@ -63,8 +63,7 @@ void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor cou
   add_scatter(m, ids,
               {n_groups, labelled_groups, buckets, memory<float>(shift, ScalarType::Float, n_groups * d, "shift"),
                doubles(counts, n_groups, "counts"), doubles(sums, n_groups * d, "sums"),
-               doubles(squares, n_groups, "squares"), scatter ? doubles(*scatter, buckets * d * d, "scatter") : nullptr,
-               exact});
+               doubles(squares, n_groups, "squares"), scatter ? doubles(*scatter, buckets * d * d, "scatter") : nullptr});
 }
 
 void direction_sums_(const Tensor& rows, const Tensor& keep, Tensor count, Tensor sums, Tensor squares) {
@@ -74,11 +73,14 @@ void direction_sums_(const Tensor& rows, const Tensor& keep, Tensor count, Tenso
                  doubles(sums, m.columns, "sums"), doubles(squares, m.columns, "squares"));
 }
 
-void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, Tensor minimum, Tensor maximum) {
+void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, std::optional<Tensor> minimum,
+                 std::optional<Tensor> maximum) {
+  STD_TORCH_CHECK(minimum.has_value() == maximum.has_value(), "unit_stats_: give both minimum and maximum, or neither");
   Tensor x = plain(rows), k = integers(keep);
   Matrix m = matrix(x);
   add_activity(m, memory<bool>(k, ScalarType::Bool, m.rows, "keep"), doubles(active, m.columns, "active"),
-               doubles(minimum, m.columns, "minimum"), doubles(maximum, m.columns, "maximum"));
+               minimum ? doubles(*minimum, m.columns, "minimum") : nullptr,
+               maximum ? doubles(*maximum, m.columns, "maximum") : nullptr);
 }
 
 Tensor fresh(std::initializer_list<int64_t> size, ScalarType type) {

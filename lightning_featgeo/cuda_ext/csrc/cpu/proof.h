@@ -1,12 +1,16 @@
 // From candidates to neighbours: distances by subtraction in float64, then a proof that nothing else can be nearer.
 //
-// The proof. Rows are centred and scaled so that the longest is 1 (the centre and the scale need not be exact: they
-// only make numbers small). With x̃ the rounded row and r its rounding error, ‖r‖ ≤ ρ‖x‖, a product over d columns in
-// any order of summation differs from the true one by at most η‖q‖‖b‖, η = γ(1+ρ)² + 2ρ + ρ², γ = (d+2)u/(1−(d+2)u).
-// Centring and lengths are in float64, whose round-off is w. Then |scan(q,b) − ‖q−b‖²| ≤ 2η‖q‖‖b‖ +
-// (4u + (d+4)w)(‖q‖+‖b‖)². A row that is truly within distance D of q is no longer than ‖q‖ + D, so its scanned value is
-// at most D² + E(q, D): all others can be left unmeasured, and if everything that was thrown away scanned above D² + E
-// with D the k-th measured distance, the k nearest are known for certain.
+// proof.py derives the bounds step by step; the names here are its symbols:
+//   ratio      ρ, the largest share of its length that a row lost by rounding
+//   u          the largest relative error of one addition (of fp32 or float64 sums, which round to nearest here)
+//   gamma      γ = (d+2)u/(1−(d+2)u), of a sum of d = `columns` products in any order
+//   eta        η = γ(1+ρ)² + 2ρ + ρ²: a product of rows q and b is wrong by at most η‖q‖‖b‖
+//   ends       4u + (d+4)·2⁻⁵³: what the two lengths and the last additions lose, in units of (‖q‖+‖b‖)²
+//   measuring  what a distance that was measured by subtraction may have lost, as a factor of its square
+//   between    by how much the scanned value of two rows of such lengths can be wrong
+//   near       the same for a row within a distance of the query: it is no longer than the query and that distance
+// If everything that was thrown away scanned above D² + near(‖q‖, D²), with D the k-th measured distance, the k nearest
+// are certain; and a candidate that scans above that need not be measured.
 #pragma once
 #include <algorithm>
 #include <cmath>

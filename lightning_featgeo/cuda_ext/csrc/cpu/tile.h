@@ -38,13 +38,14 @@ struct RowOps {
                    double* length, double* rest);
   void (*centre64)(const Source* x, const double* centre, double scale, int64_t n, bool pairs, double* out,
                    double* length, double* rest);
-  // out = x − shift, rounded to its type; added to sums; returns Σ (x − shift)²
-  double (*shift32)(const Source* x, const float* shift, int64_t n, float* out, double* sums);
-  double (*shift64)(const Source* x, const float* shift, int64_t n, double* out, double* sums);
+  // out = x − shift; added to sums; returns Σ (x − shift)²
+  double (*shift)(const Source* x, const float* shift, int64_t n, double* out, double* sums);
   // sums += x·scale, squares += (x·scale)²
   void (*scaled_sums)(const Source* x, double scale, int64_t n, double* sums, double* squares);
-  // active += (x > 0), and the range
-  void (*activity)(const Source* x, int64_t n, double* active, double* minimum, double* maximum);
+  // active += (x > 0)
+  void (*activity)(const Source* x, int64_t n, double* active);
+  // minimum = min(minimum, x), maximum = max(maximum, x)
+  void (*extremes)(const Source* x, int64_t n, double* minimum, double* maximum);
 };
 
 struct InstructionSet {

@@ -170,21 +170,21 @@ void centre(const Source* x, const double* centre, double scale, int64_t n, bool
     centre_all<false>(x, centre, scale, n, out, length, rest);
 }
 
-template <class Source, class Value>
-double shift_row(const Source* __restrict x, const float* __restrict shift, int64_t n, Value* __restrict out,
+template <class Source>
+double shift_row(const Source* __restrict x, const float* __restrict shift, int64_t n, double* __restrict out,
                  double* __restrict sums) {
   double lanes[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= n; j += kLanes)
     for (int l = 0; l < kLanes; ++l) {
       double v = double(x[j + l]) - double(shift[j + l]);
-      out[j + l] = Value(v);
+      out[j + l] = v;
       sums[j + l] += v;
       lanes[l] += v * v;
     }
   for (int l = 0; j < n; ++j, ++l) {
     double v = double(x[j]) - double(shift[j]);
-    out[j] = Value(v);
+    out[j] = v;
     sums[j] += v;
     lanes[l] += v * v;
   }
@@ -202,11 +202,14 @@ void scaled_sums(const Source* __restrict x, double scale, int64_t n, double* __
 }
 
 template <class Source>
-void activity(const Source* __restrict x, int64_t n, double* __restrict active, double* __restrict minimum,
-              double* __restrict maximum) {
+void activity(const Source* __restrict x, int64_t n, double* __restrict active) {
+  for (int64_t j = 0; j < n; ++j) active[j] += x[j] > Source(0) ? 1.0 : 0.0;
+}
+
+template <class Source>
+void extremes(const Source* __restrict x, int64_t n, double* __restrict minimum, double* __restrict maximum) {
   for (int64_t j = 0; j < n; ++j) {
     double v = double(x[j]);
-    active[j] += v > 0.0 ? 1.0 : 0.0;
     minimum[j] = v < minimum[j] ? v : minimum[j];
     maximum[j] = v > maximum[j] ? v : maximum[j];
   }
@@ -214,8 +217,8 @@ void activity(const Source* __restrict x, int64_t n, double* __restrict active, 
 
 template <class Source>
 RowOps<Source> row_ops() {
-  return {distance<Source>,          centre<Source, float>,     centre<Source, double>, shift_row<Source, float>,
-          shift_row<Source, double>, scaled_sums<Source>,       activity<Source>};
+  return {distance<Source>,  centre<Source, float>, centre<Source, double>, shift_row<Source>, scaled_sums<Source>,
+          activity<Source>,  extremes<Source>};
 }
 
 }  // namespace FEATGEO_SET

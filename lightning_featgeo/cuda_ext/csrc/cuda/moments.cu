@@ -2,8 +2,7 @@
 //
 // The first gives new groups their shift and adds up every group's rows; a block owns 32 columns of up to 64 groups, so
 // that nothing is added by two blocks. The second forms the upper triangle of the shifted rows' scatter from tiles of
-// tensor-core products, and writes both triangles: in float64 where exact products are asked for, else from three TF32
-// products of each number's high and low half, whose fp32 sums are folded into float64 every 256 rows.
+// float64 tensor-core products, and writes both triangles.
 #include <mma.h>
 
 #include "common.cuh"
@@ -119,12 +118,9 @@ __device__ void finish(const State& s, int64_t column_blocks) {
 
 // --- the scatter -----------------------------------------------------------------------------------------------------
 
-constexpr int kSide = 64, kChunk = 32, kThreads = 256;
-constexpr int64_t kFold = 256;  // rows whose products are summed in fp32 before they join the float64
+constexpr int kSide = 64, kChunk = 32, kThreads = 256, kStride = kSide + 4;
 
-struct ExactTile {  // float64 tensor cores: m8n8k4; a warp makes 8 rows of the tile
-  using Value = double;
-  static constexpr int kStride = kSide + 4;
+struct Tile {  // float64 tensor cores: m8n8k4; a warp makes 8 rows of the tile
   wmma::fragment<wmma::accumulator, 8, 8, 4, double> sum[8];
 
   __device__ void clear() {
@@ -148,51 +144,11 @@ struct ExactTile {  // float64 tensor cores: m8n8k4; a warp makes 8 rows of the 
   }
 };
 
-struct SplitTile {  // three TF32 products: m16n16k8; a warp makes 16 rows and 32 columns of the tile
-  using Value = float;
-  static constexpr int kStride = kSide + 4;
-  wmma::fragment<wmma::accumulator, 16, 16, 8, float> sum[2];
-
-  template <class Fragment>
-  __device__ static void split(const Fragment& whole, Fragment& high, Fragment& low) {
-    for (int e = 0; e < whole.num_elements; ++e) {
-      high.x[e] = wmma::__float_to_tf32(whole.x[e]);
-      low.x[e] = wmma::__float_to_tf32(whole.x[e] - high.x[e]);
-    }
-  }
-  __device__ void clear() {
-    for (auto& c : sum) wmma::fill_fragment(c, 0.0f);
-  }
-  __device__ void add(const float* left, const float* right, int warp) {
-    int row = warp / 2 * 16, column = warp % 2 * 32;
-    for (int k = 0; k < kChunk; k += 8) {
-      wmma::fragment<wmma::matrix_a, 16, 16, 8, wmma::precision::tf32, wmma::col_major> a, a_high, a_low;
-      wmma::load_matrix_sync(a, left + k * kStride + row, kStride);
-      split(a, a_high, a_low);
-      for (int j = 0; j < 2; ++j) {
-        wmma::fragment<wmma::matrix_b, 16, 16, 8, wmma::precision::tf32, wmma::row_major> b, b_high, b_low;
-        wmma::load_matrix_sync(b, right + k * kStride + column + j * 16, kStride);
-        split(b, b_high, b_low);
-        wmma::mma_sync(sum[j], a_low, b_high, sum[j]);
-        wmma::mma_sync(sum[j], a_high, b_low, sum[j]);
-        wmma::mma_sync(sum[j], a_high, b_high, sum[j]);
-      }
-    }
-  }
-  __device__ void store(float* tile, int warp) {
-    int row = warp / 2 * 16, column = warp % 2 * 32;
-    for (int j = 0; j < 2; ++j)
-      wmma::store_matrix_sync(tile + row * kStride + column + j * 16, sum[j], kStride, wmma::mem_row_major);
-  }
-};
-
-template <class T, class Tile>
+template <class T>
 __global__ void __launch_bounds__(kThreads)
     scatter_kernel(Rows<T> rows, const int64_t* ids, State s, int64_t side, int64_t column_blocks) {
-  using Value = typename Tile::Value;
-  constexpr int kStride = Tile::kStride;
-  __shared__ alignas(32) Value space[2 * kChunk * kStride];  // two chunks of columns, then the finished tile
-  Value *left = space, *right = space + kChunk * kStride, *tile = space;
+  __shared__ alignas(32) double space[2 * kChunk * kStride];  // two chunks of columns, then the finished tile
+  double *left = space, *right = space + kChunk * kStride, *tile = space;
   static_assert(2 * kChunk >= kSide, "the tile must fit where the chunks were");
   int warp = threadIdx.x / 32;
   int64_t I = 0, rest = blockIdx.x;
@@ -204,20 +160,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t bucket = 0; bucket < s.buckets; ++bucket) {
     Tile product;
     product.clear();
-    double own[kOwn] = {};  // this thread's elements of the tile
     bool any = false;
-    auto fold = [&] {
-      __syncthreads();
-      product.store(tile, warp);
-      __syncthreads();
-      for (int e = 0; e < kOwn; ++e) {
-        int place = threadIdx.x + e * kThreads;
-        own[e] += double(tile[place / kSide * kStride + place % kSide]);
-      }
-      product.clear();
-      __syncthreads();
-    };
-    int64_t since = 0;
     for (int64_t start = 0; start < rows.n; start += kChunk) {
       int64_t r = start + threadIdx.x % kChunk;
       int64_t g = r < rows.n && ids[r] < s.groups ? ids[r] : -1;
@@ -230,36 +173,33 @@ __global__ void __launch_bounds__(kThreads)
         int64_t group = row < rows.n && ids[row] < s.groups ? ids[row] : -1;
         bool in = group >= 0 && (s.buckets == 1 || (group >= s.labelled) == (bucket == 1));
         const float* shift = s.shift + (in ? group * rows.d : 0);
-        left[k * kStride + c] = in && i0 + c < rows.d ? Value(rows.at(row, i0 + c) - double(shift[i0 + c])) : Value(0);
-        right[k * kStride + c] = in && j0 + c < rows.d ? Value(rows.at(row, j0 + c) - double(shift[j0 + c])) : Value(0);
+        left[k * kStride + c] = in && i0 + c < rows.d ? rows.at(row, i0 + c) - double(shift[i0 + c]) : 0.0;
+        right[k * kStride + c] = in && j0 + c < rows.d ? rows.at(row, j0 + c) - double(shift[j0 + c]) : 0.0;
       }
       __syncthreads();
       product.add(left, right, warp);
       __syncthreads();
-      since += kChunk;
-      if (sizeof(Value) == 4 && since >= kFold) {
-        fold();
-        since = 0;
-      }
     }
     if (!any) continue;
-    fold();
+    product.store(tile, warp);  // where the chunks were, which all have read
+    __syncthreads();
     double* out = s.scatter + bucket * rows.d * rows.d;
     for (int e = 0; e < kOwn; ++e) {
       int place = threadIdx.x + e * kThreads;
       int64_t i = i0 + place / kSide, j = j0 + place % kSide;
       if (i >= rows.d || j >= rows.d || j < i) continue;
-      double value = out[i * rows.d + j] + own[e];
+      double value = out[i * rows.d + j] + tile[place / kSide * kStride + place % kSide];
       out[i * rows.d + j] = value;
       out[j * rows.d + i] = value;
     }
+    __syncthreads();  // the next bucket's chunks go where the tile is
   }
 }
 
 __global__ void finish_kernel(State s, int64_t column_blocks) { finish(s, column_blocks); }
 
 template <class T>
-void launch(const Rows<T>& rows, const int64_t* ids, const State& s, bool exact, cudaStream_t stream) {
+void launch(const Rows<T>& rows, const int64_t* ids, const State& s, cudaStream_t stream) {
   int64_t column_blocks = blocks(rows.d, kColumns);
   dim3 threads(kColumns, kWarps);
   if (s.groups <= kWarps)
@@ -273,15 +213,12 @@ void launch(const Rows<T>& rows, const int64_t* ids, const State& s, bool exact,
   }
   int64_t side = blocks(rows.d, kSide);
   unsigned tiles = unsigned(side * (side + 1) / 2);
-  if (exact || sizeof(T) == 8)
-    scatter_kernel<T, ExactTile><<<tiles, kThreads, 0, stream>>>(rows, ids, s, side, column_blocks);
-  else
-    scatter_kernel<T, SplitTile><<<tiles, kThreads, 0, stream>>>(rows, ids, s, side, column_blocks);
+  scatter_kernel<T><<<tiles, kThreads, 0, stream>>>(rows, ids, s, side, column_blocks);
   check_launch("scatter_ (products)");
 }
 
 void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor counts, Tensor sums, Tensor squares,
-              std::optional<Tensor> scatter, int64_t labelled_groups, bool exact) {
+              std::optional<Tensor> scatter, int64_t labelled_groups) {
   int64_t n = rows.size(0), d = rows.size(1), n_groups = counts.numel();
   if (n == 0 || d == 0 || n_groups == 0) return;
   OnDevice device(rows);
@@ -300,7 +237,7 @@ void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor cou
           static_cast<double*>(added.data_ptr()),
           static_cast<double*>(partial.data_ptr())};
   const int64_t* ids = memory<int64_t>(g, ScalarType::Long, n, "groups");
-  with_rows(rows, [&](auto x) { launch(x, ids, s, exact, device.stream()); });
+  with_rows(rows, [&](auto x) { launch(x, ids, s, device.stream()); });
 }
 
 }  // namespace

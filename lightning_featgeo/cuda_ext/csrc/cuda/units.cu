@@ -19,7 +19,22 @@ __global__ void hash_kernel(const int64_t* index, int64_t n, uint64_t seed, int6
 }
 
 template <class T>
-__global__ void unit_kernel(Rows<T> rows, const bool* keep, double* active, double* minimum, double* maximum) {
+__global__ void activity_kernel(Rows<T> rows, const bool* keep, double* active) {
+  __shared__ double counts[kLanes][kColumns];
+  int64_t column = int64_t(blockIdx.x) * kColumns + threadIdx.x;
+  double count = 0.0;
+  if (column < rows.d)
+    for (int64_t i = threadIdx.y; i < rows.n; i += kLanes) count += keep[i] && rows.at(i, column) > 0.0;
+  counts[threadIdx.y][threadIdx.x] = count;
+  __syncthreads();
+  if (threadIdx.y || column >= rows.d) return;
+  for (int lane = 1; lane < kLanes; ++lane) count += counts[lane][threadIdx.x];
+  active[column] += count;
+}
+
+template <class T>
+__global__ void activity_and_extremes_kernel(Rows<T> rows, const bool* keep, double* active, double* minimum,
+                                             double* maximum) {
   __shared__ double counts[kLanes][kColumns], lows[kLanes][kColumns], highs[kLanes][kColumns];
   int64_t column = int64_t(blockIdx.x) * kColumns + threadIdx.x;
   double count = 0.0, low = INFINITY, high = -INFINITY;
@@ -112,17 +127,23 @@ Tensor hash_priority(const Tensor& index, int64_t seed) {
   return out;
 }
 
-void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, Tensor minimum, Tensor maximum) {
+void unit_stats_(const Tensor& rows, const Tensor& keep, Tensor active, std::optional<Tensor> minimum,
+                 std::optional<Tensor> maximum) {
+  STD_TORCH_CHECK(minimum.has_value() == maximum.has_value(), "unit_stats_: give both minimum and maximum, or neither");
   int64_t n = rows.size(0), d = rows.size(1);
   if (n == 0 || d == 0) return;
   OnDevice device(rows);
   Tensor k = packed(keep);
   const bool* kept = memory<bool>(k, ScalarType::Bool, n, "keep");
   double* a = memory<double>(active, ScalarType::Double, d, "active");
-  double* low = memory<double>(minimum, ScalarType::Double, d, "minimum");
-  double* high = memory<double>(maximum, ScalarType::Double, d, "maximum");
+  double* low = minimum ? memory<double>(*minimum, ScalarType::Double, d, "minimum") : nullptr;
+  double* high = maximum ? memory<double>(*maximum, ScalarType::Double, d, "maximum") : nullptr;
+  dim3 threads(kColumns, kLanes);
   with_rows(rows, [&](auto x) {
-    unit_kernel<<<blocks(d, kColumns), dim3(kColumns, kLanes), 0, device.stream()>>>(x, kept, a, low, high);
+    if (low)
+      activity_and_extremes_kernel<<<blocks(d, kColumns), threads, 0, device.stream()>>>(x, kept, a, low, high);
+    else
+      activity_kernel<<<blocks(d, kColumns), threads, 0, device.stream()>>>(x, kept, a);
   });
   check_launch("unit_stats_");
 }

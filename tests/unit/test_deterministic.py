@@ -1,0 +1,44 @@
+"""No op that is an error on CUDA under ``torch.use_deterministic_algorithms(True)``, which no CPU would show."""
+
+from typing import Any
+
+import pytest
+import torch
+from data import digits_features, head
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_featgeo import GeometryMetric
+from lightning_featgeo.rows.assembler import RowAssembler
+
+# From the documentation of torch.use_deterministic_algorithms; "float": an error for floating-point tensors only.
+REFUSED = {"kthvalue": "", "cumsum": "float", "median": "", "nanmedian": "", "histc": "float", "put_": "", "renorm": ""}
+
+
+class Refusing(TorchDispatchMode):
+    """Refuses what CUDA would."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        refused = name in REFUSED and (REFUSED[name] != "float" or args[0].is_floating_point())
+        refused |= name == "bincount" and (len(args) > 1 or "weights" in (kwargs or {}))
+        assert not refused, f"{func} is an error on CUDA under deterministic algorithms"
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_signal_of_labelled_rows() -> None:
+    x, y = digits_features()
+    metric = GeometryMetric("all", num_classes=10, head=head(10, x.shape[1]))
+    with Refusing():
+        metric.update(x[:400], y[:400])
+        result = metric.window()
+    assert "spectral_spread" in result.values
+    assert result.values["id_two_nn"] > 0
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_draw_of_tokens(masked: bool) -> None:
+    batch = {"input": torch.randn(3, 7, 4)} | ({"attention_mask": torch.ones(3, 7)} if masked else {})
+    assembler = RowAssembler("tokens", tokens_per_sequence=3)
+    with Refusing():
+        (part,) = assembler.assemble([batch["input"]], batch, 0).parts
+    assert part.rows.keep.reshape(3, 7).sum(dim=1).tolist() == [3, 3, 3]

@@ -21,14 +21,13 @@ from typing import Any
 import torch
 from measuring import publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import ranked
-from interrupted import interrupted, shown, uninterrupted
-from processes import on_ranks
-from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo.cuda_ext import certified
 from lightning_featgeo.distributed.ranks import Ranks
+from tests._helpers import ranked
+from tests._helpers.interrupted import interrupted, shown, uninterrupted
+from tests._helpers.processes import on_ranks
+from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
 
 
 def between(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, str]:

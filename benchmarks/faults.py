@@ -23,15 +23,14 @@ import lightning.pytorch as pl
 import torch
 from measuring import publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import ranked
-from models import Classifier, loaders, trainer
-from processes import Died, on_ranks
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import FeatureGeometryMonitor, History
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import sums as sum_statistics
+from tests._helpers import ranked
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import Died, on_ranks
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn"]
 

@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranked
 import torch
-from data import digits
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger
-from models import trainer
-from processes import on_ranks
-from ranked import TRAIN, VAL, digit_loaders, still
 from torch.utils.data import Dataset
 from transformers import (
     BertConfig,
@@ -32,6 +27,11 @@ from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Featur
 from lightning_featgeo.adapters import FeatureWatch
 from lightning_featgeo.adapters.fabric import FabricGeometry
 from lightning_featgeo.adapters.huggingface import GeometryCallback
+from tests._helpers import ranked
+from tests._helpers.data import digits
+from tests._helpers.models import trainer
+from tests._helpers.processes import on_ranks
+from tests._helpers.ranked import TRAIN, VAL, digit_loaders, still
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn", "knn_log_density", "nc1", "nc3", "knn_accuracy"]
 

@@ -6,15 +6,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-import ranked
 import torch
 import wandb
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from models import Classifier, loaders, trainer
-from processes import on_ranks
 from torch import nn
-from wandb_file import alerts, read
 
 from lightning_featgeo import (
     ConfigurationError,
@@ -27,6 +23,10 @@ from lightning_featgeo import (
     Threshold,
 )
 from lightning_featgeo.alarms import KINDS, Detector, Finding, Past
+from tests._helpers import ranked
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import on_ranks
+from tests._helpers.wandb_file import alerts, read
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from models import Classifier, loaders, trainer
 
 from lightning_featgeo import (
     ConfigurationError,
@@ -14,6 +13,7 @@ from lightning_featgeo import (
     Plateau,
     Threshold,
 )
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wandb_file import read
-
 from lightning_featgeo import History
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

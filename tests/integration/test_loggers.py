@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
-from models import Classifier, loaders, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.adapters.trackio import TrackioLogger
 from lightning_featgeo.errors import FeatureGeometryWarning
+from tests._helpers.models import Classifier, loaders, trainer
 
 NAMES = [f"digit {i}" for i in range(10)]
 PICTURES = {f"featgeo_curves/val/{name}" for name in ("spectrum", "class_cosines", "layout", "depth_feature_std")}

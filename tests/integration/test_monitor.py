@@ -6,9 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from data import digits
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from models import Classifier, loaders, trainer
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +19,8 @@ from lightning_featgeo import (
     GeometryMetric,
     History,
 )
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 def strict(**kwargs: Any) -> FeatureGeometryMonitor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ranked
 import torch
-from processes import Died, on_ranks
+
+from tests._helpers import ranked
+from tests._helpers.processes import Died, on_ranks
 
 
 def differences(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:

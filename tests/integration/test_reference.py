@@ -6,8 +6,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from data import digits
-from models import Classifier, loaders, trainer
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -16,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, GeometryMetric
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, loaders, trainer
 
 FIDELITY = ("fidelity", "knn_ood_score", "knn_ood_auroc")
 

@@ -7,12 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import ranked
 import torch
-from interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import Classifier, loaders, trainer
-from processes import Died, on_ranks
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -24,6 +20,10 @@ from lightning_featgeo import (
     Plateau,
     Threshold,
 )
+from tests._helpers import ranked
+from tests._helpers.interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import Died, on_ranks
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

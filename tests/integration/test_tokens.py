@@ -5,12 +5,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from models import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.models import trainer
 
 
 class Sink(nn.Module):

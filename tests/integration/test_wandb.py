@@ -6,12 +6,12 @@ import pytest
 import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from models import Classifier, loaders, trainer
 from torch import nn
-from wandb_file import alerts, config, read, table
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.wandb_file import alerts, config, read, table
 
 WORDS = {"last": "the last window", "best": "the window with the best knn_accuracy"}
 NAMES = [f"digit {i}" for i in range(10)]

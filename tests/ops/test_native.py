@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ops import arguments
+from tests.ops.test_ops import arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_featgeo.cuda_ext import build, library

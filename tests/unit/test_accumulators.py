@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 import torch
-from data import digits_features, far_from_origin
 from torch import Tensor, nn
 
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
@@ -14,6 +13,7 @@ from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulat
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.rows.rows import build_rows
+from tests._helpers.data import digits_features, far_from_origin
 
 MAKE = {
     "moments": lambda d: MomentsAccumulator(d),

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from data import digits_features, head
 from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.labels import LabelReader
+from tests._helpers.data import digits_features, head
 
 Y = torch.tensor([3, 1, 2, 0])
 BATCH = (torch.randn(4, 9), Y)

@@ -4,16 +4,16 @@ import math
 
 import mpmath
 import numpy as np
-import oracles
 import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from data import long_tailed
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional import long_tail, subspaces, von_mises_fisher
+from tests._helpers import oracles
+from tests._helpers.data import long_tailed
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5, 16, 81, 82, 512, 2048, 8192, 32768])

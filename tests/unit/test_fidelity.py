@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from data import digits, digits_features, far_from_origin, nearly_collapsed
 from prdc import compute_prdc
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
@@ -14,6 +13,7 @@ from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.functional import fidelity, outliers
 from lightning_featgeo.rows.rows import build_rows
+from tests._helpers.data import digits, digits_features, far_from_origin, nearly_collapsed
 
 SETS = {"digits": digits, "features": digits_features, "far": far_from_origin, "collapsed": nearly_collapsed}
 

@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from data import PLAIN, digits_features, head
 from torch import Tensor, nn
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
@@ -13,6 +12,7 @@ from lightning_featgeo.metrics import CATALOG, Estimate, Signal, register
 from lightning_featgeo.metrics.catalog import PRESETS, resolve
 from lightning_featgeo.metrics.plan import bank_capacity
 from lightning_featgeo.rows.rows import build_rows
+from tests._helpers.data import PLAIN, digits_features, head
 
 CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
 TAIL = {"tail_min_angle", "class_volume_tail_gap"}  # three classes, or equal ones, have no tail

@@ -3,13 +3,13 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from models import Classifier, loaders, trainer
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
 from lightning_featgeo.capture.heads import candidates, choose_by_declaration, known_class_count
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 def picked(model: pl.LightningModule, **kwargs) -> str:

@@ -1,14 +1,14 @@
 """A window against a reference: fidelity, outliers, the vote from a reference bank, and what is said without one."""
 
-import oracles
 import pytest
 import torch
-from data import digits_features, long_tailed
 from torch import Tensor
 
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, resolve
 from lightning_featgeo.metrics.functional import fidelity
+from tests._helpers import oracles
+from tests._helpers.data import digits_features, long_tailed
 
 ALL = ("fidelity", "ood", "knn_accuracy", "effective_rank")
 

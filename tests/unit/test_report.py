@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from histories import FACTS, SIGNALS, record, stop, write
 
 from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.history.fingerprint import differences, fingerprint
@@ -17,6 +16,7 @@ from lightning_featgeo.report.curves import panels
 from lightning_featgeo.report.data import MOST_NUMBERS
 from lightning_featgeo.report.runs import distinct, find, load
 from lightning_featgeo.report.words import NO_END, ending, headline
+from tests._helpers.histories import FACTS, SIGNALS, record, stop, write
 
 
 def runs_below(folder: Path):

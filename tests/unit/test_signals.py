@@ -3,11 +3,16 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 import skdim
 import torch
-from data import (
+from torch import Tensor
+
+from lightning_featgeo import GeometryMetric
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread
+from tests._helpers import oracles
+from tests._helpers.data import (
     PLAIN,
     curved_manifold,
     digits,
@@ -19,11 +24,6 @@ from data import (
     nearly_collapsed,
     rank_five,
 )
-from torch import Tensor
-
-from lightning_featgeo import GeometryMetric
-from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread
 
 
 def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional import density, regression, views
+from tests._helpers import oracles
 
 
 def two_views(n: int = 600, d: int = 12, noise: float = 0.3) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import Classifier, loaders, trainer
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_featgeo import FeatureGeometryMonitor
+from tests._helpers.models import Classifier, loaders, trainer
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn", "knn_log_density", "nc1", "neighbor_churn", "n_samples"]
 

@@ -12,15 +12,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
-from models import trainer
-from ranked import SIGNALS as ALL
-from ranked import Still, digit_loaders
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
+from tests._helpers.models import trainer
+from tests._helpers.ranked import SIGNALS as ALL
+from tests._helpers.ranked import Still, digit_loaders
 
 Rows = dict[str, Record]
 SIGNALS = [name for name in ALL if name != "neighbor_churn"]  # needs a window before this one

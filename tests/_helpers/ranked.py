@@ -10,8 +10,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from data import digits
-from models import Classifier, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
@@ -25,6 +23,8 @@ from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.statistics import bank as bank_statistics
 from lightning_featgeo.metrics.statistics import reference as reference_statistics
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, trainer
 
 TRAIN, VAL = 307, 457  # neither 2, 3 nor 4 divides them
 SIGNALS = [name for name, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.report.runs import Run, distinct, find, load
 
 SIGNALS = ("feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1")
 FACTS = {
@@ -69,3 +71,13 @@ def stop(history: History, epoch: float, kind: str = "stop", text: str = "total 
         alarm={"title": "total collapse", "text": "fell 10% of the way to 0", "limit": "5%", "disagree": [],
                "causes": ["no stop-gradient"], "steps": ["look at the loss"], "agree": ["rankme 13 → 11"]},
     )  # fmt: skip
+
+
+def runs_below(folder: Path) -> tuple[list[Run], list[str]]:
+    return distinct(list(load(find([folder]))))
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """What a report's script draws from."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text.split('id="data">')[1].split("</script>")[0])

@@ -1,4 +1,4 @@
-"""Small real models and runs for the integration tests. None of them knows of lightning-featgeo."""
+"""Small real models and runs for the integration tests. Only ``strict`` knows of lightning-featgeo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_featgeo import FeatureGeometryMonitor
 from tests._helpers.data import digits
 
 
@@ -55,3 +56,8 @@ def trainer(*callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
         "enable_model_summary": False,
     }
     return pl.Trainer(**{**defaults, **kwargs}, callbacks=list(callbacks))
+
+
+def strict(**kwargs: Any) -> FeatureGeometryMonitor:
+    """A monitor whose errors are errors."""
+    return FeatureGeometryMonitor(**{"on_error": "raise", **kwargs})

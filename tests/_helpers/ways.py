@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
 from tests._helpers.models import trainer
-from tests._helpers.ranked import SIGNALS as ALL
-from tests._helpers.ranked import Still, digit_loaders
+from tests._helpers.still import SIGNALS as ALL
+from tests._helpers.still import Still, digit_loaders
 
 Rows = dict[str, Record]
 SIGNALS = [name for name in ALL if name != "neighbor_churn"]  # needs a window before this one

@@ -27,11 +27,11 @@ from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Featur
 from lightning_featgeo.adapters import FeatureWatch
 from lightning_featgeo.adapters.fabric import FabricGeometry
 from lightning_featgeo.adapters.huggingface import GeometryCallback
-from tests._helpers import ranked
 from tests._helpers.data import digits
 from tests._helpers.models import trainer
 from tests._helpers.processes import on_ranks
-from tests._helpers.ranked import TRAIN, VAL, digit_loaders, still
+from tests._helpers.ranked import parallelism
+from tests._helpers.still import TRAIN, VAL, digit_loaders, still
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn", "knn_log_density", "nc1", "nc3", "knn_accuracy"]
 
@@ -96,9 +96,9 @@ def test_fabric_logs_what_lightning_logs(tmp_path: Path) -> None:
 
 
 def test_fabric_with_several_processes() -> None:
-    every = on_ranks(2, ranked.fabric, 2)
+    every = on_ranks(2, parallelism.fabric, 2)
     assert every[0] == every[1]
-    assert every[0]["values"] == pytest.approx(on_ranks(1, ranked.fabric, 1)[0]["values"], rel=1e-6)
+    assert every[0]["values"] == pytest.approx(on_ranks(1, parallelism.fabric, 1)[0]["values"], rel=1e-6)
     assert every[0]["counts"]["seen"] == VAL
 
 

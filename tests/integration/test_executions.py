@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_featgeo import FeatureGeometryMonitor
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, trainer
-from tests._helpers.ranked import TRAIN, VAL, Still, digit_loaders
+from tests._helpers.still import TRAIN, VAL, Still, digit_loaders
 from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, SIGNALS, Rows, furthest, net, run
 
 

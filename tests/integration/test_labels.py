@@ -15,7 +15,7 @@ from lightning_featgeo.history.record import Record
 from lightning_featgeo.rows.labels import LabelReader
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, trainer
-from tests._helpers.ranked import Still, digit_loaders
+from tests._helpers.still import Still, digit_loaders
 
 X, Y = digits()
 X, Y = X[:400] / 16, Y[:400]

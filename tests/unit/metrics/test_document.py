@@ -7,7 +7,7 @@ import pytest
 from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.document import cost, formula, index, page, undefined, write
 
-DOCS = Path(__file__).parents[2] / "docs" / "signals"
+DOCS = Path(__file__).parents[3] / "docs" / "signals"
 
 
 @pytest.mark.parametrize("name", CATALOG)

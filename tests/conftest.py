@@ -7,10 +7,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; idle threads would spin
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests._helpers import typed
+
+typed.check_less()
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -21,14 +21,13 @@ from typing import Any
 import torch
 from measuring import publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import ranked
-from interrupted import interrupted, shown, uninterrupted
-from processes import on_ranks
-from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.statistics import shared_search
+from tests._helpers.interrupted import interrupted, shown, uninterrupted
+from tests._helpers.processes import on_ranks
+from tests._helpers.ranked import parallelism, windows
+from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, Rows, Still, furthest, net, run
 
 
 def between(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> tuple[float, str]:
@@ -59,15 +58,15 @@ def lightning() -> list[list[object]]:
 
 def processes() -> list[list[object]]:
     rows: list[list[object]] = []
-    alone = on_ranks(1, ranked.curves, 1, {"bank_size": 200})[0]["records"]
+    alone = on_ranks(1, windows.curves, 1, {"bank_size": 200})[0]["records"]
     for size in (2, 3, 4):
-        every = on_ranks(size, ranked.curves, size, {"bank_size": 200})
+        every = on_ranks(size, windows.curves, size, {"bank_size": 200})
         assert all(rank["records"] == every[0]["records"] for rank in every)
         padded = [record["counts"].get("padded", 0) for record in every[0]["records"][:2]]
         rows.append([f"DDP, {size} processes", *_shown(between(every[0]["records"], alone)), f"{padded} dropped"])
-    whole = on_ranks(1, ranked.curves, 1, {"stages": ("val",)})[0]["records"][:1]
+    whole = on_ranks(1, windows.curves, 1, {"stages": ("val",)})[0]["records"][:1]
     for data, tensor in ((2, 1), (1, 2), (2, 2)):
-        every = on_ranks(data * tensor, ranked.sharded, data, tensor)
+        every = on_ranks(data * tensor, parallelism.sharded, data, tensor)
         name = f"FSDP2 over {data}, tensor parallel over {tensor}"
         rows.append([name, *_shown(between(every[0]["records"], whole)), "–"])
     return rows

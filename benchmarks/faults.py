@@ -23,15 +23,14 @@ import lightning.pytorch as pl
 import torch
 from measuring import publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import ranked
-from models import Classifier, loaders, trainer
-from processes import Died, on_ranks
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import FeatureGeometryMonitor, History
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import sums as sum_statistics
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import Died, on_ranks
+from tests._helpers.ranked import faults
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn"]
 
@@ -126,7 +125,7 @@ def damaged_checkpoint() -> tuple[str, str, str]:
 
 
 def on_a_rank(where: str) -> tuple[str, str, str]:
-    every = on_ranks(2, ranked.failing, 2, where)
+    every = on_ranks(2, faults.failing, 2, where)
     assert every[0]["records"] == every[1]["records"]
     records = [(r["values"], r["gaps"]) for r in every[0]["records"]]
     return f"went on to its end ({every[0]['epochs']} epochs)", f"both ranks: {_curves(records)}", every[0]["said"][0]
@@ -134,7 +133,7 @@ def on_a_rank(where: str) -> tuple[str, str, str]:
 
 def killed() -> tuple[str, str, str]:
     try:
-        on_ranks(2, ranked.killed, 2, limit=90)
+        on_ranks(2, faults.killed, 2, limit=90)
     except Died as died:
         first = cast(str, died.outcomes[0]).strip().splitlines()[-1]
         return "the other rank ended too, at once", "on disk up to the last closed window", first

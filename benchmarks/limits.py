@@ -29,11 +29,10 @@ from measuring import publish, table
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from processes import on_ranks
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
 from lightning_featgeo.distributed.ranks import Ranks
+from tests._helpers.processes import on_ranks
 
 _WARM = 3000  # rows of a window that is not measured
 CHEAP = ["feature_std", "mean_resultant", "dead_fraction"]

@@ -22,15 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-import data
-import oracles
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional import dimension
+from tests._helpers import data, oracles
 
 with contextlib.suppress(ImportError):
     from dadapy import Data

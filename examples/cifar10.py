@@ -111,7 +111,9 @@ def main() -> None:
     workers = {} if args.generated else {"num_workers": 4, "persistent_workers": True}
     loaders = [DataLoader(val, 256, **workers), DataLoader(clean, 256, **workers)]
     monitor = FeatureGeometryMonitor(
-        display=Display(class_names=CLASSES, embedding_rows=500), loader_names=("val", "train_clean"), reference="train_clean"
+        display=Display(class_names=CLASSES, embedding_rows=500),
+        loader_names=("val", "train_clean"),
+        reference="train_clean",
     )
     logger: Logger = WandbLogger(project="featgeo-cifar10") if args.wandb else TensorBoardLogger("runs", "cifar10")
     trainer = pl.Trainer(

@@ -71,7 +71,10 @@ def main() -> None:
     for balanced in (False, True):
         pl.seed_everything(0, verbose=False)
         monitor = FeatureGeometryMonitor(
-            signals=SIGNALS, loader_names=("val", "train_clean"), reference="train_clean", neighbors=Neighbors(vote_k=10)
+            signals=SIGNALS,
+            loader_names=("val", "train_clean"),
+            reference="train_clean",
+            neighbors=Neighbors(vote_k=10),
         )
         trainer = pl.Trainer(
             max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,

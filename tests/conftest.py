@@ -1,18 +1,21 @@
-"""Shared by all tests: helpers importable by name, no leftovers, no network."""
+"""Shared by all tests: a folder and a seed for each test, no leftovers, no network."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; idle threads would spin
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests._helpers import typed
+
+typed.check_less()
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"

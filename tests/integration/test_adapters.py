@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranked
 import torch
-from data import digits
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger
-from models import trainer
-from processes import on_ranks
-from ranked import TRAIN, VAL, digit_loaders, still
 from torch.utils.data import Dataset
 from transformers import (
     BertConfig,
@@ -32,6 +27,11 @@ from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Featur
 from lightning_featgeo.adapters import FeatureWatch
 from lightning_featgeo.adapters.fabric import FabricGeometry
 from lightning_featgeo.adapters.huggingface import GeometryCallback
+from tests._helpers.data import digits
+from tests._helpers.models import trainer
+from tests._helpers.processes import on_ranks
+from tests._helpers.ranked import parallelism
+from tests._helpers.still import TRAIN, VAL, digit_loaders, still
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn", "knn_log_density", "nc1", "nc3", "knn_accuracy"]
 
@@ -65,11 +65,11 @@ def test_a_failing_forward_is_the_users_and_ours_is_a_gap(monkeypatch: pytest.Mo
     watch.open("val")
     with watch.batch((torch.zeros(4, 64), torch.arange(4))):
         model(torch.rand(4, 64))
-    monkeypatch.setattr(watch.sources, "take", None)
+    monkeypatch.setattr(watch.watcher.sources, "take", None)
     with pytest.warns(FeatureGeometryWarning, match="streaming a val batch failed"), watch.batch(None):
         model(torch.rand(4, 64))
     assert watch.close() == {}
-    with pytest.raises(ConfigurationError, match="settings of Lightning's Trainer"):
+    with pytest.raises(ConfigurationError, match="stages: not an argument of FeatureWatch"):
         FeatureWatch(model, stages=("val",))
 
 
@@ -96,9 +96,9 @@ def test_fabric_logs_what_lightning_logs(tmp_path: Path) -> None:
 
 
 def test_fabric_with_several_processes() -> None:
-    every = on_ranks(2, ranked.fabric, 2)
+    every = on_ranks(2, parallelism.fabric, 2)
     assert every[0] == every[1]
-    assert every[0]["values"] == pytest.approx(on_ranks(1, ranked.fabric, 1)[0]["values"], rel=1e-6)
+    assert every[0]["values"] == pytest.approx(on_ranks(1, parallelism.fabric, 1)[0]["values"], rel=1e-6)
     assert every[0]["counts"]["seen"] == VAL
 
 
@@ -209,7 +209,7 @@ def test_only_the_evaluation_loop_makes_an_evaluation_window(tmp_path: Path) -> 
     with pytest.raises(ZeroDivisionError):
         run.evaluate()
     run.remove_callback(Aborts)
-    assert not geometry.evaluation.sources.taps[0].calls
+    assert not geometry.evaluation.watcher.sources.taps[0].calls
     run.model(**batch)
     assert run.evaluate()["eval_featgeo/val/n_samples"] == 210
     run.predict(Digits(0, 20))
@@ -265,4 +265,4 @@ def test_a_failed_forward_leaves_nothing_caught() -> None:
         model(batch[0])
     assert watch.close() == {"featgeo/val/n_samples": len(batch[0])}
     model(batch[0])
-    assert not watch.sources.taps[0].calls
+    assert not watch.watcher.sources.taps[0].calls

@@ -3,17 +3,17 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from models import Classifier, loaders, trainer
 
 from lightning_featgeo import (
     ConfigurationError,
     Drop,
     FeatureGeometryMonitor,
-    Gap,
+    GeneralizationGap,
     GeometryEarlyStopping,
     Plateau,
     Threshold,
 )
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from lightning_featgeo import (
         (lambda: GeometryEarlyStopping("collapse", Drop()), "brings its own rules"),
         (lambda: GeometryEarlyStopping([]), "is empty"),
         (lambda: GeometryEarlyStopping("featgeo/test/feature_std"), "nothing left to stop"),
-        (lambda: GeometryEarlyStopping("featgeo/val/feature_std", Gap("val")), "with itself"),
+        (lambda: GeometryEarlyStopping("featgeo/val/feature_std", GeneralizationGap("val")), "with itself"),
         (lambda: GeometryEarlyStopping(action="halt"), "unknown action"),
         (lambda: GeometryEarlyStopping(action=[]), "action= is empty"),
         (lambda: GeometryEarlyStopping(hysteresis=1.0), "hysteresis"),

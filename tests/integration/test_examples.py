@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wandb_file import read
-
 from lightning_featgeo import History
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -123,7 +122,12 @@ def test_a_text_model_is_fine_tuned_and_watched() -> None:
 
 
 def test_hydra_builds_monitor_stopper_and_alarm() -> None:
-    output = run("hydra_app.py", "trainer.max_epochs=2", "+trainer.callbacks.0.headline=nc1")
+    output = run(
+        "hydra_app.py",
+        "trainer.max_epochs=2",
+        "+trainer.callbacks.0.display._target_=lightning_featgeo.Display",
+        "+trainer.callbacks.0.display.headline=nc1",
+    )
     assert "'effective_rank'" in output
     assert "featgeo: watching the input of 'fc'" in output
 

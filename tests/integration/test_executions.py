@@ -8,16 +8,16 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from data import digits
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.tuner import Tuner
-from models import Classifier, trainer
-from ranked import TRAIN, VAL, Still, digit_loaders
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-from ways import AVERAGED, COMPILED, EXACT, PRECISIONS, SIGNALS, Rows, furthest, net, run
 
 from lightning_featgeo import FeatureGeometryMonitor
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, trainer
+from tests._helpers.still import TRAIN, VAL, Still, digit_loaders
+from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, SIGNALS, Rows, furthest, net, run
 
 
 @pytest.fixture(scope="module")

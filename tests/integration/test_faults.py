@@ -10,12 +10,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
-from models import Classifier, loaders, trainer
 
 from lightning_featgeo import FeatureGeometryMonitor, FeatureGeometryWarning, History
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import sums as sum_statistics
+from tests._helpers.models import Classifier, loaders, trainer
 
 SIGNALS = ["feature_std", "effective_rank", "participation_ratio", "id_two_nn", "nc1"]
 

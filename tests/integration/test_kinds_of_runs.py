@@ -8,14 +8,14 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from data import digits
-from models import Classifier, loaders, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 class TwoViews(pl.LightningModule):

@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from data import digits
-from models import Classifier, trainer
-from ranked import Still, digit_loaders
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
@@ -16,6 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.rows.labels import LabelReader
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, trainer
+from tests._helpers.still import Still, digit_loaders
 
 X, Y = digits()
 X, Y = X[:400] / 16, Y[:400]

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
-from models import Classifier, loaders, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.adapters.trackio import TrackioLogger
 from lightning_featgeo.errors import FeatureGeometryWarning
+from tests._helpers.models import Classifier, loaders, trainer
 
 NAMES = [f"digit {i}" for i in range(10)]
 PICTURES = {f"featgeo_curves/val/{name}" for name in ("spectrum", "class_cosines", "layout", "depth_feature_std")}
@@ -30,7 +30,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("trackio", reason="needs the loggers: pip install -e '.[loggers]'")
     folder = tmp_path_factory.mktemp("loggers")
     monitor = FeatureGeometryMonitor(
-        layer=["net.0", "net.2"], class_names=NAMES, num_classes=10, embedding_rows=40, on_error="raise"
+        layer=["net.0", "net.2"],
+        display=Display(class_names=NAMES, embedding_rows=40),
+        num_classes=10,
+        on_error="raise",
     )
     stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +157,7 @@ def test_trackio_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_rows_that_nobody_keeps_are_not_promised(tmp_path: Path) -> None:
-    monitor = FeatureGeometryMonitor(signals=["feature_std"], embedding_rows=20)
+    monitor = FeatureGeometryMonitor(signals=["feature_std"], display=Display(embedding_rows=20))
     with pytest.warns(FeatureGeometryWarning, match="embedding_rows=20: no chosen signal looks for neighbours"):
         trainer(monitor, logger=TensorBoardLogger(tmp_path)).fit(Classifier(), *loaders())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ranked
 import torch
-from processes import Died, on_ranks
+
+from tests._helpers.processes import Died, on_ranks
+from tests._helpers.ranked import callbacks, faults, parallelism, windows
+from tests._helpers.still import TRAIN, VAL
 
 
 def differences(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
@@ -17,12 +19,12 @@ def differences(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, f
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return on_ranks(1, ranked.curves, 1, {"bank_size": 200})[0]
+    return on_ranks(1, windows.curves, 1, {"bank_size": 200})[0]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> None:
-    every = on_ranks(size, ranked.curves, size, {"bank_size": 200})
+    every = on_ranks(size, windows.curves, size, {"bank_size": 200})
     for rank in every:
         assert rank["records"] == every[0]["records"]
         assert rank["logged"] == every[0]["logged"]
@@ -34,7 +36,7 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
         assert ours["gaps"] == theirs["gaps"]
         for name in ("seen", "labelled", "bank", "duplicates", "nonfinite"):
             assert ours["counts"].get(name) == theirs["counts"].get(name)
-        length = ranked.TRAIN if ours["stage"] == "train" else ranked.VAL
+        length = TRAIN if ours["stage"] == "train" else VAL
         assert ours["counts"]["seen"] == length
         assert ours["counts"].get("padded", 0) == -length % size
         worst = differences(ours["values"], theirs["values"])
@@ -42,7 +44,7 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
 
 
 def test_references_small_loaders_and_windows_of_steps() -> None:
-    alone, every = on_ranks(1, ranked.compared, 1)[0], on_ranks(2, ranked.compared, 2)
+    alone, every = on_ranks(1, windows.compared, 1)[0], on_ranks(2, windows.compared, 2)
     assert every[0] == every[1]
 
     def evaluated(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -59,7 +61,7 @@ def test_references_small_loaders_and_windows_of_steps() -> None:
 
 
 def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
-    first, second = on_ranks(2, ranked.hidden, 2)
+    first, second = on_ranks(2, windows.hidden, 2)
     assert first["records"] == second["records"]
     (record,) = first["records"]
     assert record["counts"]["nonfinite"] == record["counts"]["seen"] == 120
@@ -69,7 +71,7 @@ def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
 
 @pytest.mark.parametrize("where", ["streaming", "merging", "searching"])
 def test_a_rank_that_fails_turns_the_window_into_a_gap_on_all(where: str) -> None:
-    every = on_ranks(3, ranked.failing, 3, where)
+    every = on_ranks(3, faults.failing, 3, where)
     for rank in every:
         assert rank["epochs"] == 3
         assert rank["records"] == every[0]["records"]
@@ -83,13 +85,13 @@ def test_a_rank_that_fails_turns_the_window_into_a_gap_on_all(where: str) -> Non
 
 
 def test_all_ranks_stop_in_the_same_epoch() -> None:
-    every = on_ranks(2, ranked.stopping, 2)
+    every = on_ranks(2, callbacks.stopping, 2)
     assert every[0] == every[1]
     assert every[0]["epochs"] == 2
 
 
 def test_lightnings_own_monitors_and_loggers_see_the_merged_curves() -> None:
-    every = on_ranks(2, ranked.stock, 2)
+    every = on_ranks(2, callbacks.stock, 2)
     assert [rank["epochs"] for rank in every] == [2, 2]
     assert every[0]["best"] == every[1]["best"] > 0
     assert every[1]["file"] == "None"
@@ -100,9 +102,9 @@ def test_lightnings_own_monitors_and_loggers_see_the_merged_curves() -> None:
 
 
 def test_repeats_of_an_unknown_sampler_are_bounded_and_said() -> None:
-    every = on_ranks(2, ranked.unprovable, 2)
+    every = on_ranks(2, windows.unprovable, 2)
     (record,) = every[0]["records"]
-    assert record["values"]["n_samples"] == ranked.VAL + 1
+    assert record["values"]["n_samples"] == VAL + 1
     assert record["counts"]["repeated"] == 1
     assert len(every[0]["said"]) == 1
     assert "up to 1 samples" in every[0]["said"][0]
@@ -110,7 +112,7 @@ def test_repeats_of_an_unknown_sampler_are_bounded_and_said() -> None:
 
 def test_a_killed_rank_ends_the_others_with_the_frameworks_error() -> None:
     with pytest.raises(Died) as died:
-        on_ranks(2, ranked.killed, 2, limit=90)
+        on_ranks(2, faults.killed, 2, limit=90)
     first, second = died.value.outcomes
     assert "died with exit code -9" in second
     assert "still running" not in first
@@ -118,14 +120,14 @@ def test_a_killed_rank_ends_the_others_with_the_frameworks_error() -> None:
 
 
 def test_weights_are_bitwise_those_of_a_run_without_us() -> None:
-    ours, theirs = on_ranks(2, ranked.moving, 2)[0], on_ranks(2, ranked.moving, -2)[0]
+    ours, theirs = on_ranks(2, callbacks.moving, 2)[0], on_ranks(2, callbacks.moving, -2)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(("data", "tensor"), [(2, 1), (1, 2), (2, 2)])
 def test_sharded_models_and_heads(data: int, tensor: int, alone: dict[str, Any]) -> None:
-    every = on_ranks(data * tensor, ranked.sharded, data, tensor)
-    whole = on_ranks(1, ranked.curves, 1, {"stages": ("val",)})[0]["records"][0]
+    every = on_ranks(data * tensor, parallelism.sharded, data, tensor)
+    whole = on_ranks(1, windows.curves, 1, {"stages": ("val",)})[0]["records"][0]
     for rank in every:
         assert rank["kind"] == "DTensor"
         assert rank["layers"] == every[0]["layers"]
@@ -138,13 +140,13 @@ def test_sharded_models_and_heads(data: int, tensor: int, alone: dict[str, Any])
 
 @pytest.mark.parametrize("keep_parameters", [True, False])
 def test_a_head_inside_fsdp1_is_read_whole(keep_parameters: bool) -> None:
-    for rank in on_ranks(2, ranked.flat, keep_parameters):
+    for rank in on_ranks(2, parallelism.flat, keep_parameters):
         assert rank == {"name": "1", "kind": "Linear", "same": True}
 
 
 @pytest.mark.parametrize("order", ["auto", "before", "behind"])
 def test_a_reference_that_a_rank_has_no_row_of(order: str) -> None:
-    alone, every = on_ranks(1, ranked.empty_reference, 1, order)[0], on_ranks(2, ranked.empty_reference, 2, order)
+    alone, every = on_ranks(1, windows.empty_reference, 1, order)[0], on_ranks(2, windows.empty_reference, 2, order)
     assert every[0] == every[1]  # the same names too: Lightning's checkpoint waits for all of them
     assert every[0]["logged"] == alone["logged"]
     for ours, theirs in zip(every[0]["records"], alone["records"], strict=True):
@@ -153,7 +155,7 @@ def test_a_reference_that_a_rank_has_no_row_of(order: str) -> None:
 
 
 def test_rows_of_samples_that_make_several_are_not_taken_for_repeats() -> None:
-    alone, every = on_ranks(1, ranked.of_other_sizes, 1, "crops")[0], on_ranks(2, ranked.of_other_sizes, 2, "crops")
+    alone, every = on_ranks(1, windows.of_other_sizes, 1, "crops")[0], on_ranks(2, windows.of_other_sizes, 2, "crops")
     assert every[0] == every[1]
     (ours,), (theirs,) = every[0]["records"], alone["records"]
     assert theirs["values"]["n_samples"] == 363
@@ -163,7 +165,7 @@ def test_rows_of_samples_that_make_several_are_not_taken_for_repeats() -> None:
 
 
 def test_a_data_set_of_its_own_on_every_rank_repeats_nothing() -> None:
-    every = on_ranks(2, ranked.of_other_sizes, 2, "own")
+    every = on_ranks(2, windows.of_other_sizes, 2, "own")
     assert every[0] == every[1]
     (record,) = every[0]["records"]
     assert record["values"]["n_samples"] == 121
@@ -171,8 +173,8 @@ def test_a_data_set_of_its_own_on_every_rank_repeats_nothing() -> None:
 
 
 def test_samples_are_named_whichever_rank_has_seen_them() -> None:
-    alone = on_ranks(1, ranked.identified, 1)[0]
-    every = on_ranks(3, ranked.identified, 3)
+    alone = on_ranks(1, windows.identified, 1)[0]
+    every = on_ranks(3, windows.identified, 3)
     assert alone["ids"] == {sample: str(1000 + sample) for sample in alone["samples"]}
     assert every[0]["samples"] == alone["samples"]
     assert all(rank["ids"] == alone["ids"] for rank in every)

@@ -6,16 +6,22 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from data import digits
-from models import Classifier, loaders, trainer
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, GeometryMetric
+from lightning_featgeo import (
+    ConfigurationError,
+    FeatureGeometryMonitor,
+    FeatureGeometryWarning,
+    GeometryMetric,
+    Neighbors,
+)
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
+from tests._helpers.data import digits
+from tests._helpers.models import Classifier, loaders, trainer
 
 FIDELITY = ("fidelity", "knn_ood_score", "knn_ood_auroc")
 
@@ -71,7 +77,7 @@ def test_knn_accuracy_votes_from_a_named_loader() -> None:
         signals=["knn_accuracy"],
         loader_names=("val", "train_clean"),
         reference="train_clean",
-        knn_vote_k=30,
+        neighbors=Neighbors(vote_k=30),
         on_error="raise",
     )
     run = trainer(monitor)
@@ -81,7 +87,7 @@ def test_knn_accuracy_votes_from_a_named_loader() -> None:
     vote = KNeighborsClassifier(30, algorithm="brute", weights=lambda r: np.exp((1 - r**2 / 2) / 0.07))
     expected = vote.fit(a, y).score(b, z)
     assert float(run.callback_metrics["featgeo/val/knn_accuracy"]) == pytest.approx(expected)
-    own = GeometryMetric(["knn_accuracy"], num_classes=10, knn_vote_k=30)
+    own = GeometryMetric(["knn_accuracy"], num_classes=10, neighbors=Neighbors(vote_k=30))
     own.update(torch.tensor(a), y)
     leave_one_out = own.window().values["knn_accuracy"]
     assert float(run.callback_metrics["featgeo/train_clean/knn_accuracy"]) == pytest.approx(leave_one_out)

@@ -7,12 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
-import ranked
 import torch
-from interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models import Classifier, loaders, trainer
-from processes import Died, on_ranks
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -24,6 +20,11 @@ from lightning_featgeo import (
     Plateau,
     Threshold,
 )
+from tests._helpers.interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import Died, on_ranks
+from tests._helpers.ranked import callbacks, faults
+from tests._helpers.still import Still, digit_loaders, still
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -174,18 +175,18 @@ def test_a_broken_open_window_is_a_gap(tmp_path: Path) -> None:
 
 def test_a_signal_from_the_scheduler_is_survived(tmp_path: Path) -> None:
     with pytest.raises(Died) as died:
-        on_ranks(1, ranked.terminated, str(tmp_path))
+        on_ranks(1, faults.terminated, str(tmp_path))
     assert "SIGTERM" in died.value.outcomes[0]
 
     def watch() -> FeatureGeometryMonitor:
         return FeatureGeometryMonitor(signals=["feature_std", "effective_rank"], stages=("train", "val"))
 
     whole, again = watch(), watch()
-    train, val = ranked.digit_loaders()
-    trainer(whole, max_epochs=3).fit(ranked.still(), StatefulDataLoader(train.dataset, 32), val)
+    train, val = digit_loaders()
+    trainer(whole, max_epochs=3).fit(still(), StatefulDataLoader(train.dataset, 32), val)
     run = trainer(again, max_epochs=3)
     last = tmp_path / "last.ckpt"
-    run.fit(ranked.Still(), StatefulDataLoader(train.dataset, 32), val, ckpt_path=last, weights_only=True)
+    run.fit(Still(), StatefulDataLoader(train.dataset, 32), val, ckpt_path=last, weights_only=True)
     for ours, theirs in zip(shown(again), shown(whole), strict=True):
         assert ours[:4] == theirs[:4]
         assert ours[4] == pytest.approx(theirs[4], rel=1e-5)  # the killed process had one thread
@@ -193,9 +194,9 @@ def test_a_signal_from_the_scheduler_is_survived(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_the_number_of_processes_may_change(tmp_path: Path, before: int, after: int) -> None:
-    whole = on_ranks(1, ranked.in_parts, 1, str(tmp_path / "whole"), 4, None)[0]
-    on_ranks(before, ranked.in_parts, before, str(tmp_path / "parts"), 2, None)
-    every = on_ranks(after, ranked.in_parts, after, str(tmp_path / "rest"), 4, str(tmp_path / "parts" / "last.ckpt"))
+    whole = on_ranks(1, callbacks.in_parts, 1, str(tmp_path / "whole"), 4, None)[0]
+    on_ranks(before, callbacks.in_parts, before, str(tmp_path / "parts"), 2, None)
+    every = on_ranks(after, callbacks.in_parts, after, str(tmp_path / "rest"), 4, str(tmp_path / "parts" / "last.ckpt"))
     for rank in every:
         assert [r["window"] for r in rank["records"]] == [r["window"] for r in whole["records"]]
         for ours, theirs in zip(rank["records"], whole["records"], strict=True):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from models import Classifier, loaders, trainer
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 class WithPlateau(Classifier):

@@ -5,12 +5,12 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from models import trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
+from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Tokens
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.models import trainer
 
 
 class Sink(nn.Module):
@@ -56,14 +56,14 @@ def test_tokens_get_their_preset_and_a_skipped_sink_changes_the_rank() -> None:
     monitor, plain = values()
     assert "tokens: each row is a token" in monitor.history.run["described"]
     assert set(plain) == {*PRESETS["tokens"], "n_samples"}
-    _, skipped = values(skip_tokens=1)
+    _, skipped = values(tokens=Tokens(skip=1))
     assert plain["n_samples"] - skipped["n_samples"] == 32  # one a sequence
     assert plain["top_eigenvalue_share"] > 0.9 > 0.3 > skipped["top_eigenvalue_share"]
     assert skipped["effective_rank"] > 3 * plain["effective_rank"]
 
 
 def test_so_many_tokens_of_a_sequence() -> None:
-    _, drawn = values(tokens_per_sequence=4, skip_tokens=1)
+    _, drawn = values(tokens=Tokens(per_sequence=4, skip=1))
     assert drawn["n_samples"] == 32 * 4
 
 

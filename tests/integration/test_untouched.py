@@ -3,10 +3,10 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from models import Classifier, loaders, trainer
 from torch import nn
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping
+from tests._helpers.models import Classifier, loaders, trainer
 
 
 def network() -> nn.Module:

@@ -6,12 +6,12 @@ import pytest
 import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from models import Classifier, loaders, trainer
 from torch import nn
-from wandb_file import alerts, config, read, table
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
+from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.wandb_file import alerts, config, read, table
 
 WORDS = {"last": "the last window", "best": "the window with the best knn_accuracy"}
 NAMES = [f"digit {i}" for i in range(10)]
@@ -24,7 +24,7 @@ def run_files(tmp_path_factory: pytest.TempPathFactory):
     logger = WandbLogger(project="test", offline=True, save_dir=folder)
     monitor = FeatureGeometryMonitor(
         layer=["net.0", "net.2"], signals=["classifier", "hubness"], stages=("train", "val"), num_classes=10,
-        class_names=NAMES, id_key=lambda batch: [f"image of a {int(y)}" for y in batch[1]], embedding_rows=40,
+        display=Display(class_names=NAMES, id_key=lambda batch: [f"image of a {int(y)}" for y in batch[1]], embedding_rows=40),
         on_error="raise",
     )  # fmt: skip
     stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=3)

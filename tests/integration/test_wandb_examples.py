@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb_file import read
 
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

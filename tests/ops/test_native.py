@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ops import arguments
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_featgeo.cuda_ext import build, library
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE, SCHEMAS
+from tests.ops.test_ops import arguments
 
 HERE = Path(__file__).parents[1] / "native"
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")

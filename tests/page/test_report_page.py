@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from histories import SIGNALS, record, stop, write
 
 from lightning_featgeo.history.history import History
 from lightning_featgeo.report import write_report
+from tests._helpers.histories import SIGNALS, record, stop, write
 
 HOSTILE = "</script><img src=x onerror='window.hacked=1'> \"quoted\" & 'more' \u202e 雪 {{x}} ${y} " + "long " * 20
 

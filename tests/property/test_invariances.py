@@ -5,12 +5,12 @@ from itertools import pairwise
 import hypothesis.strategies as st
 import pytest
 import torch
-from data import PLAIN
 from hypothesis import given, settings
 from torch import Tensor
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, resolve
+from tests._helpers.data import PLAIN
 
 SEEDS = st.integers(0, 10_000)
 EXAMPLES = settings(max_examples=15, deadline=None)

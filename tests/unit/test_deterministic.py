@@ -7,7 +7,7 @@ import torch
 from data import digits_features, head
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_featgeo import GeometryMetric
+from lightning_featgeo import GeometryMetric, Tokens
 from lightning_featgeo.rows.assembler import RowAssembler
 
 # From the documentation of torch.use_deterministic_algorithms; "float": an error for floating-point tensors only.
@@ -38,7 +38,7 @@ def test_every_signal_of_labelled_rows() -> None:
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_draw_of_tokens(masked: bool) -> None:
     batch = {"input": torch.randn(3, 7, 4)} | ({"attention_mask": torch.ones(3, 7)} if masked else {})
-    assembler = RowAssembler("tokens", tokens_per_sequence=3)
+    assembler = RowAssembler("tokens", tokens=Tokens(per_sequence=3))
     with Refusing():
         (part,) = assembler.assemble([batch["input"]], batch, 0).parts
     assert part.rows.keep.reshape(3, 7).sum(dim=1).tolist() == [3, 3, 3]

@@ -1,0 +1,21 @@
+"""Independent float64 formulas and other libraries: what every signal is compared with.
+
+NumPy, SciPy, mpmath, scikit-learn, prdc and torchmetrics; nothing here imports lightning_featgeo.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests._helpers.oracles.classes import classes
+from tests._helpers.oracles.comparisons import compared, regression, views
+from tests._helpers.oracles.neighbors import distances, neighbours
+from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, spectrum
+
+__all__ = ["compared", "distances", "every_signal", "log_vmf_normaliser", "regression", "spectrum", "views"]
+
+
+def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:
+    """None where the definition has no value."""
+    return {**spectrum(x), **neighbours(x, y), **classes(x, y, weight, bias), "n_samples": float(len(x))}

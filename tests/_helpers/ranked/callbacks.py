@@ -1,0 +1,79 @@
+"""Stoppers, alarms, checkpoints and loggers in several processes. Run on each rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from tests._helpers.models import Classifier
+from tests._helpers.ranked import several
+from tests._helpers.still import SIGNALS, digit_loaders, still, told
+
+
+def stopping(size: int) -> dict[str, Any]:
+    """A stopper whose rule holds from the first window."""
+    monitor = FeatureGeometryMonitor(signals=["feature_std"])
+    stopper = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(above=1e-6), patience=2)
+    run = several(size, monitor, stopper, max_epochs=6)
+    run.fit(still(), *digit_loaders())
+    return {"epochs": run.current_epoch, "stopped": stopper.stopped_epoch, "why": stopper.stopping_reason_message}
+
+
+def alarming(size: int) -> dict[str, Any]:
+    """Every action of an alarm in several processes; saving a checkpoint takes all of them."""
+    heard: list[Any] = []
+    stopper = GeometryEarlyStopping(
+        "featgeo/val/feature_std", Threshold(above=1e-6), action=["checkpoint", heard.append, "stop"]
+    )
+    run = several(size, FeatureGeometryMonitor(signals=["feature_std"]), stopper, max_epochs=6)
+    run.fit(still(), *digit_loaders())
+    folder = Path(str(run.log_dir or run.default_root_dir)) / "featgeo"
+    return {
+        "epochs": run.current_epoch,
+        "lines": [alarm.line for alarm in stopper.alarms],
+        "heard": len(heard),
+        "saved": sorted(path.name for path in folder.glob("*.ckpt")),
+    }
+
+
+def moving(size: int) -> dict[str, torch.Tensor]:
+    """Final weights of a run that trains, with a monitor (size > 0) or without (size < 0)."""
+    callbacks = [FeatureGeometryMonitor(signals=SIGNALS, stages=("train", "val"))] if size > 0 else []
+    run = several(abs(size), *callbacks, max_epochs=2)
+    torch.manual_seed(0)
+    model = Classifier(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, 10)))
+    run.fit(model, *digit_loaders())
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def in_parts(size: int, folder: str, epochs: int, start: str | None) -> dict[str, Any]:
+    """Some epochs of a model that doesn't move, from a checkpoint or from nothing; leaves one behind."""
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank", "id_two_nn", "neighbor_churn"])
+    run = several(size, monitor, max_epochs=epochs)
+    run.fit(still(), *digit_loaders(), ckpt_path=start)
+    run.save_checkpoint(Path(folder) / "last.ckpt")
+    return {"records": told(monitor)}
+
+
+def stock(size: int) -> dict[str, Any]:
+    """Lightning's own stopper, checkpoint and logger on our names, in several processes."""
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    folder = Path.cwd() / "stock"
+    monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank"])
+    stop = EarlyStopping("featgeo/val/effective_rank", patience=1, mode="max")
+    best = ModelCheckpoint(folder, monitor="featgeo/val/feature_std", mode="max", auto_insert_metric_name=False)
+    run = several(size, monitor, stop, best, max_epochs=9, logger=CSVLogger(folder, "csv"), enable_checkpointing=True)
+    run.fit(still(), *digit_loaders())
+    return {
+        "epochs": run.current_epoch,
+        "best": float(best.best_model_score),
+        "file": str(monitor.history.path),
+        "csv": [p.read_text() for p in folder.rglob("metrics.csv")],
+        "histories": len(list(folder.rglob("*.jsonl"))),
+    }

@@ -4,7 +4,10 @@ from lightning_featgeo.alarms import (
     Detector,
 )
 from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
+
+EMPTY = Gap(GapKind.UNDEFINED, "every row is the same")
 
 
 def windows(
@@ -15,7 +18,7 @@ def windows(
         Record(
             start + i, stage, layer, float(start + i + 1), 10 * (start + i + 1),
             {"n_samples": 500.0, **{name: v for name, values in signals.items() if (v := values[i]) is not None}},
-            gaps={name: "every row is the same" for name, values in signals.items() if values[i] is None},
+            gaps={name: EMPTY for name, values in signals.items() if values[i] is None},
         )
         for i in range(length)
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
@@ -34,7 +35,7 @@ def record(i: int, signals: tuple[str, ...] = SIGNALS, gap: tuple[str, ...] = ()
         "step": 20 * (i + 1),
         "values": {**values, "n_samples": 500.0},
         "standard_errors": {"id_two_nn": 0.1} if "id_two_nn" in values else {},
-        "gaps": dict.fromkeys(gap, "the rows were all the same"),
+        "gaps": dict.fromkeys(gap, Gap(GapKind.UNDEFINED, "the rows were all the same")),
         "counts": {"seen": 500, "batches": 2},
         "facts": FACTS,
         "spectrum": [[float(r), 10.0 / r**2 * (1 + i / 10)] for r in (1, 2, 4, 8, 16, 32, 64)],

@@ -24,7 +24,9 @@ def run_files(tmp_path_factory: pytest.TempPathFactory):
     logger = WandbLogger(project="test", offline=True, save_dir=folder)
     monitor = FeatureGeometryMonitor(
         layer=["net.0", "net.2"], signals=["classifier", "hubness"], stages=("train", "val"), num_classes=10,
-        display=Display(class_names=NAMES, id_key=lambda batch: [f"image of a {int(y)}" for y in batch[1]], embedding_rows=40),
+        display=Display(
+            class_names=NAMES, id_key=lambda batch: [f"image of a {int(y)}" for y in batch[1]], embedding_rows=40
+        ),
         on_error="raise",
     )  # fmt: skip
     stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=3)

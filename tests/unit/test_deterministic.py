@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from data import digits_features, head
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_featgeo import GeometryMetric, Tokens
 from lightning_featgeo.rows.assembler import RowAssembler
+from tests._helpers.data import digits_features, head
 
 # From the documentation of torch.use_deterministic_algorithms; "float": an error for floating-point tensors only.
 REFUSED = {"kthvalue": "", "cumsum": "float", "median": "", "nanmedian": "", "histc": "float", "put_": "", "renorm": ""}

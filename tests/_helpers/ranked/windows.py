@@ -117,7 +117,8 @@ def empty_reference(size: int, order: str) -> dict[str, Any]:
 
     monitor = FeatureGeometryMonitor(
         signals="auto" if order == "auto" else ["fidelity_precision", "knn_accuracy", "feature_std"],
-        loader_names=("clean", "val") if order != "behind" else ("val", "clean"), reference="clean", neighbors=Neighbors(vote_k=20),
+        loader_names=("clean", "val") if order != "behind" else ("val", "clean"), reference="clean",
+        neighbors=Neighbors(vote_k=20),
     )  # fmt: skip
     best = ModelCheckpoint(Path.cwd() / "best", monitor="featgeo/clean/feature_std", auto_insert_metric_name=False)
     run = several(size, monitor, best, max_epochs=2, num_sanity_val_steps=0, enable_checkpointing=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_featgeo import History
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
 
 
@@ -13,7 +14,7 @@ def test_series_gaps_layers_and_events(tmp_path: Path) -> None:
     history.describe({"layers": ["x"]})
     history.append(Record(0, "val", None, 1.0, 5, {"nc1": 2.0}))
     history.append(Record(1, "val", "net_0", 1.0, 5, {"nc1": 9.0}))
-    history.append(Record(2, "val", None, 2.0, 10, {}, gaps={"nc1": "one class"}))
+    history.append(Record(2, "val", None, 2.0, 10, {}, gaps={"nc1": Gap(GapKind.UNDEFINED, "one class")}))
     history.event(kind="stop", reason="because")
     assert history.series("featgeo/val/nc1") == [(1.0, 2.0)]
     assert history.series("featgeo/val/net_0/nc1") == [(1.0, 9.0)]
@@ -32,7 +33,7 @@ def test_a_missing_file_is_an_error_and_nan_is_refused(tmp_path: Path) -> None:
 def test_a_history_as_a_table() -> None:
     history = History()
     history.append(Record(0, "val", None, 1.0, 5, {"nc1": 2.0}, standard_errors={"nc1": 0.1}))
-    history.append(Record(1, "val", "<b>", 2.0, 10, {"cdnv": 1.0}, gaps={"nc1": "one class"}))
+    history.append(Record(1, "val", "<b>", 2.0, 10, {"cdnv": 1.0}, gaps={"nc1": Gap(GapKind.UNDEFINED, "one class")}))
     first, second = history.rows()
     assert first == {"window": 0, "stage": "val", "layer": None, "epoch": 1.0, "step": 5, "nc1": 2.0, "nc1_se": 0.1}
     assert "nc1" not in second

@@ -1,15 +1,17 @@
 """Which signals a GeometryMetric computes: presets, groups, settings that are refused, signals of one's own."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_featgeo import ConfigurationError, GeometryMetric
+from lightning_featgeo import ConfigurationError, GeometryMetric, Neighbors
 from lightning_featgeo.metrics import CATALOG, Estimate, Signal, register
 from lightning_featgeo.metrics.catalog import PRESETS, resolve
 from lightning_featgeo.metrics.plan import bank_capacity
 from lightning_featgeo.rows.rows import build_rows
-from tests._helpers.data import CLASS_SIGNALS, PLAIN, digits_features
+from tests._helpers.data import CLASS_SIGNALS, PLAIN, digits_features, head
 
 
 def test_auto_tells_the_kind_of_run_and_why() -> None:
@@ -95,17 +97,17 @@ def test_groups_resolve_in_order_without_repeats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("make", "says"),
     [
-        ({"k": 1}, "k must be at least 2"),
-        ({"knn_vote_k": 0}, "knn_vote_k must be at least 1"),
-        ({"num_classes": 0}, "num_classes must be at least 1"),
-        ({"bank_size": 1}, "bank_size"),
+        (lambda: Neighbors(k=1), "k must be at least 2"),
+        (lambda: Neighbors(vote_k=0), "vote_k must be at least 1"),
+        (lambda: Neighbors(bank_size=1), "bank_size must be 'auto' or at least 2 rows"),
+        (lambda: GeometryMetric("all", num_classes=0), "num_classes must be at least 1"),
     ],
 )
-def test_bad_settings_are_refused(arguments: dict, says: str) -> None:
+def test_bad_settings_are_refused(make: Callable[[], object], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        GeometryMetric("all", **arguments)
+        make()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def backend_info() -> dict[str, str]:
         "backend": "compiled" if cpu else "reference",
         "reason": reason,
         **kernels,
-        "neighbors": ", ".join(f"{rung} {rows}" for rung, rows in certified.settled.items()) or "none searched",
+        "neighbors": ", ".join(f"{name} {rows}" for name, rows in certified.settled.items()) or "none searched",
         "torch": torch.__version__,
         "ops": ", ".join(sorted(SCHEMAS)),
     }

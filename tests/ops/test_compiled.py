@@ -98,11 +98,11 @@ def test_the_certified_search_is_the_exact_one(kind: str, compiled: bool, monkey
 
 
 @needs_kernels
-def test_every_rung_is_counted() -> None:
+def test_every_row_is_counted_under_the_precision_that_settled_it() -> None:
     before = dict(certified.settled)
     x = torch.cat([torch.randn(300, 8), torch.zeros(200, 8), torch.randn(1, 8) + 1e-5 * torch.randn(300, 8)])
     ops.knn(x, x, 5, exclude_self=True)
-    after = {rung: count - before.get(rung, 0) for rung, count in certified.settled.items()}
+    after = {name: count - before.get(name, 0) for name, count in certified.settled.items()}
     assert after["fp32"] > 250
     assert after["float64"] > 250  # the tight cluster
     assert after["subtraction"] >= 200  # the copies

@@ -19,7 +19,7 @@ test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
 
 # An inner loop, without what takes seconds.
 test-fast: $(VENV)/test.stamp $(VENV)/ops.stamp
-	$(PY) -m pytest tests/unit tests/property -m "not slow" -q --jaxtyping-packages=
+	$(PY) -m pytest tests/unit -m "not slow" -q
 
 # A browser for the report's tests, unless there is one. As root (a container) from the distribution, else playwright's
 # own. Without any, those tests are skipped and say so.

@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, resolve
 from tests._helpers.data import PLAIN
 from tests._helpers.typed import unchecked
 
+pytestmark = pytest.mark.no_cover  # many examples of what other tests cover
 SEEDS = st.integers(0, 10_000)
 EXAMPLES = settings(max_examples=15, deadline=None)
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import distances, neighbours
-from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, ranks, singular_values, spectrum
+from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
 __all__ = [
     "compared",
     "distances",
     "every_signal",
     "log_vmf_normaliser",
-    "ranks",
+    "rank_signals",
     "regression",
     "singular_values",
     "spectrum",

@@ -49,7 +49,7 @@ def singular_values(x: Array) -> Array:
     return np.linalg.svd(centred(x), compute_uv=False)[: min(len(x) - 1, x.shape[1])]
 
 
-def ranks(x: Array, s: Array) -> dict[str, float]:
+def rank_signals(x: Array, s: Array) -> dict[str, float]:
     """Signals of the singular values alone, ``s`` of the centred rows."""
     return {
         "effective_rank": _entropy_rank(s, 0.0),
@@ -83,7 +83,7 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "coding_rate": 0.5 * float(np.linalg.slogdet(np.eye(d) + d / (n * 0.5) * unit.T @ unit)[1]),
     }
     return more | {
-        **ranks(x, s),
+        **rank_signals(x, s),
         "participation_ratio": float(lam.sum() ** 2 / (lam**2).sum()),
         "top_eigenvalue_share": float(lam[0] / lam.sum()),
         "feature_std": float(unit.std(0, ddof=1).mean() * math.sqrt(x.shape[1])),

@@ -83,7 +83,7 @@ def test_on_rank_five_data_in_2048_dimensions() -> None:
     for part in x.split(256):
         metric.update(part)
     rows = x.double().numpy()
-    truth = oracles.ranks(rows, oracles.singular_values(rows))
+    truth = oracles.rank_signals(rows, oracles.singular_values(rows))
     values = metric.compute()
     assert truth.keys() == values.keys() - {"n_samples"}
     for name, value in truth.items():

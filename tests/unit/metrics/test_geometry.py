@@ -52,6 +52,7 @@ def test_rows_of_one_sample_are_never_neighbours() -> None:
     assert float(naive.compute()["knn_accuracy"]) > 0.9
 
 
+@pytest.mark.slow
 def test_memory_after_10_and_1000_batches_is_what_was_announced() -> None:
     x, y = digits_features()
     metric = GeometryMetric("all", num_classes=10, head=head(10, 96))
@@ -134,6 +135,7 @@ def test_no_random_number_is_drawn() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_value_does_not_depend_on_which_other_signals_are_chosen() -> None:
     x, y = (part[:400].clone() for part in digits_features())
     x[0] += 1e5  # an outlier is the first row of its class, and so the shift of all that follow

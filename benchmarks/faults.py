@@ -25,7 +25,7 @@ from measuring import publish, table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import FeatureGeometryMonitor, History
-from lightning_featgeo.callbacks import publishing
+from lightning_featgeo.callbacks import monitor as monitor_module
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import sums as sum_statistics
 from tests._helpers.models import Classifier, loaders, trainer
@@ -80,12 +80,12 @@ def _curves(records: list[tuple[Any, Any]]) -> str:
 
 
 def full_disk() -> tuple[str, str, str]:
-    whole = publishing.history_path
-    publishing.history_path = lambda trainer: Path("/dev/full")
+    whole = monitor_module.history_path
+    monitor_module.history_path = lambda trainer: Path("/dev/full")
     try:
         return lightning()
     finally:
-        publishing.history_path = whole
+        monitor_module.history_path = whole
 
 
 def damaged_history() -> tuple[str, str, str]:

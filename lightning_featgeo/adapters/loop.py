@@ -11,7 +11,6 @@ import torch
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources, segment
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.guard import Guard
@@ -52,13 +51,6 @@ class FeatureWatch:
     def __init__(
         self, model: torch.nn.Module, process_group: Any = None, history_path: Any = None, **settings: Any
     ) -> None:
-        known = WatchSettings.__dataclass_fields__
-        foreign = sorted(set(settings) - set(known))
-        if foreign:
-            raise ConfigurationError(
-                f"{', '.join(foreign)}: not an argument of {type(self).__name__}, which takes {', '.join(known)}. "
-                "Arguments of Lightning's Trainer alone are FeatureGeometryMonitor's"
-            )
         self.model, self.settings = model, WatchSettings(**settings)
         s, ranks = self.settings, Ranks(process_group)
         self.history = History(history_path if ranks.rank == 0 else None)

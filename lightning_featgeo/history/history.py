@@ -159,7 +159,9 @@ class History:
             )
         return history
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take(self, line: Any) -> None:
+        if not isinstance(line, dict):
+            raise TypeError(f"expected an object, got {type(line).__name__}")
         if "run" in line:
             self.run.update(checked_run(line["run"]))
         elif "end" in line:

@@ -86,7 +86,7 @@ def checked_record(given: dict[str, Any]) -> Record:
 
 def checked_run(given: dict[str, Any]) -> dict[str, Any]:
     """What a file says of its run; raises as :func:`checked_record` does."""
-    found = dict(given)
+    found = dict(_object(given))
     if "format" in found:
         found["format"] = _whole(found["format"])
     if "definitions" in found:
@@ -96,12 +96,12 @@ def checked_run(given: dict[str, Any]) -> dict[str, Any]:
 
 def checked_event(given: dict[str, Any]) -> dict[str, Any]:
     """Something that happened; raises as :func:`checked_record` does."""
-    found = dict(given)
+    found = dict(_object(given))
     for name, check in (("epoch", _finite), ("step", _whole), ("monitor", str), ("reason", str)):
         if found.get(name) is not None:
             found[name] = check(found[name])
     if "alarm" in found:
-        found["alarm"] = dict(found["alarm"])
+        found["alarm"] = dict(_object(found["alarm"]))
     return found
 
 
@@ -122,8 +122,14 @@ def _kind(kinds: type[K], given: Any) -> K:
     return kinds(given) if given in [kind.value for kind in kinds] else kinds["OTHER"]
 
 
+def _object(given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise TypeError(f"expected an object, got {type(given).__name__}")
+    return given
+
+
 def _table(given: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
-    return {_name(name): check(value) for name, value in given.items()}
+    return {_name(name): check(value) for name, value in _object(given).items()}
 
 
 def _list(given: Any) -> list[Any]:

@@ -46,7 +46,9 @@ def run_card(index: int, run: Run, baseline: int | None) -> str:
             f"<p class='soft'>{text(words.ending(run))} <span class='name'>{text(run.path.name)}</span></p>",
             *(f"<p class='apart'>{text(note)}</p>" for note in run.notes),
             *(_alarm(event) for event in run.history.events if isinstance(event.get("alarm"), dict)),
-            _fold("What was watched", f"<p>{text(described)}</p>") if described else "",
+            _fold("What was watched", "<p>" + "<br>".join(text(line) for line in str(described).splitlines()) + "</p>")
+            if described
+            else "",
             "</li>",
         ]
     )

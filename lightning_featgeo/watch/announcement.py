@@ -67,29 +67,32 @@ class Announcement:
         self.name = name
 
     @property
-    def text(self) -> str:
-        """A short block: a line for what is watched, and one for each of classes, stages, signals, memory and notes."""
-        metric = self.seen[0].metric
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, in words): what is watched, then classes, stages, signals, preset, memory and notes."""
+        metric, compared = self.seen[0].metric, self.window.plan.reference
         reads_labels = any("labels" in row.requires for row in metric.rows)
-        lines = [("", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)]
-        lines.append(("classes", f"{metric.num_classes}" if reads_labels else "no signal reads classes"))
-        lines.append(("stages", ", ".join(self.stages)))
-        if self.window.plan.reference:
-            lines[-1] = ("stages", f"{lines[-1][1]}; compared with {self.window.plan.reference!r}")
+        lines = [
+            ("watching", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)
+        ]
+        lines.append(("classes", str(metric.num_classes) if reads_labels else "no signal reads classes"))
+        lines.append(("stages", ", ".join(self.stages) + (f"; compared with {compared!r}" if compared else "")))
         lines.append(("signals", ", ".join(metric.signals or ())))
         if metric.preset:
             lines.append(("preset", metric.preset))
         lines.append(("memory", self._memory()))
-        lines += [("note", note) for note in self._notes()]
-        told = [
-            textwrap.fill(
-                value, WIDTH, initial_indent=f"  {key:<8} ", subsequent_indent=" " * 11, break_long_words=False
+        return lines + [("note", note) for note in self._notes()]
+
+    @property
+    def text(self) -> str:
+        """A short block to print."""
+        return "\n".join(
+            textwrap.fill(f"featgeo: watching {value}", WIDTH, subsequent_indent=" " * 11, break_long_words=False)
+            if what == "watching"
+            else textwrap.fill(
+                value, WIDTH, initial_indent=f"  {what:<8} ", subsequent_indent=" " * 11, break_long_words=False
             )
-            if key
-            else textwrap.fill(f"featgeo: watching {value}", WIDTH, subsequent_indent="  ", break_long_words=False)
-            for key, value in lines
-        ]
-        return "\n".join(told)
+            for what, value in self.lines
+        )
 
     def _layer(self, layer: Layer, part: Any) -> str:
         if part not in self.seen:
@@ -126,7 +129,7 @@ class Announcement:
         return {
             "name": self.name[0],
             "id": self.name[1],
-            "described": self.text,
+            "described": "\n".join(f"{what}: {value}" for what, value in self.lines),
             "layers": [layer.described for layer in self.layers],
             "signals": list(signals),
             "memory_bytes": self.memory_bytes,

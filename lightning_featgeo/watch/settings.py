@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
 from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, Neighbors
 from lightning_featgeo.rows.batches import Selector
@@ -96,9 +96,14 @@ def takes_also(declaration: type) -> Callable[[F], F]:
 
 
 def _with_parameters(init: Any, declaration: Any) -> Any:
+    names = [*inspect.signature(init).parameters, *inspect.signature(declaration).parameters]
+
     @functools.wraps(init)
-    def with_parameters(*args: Any, **kwargs: Any) -> None:
-        init(*args, **kwargs)
+    def with_parameters(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}.{near_misses(name, names[1:])}")
+        init(self, *args, **kwargs)
 
     types = typing.get_type_hints(declaration)
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

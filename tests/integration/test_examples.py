@@ -46,7 +46,7 @@ def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None
 
 def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     output = run("ssl_digits.py", "--epochs", "12", "--figure", "picture.png")
-    assert "(self_supervised: a sample has several views)" in output
+    assert "self_supervised: a sample has several views" in output
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     rows = {
         line[:36].strip(): [float(v) for v in line[36:].split()]
@@ -80,7 +80,7 @@ def columns(output: str, first: str) -> tuple[list[str], list[list[float]]]:
 
 def test_tokens_of_one_epoch_are_watched_in_windows() -> None:
     output = run("tokens.py", "--sequences", "3200", "--steps", "25")
-    assert "(tokens: each row is a token)" in output
+    assert "tokens: each row is a token" in output
     names, rows = columns(output, "step")
     assert names[1:] == list(PRESETS["tokens"])
     assert [row[0] for row in rows] == [25, 50, 75, 100]
@@ -139,7 +139,7 @@ def test_hydra_builds_monitor_stopper_and_alarm() -> None:
 
 def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:
     output = run("regression.py", "--epochs", "15")
-    assert "(regressor: the labels are floating-point targets)" in output
+    assert "regressor: the labels are floating-point targets" in output
     table = output.split("weight decay")[1].splitlines()[1:6]
     ratios = [float(line.split()[2]) for line in table if line.split()[2] != "–"]
     assert ratios[0] > 1.5

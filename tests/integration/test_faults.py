@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_featgeo import FeatureGeometryMonitor, FeatureGeometryWarning, History
-from lightning_featgeo.callbacks import publishing
+from lightning_featgeo.callbacks import monitor as monitor_module
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import sums as sum_statistics
 from tests._helpers.models import Classifier, loaders, trainer
@@ -105,7 +105,7 @@ def test_a_logger_that_raises_keeps_nothing_from_the_others(tmp_path: Path) -> N
 
 
 def test_a_full_disk_under_the_history_loses_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "history_path", lambda trainer: Path("/dev/full"))
+    monkeypatch.setattr(monitor_module, "history_path", lambda trainer: Path("/dev/full"))
     monitor = FeatureGeometryMonitor(signals=SIGNALS)
     run = trainer(monitor, max_epochs=2)
     with pytest.warns(FeatureGeometryWarning, match="No space left on device.*in memory only"):

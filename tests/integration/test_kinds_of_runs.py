@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
+from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Tokens
 from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.metrics.catalog import PRESETS
 from tests._helpers.data import digits
@@ -80,7 +80,7 @@ def test_without_a_layer_the_candidates_and_the_line_to_paste_are_given() -> Non
 
 def test_two_views_take_the_preset_and_one_view_gives_the_same_single_view_numbers() -> None:
     two = watch(model("two"), layer="encoder", num_classes=10)
-    assert "(self_supervised: a sample has several views)" in two.history.run["described"]
+    assert "self_supervised: a sample has several views" in two.history.run["described"]
     values = two.history.records[-1].values
     assert set(values) == {*PRESETS["self_supervised"], "n_samples"}
     one = watch(model("one"), layer="encoder", num_classes=10, signals=PRESETS["self_supervised"][:4])
@@ -157,7 +157,7 @@ def test_sequences_of_one_token_are_samples(pool: str) -> None:
     data = sequences(1, masked=False)
     monitor = watch(Tokens(), data, data, pool=pool, signals=["feature_std", "effective_rank"])
     assert monitor.history.records[-1].values["n_samples"] == 60
-    skipping = {"signals": ["feature_std"], "skip_tokens": 1, "pool": "tokens"}
+    skipping = {"signals": ["feature_std"], "tokens": Tokens(skip=1), "pool": "tokens"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nothing = watch(Tokens(), data, data, **skipping).history.records[-1]
@@ -178,7 +178,7 @@ def test_one_target_is_enough_or_a_gap() -> None:
     smooth = torch.sin(x[:300, 20]) + x[:300, 30] / 16  # all different
     data = DataLoader(TensorDataset(x[:300] / 16, smooth + torch.linspace(0, 0.1, 300)), 50)
     monitor = watch(OneTarget(net), data, data)
-    assert "(regressor: the labels are floating-point targets)" in monitor.history.run["described"]
+    assert "regressor: the labels are floating-point targets" in monitor.history.run["described"]
     assert 0.5 < monitor.history.records[-1].values["id_ratio"] < 20
     few = DataLoader(TensorDataset(x[:300] / 16, y[:300].float()), 50)  # ten values: neighbours are copies
     with pytest.warns(FeatureGeometryWarning, match="the targets' dimension is undefined"):

@@ -12,7 +12,9 @@ from lightning_featgeo import (
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
     GeometryMetric,
+    Neighbors,
 )
+from lightning_featgeo.watch.announcement import mebibytes
 from tests._helpers.models import Classifier, loaders, strict, trainer
 
 
@@ -42,16 +44,19 @@ def test_validation_curves_equal_the_metric_on_the_final_weights() -> None:
     assert float(run.callback_metrics["featgeo_monitor/val/id_two_nn_se"]) > 0
 
 
-def test_the_line_names_layer_reason_dimension_classes_signals_memory(capsys, caplog) -> None:
+def test_the_block_names_layer_reason_dimension_classes_signals_memory(capsys) -> None:
     monitor = strict()
-    with caplog.at_level("INFO", logger="lightning.pytorch"):
-        trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
-    line = monitor.history.run["described"]
-    for part in ("the input of 'net.3'", "last trainable layer", "48 dimensions", "10 classes", "stages val"):
-        assert part in line
-    memory = monitor.history.run["memory_bytes"]
-    assert f"{memory:,} bytes" in line
-    assert line in caplog.text + capsys.readouterr().err
+    trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+    told = monitor.history.run["described"]
+    for part in ("the input of 'net.3'", "last trainable layer", "48 dimensions", "classes: 10\n", "stages: val\n"):
+        assert part in told
+    assert f"memory: {mebibytes(monitor.history.run['memory_bytes'])} a window" in told
+    printed = capsys.readouterr().err
+    assert all(len(line) <= 100 for line in printed.splitlines() if line.startswith("  "))
+    for line in told.splitlines():  # each begins a line of its own in print
+        what, _, value = line.partition(": ")
+        assert " ".join(value.split()) in " ".join(printed.split())
+        assert f"\n  {what:<8} {value[:40]}" in printed or what == "watching"
 
 
 def test_the_sanity_check_leaves_no_trace_but_finds_errors() -> None:
@@ -78,15 +83,14 @@ def test_train_val_and_test_stages() -> None:
     assert a.values == pytest.approx(b.values, rel=1e-9)
 
 
-def test_without_validation_it_falls_to_training_windows_and_says_so(caplog) -> None:
+def test_without_validation_it_falls_to_training_windows_and_says_so(capsys) -> None:
     class TrainOnly(Classifier):
         validation_step = None
 
     monitor = strict(signals=["feature_std"])
-    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
-        trainer(monitor).fit(TrainOnly(), loaders()[0])
+    trainer(monitor).fit(TrainOnly(), loaders()[0])
     assert [r.stage for r in monitor.history] == ["train", "train"]
-    assert "there is no validation loader" in caplog.text
+    assert "there is no validation loader" in capsys.readouterr().err
 
 
 def test_several_validation_loaders_and_their_names() -> None:
@@ -164,6 +168,6 @@ def test_a_property_that_is_not_ready_and_a_large_seed() -> None:
         def num_classes(self) -> int:
             raise RuntimeError("not set up")
 
-    monitor = strict(seed=2**40, signals=["id_two_nn"])
+    monitor = strict(neighbors=Neighbors(seed=2**40), signals=["id_two_nn"])
     trainer(monitor, max_epochs=1).fit(Unready(), *loaders())
     assert "id_two_nn" in monitor.history.records[0].values

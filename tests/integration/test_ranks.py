@@ -19,7 +19,7 @@ def differences(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, f
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return on_ranks(1, windows.curves, 1, {"bank_size": 200})[0]
+    return on_ranks(1, windows.curves, 1, {"neighbors": Neighbors(bank_size=200)})[0]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def whole() -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> None:
-    every = on_ranks(size, windows.curves, size, {"bank_size": 200})
+    every = on_ranks(size, windows.curves, size, {"neighbors": Neighbors(bank_size=200)})
     for rank in every:
         assert rank["records"] == every[0]["records"]
         assert rank["logged"] == every[0]["logged"]
         assert not rank["sync_warnings"]
-    assert "while they are merged" in every[0]["described"]["described"]
+    assert "while they merge" in every[0]["described"]["described"]
     assert len(every[0]["records"]) == len(alone["records"]) == 4
     for ours, theirs in zip(every[0]["records"], alone["records"], strict=True):
         assert ours["stage"] == theirs["stage"]

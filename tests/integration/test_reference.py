@@ -240,7 +240,7 @@ def test_the_line_and_the_counts_speak_of_what_is_logged() -> None:
     run = trainer(monitor, max_epochs=1)
     run.fit(Classifier(), *loaders())
     line = monitor.history.run["described"]
-    assert "signals kernel_mmd, id_two_nn;" in line
+    assert "signals: kernel_mmd, id_two_nn\n" in line
     assert "for the reference" in line
     assert "compared with 'train'" in line
     assert monitor.history.records[0].counts["reference"] == 256

@@ -12,7 +12,9 @@ from lightning_featgeo import (
     Display,
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
+    Neighbors,
 )
+from lightning_featgeo.adapters import FeatureWatch
 from tests._helpers.models import Classifier, loaders, strict, trainer
 
 
@@ -58,15 +60,22 @@ def test_two_names_for_one_curve_are_refused() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"k": 1}, "k must be at least 2"),
-        ({"bank_size": 1}, "bank_size"),
+        ({"neighbors": {"k": 1}}, "k must be at least 2"),
+        ({"neighbors": {"bank_size": 1}}, "bank_size"),
         ({"num_classes": 0}, "num_classes"),
         ({"views": "bv"}, 'use "auto", a number, "v b"'),
     ],
 )
 def test_wrong_numbers_are_refused_when_the_monitor_is_built(kwargs: dict, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        FeatureGeometryMonitor(**kwargs)
+        FeatureGeometryMonitor(**{n: Neighbors(**v) if n == "neighbors" else v for n, v in kwargs.items()})
+
+
+def test_an_argument_that_there_is_not_is_named_with_its_neighbours() -> None:
+    with pytest.raises(TypeError, match=r"FeatureGeometryMonitor has no argument 'token'. Did you mean 'tokens'"):
+        FeatureGeometryMonitor(token=1)
+    with pytest.raises(TypeError, match="FeatureWatch has no argument 'stages'"):
+        FeatureWatch(torch.nn.Linear(2, 2), stages=("val",))
 
 
 def test_a_wrong_selector_is_an_error_in_the_sanity_check_and_a_gap_once_training_has_begun() -> None:

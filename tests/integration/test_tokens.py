@@ -70,12 +70,12 @@ def test_so_many_tokens_of_a_sequence() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"tokens_per_sequence": 4}, 'add pool="tokens"'),
-        ({"tokens_per_sequence": 0, "pool": "tokens"}, "needs tokens_per_sequence"),
-        ({"skip_tokens": 1, "pool": "cls"}, "leaves out tokens at the start"),
-        ({"skip_tokens": -1}, "skip_tokens ≥ 0"),
+        ({"tokens": {"per_sequence": 4}}, 'add pool="tokens"'),
+        ({"tokens": {"per_sequence": 0}, "pool": "tokens"}, "needs per_sequence"),
+        ({"tokens": {"skip": 1}, "pool": "cls"}, "ignores leading tokens"),
+        ({"tokens": {"skip": -1}}, "skip ≥ 0"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        FeatureGeometryMonitor(**settings)
+        FeatureGeometryMonitor(**{n: Tokens(**v) if n == "tokens" else v for n, v in settings.items()})

@@ -21,9 +21,12 @@ NEVER = {  # a room -> what none of its files may import
     "capture": ["lightning_featgeo.rows.assembler", "lightning_featgeo.metrics", "lightning_featgeo.watch"],
     "rows": ["lightning_featgeo.metrics", "lightning_featgeo.capture", "lightning_featgeo.watch"],
     "distributed": [
-        f"lightning_featgeo.{room}" for room in ("capture", "rows", "metrics", "history", "watch", "callbacks", "alarms")
+        f"lightning_featgeo.{room}"
+        for room in ("capture", "rows", "metrics", "history", "watch", "callbacks", "alarms")
     ],
-    "metrics": [f"lightning_featgeo.{room}" for room in ("capture", "history", "watch", "callbacks", "alarms", "sinks")],
+    "metrics": [
+        f"lightning_featgeo.{room}" for room in ("capture", "history", "watch", "callbacks", "alarms", "sinks")
+    ],
 }
 ONLY = {"cuda_ext": ["lightning_featgeo.cuda_ext", "lightning_featgeo.types", "lightning_featgeo.errors"]}
 
@@ -114,7 +117,11 @@ def planted(tmp_path: Path) -> Path:
     [
         ("adapters/loop.py", "from lightning_featgeo.callbacks.settings import Display", "callbacks.settings"),
         ("watch/window.py", "import lightning.pytorch as pl", "lightning.pytorch"),
-        ("history/record.py", "if TYPE_CHECKING:\n    from lightning_featgeo.metrics.catalog import CATALOG", "catalog"),
+        (
+            "history/record.py",
+            "if TYPE_CHECKING:\n    from lightning_featgeo.metrics.catalog import CATALOG",
+            "catalog",
+        ),
         ("cuda_ext/ops.py", "def late():\n    from lightning_featgeo.distributed.ranks import Ranks", "ranks"),
         ("alarms/detector.py", "from lightning_featgeo.watch.guard import Guard", "watch.guard"),
         ("sinks/tables.py", "from lightning_featgeo.metrics import catalog", "metrics.catalog"),

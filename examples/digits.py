@@ -66,6 +66,11 @@ def digits_loaders(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 250)
 
 
+def figure(value: float) -> str:
+    """Three digits, trailing zeros too."""
+    return f"{value:#.3g}".rstrip(".")
+
+
 def show(monitor: FeatureGeometryMonitor, stage: str, columns: int = 6) -> None:
     """The curves as a table: a signal a row, a few epochs as columns. It fits into 80 characters."""
     records = [record for record in monitor.history if record.stage == stage]
@@ -76,7 +81,7 @@ def show(monitor: FeatureGeometryMonitor, stage: str, columns: int = 6) -> None:
     for record in picks:
         table.add_column(f"{record.epoch:g}", justify="right", no_wrap=True)
     for signal in (name for name in records[-1].values if name != "n_samples"):
-        table.add_row(signal, *(f"{r.values[signal]:.3g}" if signal in r.values else "gap" for r in picks))
+        table.add_row(signal, *(figure(r.values[signal]) if signal in r.values else "gap" for r in picks))
     Console().print(table)
 
 

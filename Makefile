@@ -9,13 +9,17 @@ TORCH_INDEX ?=
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: demo test lint browser figures gpu-check clean
+.PHONY: demo test test-fast lint browser figures gpu-check clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
 
 test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
 	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
+
+# An inner loop, without what takes seconds.
+test-fast: $(VENV)/test.stamp $(VENV)/ops.stamp
+	$(PY) -m pytest tests/unit -m "not slow" -q
 
 # A browser for the report's tests, unless there is one. As root (a container) from the distribution, else playwright's
 # own. Without any, those tests are skipped and say so.

@@ -133,7 +133,7 @@ def on_a_rank(where: str) -> tuple[str, str, str]:
 
 def killed() -> tuple[str, str, str]:
     try:
-        on_ranks(2, faults.killed, 2, limit=90)
+        on_ranks(2, faults.killed, 2)
     except Died as died:
         first = cast(str, died.outcomes[0]).strip().splitlines()[-1]
         return "the other rank ended too, at once", "on disk up to the last closed window", first

@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py [--out benchmarks/results/parity.md]
 
-The other side of each comparison is in tests/oracles.py: float64 two-pass formulas in NumPy and SciPy, mpmath,
+The other side of each comparison is in tests/_helpers/oracles/: float64 two-pass formulas in NumPy and SciPy, mpmath,
 scikit-learn, prdc 0.2, torchmetrics; and below the table scikit-dimension 0.5 and DADApy 0.3.4. DADApy needs
 numpy < 2, so its rows are filled only in an environment of that kind: pip install "numpy<2" dadapy==0.3.4
 """

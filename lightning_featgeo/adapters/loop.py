@@ -15,9 +15,10 @@ from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 from lightning_featgeo.watch.watcher import Watcher
-from lightning_featgeo.watch.window import Window, WindowPlan
+from lightning_featgeo.watch.window import Window
 
 
 @documents(WatchSettings)

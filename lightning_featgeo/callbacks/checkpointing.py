@@ -7,14 +7,15 @@ last window, and the training window that was open, if its rows can be gone on f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_featgeo.callbacks.trainer import loader_of
-from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record, checked_record
 from lightning_featgeo.watch.samplers import stateful
@@ -22,6 +23,7 @@ from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
 VERSION = 1
+_WAY_OUT = "Resume with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
 _LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
 RESTARTS = Gap(GapKind.LOST, _LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)")
 SEVERAL = Gap(GapKind.LOST, _LOST + "a checkpoint holds those of one rank only")
@@ -39,6 +41,20 @@ class Saved:
     classes: int | None = None
     earlier: dict[str, Any] = field(default_factory=dict)
     open: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> Saved | None:
+        """Read a state dict; one that can't be read is no reason to end a run: a warning, and None."""
+        try:
+            return cls.of(state)
+        except Exception as error:
+            warnings.warn(
+                f"featgeo: the monitor's state in the checkpoint can't be read ({type(error).__name__}: {error}); the "
+                "curves begin anew",
+                FeatureGeometryWarning,
+                stacklevel=3,
+            )
+            return None
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Saved:
@@ -67,18 +83,37 @@ class Saved:
         Raises:
             ConfigurationError: with both, and what to do.
         """
-        way_out = (
-            "Resume with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
-        )
         if self.layers and layers and self.layers != layers:
-            raise ConfigurationError(f"the checkpoint's curves are of {self.layers}, this run's of {layers}. {way_out}")
+            raise ConfigurationError(
+                f"the checkpoint's curves are of {self.layers}, this run's of {layers}. {_WAY_OUT}"
+            )
         for path, before, now in zip(self.layers, self.dims, dims, strict=False):
             if None not in (before, now) and before != now:
-                raise ConfigurationError(f"{path!r} had {before} dimensions in the checkpoint, now {now}. {way_out}")
+                raise ConfigurationError(f"{path!r} had {before} dimensions in the checkpoint, now {now}. {_WAY_OUT}")
         if self.dims and classes != self.classes:
             raise ConfigurationError(
-                f"the checkpoint's curves are of {self.classes} classes, this run's of {classes}. {way_out}"
+                f"the checkpoint's curves are of {self.classes} classes, this run's of {classes}. {_WAY_OUT}"
             )
+
+
+def refuse_other_curves(checkpoint: Mapping[str, Any], key: str, here: Sequence[str], kind: str) -> None:
+    """Refuse a checkpoint whose curves are of another layer or stage.
+
+    Args:
+        checkpoint: of Lightning.
+        key: state key of the monitor that asks.
+        here: state keys of all of the trainer's monitors.
+        kind: what state keys of monitors begin with.
+
+    Raises:
+        ConfigurationError: with what it holds, and what to do.
+    """
+    states = checkpoint.get("callbacks") or {}
+    others = [state for state in states if state.startswith(kind) and state not in here]
+    if others and key not in states:
+        raise ConfigurationError(
+            f"the checkpoint holds curves of {', '.join(others)}, and this run would log {key}. {_WAY_OUT}"
+        )
 
 
 def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, Any]:

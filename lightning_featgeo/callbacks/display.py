@@ -19,7 +19,7 @@ from lightning_featgeo.sinks import At, Sink, pictures, sinks_of, tables
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.window import ClosedWindow
+from lightning_featgeo.watch.plan import ClosedWindow
 
 PANELS = 8  # in the section of a stage
 DEPTH_SIGNALS = 3  # that are drawn over depth

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.trainer import history_path, stages_of_fit
 from lightning_featgeo.capture.taps import FeatureTap
-from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
+from lightning_featgeo.errors import explain
 from lightning_featgeo.history.history import History
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
@@ -116,7 +115,7 @@ class FeatureGeometryMonitor(Callback):
             self.history.end("came to its end")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Unhook also when the run dies; the history is on disk already. A checkpoint may be written after this."""
+        """Unhook also when the run dies; the history is on disk already. A checkpoint may still be written."""
         if self._run is not None and self._run.fits:
             self.history.end(f"died of {explain(exception)}"[:500])
         self.teardown(trainer, pl_module, "exception")
@@ -195,23 +194,13 @@ class FeatureGeometryMonitor(Callback):
         self._evaluation_start("test", "test", trainer, pl_module)
 
     def on_validation_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
         self._evaluation_batch_start("val", batch)
 
     def on_test_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
         self._evaluation_batch_start("test", batch)
@@ -296,17 +285,8 @@ class FeatureGeometryMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. One that can't be read is no reason to end a run: the curves begin anew."""
-        if not self.settings.resume:
-            return
-        try:
-            self._saved = Saved.of(state_dict)
-        except Exception as error:
-            warnings.warn(
-                f"featgeo: the monitor's state in the checkpoint can't be read ({type(error).__name__}: {error}); the "
-                "curves begin anew",
-                FeatureGeometryWarning,
-                stacklevel=2,
-            )
+        if self.settings.resume:
+            self._saved = Saved.read(state_dict)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -316,12 +296,7 @@ class FeatureGeometryMonitor(Callback):
         Raises:
             ConfigurationError: with what it holds, and what to do.
         """
-        states = checkpoint.get("callbacks") or {}
-        ours: Sequence[Any] = getattr(trainer, "callbacks", [])
-        here = [c.state_key for c in ours if isinstance(c, FeatureGeometryMonitor)]
-        others = [key for key in states if key.startswith(type(self).__qualname__) and key not in here]
-        if trainer.state.fn == "fit" and self.settings.resume and others and self.state_key not in states:
-            raise ConfigurationError(
-                f"the checkpoint holds curves of {', '.join(others)}, and this run would log {self.state_key}. Resume "
-                "with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
-            )
+        if trainer.state.fn == "fit" and self.settings.resume:
+            ours: Sequence[Any] = getattr(trainer, "callbacks", [])
+            here = [callback.state_key for callback in ours if isinstance(callback, FeatureGeometryMonitor)]
+            checkpointing.refuse_other_curves(checkpoint, self.state_key, here, type(self).__qualname__)

@@ -16,7 +16,7 @@ from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
 from lightning_featgeo.sinks import ALARM, EPOCH, At
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.window import ClosedWindow
+from lightning_featgeo.watch.plan import ClosedWindow
 
 DIAGNOSTICS = (
     COUNT_SIGNAL,

@@ -28,9 +28,10 @@ from lightning_featgeo.rows.batches import select
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement
 from lightning_featgeo.watch.layers import served_signals, watched_layers
+from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import in_order, shuffles
 from lightning_featgeo.watch.watcher import Watcher
-from lightning_featgeo.watch.window import WatchedLayer, Window, WindowPlan
+from lightning_featgeo.watch.window import WatchedLayer, Window
 
 
 class LightningRun:

@@ -12,7 +12,7 @@ from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.sinks import ALARM
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.window import ClosedWindow
+from lightning_featgeo.watch.plan import ClosedWindow
 
 
 class Judgement(NamedTuple):

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,24 +17,20 @@ import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
-from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
-from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
-from lightning_featgeo.metrics.accumulators.base import Accumulator
-from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, Signal, named, resolve
+from lightning_featgeo.errors import ConfigurationError, Gap
+from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
-from lightning_featgeo.metrics.merging import Mergeable
-from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, USUAL_POLICY, Neighbors, Policy
 from lightning_featgeo.metrics.statistics.statistics import Statistics
-from lightning_featgeo.rows.rows import Rows, build_rows
+from lightning_featgeo.metrics.streaming import Streaming
 from lightning_featgeo.types import Tensor
 
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
 
 
-class GeometryMetric(Mergeable):
+class GeometryMetric(Streaming):
     """Streams features, and computes the chosen signals of all rows seen since the last ``reset``.
 
     Args:
@@ -110,120 +105,6 @@ class GeometryMetric(Mergeable):
     @property
     def _head(self) -> torch.nn.Module | None:
         return self._owner_says[1]
-
-    # --- streaming -------------------------------------------------------------------------------------------
-
-    def update(
-        self,
-        features: Tensor,
-        labels: Tensor | None = None,
-        sample_index: Tensor | None = None,
-        view: int | Tensor | None = None,
-        groups: Tensor | None = None,
-    ) -> None:
-        """Add a batch.
-
-        Args:
-            features: (n, d), any real dtype.
-            labels: (n,) class indices, negative for unlabelled; or (n,) or (n, t) floating-point regression targets.
-            sample_index: (n,) where rows come from, the same number for the same sample on every rank; rows of one
-                sample are never neighbours, and its views are found by it. None: all distinct.
-            view: which view, an int or one a row; single-view signals read view 0.
-            groups: (n,) what should not matter (site, scanner, speaker), for ``robustness_index``.
-
-        Raises:
-            ValueError: if a shape does not fit, or the dimension changed since the first batch.
-            ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
-        """
-        targets = labels if labels is not None and labels.is_floating_point() else None
-        classes = None if targets is not None else labels
-        places = None
-        if sample_index is None and features.ndim == 2:  # rank r of W numbers its rows r, r + W, …
-            ranks = self._ranks()
-            arrived = torch.arange(self._arrived, self._arrived + len(features), device=features.device)
-            sample_index, places = arrived * ranks.size + ranks.rank, torch.zeros_like(arrived)
-        rows = build_rows(features, classes, sample_index, view, places, targets=targets, groups=groups)
-        self._arrived += len(rows)
-        present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
-        self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None))
-
-    def update_rows(self, rows: Rows, present: frozenset[str]) -> None:
-        """:meth:`update` for rows that are put together already.
-
-        Args:
-            rows: of any view.
-            present: which of "labels", "targets", "views", "groups" the batch brings, and "tokens" if each row is one;
-                read from the first batch only.
-        """
-        if rows.features.shape[1] == 0:
-            raise ValueError("features have 0 dimensions")
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(rows.features.device.type, enabled=False),
-        ):
-            if self.dim is None:
-                self._build(rows, present)
-            if rows.features.shape[1] != self.dim:
-                raise ValueError(
-                    f"features had {self.dim} dimensions in the first batch and have {rows.features.shape[1]} now; "
-                    "watch one layer per metric, or pool to a fixed size"
-                )
-            bank = dict(self.accumulators).get("bank")
-            width = rows.target.shape[1]
-            if isinstance(bank, BankAccumulator) and width not in (0, bank.targets.shape[1]):
-                raise ValueError(f"targets had {bank.targets.shape[1]} columns in the first batch and have {width} now")
-            if rows.features.shape[0]:
-                self._accumulate(rows)
-
-    @property
-    def reads_views(self) -> bool:
-        """Whether any signal reads views beyond the first; False before the first batch."""
-        return "views" in self.accumulators
-
-    def _build(self, rows: Rows, present: frozenset[str]) -> None:
-        here = set(present)
-        here |= {"classes"} if self.num_classes else set()
-        here |= {"reference"} if self.has_reference else set()
-        here |= {"earlier"} if self.policy.keeps_samples else set()
-        missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
-        asked = self.signals
-        if asked is None:
-            name, why = choose_preset(missing, "tokens" in present, self._head is not None)
-            asked, self.preset = PRESETS[name], f"{name}: {why}"
-        tolerated = self.policy.tolerated or frozenset()
-        try:
-            self.signals, self.left_out = choose_signals(asked, self._named, missing, tolerated)
-        except ConfigurationError:
-            if not self.policy.lenient:
-                raise
-            self.signals, self.left_out = choose_signals(asked, frozenset(), missing, tolerated)
-            self.impossible = {
-                name: Gap(GapKind.NO_INPUT, why) for name, why in self.left_out.items() if name in self._named
-            }
-        x = rows.features
-        shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
-        capacity = bank_capacity(self.neighbors.bank_size, shape.dim, x.element_size())
-        self.accumulators.update(
-            build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device)
-        )
-        self.dim = shape.dim
-        self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}
-
-    def _accumulate(self, rows: Rows) -> None:
-        finite, first = rows.features.isfinite().all(dim=1), rows.keep & (rows.view == 0)
-        all_views, rows = replace(rows, keep=rows.keep & finite), replace(rows, keep=first & finite)
-        count = self._counters
-        count["nonfinite"] += (first & ~finite).sum()
-        too_large = rows.keep & (rows.label >= (self.num_classes or math.inf))
-        count["seen"] += rows.keep.sum()
-        count["out_of_range"] += too_large.sum()
-        count["labelled"] += (rows.keep & (rows.label >= 0) & ~too_large).sum()
-        count["largest_label"] = torch.maximum(count["largest_label"], torch.where(rows.keep, rows.label, -1).max())
-        for name, accumulator in self.accumulators.items():
-            if isinstance(accumulator, Accumulator):
-                fed = all_views if name == "views" else rows
-                accumulator.update(fed if fed.features.device == accumulator.device else fed.to(accumulator.device))
 
     @property
     def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:

@@ -17,8 +17,9 @@ from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.batches import describe, find_groups, find_mask
 from lightning_featgeo.rows.labels import LabelReader
+from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.settings import AUTO_CLASS_BYTES, WatchSettings
-from lightning_featgeo.watch.window import WatchedLayer, WindowPlan
+from lightning_featgeo.watch.window import WatchedLayer
 
 
 def watched_layers(

@@ -21,10 +21,11 @@ from lightning_featgeo.watch.announcement import Announcement, say
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, class_count, watched_layers
 from lightning_featgeo.watch.phase import Phase
+from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.window import ClosedWindow, Compared, Report, WatchedLayer, Window, WindowPlan
+from lightning_featgeo.watch.window import WatchedLayer, Window
 
 Make = Callable[[WindowPlan], list[WatchedLayer]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,35 +21,11 @@ from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 
 SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
-
-
-@dataclass(frozen=True)
-class WindowPlan:
-    """What a window is of, as its engine says when it opens one.
-
-    Args:
-        name: as in the logged names.
-        stage: "train", "val" or "test"; in a loop of one's own, the name.
-        number: of its loader in the stage.
-        logged: whether it has a record; False: it only serves as a reference.
-        reference: name of the window that it is compared with; None: nothing is compared.
-        serves: signals of other windows whose reference this one is; () if it is none.
-        positions: whether samples are numbered by their positions in the data set.
-        keeps_samples: whether a sample has the same number in every window.
-    """
-
-    name: str
-    stage: str
-    number: int = 0
-    logged: bool = True
-    reference: str | None = None
-    serves: tuple[str, ...] = ()
-    positions: bool = False
-    keeps_samples: bool = True
 
 
 @dataclass
@@ -128,41 +104,6 @@ class WatchedLayer:
         plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
         names = plain if self.metric.signals is None else self.metric.signals
         return WindowResult({}, {}, dict.fromkeys(names, gap), {}, {})
-
-
-class Compared(NamedTuple):
-    """What a layer is compared with: the reference's metric, or why there is none."""
-
-    metric: GeometryMetric | None = None
-    why_not: str = ""
-
-
-class Report(NamedTuple):
-    """What one rank tells the others of its part of a window before it is closed; all of it is known by then."""
-
-    batches: int
-    repeats: int
-    samples: int
-    failed: Gap | None
-    watched: bool
-    drops_repeats: bool
-    bound: int | None
-    length: int | None
-
-
-class ClosedWindow(NamedTuple):
-    """A closed window of one layer.
-
-    ``record``: its numbers. ``curves``: on rank 0, tensors by name (see ``metrics.evaluation``, ``metrics.details``).
-    ``ids``: the user's names of samples, by number. ``positions``: whether a sample's number is its position in the
-    data set. ``signals``: those that were chosen, in order.
-    """
-
-    record: Record
-    curves: Mapping[str, Tensor]
-    ids: Mapping[int, str]
-    positions: bool
-    signals: tuple[str, ...]
 
 
 @dataclass

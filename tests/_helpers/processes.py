@@ -1,9 +1,12 @@
-"""Real processes for tests: a function runs once on each rank of a gloo group, and what it returns comes back."""
+"""Real processes for tests: a function runs once on each rank of a gloo group, and what it returns comes back; or a
+script runs as from the command line. All are forked from one process that has imported torch and Lightning."""
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing as mp
 import os
+import runpy
 import socket
 import sys
 import tempfile
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 
 _PRELOAD = ["torch", "torch.distributed", "lightning.pytorch", "lightning_featgeo", "sklearn.datasets"]
-_LIMIT = 240.0  # seconds
+LIMIT = 1800.0  # seconds: a guard against hanging, not a bound on how long anything takes
 
 
 def free_port() -> int:
@@ -33,7 +36,13 @@ class Died(RuntimeError):
         self.outcomes = outcomes
 
 
-def on_ranks(size: int, function: Callable[..., Any], *args: Any, limit: float = _LIMIT) -> list[Any]:
+def _context() -> Any:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    return context
+
+
+def on_ranks(size: int, function: Callable[..., Any], *args: Any, limit: float = LIMIT) -> list[Any]:
     """What ``function(*args)`` returned on every rank. It is a module's own function, and so is what it returns.
 
     In the function, ``RANK`` and the like are set as a launcher would: ``Trainer(strategy="ddp", devices=size)`` and
@@ -42,8 +51,7 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any, limit: float =
     Raises:
         Died: if a rank raised, died, or took longer than the limit (then all are killed).
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = _context()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         workers = [
@@ -99,3 +107,53 @@ def _work(
     (Path(folder) / f"{rank}.part").rename(Path(folder) / f"{rank}.pt")
     if torch.distributed.is_initialized():
         os._exit(0)  # a group whose peers may be gone is not taken down politely
+
+
+def run_script(script: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    """What ``python script arguments`` printed to either stream, in this folder and with exactly that environment.
+
+    Raises:
+        Died: if it raised, ended with another exit code than 0, or hung.
+    """
+    own = dict(os.environ if environment is None else environment)
+    with tempfile.TemporaryDirectory() as folder:
+        printed = Path(folder) / "printed"
+        worker = _context().Process(target=_run, args=(str(script), arguments, os.getcwd(), own, str(printed)))
+        worker.start()
+        worker.join(LIMIT)
+        hung = worker.is_alive()
+        if hung:
+            worker.kill()
+            worker.join()
+        output = printed.read_text(encoding="utf-8", errors="replace") if printed.exists() else ""
+    if hung or worker.exitcode != 0:
+        raise Died([f"{script.name}: {'hung' if hung else f'exit code {worker.exitcode}'}\n{output[-3000:]}"])
+    return output
+
+
+def _run(script: str, arguments: tuple[str, ...], folder: str, environment: dict[str, str], printed: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    torch.manual_seed(torch.seed())  # what a fork has inherited is no new generator
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    code: Any = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # a forked process ends without them, and loggers finish there
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))

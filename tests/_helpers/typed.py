@@ -7,8 +7,11 @@ was half of the suite's time. Their annotations are checked by mypy.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jaxtyping
 from jaxtyping import _import_hook
 
 
@@ -29,3 +32,13 @@ def check_less() -> None:
         return decorate(self, node)
 
     transformer.visit_FunctionDef = visit_function
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """No checks in here: for what does the same with the same shapes over and over, and is checked elsewhere."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

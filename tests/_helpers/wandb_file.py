@@ -41,7 +41,7 @@ def _records(data: bytes) -> Iterator[bytes]:
             yield parts
 
 
-def _when_finished(path: Path, patience: float = 60.0) -> list[wandb_internal_pb2.Record]:
+def _when_finished(path: Path, patience: float = 1800.0) -> list[wandb_internal_pb2.Record]:
     """All records, once the last one says that the run has ended: wandb's writer is a process of its own and may
     still be writing when ``wandb.finish()`` has returned."""
     deadline = time.monotonic() + patience

@@ -8,23 +8,28 @@ from pathlib import Path
 
 from lightning_featgeo import History
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.processes import LIMIT, run_script
 from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(script: str, *arguments: str) -> str:
+def own_environment() -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}  # not this process's run
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *arguments],
-        capture_output=True, text=True, timeout=300, env={**own, "WANDB_MODE": "offline"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    return {**own, "WANDB_MODE": "offline"}
+
+
+def run(script: str, *arguments: str) -> str:
+    return run_script(EXAMPLES / script, *arguments, environment=own_environment())
 
 
 def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None:
-    output = run("digits.py")
+    done = subprocess.run(  # one of them with an interpreter of its own
+        [sys.executable, str(EXAMPLES / "digits.py")],
+        capture_output=True, text=True, timeout=LIMIT, env=own_environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    output = done.stdout + done.stderr
     assert "featgeo: stopping, converged geometry" in output
     for part in ("featgeo/train/…", "featgeo/val/…", "effective_rank", "nc2_equiangle", "wandb leet"):
         assert part in output

@@ -25,6 +25,7 @@ def plain() -> Rows:
     return run(Still(net()))
 
 
+@pytest.mark.no_cover  # tracing slows the compiler; what is ours here is covered by test_taps and test_layers
 @pytest.mark.parametrize("way", COMPILED)
 def test_compiled_models(way: str, plain: Rows) -> None:
     torch._dynamo.reset()
@@ -51,6 +52,7 @@ def test_other_precisions(way: str, plain: Rows) -> None:
     assert furthest(PRECISIONS[way](), plain)[0] < (1e-6 if way == "64-true" else 2e-2)
 
 
+@pytest.mark.no_cover  # tracing slows the compiler; what is ours here is covered by test_taps and test_layers
 def test_multi_crop_compiles_no_more_often_with_us() -> None:
     class Crops(Still):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

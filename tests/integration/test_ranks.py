@@ -22,6 +22,11 @@ def alone() -> dict[str, Any]:
     return on_ranks(1, windows.curves, 1, {"bank_size": 200})[0]
 
 
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    return on_ranks(1, windows.curves, 1, {"stages": ("val",)})[0]["records"][0]
+
+
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> None:
     every = on_ranks(size, windows.curves, size, {"bank_size": 200})
@@ -112,7 +117,7 @@ def test_repeats_of_an_unknown_sampler_are_bounded_and_said() -> None:
 
 def test_a_killed_rank_ends_the_others_with_the_frameworks_error() -> None:
     with pytest.raises(Died) as died:
-        on_ranks(2, faults.killed, 2, limit=90)
+        on_ranks(2, faults.killed, 2)
     first, second = died.value.outcomes
     assert "died with exit code -9" in second
     assert "still running" not in first
@@ -125,9 +130,8 @@ def test_weights_are_bitwise_those_of_a_run_without_us() -> None:
 
 
 @pytest.mark.parametrize(("data", "tensor"), [(2, 1), (1, 2), (2, 2)])
-def test_sharded_models_and_heads(data: int, tensor: int, alone: dict[str, Any]) -> None:
+def test_sharded_models_and_heads(data: int, tensor: int, whole: dict[str, Any]) -> None:
     every = on_ranks(data * tensor, parallelism.sharded, data, tensor)
-    whole = on_ranks(1, windows.curves, 1, {"stages": ("val",)})[0]["records"][0]
     for rank in every:
         assert rank["kind"] == "DTensor"
         assert rank["layers"] == every[0]["layers"]

@@ -1,18 +1,15 @@
 """The validity benchmark trains, goes on where it was, and judges."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests._helpers.processes import run_script
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_the_validity_benchmark_trains_goes_on_where_it_was_and_judges(tmp_path: Path) -> None:
     def run(*args: str) -> str:
-        command = [sys.executable, str(BENCHMARKS / "validity.py"), *args, "--runs", str(tmp_path / "runs.gz")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout + done.stderr
+        return run_script(BENCHMARKS / "validity.py", *args, "--runs", str(tmp_path / "runs.gz"))
 
     train = ("train", "--jobs", "1", "--seeds", "1", "--only")
     assert "1 runs in" in run(*train, "simsiam_no_stop_gradient")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lightning_featgeo.metrics.catalog import PRESETS
+from tests._helpers.processes import LIMIT
 from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,7 +34,7 @@ def test_the_sweep_runs_as_its_agent_would_and_its_metric_is_there(tmp_path: Pat
         shutil.rmtree(tmp_path / "wandb", ignore_errors=True)
         done = subprocess.run(
             [*command, f"--trainer.max_epochs={epochs}"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=own, check=False,
+            cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, env=own, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
     metrics, rows, _ = read(tmp_path)

@@ -34,7 +34,7 @@ class Opened:
         for box in self.page.locator(".chart").all():
             if box.is_visible():
                 box.evaluate(TO_THE_MIDDLE)
-                self.page.wait_for_function("(box) => box.dataset.drawn", arg=box.element_handle(), timeout=60_000)
+                self.page.wait_for_function("(box) => box.dataset.drawn", arg=box.element_handle())
 
     def colours(self, panel: int) -> set[str]:
         """Stroke colours of the lines of a chart."""
@@ -61,6 +61,7 @@ def open_report(browser: Any) -> Iterator[Callable[..., Opened]]:
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
+        context.set_default_timeout(1_800_000)  # ms: a guard against hanging
         opened = Opened(context.new_page())
         opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
         opened.page.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
@@ -140,7 +141,7 @@ def test_hovering_shows_the_values(open_report: Callable[..., Opened], compared:
     opened.page.mouse.move(frame["x"] + frame["width"] * 0.6, frame["y"] + frame["height"] * 0.3)
     opened.page.mouse.move(frame["x"] + frame["width"] * 0.7, frame["y"] + frame["height"] * 0.4, steps=20)
     tip = opened.page.locator("#vg-tooltip-element.visible")
-    tip.wait_for(timeout=10_000)
+    tip.wait_for()
     text = tip.inner_text()
     opened.page.screenshot(path=artefacts / "hover.png")
     epoch = int(re.search(r"epoch\s*(\d+)", text)[1])

@@ -1,5 +1,6 @@
 """Invariances of every signal that has them, and monotony where a definition promises it."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -11,7 +12,9 @@ from torch import Tensor
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, resolve
 from tests._helpers.data import PLAIN
+from tests._helpers.typed import unchecked
 
+pytestmark = pytest.mark.no_cover  # many examples of what other tests cover
 SEEDS = st.integers(0, 10_000)
 EXAMPLES = settings(max_examples=15, deadline=None)
 
@@ -34,6 +37,14 @@ INVARIANT_TO = {
     "at": "mahalanobis mahalanobis_auroc chi2_fraction",
 }
 CLASSES = 9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shapes_are_the_same_in_every_example() -> Iterator[None]:
+    with unchecked():
+        yield
+
+
 EVERYTHING = ("all", "alignment", "lidar")
 
 

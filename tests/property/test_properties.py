@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.rows.rows import build_rows
 
+pytestmark = pytest.mark.no_cover  # many examples of what other tests cover
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6))
 
 

@@ -11,9 +11,19 @@ from numpy.typing import NDArray
 from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import distances, neighbours
-from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, spectrum
+from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
-__all__ = ["compared", "distances", "every_signal", "log_vmf_normaliser", "regression", "spectrum", "views"]
+__all__ = [
+    "compared",
+    "distances",
+    "every_signal",
+    "log_vmf_normaliser",
+    "rank_signals",
+    "regression",
+    "singular_values",
+    "spectrum",
+    "views",
+]
 
 
 def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:

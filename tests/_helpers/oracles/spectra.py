@@ -44,8 +44,22 @@ def _unbiased_participation(x: Array) -> float:
     return float(above / below)
 
 
+def singular_values(x: Array) -> Array:
+    """Of the centred rows."""
+    return np.linalg.svd(centred(x), compute_uv=False)[: min(len(x) - 1, x.shape[1])]
+
+
+def rank_signals(x: Array, s: Array) -> dict[str, float]:
+    """Signals of the singular values alone, ``s`` of the centred rows."""
+    return {
+        "effective_rank": _entropy_rank(s, 0.0),
+        "rankme": _entropy_rank(np.linalg.svd(x, compute_uv=False), 1e-7),
+        "stable_rank": float((s**2).sum() / s[0] ** 2),
+    }
+
+
 def spectrum(x: Array) -> dict[str, float | None]:
-    s = np.linalg.svd(centred(x), compute_uv=False)[: min(len(x) - 1, x.shape[1])]
+    s = singular_values(x)
     lam = s**2
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     n, d = x.shape
@@ -69,10 +83,8 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "coding_rate": 0.5 * float(np.linalg.slogdet(np.eye(d) + d / (n * 0.5) * unit.T @ unit)[1]),
     }
     return more | {
-        "effective_rank": _entropy_rank(s, 0.0),
-        "rankme": _entropy_rank(np.linalg.svd(x, compute_uv=False), 1e-7),
+        **rank_signals(x, s),
         "participation_ratio": float(lam.sum() ** 2 / (lam**2).sum()),
-        "stable_rank": float(lam.sum() / lam[0]),
         "top_eigenvalue_share": float(lam[0] / lam.sum()),
         "feature_std": float(unit.std(0, ddof=1).mean() * math.sqrt(x.shape[1])),
         "mean_resultant": float((unit.mean(0) ** 2).sum()),

@@ -190,6 +190,7 @@ def test_the_rule_without_a_backward_goes_by_order_and_is_wary() -> None:
         validated(Both())
 
 
+@pytest.mark.slow
 def test_compiled_models_fall_back_to_the_order_of_running() -> None:
     torch._dynamo.reset()  # what other tests have compiled counts towards its limit
     model = Classifier()

@@ -72,6 +72,7 @@ def test_a_hooked_module_can_be_pickled_and_copied() -> None:
     copy.deepcopy(net)
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
 def test_compiled_before_fit_with_ten_calls_a_step_without_recompiling(how: str) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_featgeo import GeometryMetric, Neighbors
 from tests._helpers.data import digits_features, head
+from tests._helpers.typed import unchecked
 
 
 def test_batch_size_one_equals_one_batch() -> None:
@@ -53,14 +54,16 @@ def test_rows_of_one_sample_are_never_neighbours() -> None:
     assert float(naive.compute()["knn_accuracy"]) > 0.9
 
 
+@pytest.mark.slow
 def test_memory_after_10_and_1000_batches_is_what_was_announced() -> None:
     x, y = digits_features()
     metric = GeometryMetric("all", num_classes=10, head=head(10, 96))
     metric.update(x[:8], y[:8])
     announced = metric.memory_bytes
     for batches in (10, 1000):
-        for _ in range(batches):
-            metric.update(x[:8], y[:8])
+        with unchecked():
+            for _ in range(batches):
+                metric.update(x[:8], y[:8])
         assert metric.memory_bytes == announced
 
 
@@ -134,9 +137,9 @@ def test_no_random_number_is_drawn() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_value_does_not_depend_on_which_other_signals_are_chosen() -> None:
-    x, y = digits_features()
-    x = x.clone()
+    x, y = (part[:400].clone() for part in digits_features())
     x[0] += 1e5  # an outlier is the first row of its class, and so the shift of all that follow
     alone, together = (GeometryMetric(names, num_classes=10) for names in (["nc1"], ["nc1", "effective_rank"]))
     for metric in (alone, together):

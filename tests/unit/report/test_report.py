@@ -136,6 +136,7 @@ def test_a_run_that_stopped_early_is_compared_where_both_were(tmp_path: Path) ->
     assert "against the baseline at epoch 12" not in page
 
 
+@pytest.mark.slow
 def test_too_many_numbers_are_thinned_and_that_is_said(tmp_path: Path) -> None:
     signals = tuple(f"s_{i}" for i in range(50))
     windows = MOST_NUMBERS // 50 + 100
@@ -155,6 +156,7 @@ def test_libraries_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytes
         charts.libraries()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl")
     command = [sys.executable, "-m", "lightning_featgeo.report", "a.jsonl", "-o", "out/r.html"]

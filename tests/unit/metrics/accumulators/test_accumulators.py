@@ -144,6 +144,7 @@ def test_the_bank_keeps_the_same_samples_in_any_order_and_batch_size() -> None:
     assert a.samples.unique().numel() == 200
 
 
+@pytest.mark.slow
 def test_the_bank_is_a_uniform_sample() -> None:
     x = torch.zeros(1000, 1)
     hits = torch.zeros(1000)

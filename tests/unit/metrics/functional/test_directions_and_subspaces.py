@@ -32,6 +32,7 @@ def test_the_bessel_function_equals_mpmath(order: float, x: float) -> None:
     assert von_mises_fisher.log_bessel_i(order, x) == pytest.approx(truth, rel=1e-11, abs=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "kappa"), [(3, 2.0), (16, 40.0), (128, 500.0), (512, 100.0)])
 def test_samples_of_known_concentration_give_it_back(dim: int, kappa: float) -> None:
     mu = np.zeros(dim)

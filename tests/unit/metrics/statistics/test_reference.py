@@ -27,6 +27,7 @@ def metrics(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], signals=AL
     return reference, window
 
 
+@pytest.mark.slow
 def test_every_reference_signal_equals_the_library_that_people_cite() -> None:
     train, val = halves()
     reference, window = metrics(train, val)

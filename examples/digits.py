@@ -3,7 +3,7 @@
     make demo            # or: python examples/digits.py
 
 The model is a plain LightningModule without a line for lightning-featgeo. One callback adds the curves, another stops
-the run once they stand still.
+the run when they no longer change.
 """
 
 from __future__ import annotations

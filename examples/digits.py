@@ -121,7 +121,8 @@ def main() -> None:
     why = stop.stopping_reason_message
     say(f"Stopped early: {why}" if why else f"Not stopped early in {args.epochs} epochs.")
     say(f"Validation accuracy {accuracy:.3f}.")
-    say(f"Cost of the monitor: {1000 * last.seconds:.0f} ms for the last validation window ({last.counts['seen']} rows).")
+    rows = last.counts["seen"]
+    say(f"Cost of the monitor: {1000 * last.seconds:.0f} ms for the last validation window ({rows} rows).")
     print(f"\nHistory: {monitor.history.path}")
     if monitor.history.path is not None:
         print(f"Report (open it in a browser): {write_report(monitor.history.path, args.report).resolve()}")

@@ -4,8 +4,8 @@
 
 A pair is two images of the same handwritten digit (scikit-learn's). The *output* of the encoder is the embedding, so
 the example names the layer, and chooses `signals="embeddings"`: spread, uniformity, alignment of the pairs, and hubness
-(a few rows are neighbours of very many others, which makes retrieval worse). The encoder is called twice in a batch: the
-monitor takes the two calls as two views.
+(a few rows are neighbours of very many others, which makes retrieval worse). The encoder is called twice in a batch:
+the monitor takes the two calls as two views.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     python examples/huggingface_text.py --model bert-base-cased --data imdb
     python examples/huggingface_text.py --generated                         # no download: a small model, made-up texts
 
-What to look for when fine-tuning: in the first evaluation, before training, `feature_std` and `effective_rank` are those
-of the pretrained model. If both fall while the loss looks fine, the features collapse.
+What to look for when fine-tuning: in the first evaluation, before training, `feature_std` and `effective_rank` are
+those of the pretrained model. If both fall while the loss looks fine, the features collapse.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/longtail.py
 
-Digits (scikit-learn's). The training set has 100 zeros, fewer of each next digit, and 5 nines; validation is balanced. A
-second validation loader holds the training samples again, in evaluation mode and without noise. With
+Digits (scikit-learn's). The training set has 100 zeros, fewer of each next digit, and 5 nines; validation is balanced.
+A second validation loader holds the training samples again, in evaluation mode and without noise. With
 `reference="train_clean"`, `knn_accuracy` takes its votes from these samples, and `tail_min_angle` uses their counts to
 tell head classes from tail classes. Ten neighbours vote: among 200, the default, frequent classes would outvote the
 rarest one, which has five samples.

@@ -3,9 +3,9 @@
     python examples/tokens.py
 
 Each byte is a token, and each sequence begins with a BOS token. There is only one epoch, so a window closes after every
-50 optimiser steps. Each token is a row. At most 16 tokens of each sequence are used, at positions that a hash chooses and
-that stay the same. The first token is ignored, because it becomes an attention sink: its features are much larger than
-all others.
+50 optimiser steps. Each token is a row. At most 16 tokens of each sequence are used, at positions that a hash chooses
+and that stay the same. The first token is ignored, because it becomes an attention sink: its features are much larger
+than all others.
 """
 
 from __future__ import annotations

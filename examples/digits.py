@@ -118,8 +118,7 @@ def main() -> None:
     show(monitor, "val")
     last = [record for record in monitor.history if record.stage == "val"][-1]
     accuracy = float(trainer.callback_metrics["val/accuracy"])
-    why = stop.stopping_reason_message
-    say(f"Stopped early: {why}" if why else f"Not stopped early in {args.epochs} epochs.")
+    say(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
     say(f"Validation accuracy {accuracy:.3f}.")
     rows = last.counts["seen"]
     say(f"Cost of the monitor: {1000 * last.seconds:.0f} ms for the last validation window ({rows} rows).")

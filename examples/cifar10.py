@@ -1,12 +1,12 @@
-"""A residual network on CIFAR-10, with everything that is shown beside the curves.
+"""A residual network on CIFAR-10, with class names and raw rows for the logger.
 
     pip install torchvision                      # the build that fits your torch
     python examples/cifar10.py --data ~/data     # downloads 170 MB once
     python examples/cifar10.py --generated       # no download: images from a generator, to see what is logged
 
-Class names reach the tables, every image is named by its position in the data set, 500 rows go to W&B's projector. The
-second validation loader holds clean training images: neural collapse proper is read there, and `knn_accuracy` votes
-from them.
+Tables show class names, and each image by its position in the data set. 500 rows of features go to the logger's
+projector. The second validation loader holds training images without augmentation: its curves show neural collapse in
+the strict sense, and `knn_accuracy` takes its votes from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryAlarm, Ge
 from lightning_featgeo.report import write_report
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-CLEAN = 5000  # training images that are looked at without augmentation
+CLEAN = 5000  # training images in the second validation loader, without augmentation
 
 
 def block(inside: int, outside: int, stride: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""LightningCLI: the monitor and the stopper from a YAML file.
+"""LightningCLI: monitor, stopper and alarm from a YAML file (examples/cli.yaml).
 
 pip install "jsonargparse[signatures]"
 python examples/cli.py fit --config examples/cli.yaml

@@ -2,16 +2,20 @@
 
     make demo            # or: python examples/digits.py
 
-The model is a plain LightningModule that knows nothing of lightning-featgeo. One line adds the curves, one the stop.
+The model is a plain LightningModule without a line for lightning-featgeo. One callback adds the curves, another stops
+the run when they no longer change.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -62,18 +66,28 @@ def digits_loaders(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 250)
 
 
-def show(monitor: FeatureGeometryMonitor, stage: str) -> None:
-    """The curves as a table: every signal at a handful of epochs."""
-    records = [r for r in monitor.history if r.stage == stage]
-    picks = sorted({round(i * (len(records) - 1) / 6) for i in range(7)}) if records else []
-    table = Table(title=f"featgeo/{stage}/…", title_justify="left")
-    table.add_column("signal")
-    for i in picks:
-        table.add_column(f"epoch {records[i].epoch:g}", justify="right")
+def figure(value: float) -> str:
+    """Three digits, trailing zeros too."""
+    return f"{value:#.3g}".rstrip(".")
+
+
+def show(monitor: FeatureGeometryMonitor, stage: str, columns: int = 6) -> None:
+    """The curves as a table: a signal a row, a few epochs as columns. It fits into 80 characters."""
+    records = [record for record in monitor.history if record.stage == stage]
+    last = len(records) - 1
+    picks = [records[i] for i in sorted({round(i * last / (columns - 1)) for i in range(columns)})]
+    table = Table(title=f"featgeo/{stage}/…", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("signal, at epoch", no_wrap=True)
+    for record in picks:
+        table.add_column(f"{record.epoch:g}", justify="right", no_wrap=True)
     for signal in (name for name in records[-1].values if name != "n_samples"):
-        cells = [f"{records[i].values[signal]:.4g}" if signal in records[i].values else "–" for i in picks]
-        table.add_row(signal, *cells)
+        table.add_row(signal, *(figure(r.values[signal]) if signal in r.values else "gap" for r in picks))
     Console().print(table)
+
+
+def say(text: str) -> None:
+    """Print a sentence in lines that fit the terminal."""
+    print(textwrap.fill(text, min(100, shutil.get_terminal_size().columns)))
 
 
 def main() -> None:
@@ -97,20 +111,22 @@ def main() -> None:
     )
     trainer.fit(DigitsNet(), *digits_loaders())
 
+    run_dir = logger.experiment.dir.removesuffix("/files")
+    logger.experiment.finish()  # first, because W&B prints its own summary then
+
     show(monitor, "train")
     show(monitor, "val")
-    last = [r for r in monitor.history if r.stage == "val"][-1]
-    print(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
+    last = [record for record in monitor.history if record.stage == "val"][-1]
     accuracy = float(trainer.callback_metrics["val/accuracy"])
-    print(f"Price: {1000 * last.seconds:.0f} ms a validation window of {last.values['n_samples']:.0f} rows.", end=" ")
-    print(f"Validation accuracy {accuracy:.3f}.")
-    run_dir = logger.experiment.dir.removesuffix("/files")
-    logger.experiment.finish()
-    print(f"History: {monitor.history.path}")
+    say(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
+    say(f"Validation accuracy {accuracy:.3f}.")
+    rows = last.counts["seen"]
+    say(f"Cost of the monitor: {1000 * last.seconds:.0f} ms for the last validation window ({rows} rows).")
+    print(f"\nHistory: {monitor.history.path}")
     if monitor.history.path is not None:
         print(f"Report (open it in a browser): {write_report(monitor.history.path, args.report).resolve()}")
-    print(f"Open the run in a terminal:  .venv/bin/wandb leet {run_dir}")
-    print("  (there, ] and [ hide the side panes, c and 2 make two columns, so that names can be read)")
+    print(f"Open the run in a terminal:\n  .venv/bin/wandb leet {run_dir}")
+    print("  There, [ and ] hide the side panes; c, then 2 makes two columns.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""An embedding model trained on pairs (InfoNCE): what the temperature does to the space that people search in.
+"""An embedding model trained on pairs (InfoNCE): how the temperature changes the space of embeddings.
 
     python examples/embeddings.py
 
-Pairs are two images of the same handwritten digit (scikit-learn's). The *output* of the encoder is the embedding, so
-its layer is named, and the preset is `signals="embeddings"`: spread, uniformity, alignment of the pairs, and hubness
-(rows that are everybody's neighbour, which spoil retrieval). The two calls a batch are taken as two views.
+A pair is two images of the same handwritten digit (scikit-learn's). The *output* of the encoder is the embedding, so
+the example names the layer, and chooses `signals="embeddings"`: spread, uniformity, alignment of the pairs, and hubness
+(a few rows are neighbours of very many others, which makes retrieval worse). The encoder is called twice in a batch:
+the monitor takes the two calls as two views.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Pairs(pl.LightningModule):
 
 
 def pairs() -> tuple[DataLoader, DataLoader]:
-    """Each image with the next one of its class; training and validation share none."""
+    """Each image with the next one of its class. Training and validation have no image in common."""
     x, y = (torch.tensor(part) for part in load_digits(return_X_y=True))
     images = x.float() / 16
     parts = []

@@ -1,4 +1,4 @@
-"""A loop of one's own with Lightning Fabric: geometry of each epoch's validation, merged over processes, logged.
+"""A training loop with Lightning Fabric: geometry of each epoch's validation data, merged over processes and logged.
 
 python examples/fabric_loop.py                          # one process
 fabric run --devices=2 --strategy=ddp examples/fabric_loop.py

@@ -5,8 +5,8 @@
     python examples/huggingface_text.py --model bert-base-cased --data imdb
     python examples/huggingface_text.py --generated                         # no download: a small model, made-up texts
 
-What to look for when fine-tuning: `feature_std` and `effective_rank` of the first evaluation, before the head has
-learned, are those of the pretrained model; a fall of both while the loss looks fine is a collapse.
+What to look for when fine-tuning: in the first evaluation, before training, `feature_std` and `effective_rank` are
+those of the pretrained model. If both fall while the loss looks fine, the features collapse.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
         disable_tqdm=True,
     )
     trainer = Trainer(model, arguments, data_collator=collator, train_dataset=train, eval_dataset=val)
-    curves = GeometryCallback(trainer)  # finds the classifier, and the features that go into it
+    curves = GeometryCallback(trainer)  # finds the classifier and watches its input
     trainer.train()
     for record in curves.history:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in record.values.items() if name != "n_samples")

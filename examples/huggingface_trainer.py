@@ -1,10 +1,10 @@
-"""A small BERT and the Hugging Face Trainer, one line for the curves. The texts are Python's own docstrings.
+"""A small BERT with the Hugging Face Trainer; one line adds the curves. The texts are Python's own docstrings.
 
     pip install transformers accelerate
     python examples/huggingface_trainer.py
 
-The task is real: from which package of the standard library does a docstring come? Nothing is downloaded; with a model
-from ``from_pretrained`` and a data set of your own, the line stays the same.
+The task: which package of the standard library does a docstring come from? Nothing is downloaded. With a model from
+``from_pretrained`` and a data set of your own, the line stays the same.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
         disable_tqdm=True,
     )
     trainer = Trainer(model, arguments, train_dataset=Texts("train"), eval_dataset=Texts("val"))
-    geometry = GeometryCallback(trainer)  # finds the classifier, watches what goes into it
+    geometry = GeometryCallback(trainer)  # finds the classifier and watches its input
     trainer.train()
     for record in geometry.history:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in record.values.items())

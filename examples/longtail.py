@@ -1,11 +1,12 @@
-"""A long tail: are the rare classes squeezed together, and does re-weighting the loss help?
+"""A long tail: are rare classes squeezed together, and does it help to re-weight the loss?
 
     python examples/longtail.py
 
-Digits (scikit-learn's), of which the training set keeps 100 of a zero down to 5 of a nine; validation is balanced. The
-second validation loader holds the training samples once more, clean: in evaluation mode and without augmentation.
-`reference="train_clean"` makes `knn_accuracy` vote from it and `tail_min_angle` take its counts for head and tail. A
-vote among 200, the usual number, would be the head's alone here: the rarest class has five.
+Digits (scikit-learn's). The training set has 100 zeros, fewer of each next digit, and 5 nines; validation is balanced.
+A second validation loader holds the training samples again, in evaluation mode and without noise. With
+`reference="train_clean"`, `knn_accuracy` takes its votes from these samples, and `tail_min_angle` uses their counts to
+tell head classes from tail classes. Ten neighbours vote: among 200, the default, frequent classes would outvote the
+rarest one, which has five samples.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python examples/regression.py
 
-Five runs of one network on generated targets (five smooth functions of twenty inputs, with noise), that differ in
-weight decay only. The monitor takes the regressor's curves by itself, because the labels are floating-point. `id_ratio`
-is the intrinsic dimension of the features over that of the targets; the literature calls a model over-compressed below
-1 (arXiv 2510.01105). `nrc1` is the share of the features off as many directions as there are targets. What comes out is
-printed as it is: on these data the ratio falls with weight decay, and is below 1 only where the fit has got far worse.
+Five runs of one network on generated targets (five smooth functions of twenty inputs, with noise). They differ in
+weight decay only. The monitor chooses the preset "regressor" by itself, because the labels are floating-point.
+`id_ratio` is the intrinsic dimension of the features divided by that of the targets; a model is called over-compressed
+if it is below 1 (arXiv 2510.01105). `nrc1` is the share of the features outside their first principal directions, as
+many as there are targets. On these data the ratio falls as weight decay grows, and is below 1 only where the fit is
+much worse.
 """
 
 from __future__ import annotations

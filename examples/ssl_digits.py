@@ -3,9 +3,10 @@
     python examples/ssl_digits.py                        # the table, the alarm and the report
     python examples/ssl_digits.py --figure collapse.png  # and the picture in the README
 
-SimSiam (Chen & He, 2021) on scikit-learn's digits, intact and without its stop-gradient. Each sample is seen in two
-views; the monitor watches the projector and the backbone on validation data. A third run is the broken one again, with
-a stopper that ends it. The collapse is in the projector, where the loss is: the backbone alone would not have shown it.
+SimSiam (Chen & He, 2021) on scikit-learn's digits, intact and without its stop-gradient. The network sees two views of
+each sample; the monitor watches the projector and the backbone on validation data. The third run is the broken one
+again, with a stopper that ends it. The collapse is in the projector, whose output the loss uses; the backbone's curves
+alone would not show it.
 """
 
 from __future__ import annotations

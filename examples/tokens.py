@@ -1,10 +1,11 @@
-"""A small causal language model on the documentation that ships with Python: one epoch, watched in windows of steps.
+"""A small causal language model on Python's own documentation: one epoch, watched in windows of some steps each.
 
     python examples/tokens.py
 
-Bytes are tokens, each sequence begins with a BOS token. There is one epoch, so a window closes every so many optimiser
-steps. Each token is a row; of each sequence at most 16 are drawn, by a hash that takes the same places every time, and
-the first is left out, because the starts of sequences become attention sinks that outshine everything else.
+Each byte is a token, and each sequence begins with a BOS token. There is only one epoch, so a window closes after every
+50 optimiser steps. Each token is a row. At most 16 tokens of each sequence are used, at positions that a hash chooses
+and that stay the same. The first token is ignored, because it becomes an attention sink: its features are much larger
+than all others.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Language(pl.LightningModule):
 
 
 def documentation(sequences: int) -> DataLoader:
-    """So many pieces of Python's own documentation, each behind a BOS token."""
+    """Pieces of Python's own documentation, each after a BOS token."""
     text = "\n".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
     pieces = [text[i : i + LENGTH] for i in range(0, len(text) - LENGTH, LENGTH)][:sequences]
     ids = torch.tensor([[BOS, *piece] for piece in pieces])
@@ -58,7 +59,7 @@ def documentation(sequences: int) -> DataLoader:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=9600)
-    parser.add_argument("--steps", type=int, default=50, help="optimiser steps a window")
+    parser.add_argument("--steps", type=int, default=50, help="optimiser steps per window")
     args = parser.parse_args()
     pl.seed_everything(0, verbose=False)
     monitor = FeatureGeometryMonitor(

@@ -4,8 +4,8 @@
     python examples/wandb_workspace.py --entity me --project featgeo-digits          # shows what it would make
     python examples/wandb_workspace.py --entity me --project featgeo-digits --save   # makes it (needs `wandb login`)
 
-W&B sorts panels of its own by name. This uses the official library, wandb-workspaces, to put them in the order in
-which one looks at them, each over the fractional epoch, with row counts and cost below.
+W&B sorts its panels by name. This script uses W&B's library, wandb-workspaces, to put them in reading order, each over
+the fractional epoch, with row counts and cost below.
 """
 
 from __future__ import annotations

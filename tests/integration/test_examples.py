@@ -127,12 +127,7 @@ def test_a_text_model_is_fine_tuned_and_watched() -> None:
 
 
 def test_hydra_builds_monitor_stopper_and_alarm() -> None:
-    output = run(
-        "hydra_app.py",
-        "trainer.max_epochs=2",
-        "+trainer.callbacks.0.display._target_=lightning_featgeo.Display",
-        "+trainer.callbacks.0.display.headline=nc1",
-    )
+    output = run("hydra_app.py", "trainer.max_epochs=2", "trainer.callbacks.0.display.headline=effective_rank")
     assert "'effective_rank'" in output
     assert "featgeo: watching the input of 'fc'" in output
 

@@ -32,7 +32,7 @@ class GapKind(StrEnum):
     NO_REFERENCE = "no reference"  # the window to compare with is missing, empty or of something else
     NO_EARLIER = "no earlier window"  # it compares with the window before this one, and this is the first
     LOST = "lost"  # some rows of the window were lost: the run was resumed in the middle of it
-    FAILED = "failed"  # an error of ours, or of the machine
+    FAILED = "failed"  # an error in our code, or of the machine (out of memory)
     REPORTED = "reported"  # the same, and a warning has said so already
     OTHER = "other"  # written by a version that kept no kinds
 
@@ -49,7 +49,7 @@ S = TypeVar("S", bound="_Sentence")
 
 
 class _Sentence(str):
-    """A sentence with a kind beside it."""
+    """A string with a machine-readable kind."""
 
     kind: Any
 
@@ -79,7 +79,7 @@ class ConfigurationError(ValueError):
 
 
 class FeatureGeometryWarning(UserWarning):
-    """Something of ours went wrong during a run; training goes on and the window is a gap."""
+    """An error in lightning-featgeo during a run. Training goes on, and the window is a gap."""
 
 
 class SmallSampleWarning(FeatureGeometryWarning):
@@ -98,7 +98,7 @@ def explain(error: BaseException) -> str:
     """An error in words, and what helps against it."""
     text = f"{type(error).__name__}: {str(error) or 'no message'}"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        text += ". A smaller bank_size=, fewer signals= or a narrower layer= take less memory"
+        text += ". To use less memory: a smaller neighbors=Neighbors(bank_size=…), fewer signals=, or a narrower layer="
     return text
 
 

@@ -157,11 +157,11 @@ class GeometryCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A training window that is not full is forgotten; the histories say that training came to its end."""
+        """A training window that is not full is forgotten; the histories say that training has finished."""
         if self.training is not None:
             self.training.discard()
-            self.training.history.end("came to its end")
-        self.evaluation.history.end("came to its end")
+            self.training.history.end("finished")
+        self.evaluation.history.end("finished")
 
     def remove(self) -> None:
         """Unhook the model, and leave the trainer."""

@@ -147,6 +147,6 @@ class FeatureWatch:
         self.watcher.sources.forget()
 
     def remove(self) -> None:
-        """Unhook; the history says that the loop came to its end."""
+        """Unhook; the history says that the loop has finished."""
         self.watcher.sources.remove()
-        self.history.end("came to its end")
+        self.history.end("finished")

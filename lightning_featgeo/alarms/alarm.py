@@ -14,7 +14,7 @@ from lightning_featgeo.metrics.catalog import CATALOG
 
 SHOWN = 4  # signals that agree, and that disagree
 MOVED = 0.05  # a loss from which on another signal has moved as well
-MEASURED = "fixed on runs that benchmarks/validity.py does not report on"
+MEASURED = "tuned on runs that benchmarks/validity.py does not report on"
 
 
 @dataclass
@@ -77,10 +77,10 @@ class Alarm:
             else "too little to measure, or too few checks",
             "also held": "; ".join(self.also),
             "agree": "; ".join(self.agree),
-            "disagree": "; ".join(self.disagree) or "no other signal that was computed",
-            "checkpoint": f"{self.checkpoint} (it was there then)"
+            "disagree": "; ".join(self.disagree) or "none of the computed signals",
+            "checkpoint": f"{self.checkpoint} (existed at that time)"
             if self.checkpoint
-            else "none from before it is left",
+            else "no checkpoint from before it exists",
             "usual causes": "; ".join(self.causes),
             "next": "; ".join(self.steps),
         }

@@ -101,7 +101,7 @@ class Detector:
         gaps = [reason for reason in self.recent if reason]
         if len(self.recent) < 2 or 2 * len(gaps) < len(self.recent):
             return ""
-        return f"{len(gaps)} of the last {len(self.recent)} windows told nothing: {gaps[-1]}"
+        return f"{len(gaps)} of the last {len(self.recent)} windows had no value: {gaps[-1]}"
 
     @property
     def why(self) -> str:
@@ -115,14 +115,14 @@ class Detector:
         of_title = max if self.kind.mode == "all" else min
         least = max([2, *(of_title(counts) for counts in needed.values())])
         seen = len(self.checks)
-        return "" if seen >= least else f"{seen} check{'s' * (seen != 1)} so far, and it takes {least}"
+        return "" if seen >= least else f"{seen} check{'s' * (seen != 1)} so far; {least} are needed"
 
     def _warmup(self, watch: Watch) -> int:
         return watch.warmup if self.warmup is None else self.warmup
 
     @property
     def state(self) -> State:
-        """See the class."""
+        """ "alarm", "cannot tell" or "quiet", as the class says."""
         if self.raised:
             return "alarm"
         return "cannot tell" if self.why else "quiet"

@@ -33,11 +33,11 @@ class Plateau(Rule):
 
     @property
     def least(self) -> int:
-        """See the base class."""
+        """Fewest checks with a value before it can hold."""
         return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         limit = past.signal.limits.plateau if self.tolerance is None else self.tolerance
         recent = past.values[-self.checks :]
         if len(recent) < self.checks or (len(past.values) == self.checks and max(recent) != min(recent)):
@@ -76,11 +76,11 @@ class ChangePoint(Rule):
 
     @property
     def least(self) -> int:
-        """See the base class."""
+        """Fewest checks with a value before it can hold."""
         return self.checks + self.before
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         recent, earlier = past.values[-self.checks :], past.values[-self.checks - self.before : -self.checks]
         if len(earlier) < self.before:
             return None

@@ -100,11 +100,11 @@ class Drop(LossRule):
 
     @property
     def least(self) -> int:
-        """See the base class."""
+        """Fewest checks with a value before it can hold."""
         return 2
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         limit = self.limit(past)
         start = past.start if self.within is None else max(past.start, len(past.values) - 1 - self.within)
         best = past.best_since(start)
@@ -143,11 +143,11 @@ class Decline(LossRule):
 
     @property
     def least(self) -> int:
-        """See the base class."""
+        """Fewest checks with a value before it can hold."""
         return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         limit = self.limit(past)
         recent = past.values[past.start :][-self.checks - 1 :]
         if len(recent) <= self.checks:
@@ -186,11 +186,11 @@ class Peak(LossRule):
 
     @property
     def least(self) -> int:
-        """See the base class."""
+        """Fewest checks with a value before it can hold."""
         return self.checks + 1
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         limit = self.limit(past)
         best = past.best
         if len(past.values) - 1 - best < self.checks:
@@ -229,14 +229,14 @@ class Threshold(Rule):
             )
 
     def refuse(self, signal: Signal) -> None:
-        """See the base class."""
+        """Refuse a signal that it can't judge."""
         if self.below is None and self.above is None and signal.limits.bound is None:
             raise ConfigurationError(
                 f"Threshold needs a limit for {signal.name!r}: Threshold(below=0.1) or Threshold(above=10)"
             )
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         below, above, source = self.below, self.above, GIVEN
         if below is None and above is None:
             source, bound = CATALOGUE, past.signal.limits.bound
@@ -263,7 +263,7 @@ class GeneralizationGap(LossRule):
     fraction: float | None = None
 
     def check(self, past: Past) -> Finding | None:
-        """See the class."""
+        """A finding while the rule holds at the last value, else None."""
         limit = self.limit(past)
         there = past.other[-1] if past.other else None
         if there is None:

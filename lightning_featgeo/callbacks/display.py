@@ -173,7 +173,7 @@ class LoggerDisplay:
     # --- one sink --------------------------------------------------------------------------------------------
 
     def _guarded(self, sink: Sink, doing: str) -> Any:
-        return self.guard.around(f"{doing} to {sink.name}", lost="the curves are not touched")
+        return self.guard.around(f"{doing} to {sink.name}", lost="the curves are not affected")
 
     def _draw(self, sink: Sink, kept: _Shown, with_tables: bool) -> None:
         """Spectra; and what some loggers keep as tables as well: cosines of classes, and where rows lie."""

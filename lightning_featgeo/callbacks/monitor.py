@@ -61,7 +61,7 @@ class FeatureGeometryMonitor(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the layer, hook it, and look at who watches our names."""
         run = self._start(trainer, pl_module)
-        with run.guard.around("looking at the trainer's own monitors", refuses=True):
+        with run.guard.around("checking which callbacks monitor our curves", refuses=True):
             run.stages, note = stages_of_fit(self.settings, trainer)
             if note and trainer.is_global_zero:
                 say(note)
@@ -76,7 +76,7 @@ class FeatureGeometryMonitor(Callback):
         stock_monitors.check_names(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same, where there is no sanity check. After a resume, the training window that was open goes on."""
+        """See whether everybody's names fit. After a resume, the training window that was open goes on."""
         stock_monitors.check_names(trainer)
         if self._run is not None:
             self._run.go_on()
@@ -102,7 +102,7 @@ class FeatureGeometryMonitor(Callback):
             if self._run.fits:
                 self._state_of_run = self._run.state()
             elif stage in ("validate", "test"):
-                self.history.end("came to its end")
+                self.history.end("finished")
             self._run.finish()
             self._run = None
         for undo in self._undo:
@@ -110,9 +110,9 @@ class FeatureGeometryMonitor(Callback):
         self._undo = []
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The history says that the run came to its end."""
+        """The history says that the run has finished."""
         if self._run is not None:
-            self.history.end("came to its end")
+            self.history.end("finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already. A checkpoint may still be written."""

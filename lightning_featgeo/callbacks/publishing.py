@@ -128,7 +128,7 @@ class Publisher:
             with self.guard.around("showing a window"):
                 self.display.show(closed, [alarm.title for _, alarm in due])
         for stopper, alarm in due:
-            with self.guard.around("telling of an alarm"):
+            with self.guard.around("reporting an alarm"):
                 self._alarmed(record, alarm, stopper.stop(self.trainer, alarm))
 
     def _log(self, pl_module: pl.LightningModule, closed: ClosedWindow, values: Mapping[str, float]) -> None:

@@ -194,7 +194,7 @@ class LightningRun:
         name = names[number] if number < len(names) else None
         first = number == 0 and not self.phase.trained and (name is None or self.phase.awaits_rows(name))
         if self.watcher.end_batch(name, outputs, batch, refuses=first) and first and name is not None:
-            with self.guard.around("looking at who watches our names", refuses=True):
+            with self.guard.around("checking which callbacks monitor our curves", refuses=True):
                 self._settle_names(stage, self.watcher.windows[name].signals)
 
     def _settle_names(self, stage: str, signals: tuple[str, ...]) -> None:

@@ -88,9 +88,8 @@ def ambiguous(found: dict[str, torch.nn.Module], why: str) -> ConfigurationError
     listing = "\n".join(shown) if shown else "  (none: no trainable Linear or 1×1 convolution)"
     return ConfigurationError(
         f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\n"
-        f"Paste one of:\n  FeatureGeometryMonitor(head={example!r})   # features = what goes into it\n"
-        f"  FeatureGeometryMonitor(layer={example!r})  # features = what comes out of it"
-        + _if_self_supervised([*found])
+        f"Paste one of:\n  FeatureGeometryMonitor(head={example!r})   # features = its input\n"
+        f"  FeatureGeometryMonitor(layer={example!r})  # features = its output" + _if_self_supervised([*found])
     )
 
 
@@ -104,7 +103,7 @@ def _if_self_supervised(paths: list[str]) -> str:
     if not projectors or not kept:
         return ""
     both = [projectors[-1], kept[0]]
-    return f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: where the loss works, and what is kept"
+    return f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: the output that the loss uses, and the features you keep"
 
 
 def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Choice | None:
@@ -196,11 +195,11 @@ class Scout:
         last = order[-1]
         head = self.found[last]
         if _SUSPECT.search(last):
-            raise ambiguous(self.found, f"{last!r} ran last, and its name says it is no classifier")
+            raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
         if order.count(last) > 1:
             raise ambiguous(
                 self.found,
-                f"{last!r} ran last, {order.count(last)} times in one batch: several views or steps",
+                f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)",
             )
         if loss is None and len(order) > 1:
             before = self.found[order[-2]]
@@ -216,7 +215,9 @@ class Scout:
                 self.found,
                 f"{last!r} ran last, but {display_name(path)!r} (in {owner!r}) may act after or beside it",
             )
-        return Choice(head, last, "the last trainable layer that ran, and the only one next to the loss")
+        return Choice(
+            head, last, "the last trainable layer that ran; no other weight acts on the loss after or beside it"
+        )
 
     def remove(self, keep: FeatureTap | None = None) -> None:
         """Unhook all taps but one."""

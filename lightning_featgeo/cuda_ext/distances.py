@@ -54,7 +54,7 @@ class Points:
         return _squares(self.queries, i, self.reference, j)
 
     def squares_of_many(self, i: Tensor, j: Tensor) -> Tensor:
-        """The same where many pairs may be of copies: one subtraction for all pairs of the same two kinds of rows."""
+        """Distances where many rows may be copies: one subtraction for all pairs of the same two kinds of rows."""
         kinds, first = self._kinds
         if len(first) == len(kinds):  # no copies
             return self.squares(i, j)

@@ -109,7 +109,7 @@ def page(signal: Signal) -> str:
         "Cost": cost(signal),
         "Known bias": signal.bias,
         "No value": undefined(signal),
-        "Equals": signal.parity,
+        "Matches": signal.parity,
         "Limits of alarms": limits(signal),
         "Groups": ", ".join(f"`{group}`" for group in signal.groups),
     }

@@ -81,7 +81,7 @@ def evaluate(
         except Exception as failure:
             if strict:
                 raise
-            message = f"featgeo: a window's tables failed with {explain(failure)}; its values are not touched"
+            message = f"featgeo: a window's tables failed with {explain(failure)}; its values are not affected"
             warnings.warn(message, FeatureGeometryWarning, stacklevel=2)
     return WindowResult(values, errors, gaps, ceilings, more, curves, notes)
 

@@ -1,4 +1,4 @@
-"""The table of signals: one row each, with what it needs, its range, its source, its bias and whose number it equals.
+"""The table of signals: one row each, with what it needs, its range, its source, its bias and the reference implementation it matches.
 
 Adding a signal: write a pure function (tensors in; a 0-d tensor or an ``Estimate`` out; ``Undefined`` raised with
 the reason where it has no value) and add a row whose ``needs`` name the statistics it takes, in order.
@@ -60,7 +60,7 @@ class Signal:
     ``direction``: which way is better for the representation ("none": it depends on the run).
     ``needs``: statistics its function takes, in order. ``groups``: names under which ``signals=`` finds it.
     ``ceiling``: its largest possible value given n rows and d dimensions, None where there is none.
-    ``bias``: what n, d and noise do to it. ``parity``: whose number it equals or not, and why.
+    ``bias``: what n, d and noise do to it. ``parity``: the reference implementation it matches, or where it differs.
     ``limits``: of alarms and stops. ``version``: of its definition, raised when its numbers change.
     """
 

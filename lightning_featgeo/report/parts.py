@@ -67,6 +67,10 @@ def _alarm(event: dict[str, Any]) -> str:
     return _fold(f"{alarm.get('title') or event.get('kind')}{when}: why, and what to do", _list(rows))
 
 
+def _lines(words: str) -> str:
+    return "<br>".join(text(line) for line in words.splitlines())
+
+
 def _fold(title: str, inside: str) -> str:
     return f"<details><summary>{text(title)}</summary>{inside}</details>"
 
@@ -108,7 +112,7 @@ def _remarks(panel: Panel, names: list[str]) -> list[str]:
     found = []
     if panel.apart:
         who = ", ".join(names[curve.run] for curve in panel.curves)
-        found.append(f"Drawn apart, because {who} has another {'; '.join(panel.apart)}.")
+        found.append(f"Separate panel: {who} differs in {'; '.join(panel.apart)}.")
     for curve in panel.curves:
         varying = rows_vary(curve)
         if varying is not None:
@@ -133,7 +137,7 @@ def _by_epoch(curve: Curve) -> dict[float, float]:
 
 def _definition(panel: Panel) -> str:
     row = CATALOG.get(panel.signal)
-    facts = {"Made of": made_of(panel)}
+    facts = {"Computed from": made_of(panel)}
     if row is None:
         own = "not in this version's catalogue: a signal of your own, or of another version"
         return _list({"Definition": own, **facts})

@@ -66,10 +66,10 @@ class LabelReader:
         targets = find_targets(batch, self.selector)
         if targets is not None and self._is_binary(targets):
             self.kind = "binary"
-            self.notes["targets of 0 and 1 behind one output are taken for two classes"] = None
+            self.notes["targets of 0 and 1 with a single output are read as two classes"] = None
             return targets.reshape(-1).to(torch.int64), None
         if targets is not None and self.kind is None and self._is_another_input(targets):
-            told = f"{describe(targets)} is not taken for targets, as no head is known: if it is, name it with labels="
+            told = f"{describe(targets)} is not used as regression targets, because no head is known. If it is, name it with labels="
             self.notes[told] = None
             return None, None
         self.kind = self.kind or ("targets" if targets is not None else None)

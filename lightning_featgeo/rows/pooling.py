@@ -113,8 +113,8 @@ def pool_rows(x: Tensor, pool: str, mask: Tensor | None = None, skip: int = 0) -
         x: (b, …).
         pool: "rows", a name, or an einops pattern.
         mask: (b, t), non-zero where a token is real; for tokens (b, t, d) only.
-        skip: so many real tokens at each sequence's start don't count (attention sinks such as BOS); for "tokens",
-            "mean" and "last". A sequence that has no more than these is left out.
+        skip: number of leading tokens to ignore (e.g. BOS attention sinks); for "tokens", "mean" and "last". A
+            sequence that has no more than these is left out.
 
     Raises:
         ConfigurationError: if the pattern or the mask doesn't fit; the message repeats both and the shape.

@@ -59,7 +59,7 @@ class Layouts:
         in_pieces = self.said.is_none or (len(sizes) > 1 and total == size)
         if len(sizes) > 1 and not in_pieces:
             self.notes[
-                f"{len(sizes)} calls a batch are views of the same samples; single-view signals read the first"
+                f"{len(sizes)} calls in a batch are taken as views of the same samples; signals of one view use the first"
             ] = None
         self._refuse_halved_views(sizes, size, labelled)
         samples = self._samples_a_view(sizes, size)
@@ -77,8 +77,8 @@ class Layouts:
                     origin, view = index // (n // per_view), first_view + index % (n // per_view)
                 elif self.said.is_auto and n > per_view and n % per_view == 0:
                     self.notes[
-                        f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if they "
-                        'lie sample by sample, give views="b v"'
+                        f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if "
+                        'the views of a sample lie next to each other, give views="b v"'
                     ] = None
                 layouts.append(Layout(origin, view, first_view == 0, n > per_view))
                 first_view += max(1, n // per_view)
@@ -134,5 +134,5 @@ class Layouts:
         """0…size−1 again and again; −1 throughout if n rows are no multiple of that."""
         if size > 0 and n % size == 0:
             return torch.arange(n, device=device) % size
-        self.notes[f"{n} rows are no multiple of the batch's {size} samples: they count as unlabelled"] = None
+        self.notes[f"{n} rows can't be divided by the batch's {size} samples: they are treated as unlabelled"] = None
         return torch.full((n,), -1, device=device)

@@ -1,7 +1,8 @@
-"""What a run says of itself: the block it prints, and the facts that its history and its loggers keep."""
+"""What a run prints at its start, and the facts that its history and loggers keep."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.watch.window import Window
 
-WIDTH = 100  # of a printed line
+LONGEST = 100  # printed lines, in characters; shorter where the terminal is narrower
 
 
 def say(text: str) -> None:
@@ -74,7 +75,7 @@ class Announcement:
         lines = [
             ("watching", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)
         ]
-        lines.append(("classes", str(metric.num_classes) if reads_labels else "no signal reads classes"))
+        lines.append(("classes", str(metric.num_classes) if reads_labels else "not used by these signals"))
         lines.append(("stages", ", ".join(self.stages) + (f"; compared with {compared!r}" if compared else "")))
         lines.append(("signals", ", ".join(metric.signals or ())))
         if metric.preset:
@@ -84,12 +85,13 @@ class Announcement:
 
     @property
     def text(self) -> str:
-        """A short block to print."""
+        """A short block to print, as wide as the terminal."""
+        width = min(LONGEST, shutil.get_terminal_size((LONGEST, 24)).columns)
         return "\n".join(
-            textwrap.fill(f"featgeo: watching {value}", WIDTH, subsequent_indent=" " * 11, break_long_words=False)
+            textwrap.fill(f"featgeo: watching {value}", width, subsequent_indent=" " * 11, break_long_words=False)
             if what == "watching"
             else textwrap.fill(
-                value, WIDTH, initial_indent=f"  {what:<8} ", subsequent_indent=" " * 11, break_long_words=False
+                value, width, initial_indent=f"  {what:<8} ", subsequent_indent=" " * 11, break_long_words=False
             )
             for what, value in self.lines
         )
@@ -110,7 +112,7 @@ class Announcement:
         parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")
         if self.ranks > 1:
             merging = max(m.sync_bytes(self.ranks, bool(self.window.plan.serves)) for m in metrics) + 2 * self.held
-            parts.append(f"on each of {self.ranks} processes, and {mebibytes(merging)} while they merge")
+            parts.append(f"per process ({self.ranks} processes); {mebibytes(merging)} more while they merge")
         return ", ".join(parts)
 
     def _notes(self) -> list[str]:

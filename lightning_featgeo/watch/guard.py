@@ -1,4 +1,4 @@
-"""Nothing of ours ends somebody's run: errors become one warning each and a gap, except where that would hide more."""
+"""Our errors never end a run: each becomes one warning and a gap, unless hiding it would do more harm."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Guard:
         """Say something once."""
         if key not in self._said:
             self._said.add(key)
-            warnings.warn(f"featgeo: {message} (said once)", kind, stacklevel=2)
+            warnings.warn(f"featgeo: {message} (shown only once)", kind, stacklevel=2)
 
     def warn_of(self, record: Record) -> None:
         """Say what a closed window lacks, and what its reader must know."""

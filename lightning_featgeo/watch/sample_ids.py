@@ -1,4 +1,4 @@
-"""Which sample is which: the user's own ids of the rows that a bank may keep, in bounded memory."""
+"""Sample ids: the user's names of the rows that a bank may keep, in bounded memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SampleIds:
             self._waiting.clear()
             self.failed = True
             warnings.warn(
-                f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not touched",
+                f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not affected",
                 FeatureGeometryWarning,
                 stacklevel=2,
             )

@@ -46,7 +46,7 @@ class WatchSettings:
             and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
         tokens: with ``pool="tokens"``, which tokens count: ``Tokens(per_sequence=16, skip=1)``.
         neighbors: how neighbours are searched: ``Neighbors(k=10)``.
-        on_error: "warn" turns an error of ours into a warning and a gap; "raise" is for tests.
+        on_error: "warn": an error in our code becomes a warning and a gap; "raise": it is raised (for tests).
     """
 
     layer: str | Sequence[str] | None = None
@@ -91,7 +91,7 @@ def takes(declaration: Callable[P, Any]) -> Callable[[Callable[..., None]], Call
 
 
 def takes_also(declaration: type) -> Callable[[F], F]:
-    """The same for a constructor with parameters of its own, behind which those of the dataclass are keywords."""
+    """Let a constructor take a dataclass's parameters as keywords, behind parameters of its own."""
     return lambda init: _with_parameters(init, declaration)
 
 

@@ -97,7 +97,7 @@ class Watcher:
             self.windows[name].shard = shard
 
     def missed_batch(self, name: str) -> None:
-        """A batch went by that nobody looked at: where the loader is can't be told any more."""
+        """A batch was not watched: the position in the loader is now unknown."""
         if name in self.shards:
             self.shards[name].seen = None
 

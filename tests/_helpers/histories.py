@@ -44,7 +44,7 @@ def record(i: int, signals: tuple[str, ...] = SIGNALS, gap: tuple[str, ...] = ()
 
 
 def write(
-    path: Path, windows: int = 12, name: str | None = None, end: str | None = "came to its end",
+    path: Path, windows: int = 12, name: str | None = None, end: str | None = "finished",
     identity: str | None = None, **given: Any,
 ) -> History:  # fmt: skip
     """A history file of so many windows; ``given``: of its records."""

@@ -108,7 +108,7 @@ def test_views_of_unequal_size_are_gaps_that_say_so() -> None:
     record = monitor.history.records[-1]
     assert {"alignment", "lidar"} <= record.gaps.keys()
     assert record.values["n_samples"] == 200  # those of the first view
-    assert "are no multiple of the batch's 64 samples" in monitor.history.run["described"]
+    assert "can't be divided by the batch's 64 samples" in monitor.history.run["described"]
 
 
 def test_student_and_teacher_are_watched_together() -> None:
@@ -120,7 +120,7 @@ def test_student_and_teacher_are_watched_together() -> None:
     assert (student.facts["layer"], teacher.facts["layer"]) == ("encoder", "teacher")
 
 
-class Tokens(pl.LightningModule):
+class OneToken(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.head = nn.Embedding(50, 16), nn.Linear(16, 50)
@@ -146,7 +146,7 @@ def test_a_mask_that_covers_everything_is_a_gap(pool: str) -> None:
     data = sequences(8, masked=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        monitor = watch(Tokens(), data, data, pool=pool, signals=["feature_std", "id_two_nn"])
+        monitor = watch(OneToken(), data, data, pool=pool, signals=["feature_std", "id_two_nn"])
     record = monitor.history.records[-1]
     assert record.values == {"n_samples": 0.0}
     assert "every row was left out" in record.gaps["feature_std"]
@@ -155,12 +155,12 @@ def test_a_mask_that_covers_everything_is_a_gap(pool: str) -> None:
 @pytest.mark.parametrize("pool", ["tokens", "mean", "last", "cls"])
 def test_sequences_of_one_token_are_samples(pool: str) -> None:
     data = sequences(1, masked=False)
-    monitor = watch(Tokens(), data, data, pool=pool, signals=["feature_std", "effective_rank"])
+    monitor = watch(OneToken(), data, data, pool=pool, signals=["feature_std", "effective_rank"])
     assert monitor.history.records[-1].values["n_samples"] == 60
     skipping = {"signals": ["feature_std"], "tokens": Tokens(skip=1), "pool": "tokens"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nothing = watch(Tokens(), data, data, **skipping).history.records[-1]
+        nothing = watch(OneToken(), data, data, **skipping).history.records[-1]
     assert nothing.values == {"n_samples": 0.0}
 
 

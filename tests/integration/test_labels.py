@@ -140,7 +140,7 @@ def test_zeros_and_ones_behind_one_output_are_two_classes(shape: tuple[int, ...]
     found, targets = reader.read((torch.randn(8, 3), weights))
     assert found.tolist() == [0, 1, 1, 0, 1, 0, 0, 1]
     assert targets is None
-    assert "taken for two classes" in str(reader.notes)
+    assert "read as two classes" in str(reader.notes)
     assert LabelReader().read((torch.randn(8, 3), weights + 0.5))[1] is not None  # of a regression
 
 
@@ -154,6 +154,6 @@ def test_what_may_be_labels_is_said() -> None:
     assert "may be labels of tokens" in str(reader.notes)
     reader = LabelReader()
     assert reader.read((x, torch.randn(8, 20))) == (None, None)  # a second tower's input
-    assert "is not taken for targets" in str(reader.notes)
+    assert "is not used as regression targets" in str(reader.notes)
     assert LabelReader(selector=1).read((x, torch.randn(8, 20)))[1] is not None
     assert LabelReader(num_classes=20).read((x, torch.randn(8, 20)))[1] is not None

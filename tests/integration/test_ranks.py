@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_featgeo import Neighbors
 from tests._helpers.processes import Died, on_ranks
 from tests._helpers.ranked import callbacks, faults, parallelism, windows
 from tests._helpers.still import TRAIN, VAL

@@ -106,7 +106,7 @@ class Reservoir(Accumulator):
         """What orders rows of equal priority."""
 
     def sync_bytes(self, size: int) -> int:
-        """See the base class: this rank's survivors, and everybody's priorities."""
+        """Peak extra bytes while ranks merge: this rank's survivors, and everybody's priorities."""
         return self.memory_bytes + 40 * size * self.capacity
 
     def _order(self, second: Tensor) -> Int64[Tensor, " n"]:

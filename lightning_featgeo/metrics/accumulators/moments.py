@@ -137,7 +137,7 @@ class MomentsAccumulator(Accumulator):
         self.shift[part] = common
 
     def sync_bytes(self, size: int) -> int:
-        """See the base class: blocks of group means, whatever C and d."""
+        """Peak extra bytes while ranks merge: blocks of group means, whatever C and d."""
         return 16 * max(SYNC_BLOCK_BYTES, 8 * self.dim)
 
     def _buckets(self) -> list[slice]:

@@ -20,7 +20,7 @@ def nrc1(
     mean: Float[Tensor, " d"],
     principal_directions: Float[Tensor, "d d"],
 ) -> Estimate:
-    """NRC1: mean squared residual of centred, L2-normalised features off their first t principal directions, in [0, 1].
+    """NRC1: mean squared residual of centred, L2-normalised features outside their first t principal directions, in [0, 1].
 
     t is the dimension of the targets; 0 means that features have collapsed to as many directions as there are targets.
 
@@ -51,7 +51,8 @@ def nrc1(
 
 
 def id_ratio(target_local_distances: Float[Tensor, "n k"], target_distances: Float[Tensor, "n j"]) -> Estimate:
-    """Intrinsic dimension of the features over that of the targets, by TwoNN on the same rows; < 1 over-compresses.
+    """Intrinsic dimension of the features divided by that of the targets, by TwoNN on the same rows;
+    below 1 the model is over-compressed.
 
     Args:
         target_local_distances: of the features, to the nearest neighbours among rows that have a target.

@@ -80,7 +80,7 @@ def test_an_alarm_carries_what_a_reader_needs() -> None:
         "usual causes",
         "stop-gradient",
         "next:",
-        "none from before it is left",
+        "no checkpoint from before it exists",
         "→",
     ):
         assert part in alarm.report

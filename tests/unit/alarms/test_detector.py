@@ -54,14 +54,14 @@ def test_near_the_limit_it_does_not_flicker() -> None:
 
 def test_it_says_when_it_cannot_tell() -> None:
     detector = watch(Drop(0.5))
-    assert (detector.state, detector.why) == ("cannot tell", "0 checks so far, and it takes 2")
+    assert (detector.state, detector.why) == ("cannot tell", "0 checks so far; 2 are needed")
     for record in windows(feature_std=[0.8, 0.8, 0.8]):
         detector.observe(record)
     assert (detector.state, detector.why) == ("quiet", "")
     for record in windows(feature_std=[None, None], start=3):
         detector.observe(record)
     assert detector.state == "cannot tell"
-    assert detector.why == "2 of the last 4 windows told nothing: every row is the same"
+    assert detector.why == "2 of the last 4 windows had no value: every row is the same"
     for record in windows(feature_std=[0.3, 0.3], start=5):
         detector.observe(record)
     assert detector.state == "alarm"
@@ -74,7 +74,7 @@ def test_windows_of_few_rows_are_no_checks() -> None:
     detector = watch(Drop(0.5))
     for record in windows(n_samples=[20.0] * 4, feature_std=[0.8, 0.3, 0.3, 0.3]):
         assert detector.observe(record) is None
-    assert detector.why == "4 of the last 4 windows told nothing: only 20 rows, fewer than 32"
+    assert detector.why == "4 of the last 4 windows had no value: only 20 rows, fewer than 32"
 
 
 def test_other_stages_and_layers_are_not_looked_at() -> None:

@@ -56,5 +56,5 @@ def test_without_pandas_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_how_a_run_ended(tmp_path: Path) -> None:
     history = History(tmp_path / "h.jsonl")
-    history.end("came to its end")
-    assert History.load(tmp_path / "h.jsonl").run["end"] == "came to its end"
+    history.end("finished")
+    assert History.load(tmp_path / "h.jsonl").run["end"] == "finished"

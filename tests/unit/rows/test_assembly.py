@@ -74,7 +74,7 @@ def test_rows_that_are_no_multiple_of_the_labels_are_unlabelled_and_that_is_stat
     rows = part.rows
     assert rows.label.tolist() == [-1] * 7
     assert rows.sample.unique().numel() == 7
-    assert "7 rows are no multiple of the batch's 4 samples" in str(assembler.notes)
+    assert "7 rows can't be divided by the batch's 4 samples" in str(assembler.notes)
 
 
 def test_tokens_share_their_sample_and_take_its_label_or_their_own() -> None:

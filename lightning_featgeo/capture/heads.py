@@ -103,7 +103,9 @@ def _if_self_supervised(paths: list[str]) -> str:
     if not projectors or not kept:
         return ""
     both = [projectors[-1], kept[0]]
-    return f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: the output that the loss uses, and the features you keep"
+    return (
+        f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: what the loss uses, and the features you keep"
+    )
 
 
 def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Choice | None:

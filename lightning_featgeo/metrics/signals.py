@@ -1,4 +1,4 @@
-"""The table of signals: one row each, with what it needs, its range, its source, its bias and the reference implementation it matches.
+"""The table of signals: one row each, with its needs, range, source, bias and the reference implementation it matches.
 
 Adding a signal: write a pure function (tensors in; a 0-d tensor or an ``Estimate`` out; ``Undefined`` raised with
 the reason where it has no value) and add a row whose ``needs`` name the statistics it takes, in order.

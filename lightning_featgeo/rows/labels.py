@@ -69,7 +69,10 @@ class LabelReader:
             self.notes["targets of 0 and 1 with a single output are read as two classes"] = None
             return targets.reshape(-1).to(torch.int64), None
         if targets is not None and self.kind is None and self._is_another_input(targets):
-            told = f"{describe(targets)} is not used as regression targets, because no head is known. If it is, name it with labels="
+            told = (
+                f"{describe(targets)} is not used as regression targets, because no head is known. If it is, name it "
+                "with labels="
+            )
             self.notes[told] = None
             return None, None
         self.kind = self.kind or ("targets" if targets is not None else None)

@@ -59,7 +59,8 @@ class Layouts:
         in_pieces = self.said.is_none or (len(sizes) > 1 and total == size)
         if len(sizes) > 1 and not in_pieces:
             self.notes[
-                f"{len(sizes)} calls in a batch are taken as views of the same samples; signals of one view use the first"
+                f"{len(sizes)} calls in a batch are taken as views of the same samples; signals of one view use the "
+                "first"
             ] = None
         self._refuse_halved_views(sizes, size, labelled)
         samples = self._samples_a_view(sizes, size)

@@ -126,10 +126,10 @@ def test_curves_that_differ_stand_apart_and_the_reason_is_said(
     open_report: Callable[..., Opened], compared: Path
 ) -> None:
     opened = open_report(compared)
-    apart = opened.page.locator(".panel", has_text="Drawn apart")
+    apart = opened.page.locator(".panel", has_text="Separate panel")
     assert apart.count() == 1
     assert "id_two_nn" in apart.inner_text()
-    assert "other k has another neighbours (k): 10 instead of 20" in apart.inner_text()
+    assert "other k differs in neighbours (k): 10 instead of 20" in apart.inner_text()
 
 
 def test_hovering_shows_the_values(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:

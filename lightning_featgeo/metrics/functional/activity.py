@@ -37,7 +37,8 @@ def firing_rate(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Tenso
 
 
 def outlier_dims(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
-    """Largest root mean square of any dimension divided by that of all, in [1, √d]: 1 even, √d if one dimension carries all.
+    """Largest root mean square of any dimension divided by that of all, in [1, √d]: 1 if all are even, √d if one
+    dimension carries all.
 
     A few dimensions of very large magnitude are usual in language models; see Kovaleva et al. (2021), "BERT Busters:
     Outlier Dimensions that Disrupt Transformers" (arXiv 2105.06990).

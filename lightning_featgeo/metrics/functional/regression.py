@@ -20,7 +20,8 @@ def nrc1(
     mean: Float[Tensor, " d"],
     principal_directions: Float[Tensor, "d d"],
 ) -> Estimate:
-    """NRC1: mean squared residual of centred, L2-normalised features outside their first t principal directions, in [0, 1].
+    """NRC1: mean squared residual of centred, L2-normalised features outside their first t principal directions, in
+    [0, 1].
 
     t is the dimension of the targets; 0 means that features have collapsed to as many directions as there are targets.
 

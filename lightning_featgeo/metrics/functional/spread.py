@@ -39,7 +39,8 @@ def feature_std(
 
 
 def tolerance(unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Tolerance: mean cosine over all pairs of rows of the same class, in [−1, 1]. High tolerance conflicts with high uniformity.
+    """Tolerance: mean cosine over all pairs of rows of the same class, in [−1, 1]. High tolerance conflicts with high
+    uniformity.
 
     Source: Wang & Liu (2021), "Understanding the Behaviour of Contrastive Loss" (arXiv 2012.09740).
 

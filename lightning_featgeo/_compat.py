@@ -28,6 +28,25 @@ def keep_in_compiled_graphs(op: Any) -> bool:
     return True
 
 
+def uses_cuda_graphs(root: torch.nn.Module) -> bool:
+    """Whether a part of a model was compiled to be replayed as CUDA graphs (``mode="reduce-overhead"``).
+
+    False where torch doesn't tell (``fullgraph=True``, ``backend="cudagraphs"``, a compiled function around the model).
+    """
+    context = getattr(root, "_compiler_ctx", None)  # Lightning keeps it of a module that was compiled as a whole
+    holders: list[Any] = [context.get("dynamo_ctx")] if isinstance(context, dict) else []
+    for module in root.modules():
+        holders += [module, getattr(module, "_compiled_call_impl", None)]
+    for holder in holders:
+        config = getattr(holder, "compiler_config", None)
+        tell = getattr(holder, "get_compiler_config", None)
+        if config is None and callable(tell):
+            config = tell()
+        if isinstance(config, Mapping) and config.get("triton.cudagraphs"):
+            return True
+    return False
+
+
 def is_inside_torch_func(x: torch.Tensor) -> bool:
     """Whether a tensor is wrapped by ``torch.func`` (vmap, grad); False where torch can't be asked."""
     functorch = getattr(torch._C, "_functorch", None)

@@ -165,12 +165,12 @@ class Scout:
 
     BUDGET_BYTES = 256 * 2**20
 
-    def __init__(self, root: torch.nn.Module) -> None:
+    def __init__(self, root: torch.nn.Module, in_graph: bool = True) -> None:
         self.root = root
         self.found = candidates(root)
         if not self.found:
             raise ambiguous(self.found, "the model has none that could be it")
-        self.taps = {name: FeatureTap(module, name, "input") for name, module in self.found.items()}
+        self.taps = {name: FeatureTap(module, name, "input", in_graph) for name, module in self.found.items()}
 
     def open(self) -> None:
         """Start watching a batch."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.capture.heads import Choice, Scout, choose_by_declaration
 from lightning_featgeo.capture.taps import FeatureTap, find_modules
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -79,6 +80,7 @@ class Sources:
     ) -> None:
         known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
         self._known, self._root = known_taps, root
+        self._in_graph = not _compat.uses_cuda_graphs(root)
         self._features = features
         self._scout: Scout | None = None
         self.taps: list[FeatureTap] = []
@@ -107,7 +109,7 @@ class Sources:
             if choice is not None:
                 self._use_head(choice)
             else:
-                self._scout = Scout(root)
+                self._scout = Scout(root, self._in_graph)
 
     @staticmethod
     def _one(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
@@ -118,10 +120,10 @@ class Sources:
 
     def _tap(self, module: torch.nn.Module, name: str, side: Any) -> FeatureTap:
         for tap in self._known:
-            if tap.module is module and tap.side == side:
+            if tap.module is module and tap.side == side and tap.in_graph == self._in_graph:
                 tap.attach()
                 return tap
-        tap = FeatureTap(module, name, side)
+        tap = FeatureTap(module, name, side, self._in_graph)
         self._known.append(tap)
         return tap
 

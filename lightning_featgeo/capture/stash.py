@@ -108,13 +108,19 @@ IN_GRAPHS = _compat.keep_in_compiled_graphs(getattr(torch.ops, NAMESPACE).stash.
 _breaking_the_graph = torch.compiler.disable(_stash)
 
 
-def stash(x: Tensor, key: int) -> None:
+def stash(x: Tensor, key: int, in_graph: bool = True) -> None:
     """Copy a tensor into the open slot ``key``; does nothing when that slot is closed.
 
     Only a graph that is being compiled needs the op; eager code takes the list directly, so that tensors which no
     operator knows (nested, inside ``torch.func``) never reach the dispatcher through us.
+
+    Args:
+        x: the features.
+        key: of the slot.
+        in_graph: keep the call inside of compiled graphs; False: break them here. A CUDA graph that is replayed runs
+            no Python, and refuses memory of its pool that outlives it, which a copy made inside of it is.
     """
-    if torch.compiler.is_compiling() and not IN_GRAPHS:
+    if torch.compiler.is_compiling() and not (in_graph and IN_GRAPHS):
         _breaking_the_graph(x, key)
     elif torch.compiler.is_compiling():
         getattr(torch.ops, NAMESPACE).stash(x.detach(), key)

@@ -49,20 +49,27 @@ def _is_a_copy(module: torch.nn.Module, owner: int) -> bool:
 
 
 def _stash_input(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int, owner: int
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int, owner: int, in_graph: bool
 ) -> None:
     x = _first_tensor(args)
     x = _first_tensor(kwargs) if x is None else x
     if x is not None and not _is_a_copy(module, owner):
-        stash(x, key)
+        stash(x, key, in_graph)
 
 
 def _stash_output(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, key: int, owner: int
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+    *,
+    key: int,
+    owner: int,
+    in_graph: bool,
 ) -> None:
     x = _first_tensor(output)
     if x is not None and not _is_a_copy(module, owner):
-        stash(x, key)
+        stash(x, key, in_graph)
 
 
 class FeatureTap:
@@ -72,14 +79,18 @@ class FeatureTap:
         module: which module.
         name: its path, for messages.
         side: "input" (of a head: the penultimate features) or "output" (of a named layer).
+        in_graph: see ``stash``; False where CUDA graphs are replayed.
 
     A tap starts closed. ``open()`` begins to catch, ``take()`` closes it and returns one tensor per forward call,
     in order; ``remove()`` unhooks and ``attach()`` hooks again under the same key, which a compiled graph remembers.
     Hook before the first call of a compiled module: later hooks never fire.
     """
 
-    def __init__(self, module: torch.nn.Module, name: str, side: Literal["input", "output"]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, name: str, side: Literal["input", "output"], in_graph: bool = True
+    ) -> None:
         self.module, self.name, self.side = module, display_name(name), side
+        self.in_graph = in_graph
         self.key = next(_KEYS)
         self.caught_ever = False
         self._slot = Slot()
@@ -90,13 +101,12 @@ class FeatureTap:
         """Hook the module; does nothing if it is hooked."""
         if self._handle is not None:
             return
+        told: dict[str, Any] = {"key": self.key, "owner": id(self.module), "in_graph": self.in_graph}
         if self.side == "input":
-            hook = functools.partial(
-                _stash_input, key=self.key, owner=id(self.module)
-            )  # partials of plain functions can be pickled
-            self._handle = self.module.register_forward_pre_hook(hook, with_kwargs=True)
+            before = functools.partial(_stash_input, **told)  # partials of plain functions can be pickled
+            self._handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
         else:
-            after = functools.partial(_stash_output, key=self.key, owner=id(self.module))
+            after = functools.partial(_stash_output, **told)
             self._handle = self.module.register_forward_hook(after, with_kwargs=True)
 
     def open(self, budget: Budget | None = None) -> None:

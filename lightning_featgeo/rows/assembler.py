@@ -145,7 +145,7 @@ class RowAssembler:
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
         mask = find_mask(batch, self.mask) if call.ndim == 3 else None
         if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
-            told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: padding counts as tokens too"
+            told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: padding counts too"
             self.notes[told], mask = None, None
         if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
             self.notes[

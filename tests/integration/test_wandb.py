@@ -99,7 +99,7 @@ def test_histograms_spectra_and_layers_over_time(run_files) -> None:
 
 def test_tables_name_classes_and_samples(run_files) -> None:
     folder, monitor, _, _, all_rows, summary = run_files
-    best = max(e for e, v in monitor.history.series("featgeo/val/knn_accuracy") if v == max(
+    best = min(e for e, v in monitor.history.series("featgeo/val/knn_accuracy") if v == max(
         v for _, v in monitor.history.series("featgeo/val/knn_accuracy")))  # fmt: skip
     for when in ("best", "last"):
         classes = table(folder, summary, f"featgeo_tables/val/classes_{when}")

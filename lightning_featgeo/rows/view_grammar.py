@@ -47,7 +47,7 @@ class ViewLayout:
     is_none: bool = False
 
 
-def parse_views(views: Views) -> ViewLayout:
+def parse_views(views: Any) -> ViewLayout:
     """What ``views=`` says, in words of one meaning each.
 
     Raises:

@@ -21,7 +21,8 @@ _ops = getattr(torch.ops, NAMESPACE)
 
 
 def _call(op: str, first: Tensor, *others: Any) -> Any:
-    library.load_for(first)
+    if first.is_cuda:
+        library.load_for(first)
     return getattr(_ops, op)(first, *others)
 
 

@@ -87,9 +87,9 @@ class Streaming(Mergeable):
                     f"features had {self.dim} dimensions in the first batch and have {rows.features.shape[1]} now; "
                     "watch one layer per metric, or pool to a fixed size"
                 )
-            bank = self.bank
             width = rows.target.shape[1]
-            if bank is not None and width not in (0, bank.targets.shape[1]):
+            bank = self.bank if width else None
+            if bank is not None and width != bank.targets.shape[1]:
                 raise ValueError(f"targets had {bank.targets.shape[1]} columns in the first batch and have {width} now")
             if rows.features.shape[0]:
                 self._accumulate(rows)

@@ -3,7 +3,7 @@
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
 >>> from lightning_featgeo.alarms import KINDS
->>> from lightning_featgeo.errors import Gap
+>>> from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.78, 0.60]):
@@ -29,7 +29,7 @@ from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
-from lightning_featgeo.errors import Gap
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
@@ -145,6 +145,8 @@ class Detector:
         self.hear(record)
         if record.prefix != self.prefix:
             return None
+        if self._only_begins(record):
+            return None
         self.recent = [*self.recent, self._told_nothing(record)][-RECENT:]
         if self.recent[-1]:
             return None
@@ -185,6 +187,11 @@ class Detector:
         """Whether an alarm that was raised still holds: one of its rules does, or all that have values."""
         held = [s.held > 0 for w, s in self._of(title) if self.kind.mode == "any" or w.signal in self.checks[-1].values]
         return any(held) if self.kind.mode == "any" else all(held)
+
+    def _only_begins(self, record: Record) -> bool:
+        """Whether all that is missing compares with an earlier window, which a first one can't: that is no failure."""
+        missing = [record.gaps[name] for name in self.kind.signals if name in record.gaps]
+        return bool(missing) and all(gap.kind is GapKind.NO_EARLIER for gap in missing)
 
     def _told_nothing(self, record: Record) -> str:
         missing = [name for name in self.kind.signals if name not in record.values]

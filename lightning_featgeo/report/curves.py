@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.fingerprint import differences, fingerprint, in_words, unknown
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, facts_not_read
@@ -32,7 +33,7 @@ class Curve:
     records: list[Record]
     values: list[float]
     errors: list[float]
-    gaps: dict[int, str]
+    gaps: dict[int, Gap]
     facts: dict[str, Any]
 
 
@@ -105,7 +106,7 @@ def _signals(records: Sequence[Record]) -> list[str]:
 def _curve(index: int, signal: str, records: list[Record], definitions: Mapping[str, int]) -> Curve:
     values = [_finite(record.values.get(signal)) for record in records]
     errors = [_finite(record.standard_errors.get(signal)) for record in records]
-    missing = "it was not computed in this window"
+    missing = Gap(GapKind.OTHER, "it was not computed in this window")
     gaps = {i: records[i].gaps.get(signal, missing) for i, value in enumerate(values) if math.isnan(value)}
     return Curve(
         index, records, values, errors, gaps, fingerprint(signal, records, definitions, facts_not_read(signal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.report.curves import Curve, Panel
@@ -77,7 +78,9 @@ def summary(panel: Panel, names: list[str]) -> str:
 def of_curve(curve: Curve) -> str:
     """First, last, best and gaps."""
     known = [(record.epoch, value) for record, value in zip(curve.records, curve.values, strict=True) if value == value]
-    gaps = f"{len(curve.gaps)} of {len(curve.values)} windows without a value" if curve.gaps else ""
+    kinds = Counter(gap.kind.value for gap in curve.gaps.values())
+    why = ", ".join(f"{kind} {count}" if len(kinds) > 1 else kind for kind, count in kinds.most_common())
+    gaps = f"{len(curve.gaps)} of {len(curve.values)} windows without a value ({why})" if curve.gaps else ""
     if not known:
         return gaps or "no value"
     low, high = min(known, key=lambda kv: kv[1]), max(known, key=lambda kv: kv[1])

@@ -257,7 +257,7 @@ def test_every_chart_and_control_has_words(open_report: Callable[..., Opened], c
         ".chart", "all => all.map((one) => one.parentElement.getAttribute('aria-label'))"
     )
     assert all(len(label) > 20 for label in labels)
-    assert any("4 of 12 windows without a value" in label for label in labels)
+    assert any("4 of 12 windows without a value (undefined)" in label for label in labels)
     unnamed = page.eval_on_selector_all(
         "input, button", "all => all.filter((one) => !(one.labels?.length || one.textContent.trim())).length"
     )

@@ -15,6 +15,8 @@ from lightning_featgeo.alarms import (
     Threshold,
 )
 from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.errors import Gap, GapKind
+from lightning_featgeo.history.record import Record
 from tests._helpers.detectors import watch, windows
 
 
@@ -140,3 +142,16 @@ def test_a_run_that_goes_on_decides_also_where_a_signal_has_just_become_a_gap() 
     second.raised.clear()
     assert not second.replay(windows(feature_std=[0.8], effective_rank=[None], start=6))
     assert second.replay(windows(feature_std=[0.8], effective_rank=[7.0], start=7))
+
+
+def test_a_first_window_that_has_none_before_it_is_no_failure() -> None:
+    detector = Detector(of_signal("neighbor_churn", Threshold(above=0.9), 1))
+
+    def twice(gap: Gap) -> None:
+        for epoch in (1.0, 2.0):
+            detector.observe(Record(0, "val", None, epoch, 10, {"n_samples": 500.0}, gaps={"neighbor_churn": gap}))
+
+    twice(Gap(GapKind.NO_EARLIER, "there is no window before this one"))
+    assert detector.recent == []
+    twice(Gap(GapKind.FAILED, "out of memory"))
+    assert detector.blind == "2 of the last 2 windows had no value: out of memory"

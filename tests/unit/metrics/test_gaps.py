@@ -37,45 +37,45 @@ def everything(x: Tensor, y: Tensor, classes: int = 3) -> tuple[set[str], dict[s
 
 
 CASES = {
-    "one row": (torch.randn(1, 4), torch.tensor([0])),
-    "two rows": (torch.randn(2, 4), torch.tensor([0, 1])),
-    "one class": (torch.randn(50, 4), torch.zeros(50, dtype=torch.int64)),
-    "empty class": (torch.randn(50, 4), torch.arange(50) % 2),
-    "one row a class": (torch.randn(3, 4), torch.arange(3)),
-    "fewer rows than k": (torch.randn(12, 4), torch.arange(12) % 3),
-    "identical rows": (torch.full((50, 4), 2.5), torch.arange(50) % 3),
-    "zero rows": (torch.zeros(50, 4), torch.arange(50) % 3),
-    "d = 1": (torch.randn(50, 1), torch.arange(50) % 3),
-    "float16": (torch.randn(50, 4).half(), torch.arange(50) % 3),
-    "bfloat16": (torch.randn(50, 4).bfloat16(), torch.arange(50) % 3),
-    "float64": (torch.randn(50, 4).double(), torch.arange(50) % 3),
-    "integers": (torch.randint(-9, 9, (50, 4)), torch.arange(50) % 3),
-    "booleans": (torch.rand(50, 4) > 0.5, torch.arange(50) % 3),
-    "huge": (1e30 * torch.randn(50, 4), torch.arange(50) % 3),
-    "tiny": (1e-38 * torch.randn(50, 4), torch.arange(50) % 3),
-    "unlabelled": (torch.randn(50, 4), torch.full((50,), -100)),
-    "a line": (torch.arange(50.0)[:, None].expand(50, 4), torch.arange(50) % 3),
+    "one row": lambda: (torch.randn(1, 4), torch.tensor([0])),
+    "two rows": lambda: (torch.randn(2, 4), torch.tensor([0, 1])),
+    "one class": lambda: (torch.randn(50, 4), torch.zeros(50, dtype=torch.int64)),
+    "empty class": lambda: (torch.randn(50, 4), torch.arange(50) % 2),
+    "one row a class": lambda: (torch.randn(3, 4), torch.arange(3)),
+    "fewer rows than k": lambda: (torch.randn(12, 4), torch.arange(12) % 3),
+    "identical rows": lambda: (torch.full((50, 4), 2.5), torch.arange(50) % 3),
+    "zero rows": lambda: (torch.zeros(50, 4), torch.arange(50) % 3),
+    "d = 1": lambda: (torch.randn(50, 1), torch.arange(50) % 3),
+    "float16": lambda: (torch.randn(50, 4).half(), torch.arange(50) % 3),
+    "bfloat16": lambda: (torch.randn(50, 4).bfloat16(), torch.arange(50) % 3),
+    "float64": lambda: (torch.randn(50, 4).double(), torch.arange(50) % 3),
+    "integers": lambda: (torch.randint(-9, 9, (50, 4)), torch.arange(50) % 3),
+    "booleans": lambda: (torch.rand(50, 4) > 0.5, torch.arange(50) % 3),
+    "huge": lambda: (1e30 * torch.randn(50, 4), torch.arange(50) % 3),
+    "tiny": lambda: (1e-38 * torch.randn(50, 4), torch.arange(50) % 3),
+    "unlabelled": lambda: (torch.randn(50, 4), torch.full((50,), -100)),
+    "a line": lambda: (torch.arange(50.0)[:, None].expand(50, 4), torch.arange(50) % 3),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_never_nan_never_a_crash(case: str) -> None:
-    values, _ = everything(*CASES[case])
+    values, _ = everything(*CASES[case]())
     assert "n_samples" in values
     if case in ("float16", "bfloat16", "float64", "integers", "huge"):
         assert values == PLAIN - NOT_HERE
 
 
 def test_what_is_a_gap_and_why() -> None:
-    assert everything(*CASES["identical rows"])[1]["effective_rank"].startswith("the features have no spread")
-    values, gaps = everything(*CASES["zero rows"])
+    assert everything(*CASES["identical rows"]())[1]["effective_rank"].startswith("the features have no spread")
+    values, gaps = everything(*CASES["zero rows"]())
     assert "feature_std" in values  # every ReLU dead: this is what must be seen
     assert gaps["mean_resultant"] == "every row is zero: no row has a direction"
-    one_class = set(everything(*CASES["one class"])[1]) - NOT_HERE
+    one_class = set(everything(*CASES["one class"]())[1]) - NOT_HERE
     assert one_class == CLASS_SIGNALS - {"knn_accuracy", "coding_rate_reduction", "tolerance"} - NOT_HERE
-    assert set(everything(*CASES["unlabelled"])[1]) - NOT_HERE == CLASS_SIGNALS - NOT_HERE
-    assert "id_mle" in everything(*CASES["fewer rows than k"])[1]
-    assert "1 classes" not in str(everything(*CASES["empty class"])[1])
+    assert set(everything(*CASES["unlabelled"]())[1]) - NOT_HERE == CLASS_SIGNALS - NOT_HERE
+    assert "id_mle" in everything(*CASES["fewer rows than k"]())[1]
+    assert "1 classes" not in str(everything(*CASES["empty class"]())[1])
 
 
 def test_labels_out_of_range_make_a_gap_that_names_them() -> None:

@@ -11,7 +11,7 @@ from lightning_featgeo.rows.labels import LabelReader
 from tests._helpers.data import digits_features, head
 
 Y = torch.tensor([3, 1, 2, 0])
-BATCH = (torch.randn(4, 9), Y)
+BATCH = (torch.arange(36.0).reshape(4, 9).sin(), Y)
 F = torch.arange(4.0)[:, None].expand(4, 2)
 
 

@@ -118,7 +118,7 @@ def test_it_is_not_quiet_before_its_rules_could_judge(rule) -> None:
     detector = watch(rule)
     detector.replay(windows(feature_std=[0.8, 0.8, 0.8]))
     assert detector.state == "cannot tell"
-    assert f"it takes {rule.least}" in detector.why
+    assert f"; {rule.least} are needed" in detector.why
 
 
 def test_a_gap_that_was_never_heard_of_can_not_tell() -> None:

@@ -65,7 +65,7 @@ class Alarm:
     def report(self) -> str:
         """Everything, a line each."""
         change, checks = abs(self.new - self.old), f"{self.checks} check{'s' * (self.checks > 1)}"
-        times = f"; the change is {change / self.noise:.0f} times that" if self.noise else ""
+        times = _against(change, self.noise)
         rows = {
             "what": f"{self.name} {self.text}",
             "since": f"epoch {self.since_epoch:.2f} (step {self.since_step}); the rule has held for {checks}",
@@ -90,6 +90,14 @@ class Alarm:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the history."""
         return asdict(self)
+
+
+def _against(change: float, noise: float) -> str:
+    """A change in multiples of the noise; "" where there is none to speak of."""
+    if not noise:
+        return ""
+    times = change / noise
+    return f"; the change is {times:.0f} times that" if times >= 1 else "; the change is smaller than that"
 
 
 def named(rule: Rule) -> str:

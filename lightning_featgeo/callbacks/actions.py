@@ -17,7 +17,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, near_misses
 from lightning_featgeo.sinks import WandbSink, sinks_of
-from lightning_featgeo.watch.announcement import say
+from lightning_featgeo.watch.announcement import fill, say
 
 NAMES = ("warn", "stop", "alert", "checkpoint")
 Action = str | Callable[[Alarm], object]
@@ -74,7 +74,7 @@ def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
         action(alarm)
     elif action == "stop":
         if trainer.is_global_zero:
-            say(alarm.report.replace("featgeo alarm:", "featgeo: stopping,", 1))
+            say(fill(alarm.report.replace("featgeo alarm:", "featgeo: stopping,", 1), 16))
     elif action == "warn":
         if trainer.is_global_zero:
             warnings.warn(alarm.report, FeatureGeometryWarning, stacklevel=2)

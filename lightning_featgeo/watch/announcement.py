@@ -30,6 +30,18 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def fill(text: str, hanging: int) -> str:
+    """Wrap each line to the terminal's width, its rest indented by so many more characters."""
+    width = min(LONGEST, shutil.get_terminal_size((LONGEST, 24)).columns)
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        )
+        for line in text.splitlines()
+    )  # fmt: skip
+
+
 def mebibytes(count: int) -> str:
     """Bytes in words: "1.5 MiB", "12 KiB"."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -86,14 +98,12 @@ class Announcement:
     @property
     def text(self) -> str:
         """A short block to print, as wide as the terminal."""
-        width = min(LONGEST, shutil.get_terminal_size((LONGEST, 24)).columns)
-        return "\n".join(
-            textwrap.fill(f"featgeo: watching {value}", width, subsequent_indent=" " * 11, break_long_words=False)
-            if what == "watching"
-            else textwrap.fill(
-                value, width, initial_indent=f"  {what:<8} ", subsequent_indent=" " * 11, break_long_words=False
-            )
-            for what, value in self.lines
+        return fill(
+            "\n".join(
+                f"featgeo: watching {value}" if what == "watching" else f"  {what:<8} {value}"
+                for what, value in self.lines
+            ),
+            11,
         )
 
     def _layer(self, layer: Layer, part: Any) -> str:

@@ -9,12 +9,16 @@ TORCH_INDEX ?=
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: demo test test-fast lint browser figures gpu-check clean
+.PHONY: demo test test-fast coverage lint browser figures gpu-check clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
 
 test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
+	$(PY) -m pytest -q
+
+# The same tests, and which lines they run: about twice the time.
+coverage: $(VENV)/test.stamp $(VENV)/ops.stamp
 	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
 
 # An inner loop, without what takes seconds.

@@ -90,8 +90,16 @@ def skip_ranking_on_gaps(checkpoint: Any, name: str) -> Callable[[], None] | Non
     original = checkpoint.__dict__.get("_save_topk_checkpoint", getattr(checkpoint, "_save_topk_checkpoint", None))
     if not callable(original) or isinstance(original, _RankUnlessGap):
         return None
+    own = "_save_topk_checkpoint" in checkpoint.__dict__  # the user's
     checkpoint._save_topk_checkpoint = _RankUnlessGap(original, name)
-    return lambda: checkpoint.__dict__.pop("_save_topk_checkpoint", None)
+
+    def undo() -> None:
+        if own:
+            checkpoint._save_topk_checkpoint = original
+        else:
+            checkpoint.__dict__.pop("_save_topk_checkpoint", None)
+
+    return undo
 
 
 class _RankUnlessGap:

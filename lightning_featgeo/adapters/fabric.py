@@ -17,6 +17,8 @@ class FabricGeometry(FeatureWatch):
     Args:
         fabric: the ``lightning.Fabric`` (or ``lightning.fabric.Fabric``) object.
         model: what ``fabric.setup`` returned.
+        process_group: of the processes that see different data; None: all.
+        history_path: file that every window is appended to; None: in memory only.
 
     Example::
 
@@ -29,9 +31,18 @@ class FabricGeometry(FeatureWatch):
     """
 
     @takes_also(WatchSettings)
-    def __init__(self, fabric: Any, model: torch.nn.Module, **settings: Any) -> None:
+    def __init__(
+        self,
+        fabric: Any,
+        model: torch.nn.Module,
+        process_group: Any = None,
+        history_path: Any = None,
+        **settings: Any,
+    ) -> None:
         inner = getattr(model, "module", None)  # what the user wrote, inside of Fabric's wrapper
-        super().__init__(inner if isinstance(inner, torch.nn.Module) else model, **settings)
+        super().__init__(
+            inner if isinstance(inner, torch.nn.Module) else model, process_group, history_path, **settings
+        )
         self.fabric = fabric
 
     def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:

@@ -25,6 +25,8 @@ class GeometryCallback(TrainerCallback):
 
     Args:
         trainer: adds itself to this trainer's callbacks.
+        process_group: of the processes that see different data; None: all.
+        history_path: file that windows of evaluation are appended to; None: in memory only.
         train_steps: also watch training, in windows of so many optimiser steps. None: evaluation only.
 
     Example::
@@ -35,15 +37,22 @@ class GeometryCallback(TrainerCallback):
     """
 
     @takes_also(WatchSettings)
-    def __init__(self, trainer: Trainer, train_steps: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        train_steps: int | None = None,
+        process_group: Any = None,
+        history_path: Any = None,
+        **settings: Any,
+    ) -> None:
         if train_steps is not None and train_steps < 1:
             raise ConfigurationError(f"train_steps must be at least 1, got {train_steps}")
         self.trainer, self.train_steps = trainer, train_steps
         model: Any = trainer.model
         if model is None or getattr(trainer, "model_init", None) is not None:
             raise ConfigurationError("GeometryCallback hooks the Trainer's model: give it with model=, not model_init=")
-        self.evaluation = FeatureWatch(model, **settings)
-        self.training = FeatureWatch(model, **settings) if train_steps is not None else None
+        self.evaluation = FeatureWatch(model, process_group, history_path, **settings)
+        self.training = FeatureWatch(model, process_group, **settings) if train_steps is not None else None
         self._since = 0
         self._evaluating = self._generating = False
         self._inputs: dict[str, Any] = {}

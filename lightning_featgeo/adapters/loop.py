@@ -60,6 +60,7 @@ class FeatureWatch:
         self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
         self._open: Window | None = None
         self._count = 0
+        self._versions = [parameter._version for parameter in model.parameters()]  # change with every step
 
     @property
     def guard(self) -> Guard:
@@ -83,9 +84,9 @@ class FeatureWatch:
         """
         self.discard()
         plan = WindowPlan(segment(name), segment(name))
-        self.watcher.loader_starts(plan.name, loader)
+        self.watcher.loader_starts((plan.stage, 0), loader)
         self.watcher.open(plan.stage, [plan], step)
-        self._open = self.watcher.windows[plan.name]
+        self._open = self.watcher.windows[plan.stage, 0]
 
     @contextmanager
     def batch(self, batch: Any) -> Iterator[None]:
@@ -112,14 +113,13 @@ class FeatureWatch:
         if window is None:
             return
         # a wrong setting ends the run only where nothing is lost: before anything was trained
-        untrained = not watcher.phase.announced and window.start_step == 0
-        refuses = untrained and all(p.grad is None for p in self.model.parameters())
+        refuses = not watcher.phase.announced and window.start_step == 0 and self._is_untouched()
         if window.plan.stage not in watcher.phase.looked:
             watcher.phase.looked.add(window.plan.stage)
             with watcher.guard.around(f"looking at a {window.plan.name} batch", window.fail, refuses=refuses):
                 watcher.sources.settle(None)
                 watcher.look(batch)
-        watcher.end_batch(window.plan.name, None, batch, refuses=refuses)
+        watcher.end_batch((window.plan.stage, 0), None, batch, refuses=refuses)
 
     def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:
         """Close the window; with several processes, all of them must.
@@ -132,12 +132,18 @@ class FeatureWatch:
         if window is None:
             return {}
         values: dict[str, float] = {}
-        for closed in self.watcher.close([window.plan.name], self._count, float(epoch), step):
+        for closed in self.watcher.close([window], self._count, float(epoch), step):
             self.history.append(closed.record)
             prefix, found = closed.record.prefix, closed.record.values
             values.update({prefix + name: value for name, value in found.items() if name in closed.signals})
         self._count += 1
         return values
+
+    def _is_untouched(self) -> bool:
+        """Whether no parameter has changed or has a gradient since this watch was made."""
+        now = list(self.model.parameters())
+        same = [parameter._version for parameter in now] == self._versions
+        return same and all(parameter.grad is None for parameter in now)
 
     def discard(self) -> None:
         """Forget the open window, and what a forward that failed has left."""

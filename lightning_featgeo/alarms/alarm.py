@@ -100,7 +100,7 @@ def _against(change: float, noise: float) -> str:
     return f"; the change is {times:.0f} times that" if times >= 1 else "; the change is smaller than that"
 
 
-def named(rule: Rule) -> str:
+def rule_name(rule: Rule) -> str:
     """The rule in words that are the same in every process."""
     if is_dataclass(rule):
         return repr(rule)
@@ -129,7 +129,7 @@ def build(
         kind=kind.name,
         title=watch.title,
         name=prefix + watch.signal,
-        rule=named(watch.rule),
+        rule=rule_name(watch.rule),
         epoch=now.epoch,
         step=now.step,
         since_epoch=streak.since_epoch if began is None else began.epoch,

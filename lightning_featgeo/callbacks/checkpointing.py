@@ -17,12 +17,12 @@ import lightning.pytorch as pl
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.history import History
-from lightning_featgeo.history.record import Record, checked_record
+from lightning_featgeo.history.record import Record, checked_record, plain_gap, read_gap
 from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
-VERSION = 1
+VERSION = 2  # 2 has the kinds of gaps; states of 1 are read
 _WAY_OUT = "Resume with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
 _LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
 RESTARTS = Gap(GapKind.LOST, _LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)")
@@ -155,10 +155,10 @@ def open_state(trainer: pl.Trainer, watcher: Watcher, window: Window) -> dict[st
         "samples": window.samples,
         "batches": window.batches,
         "seconds": window.seconds,
-        "lost": None if lost is None else {"kind": lost.kind.value, "reason": str(lost)},
+        "lost": None if lost is None else plain_gap(lost),
         "in_epoch": not at_an_end,
         "parts": [] if lost else [
-            {"failed": None if part.failed is None else str(part.failed), "metric": part.metric.checkpoint()}
+            {"failed": None if part.failed is None else plain_gap(part.failed), "metric": part.metric.checkpoint()}
             for part in window.layers
         ],
     }  # fmt: skip
@@ -169,7 +169,7 @@ def reopen(trainer: pl.Trainer, watcher: Watcher, window: Window, state: Mapping
     window.start_step, window.samples = int(state["start_step"]), int(state["samples"])
     window.batches, window.seconds = int(state["batches"]), float(state["seconds"])
     lost = state["lost"]
-    window.failed = None if lost is None else Gap(GapKind.LOST, lost["reason"] if isinstance(lost, dict) else lost)
+    window.failed = None if lost is None else read_gap(lost, GapKind.LOST)
     if window.failed is None and watcher.ranks.several:
         window.failed = SEVERAL
     if window.failed is None and state["in_epoch"] and not stateful(loader_of(trainer, "train", 0)):
@@ -177,6 +177,6 @@ def reopen(trainer: pl.Trainer, watcher: Watcher, window: Window, state: Mapping
     if window.failed is None and state["parts"]:
         window.layers = watcher.make_layers(window.plan)
         for part, kept in zip(window.layers, state["parts"], strict=True):
-            part.failed = None if kept["failed"] is None else Gap(GapKind.FAILED, kept["failed"])
+            part.failed = None if kept["failed"] is None else read_gap(kept["failed"], GapKind.FAILED)
             part.metric.to(trainer.strategy.root_device)
             part.metric.merge_state(kept["metric"])

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_featgeo import _compat
 from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
-from lightning_featgeo.alarms.alarm import named
+from lightning_featgeo.alarms.alarm import rule_name
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -99,8 +99,9 @@ class GeometryEarlyStopping(EarlyStopping):
         rules = [self.rule] if isinstance(self.rule, Rule) else [*(self.rule or ())]
         first = self.detectors[0]
         return self._generate_state_key(
-            monitor=self.watched, rule=[named(each) for each in rules], patience=first.patience, warmup=first.warmup,
-            stage=first.stage, layer=first.layer, hysteresis=first.hysteresis, min_effect=first.min_effect,
+            monitor=self.watched, rule=[rule_name(each) for each in rules],
+            patience=first.patience, warmup=first.warmup, stage=first.stage, layer=first.layer,
+            hysteresis=first.hysteresis, min_effect=first.min_effect,
             action=[action_name(action) for action in self.actions],
         )  # fmt: skip
 

@@ -82,8 +82,8 @@ class FeatureGeometryMonitor(Callback):
             self._run.go_on()
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> LightningRun:
-        self.teardown(trainer, pl_module, "restart")
         saved = self._saved if trainer.state.fn == "fit" else None
+        self.teardown(trainer, pl_module, "restart")
         if saved is not None:
             self._saved, self.history, self._number = None, History(), saved.windows
         elif trainer.state.fn == "fit" and trainer.global_step == 0:
@@ -107,7 +107,7 @@ class FeatureGeometryMonitor(Callback):
             self._run = None
         for undo in self._undo:
             undo()
-        self._undo = []
+        self._undo, self._saved = [], None  # what a run has not taken up is of no later one
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The history says that the run has finished."""
@@ -139,7 +139,7 @@ class FeatureGeometryMonitor(Callback):
         if run is None:
             return
         run.check("train", batch)
-        if "train" not in run.watcher.shards:
+        if ("train", 0) not in run.watcher.shards:
             run.train_loader_starts(from_start=False)
         if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
             self._open_if_due("train", trainer)  # after a resume, Lightning may leave out on_train_epoch_start
@@ -168,7 +168,7 @@ class FeatureGeometryMonitor(Callback):
         if run.phase.catching == "train":
             run.end_batch("train", 0, outputs, batch)
         else:
-            run.watcher.missed_batch("train")
+            run.watcher.missed_batch(("train", 0))
         run.phase.trained = True
         if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)

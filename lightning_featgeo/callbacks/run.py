@@ -74,13 +74,16 @@ class LightningRun:
         self.display = LoggerDisplay(trainer, self.guard, settings.display)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
-        self._names: dict[str, list[str]] = {}  # stage -> its windows, as it was last opened
         self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
-        settings.display.check_class_names(self.watcher.classes)
-        if saved is not None:
-            if sources.scouting and len(saved.layers) == 1:
-                sources.adopt(saved.layers[0], "as in the checkpoint")
-            saved.check(self.watcher.paths, [], saved.classes)
+        try:
+            settings.display.check_class_names(self.watcher.classes)
+            if saved is not None:
+                if sources.scouting and len(saved.layers) == 1:
+                    sources.adopt(saved.layers[0], "as in the checkpoint")
+                saved.check(self.watcher.paths, [], saved.classes)
+        except BaseException:
+            sources.remove()  # a run that does not begin leaves no hook
+            raise
 
     # --- windows ---------------------------------------------------------------------------------------------
 
@@ -100,9 +103,9 @@ class LightningRun:
 
     def open(self, stage: str) -> None:
         """Begin the stage's windows, one a loader."""
-        self._names[stage] = names = self.names(stage)
-        for number, name in enumerate(names) if stage != "train" else ():
-            self.watcher.loader_starts(name, loader_of(self.trainer, stage, number))
+        names = self.names(stage)
+        for number in range(len(names)) if stage != "train" else ():
+            self.watcher.loader_starts((stage, number), loader_of(self.trainer, stage, number))
         self.watcher.open(stage, [self._plan(stage, i, name) for i, name in enumerate(names)], self.trainer.global_step)
 
     def _plan(self, stage: str, number: int, name: str) -> WindowPlan:
@@ -156,7 +159,7 @@ class LightningRun:
 
     def train_loader_starts(self, from_start: bool = True) -> None:
         """The training loader begins anew: its windows, now and later, count its samples from here."""
-        self.watcher.loader_starts("train", loader_of(self.trainer, "train", 0), from_start)
+        self.watcher.loader_starts(("train", 0), loader_of(self.trainer, "train", 0), from_start)
 
     def steps_open(self) -> int:
         """Optimiser steps since the training window began."""
@@ -190,12 +193,11 @@ class LightningRun:
 
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:
         """Stream what was caught into the stage's window, if one is open."""
-        names = self._names.get(stage, ())
-        name = names[number] if number < len(names) else None
-        first = number == 0 and not self.phase.trained and (name is None or self.phase.awaits_rows(name))
-        if self.watcher.end_batch(name, outputs, batch, refuses=first) and first and name is not None:
+        key = (stage, number)
+        first = number == 0 and not self.phase.trained and self.phase.awaits_rows(stage)
+        if self.watcher.end_batch(key, outputs, batch, refuses=first) and first:
             with self.guard.around("checking which callbacks monitor our curves", refuses=True):
-                self._settle_names(stage, self.watcher.windows[name].signals)
+                self._settle_names(stage, self.watcher.windows[key].signals)
 
     def _settle_names(self, stage: str, signals: tuple[str, ...]) -> None:
         """What is computed in a stage is known now: whoever watches another name of it has to hear."""
@@ -230,8 +232,8 @@ class LightningRun:
         )
         self._uncharged = 0.0
         epoch, step = fractional_epoch(self.trainer), int(self.trainer.global_step)
-        reference = self.watcher.windows.get(self.settings.reference or "")
-        closed = self.watcher.close([w.plan.name for w in windows], first_number, epoch, step, reference)
+        reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
+        closed = self.watcher.close(windows, first_number, epoch, step, reference)
         begin = time.perf_counter()
         for one, (due, state) in zip(closed, self.stoppers.judge(closed), strict=True):
             self.publisher.publish(self.pl_module, one, inside_epoch, due, state)
@@ -279,12 +281,12 @@ class LightningRun:
     def announcement(self, window: Window) -> Announcement:
         """What is said as soon as layer, dimension, classes, signals and memory are known."""
         windows = sum(len(self.names(stage)) for stage in self.stages)
-        reference = self.watcher.windows.get(self.settings.reference or "")
+        reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         silent = reference if reference is not None and not reference.plan.logged else None
         held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
         told = Announcement(
             self.watcher.sources.layers, window, self.stages, windows, self.watcher.ranks.size, held,
             name=run_name(self.trainer),
         )  # fmt: skip
-        self.display.describe(told.facts)
+        self.display.describe(told.header)
         return told

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from lightning_featgeo.capture.sources import FeaturesFrom, segment, unique_segments
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.metrics.catalog import CATALOG, named
+from lightning_featgeo.metrics.catalog import CATALOG, named_signals
 from lightning_featgeo.rows.batches import Selector
-from lightning_featgeo.watch.settings import WatchSettings
+from lightning_featgeo.watch.settings import WatchSettings, check_whole
 
 STAGES = ("train", "val", "test")
 
@@ -92,6 +92,7 @@ class MonitorSettings(WatchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_whole(every_n_epochs=self.every_n_epochs, every_n_train_steps=self.every_n_train_steps)
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
         for stage in given:
             if stage not in STAGES:
@@ -101,7 +102,12 @@ class MonitorSettings(WatchSettings):
         object.__setattr__(self, "stages", given)
         if self.reference is not None:
             object.__setattr__(self, "reference", segment(self.reference))
-        unique_segments(self.loader_names or (), "loaders")
+        loaders = unique_segments(self.loader_names or (), "loaders")
+        if "train" in given and "train" in loaders:
+            raise ConfigurationError(
+                'loader_names= has a loader called "train", and so are the training windows of stages=: their values '
+                'would be averaged. Name the loader otherwise, for example "train_clean"'
+            )
         self._check_reference()
         self._check_headline()
         if self.layer is not None and self.features is not None:
@@ -125,7 +131,7 @@ class MonitorSettings(WatchSettings):
     def _check_reference(self) -> None:
         if self.reference is None:
             needy = [name for name in self.asked if "reference" in CATALOG[name].requires]
-            if needy and (set(needy) & named(self.signals) or needy == list(self.asked)):
+            if needy and (set(needy) & named_signals(self.signals) or needy == list(self.asked)):
                 raise ConfigurationError(
                     f"{', '.join(needy)} compare a window with another one: give "
                     'FeatureGeometryMonitor(reference="train"), or the name of a loader'

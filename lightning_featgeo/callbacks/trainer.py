@@ -16,6 +16,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.capture.sources import segment
 from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import ConfigurationError
 
 
 def ranks_of(trainer: pl.Trainer) -> Ranks:
@@ -37,14 +38,24 @@ def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
 
 
 def stage_names(trainer: pl.Trainer, stage: str, loader_names: Any) -> list[str]:
-    """What the stage's loaders are called in logged names."""
+    """What the stage's loaders are called in logged names.
+
+    Raises:
+        ConfigurationError: if two of them would be called the same.
+    """
     loaders = getattr(trainer, f"{stage}_dataloaders", None) if stage != "train" else None
     given = [segment(n) for n in loader_names or ()] if stage != "train" else []
     if isinstance(loaders, (list, tuple, Mapping)):
         count = len(loaders)
     else:
         count = max(1, len(given)) if loaders is None else 1  # None: not set up yet
-    return [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
+    names = [given[i] if i < len(given) else stage + (f"_{i}" if i else "") for i in range(count)]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"the loaders of {stage} would be logged as {', '.join(names)}, two of them as the same: give each "
+            "a name in loader_names="
+        )
+    return names
 
 
 def stages_of_fit(settings: MonitorSettings, trainer: pl.Trainer) -> tuple[tuple[str, ...], str | None]:

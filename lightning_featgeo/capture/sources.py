@@ -17,7 +17,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.capture.heads import Choice, Scout, choose_by_declaration
 from lightning_featgeo.capture.taps import FeatureTap, find_modules
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.rows.batches import describe
+from lightning_featgeo.rows.batches import summarize
 from lightning_featgeo.types import Tensor
 
 FeaturesFrom = str | Callable[[Any, Any], Any]
@@ -203,12 +203,12 @@ class Sources:
             known = [str(key) for key in outputs] if isinstance(outputs, Mapping) else []
             hint = near_misses(self._features, known) if known else ""
             raise ConfigurationError(
-                f"features={self._features!r}: the step returned {describe(outputs)}, which has no such key.{hint} "
+                f"features={self._features!r}: the step returned {summarize(outputs)}, which has no such key.{hint} "
                 f'Return {{"loss": loss, {self._features!r}: features}} from the step'
             )
         tensors = list(value) if isinstance(value, (list, tuple)) else [value]
         if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
-            raise ConfigurationError(f"features=… gave {describe(value)}; it must give a tensor, or one a view")
+            raise ConfigurationError(f"features=… gave {summarize(value)}; it must give a tensor, or one a view")
         return [[t.detach() for t in tensors]]
 
     def remove(self) -> None:

@@ -34,7 +34,7 @@ class BuildError(RuntimeError):
     """A library could not be built; the message says why and what to do."""
 
 
-def fingerprint(kind: str) -> str:
+def source_hash(kind: str) -> str:
     """What a library is built from: a hash of its sources and this recipe. A library with another one is stale."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted((SOURCES / kind).iterdir()):
@@ -54,7 +54,7 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
     target = folder / LIBRARIES[kind]
     folder.mkdir(parents=True, exist_ok=True)
     say(f"compiling {target.name} with {' '.join(compiler)}")
-    stamp = f'-DFEATGEO_FINGERPRINT="featgeo-sources-{fingerprint(kind)}"'
+    stamp = f'-DFEATGEO_FINGERPRINT="featgeo-sources-{source_hash(kind)}"'
     common = [f"-DTORCH_TARGET_VERSION={TARGET}", stamp, f"-I{torch / 'include'}"]
     sources = sorted((SOURCES / kind).glob("*.cu" if kind == "cuda" else "*.cpp"))
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(os.cpu_count()) as pool:

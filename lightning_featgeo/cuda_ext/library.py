@@ -107,7 +107,7 @@ def _path(kind: str) -> Path:
 
 def _load(kind: str, path: Path) -> str | None:
     # read, not asked: loading registers the kernels, and stale ones must not be
-    if f"featgeo-sources-{build.fingerprint(kind)}".encode() not in path.read_bytes():
+    if f"featgeo-sources-{build.source_hash(kind)}".encode() not in path.read_bytes():
         return _warned(f"{path.name} was built from other sources than are here; build it again: `{COMMAND}`")
     try:
         libraries[kind] = ctypes.CDLL(str(path))  # torch's own loader hides the cause of a failure

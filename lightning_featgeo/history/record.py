@@ -53,7 +53,7 @@ class Record:
         """Plain numbers, strings and lists; :func:`checked_record` reads them back."""
         return {
             **asdict(self),
-            "gaps": {name: {"kind": gap.kind.value, "reason": str(gap)} for name, gap in self.gaps.items()},
+            "gaps": {name: plain_gap(gap) for name, gap in self.gaps.items()},
             "notes": [{"kind": note.kind.value, "text": str(note)} for note in self.notes],
         }
 
@@ -72,7 +72,7 @@ def checked_record(given: dict[str, Any]) -> Record:
         step=_whole(given["step"]),
         values=_table(given["values"], _number),
         standard_errors=_table(given.get("standard_errors", {}), _number),
-        gaps=_table(given.get("gaps", {}), _gap),
+        gaps=_table(given.get("gaps", {}), read_gap),
         ceilings=_table(given.get("ceilings", {}), _number),
         counts=_table(given.get("counts", {}), _whole),
         seconds=_number(given.get("seconds", 0.0)),
@@ -105,10 +105,23 @@ def checked_event(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _gap(given: Any) -> Gap:
-    """With its kind; a history of format 2 has the reason alone, and one of a later version may have another kind."""
+def plain_gap(gap: Gap) -> dict[str, str]:
+    """A gap as plain strings; :func:`read_gap` reads it back."""
+    return {"kind": gap.kind.value, "reason": str(gap)}
+
+
+def read_gap(given: Any, kind: GapKind = GapKind.OTHER) -> Gap:
+    """A gap of a file. A history of format 2 has the reason alone; one of a later version may have another kind.
+
+    Args:
+        given: as :func:`plain_gap` gave it, or the reason.
+        kind: where only the reason was written.
+
+    Raises:
+        Exception: of those that ``History.load`` takes for a line that can't be read.
+    """
     if not isinstance(given, dict):
-        return Gap(GapKind.OTHER, _name(given))
+        return Gap(kind, _name(given))
     return Gap(_kind(GapKind, given["kind"]), _name(given["reason"]))
 
 

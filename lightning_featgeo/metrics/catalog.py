@@ -10,7 +10,7 @@ from lightning_featgeo.metrics.statistics import statistics  # noqa: F401  # reg
 from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.statistics.needs import required_by
 
-__all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named", "register", "resolve"]
+__all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named_signals", "register", "resolve"]
 
 CATALOG: dict[str, Signal] = {row.name: row for row in SIGNALS}
 
@@ -52,7 +52,7 @@ def register(signal: Signal) -> None:
     CATALOG[signal.name] = signal
 
 
-def named(signals: str | Sequence[str]) -> frozenset[str]:
+def named_signals(signals: str | Sequence[str]) -> frozenset[str]:
     """Those asked for by their own name: they must be computable. Members of groups are left out where they aren't."""
     return frozenset(CATALOG) & frozenset([signals] if isinstance(signals, str) else signals)
 

@@ -18,7 +18,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
 from lightning_featgeo.errors import ConfigurationError, Gap
-from lightning_featgeo.metrics.catalog import CATALOG, Signal, named, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, Signal, named_signals, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
@@ -77,7 +77,7 @@ class GeometryMetric(Streaming):
         if num_classes is not None and num_classes < 1:
             raise ConfigurationError(f"num_classes must be at least 1, got {num_classes}")
         self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
-        self._named = named(signals)
+        self._named = named_signals(signals)
         self.left_out: dict[str, str] = {}
         self.preset: str | None = None  # what "auto" came to, and why
         self.num_classes, self.neighbors = num_classes, neighbors
@@ -163,7 +163,7 @@ class GeometryMetric(Streaming):
         if reference is not None and other is None:
             no_reference = "the reference has seen no rows"
         head = self._head
-        if head is not None and any("head" in row.requires for row in self.rows):
+        if head is not None and any("head" in row.requires for row in self.chosen):
             head = whole_head(head, self.policy.head_root)
         statistics = self._statistics(other, no_reference, head)
         assert statistics is not None
@@ -207,7 +207,7 @@ class GeometryMetric(Streaming):
             self.neighbors.vote_k,
             self._head if head is None else head,
             int(self._counters["seen"]),
-            frozenset(need for row in self.rows for need in row.needs),
+            frozenset(need for row in self.chosen for need in row.needs),
             reference,
             no_reference,
             self.has_reference,
@@ -230,7 +230,7 @@ class GeometryMetric(Streaming):
     # --- state -----------------------------------------------------------------------------------------------
 
     @property
-    def rows(self) -> tuple[Signal, ...]:
+    def chosen(self) -> tuple[Signal, ...]:
         """Catalogue rows of the chosen signals; empty until "auto" has seen a batch."""
         return tuple(CATALOG[name] for name in self.signals or ())
 

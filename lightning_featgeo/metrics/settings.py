@@ -32,11 +32,11 @@ class Neighbors:
 
     def __post_init__(self) -> None:
         for name, value, least in (("k", self.k, 2), ("vote_k", self.vote_k, 1)):
-            if value < least:
-                raise ConfigurationError(f"Neighbors({name}={value}): {name} must be at least {least}")
-        if self.bank_size != "auto" and self.bank_size < 2:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigurationError(f"Neighbors({name}={value!r}): {name} must be at least {least}, and whole")
+        if self.bank_size != "auto" and (not isinstance(self.bank_size, int) or self.bank_size < 2):
             raise ConfigurationError(
-                f"Neighbors(bank_size={self.bank_size}): bank_size must be 'auto' or at least 2 rows"
+                f"Neighbors(bank_size={self.bank_size!r}): bank_size must be 'auto' or at least 2 rows"
             )
 
 

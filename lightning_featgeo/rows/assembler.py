@@ -14,7 +14,7 @@ import torch
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.rows.batches import Selector, batch_size, describe, find_groups, find_mask
+from lightning_featgeo.rows.batches import Selector, batch_size, find_groups, find_mask, summarize
 from lightning_featgeo.rows.draw import priorities
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
@@ -145,7 +145,7 @@ class RowAssembler:
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
         mask = find_mask(batch, self.mask) if call.ndim == 3 else None
         if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
-            told = f"the mask {describe(mask)} does not fit tokens {tuple(call.shape[:2])}: padding counts too"
+            told = f"the mask {summarize(mask)} does not fit tokens {tuple(call.shape[:2])}: padding counts too"
             self.notes[told], mask = None, None
         if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
             self.notes[
@@ -169,7 +169,7 @@ class RowAssembler:
         if labels.ndim == 2 and self.chosen_pool == "tokens" and labels.numel() == len(pooled.rows):
             return labels.reshape(-1)
         if labels.ndim != 1:
-            self.notes[f"labels {describe(labels)} are not one class a row: they are left out"] = None
+            self.notes[f"labels {summarize(labels)} are not one class a row: they are left out"] = None
             return None
         if labels.numel() == 0:
             return torch.full_like(origin, UNLABELLED)

@@ -51,14 +51,14 @@ def _flat(value: Any) -> Any:
     return value.squeeze(1) if one else value
 
 
-def describe(batch: Any) -> str:
+def summarize(batch: Any) -> str:
     """A batch in words, for messages."""
     if isinstance(batch, torch.Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')}{tuple(batch.shape)}"
     if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in batch.items()) + "}"
+        return "{" + ", ".join(f"{k!r}: {summarize(v)}" for k, v in batch.items()) + "}"
     if isinstance(batch, (tuple, list)):
-        return f"{type(batch).__name__}({', '.join(describe(v) for v in batch)})"
+        return f"{type(batch).__name__}({', '.join(summarize(v) for v in batch)})"
     return type(batch).__name__
 
 
@@ -73,11 +73,34 @@ def select(batch: Any, selector: Selector, what: str) -> Any:
     try:
         return batch[selector]
     except (KeyError, IndexError, TypeError):
-        known = [str(key) for key in batch] if isinstance(batch, Mapping) else []
-        hint = near_misses(str(selector), known) if known else ""
-        raise ConfigurationError(
-            f"{what}={selector!r}: the batch has no such part; it is {describe(batch)}.{hint}"
-        ) from None
+        raise ConfigurationError(f"{what}={selector!r}: {_lacks(batch, selector)}{_paste(batch, what)}") from None
+
+
+def _lacks(batch: Any, selector: Any) -> str:
+    """What a batch has instead of the part that a selector names."""
+    if isinstance(batch, Mapping):
+        keys = [str(key) for key in batch]
+        return f"the batch has no such key; it is {summarize(batch)}.{near_misses(str(selector), keys)}"
+    if isinstance(batch, (tuple, list)):
+        return f"the batch has {len(batch)} parts, from 0 to {len(batch) - 1}: {summarize(batch)}."
+    return f"the batch has no parts: it is {summarize(batch)}."
+
+
+def _paste(batch: Any, what: str) -> str:
+    """The line to paste: the part that fits best, else a callable."""
+    parts = list(batch.items()) if isinstance(batch, Mapping) else []
+    parts = list(enumerate(batch)) if isinstance(batch, (tuple, list)) else parts
+    size = batch_size(batch)
+    fitting = [(key, value) for key, value in parts if _is_column(value, size)]
+    columns = [key for key, value in fitting if what != "labels" or _looks_like_classes(value)]
+    return f" Paste: {what}={columns[-1]!r}" if columns else f" Paste: {what}=None, if there is none"
+
+
+def _is_column(value: Any, size: int | None) -> bool:
+    """Whether a part of a batch has one entry a sample."""
+    if isinstance(value, torch.Tensor):
+        return value.ndim in (1, 2) and value.shape[0] == size
+    return isinstance(value, (tuple, list)) and len(value) == size
 
 
 def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
@@ -97,8 +120,8 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
             return None  # find_targets has them
         if value is not None and not _looks_like_classes(value):
             raise ConfigurationError(
-                f"labels={selector!r} gives {describe(value)}; class labels are integers of shape (batch,), regression "
-                "targets floating-point numbers of shape (batch,) or (batch, t)"
+                f"labels={selector!r} gives {summarize(value)}; class labels are integers of shape (batch,), "
+                "regression targets floating-point numbers of shape (batch,) or (batch, t)"
             )
         return _flat(value)
     if isinstance(batch, Mapping):
@@ -151,7 +174,7 @@ def find_groups(batch: Any, selector: Selector) -> Tensor | None:
         return None
     value = _flat(select(batch, selector, "groups"))
     if not _looks_like_classes(value) or value.ndim != 1:
-        raise ConfigurationError(f"groups={selector!r} gives {describe(value)}; groups are integers of shape (batch,)")
+        raise ConfigurationError(f"groups={selector!r} gives {summarize(value)}; groups are integers of shape (batch,)")
     found: Tensor = value
     return found
 

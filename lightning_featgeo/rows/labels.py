@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_featgeo.rows.batches import LABEL_KEYS, Selector, describe, find_labels, find_targets, select
+from lightning_featgeo.rows.batches import LABEL_KEYS, Selector, find_labels, find_targets, select, summarize
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
-Kind = Literal["classes", "soft", "multi-label", "binary", "targets", "none"]
+LabelKind = Literal["classes", "soft", "multi-label", "binary", "targets", "none"]
 _ALMOST = 1e-3  # what bf16 leaves of a sum of weights
 
 
@@ -37,7 +37,7 @@ class LabelReader:
     num_classes: int | None = None
     ignore_index: int = -100
     groups: Selector = None
-    kind: Kind | None = None
+    kind: LabelKind | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -53,7 +53,7 @@ class LabelReader:
             if kind in ("soft", "multi-label"):
                 self.kind = kind
                 self.notes[
-                    f"labels {describe(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
+                    f"labels {summarize(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
                     "out of class signals"
                 ] = None
                 return _one_class(matrix, kind == "soft"), None
@@ -70,7 +70,7 @@ class LabelReader:
             return targets.reshape(-1).to(torch.int64), None
         if targets is not None and self.kind is None and self._is_another_input(targets):
             told = (
-                f"{describe(targets)} is not used as regression targets, because no head is known. If it is, name it "
+                f"{summarize(targets)} is not used as regression targets, because no head is known. If it is, name it "
                 "with labels="
             )
             self.notes[told] = None
@@ -91,7 +91,7 @@ class LabelReader:
         parts = list(batch[1:]) if isinstance(batch, Sequence) and not isinstance(batch, str) else []
         whole = [p for p in parts if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex())]
         if len(whole) == 1 and whole[0].ndim == 2:
-            self.notes[f"{describe(whole[0])} may be labels of tokens: if so, name them with labels=1"] = None
+            self.notes[f"{summarize(whole[0])} may be labels of tokens: if so, name them with labels=1"] = None
         elif len(whole) > 1:
             self.notes[f"{len(whole)} parts of the batch could be labels: name one of them, such as labels=1"] = None
 
@@ -125,7 +125,7 @@ class LabelReader:
         ]
         return fitting[0] if len(fitting) == 1 else None
 
-    def _kind_of(self, matrix: Tensor) -> Kind | None:
+    def _kind_of(self, matrix: Tensor) -> LabelKind | None:
         """Looked at once: weights that add up to one, or marks of 0 and 1."""
         weights = matrix.float()
         in_range = ((weights >= 0) & (weights <= 1 + _ALMOST)).all() & (weights > 0).any()

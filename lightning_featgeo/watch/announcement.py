@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import textwrap
@@ -24,10 +25,11 @@ LONGEST = 100  # printed lines, in characters; shorter where the terminal is nar
 def say(text: str) -> None:
     """Print to standard error, above a progress bar that is being drawn (tqdm's, or Rich's, which redirects prints)."""
     tqdm = sys.modules.get("tqdm")
-    if tqdm is not None:
-        tqdm.tqdm.write(text, file=sys.stderr)
-    else:
-        print(text, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a closed terminal must not cost more than the words
+        if tqdm is not None:
+            tqdm.tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
 
 
 def fill(text: str, hanging: int) -> str:
@@ -83,7 +85,7 @@ class Announcement:
     def lines(self) -> list[tuple[str, str]]:
         """(what, in words): what is watched, then classes, stages, signals, preset, memory and notes."""
         metric, compared = self.seen[0].metric, self.window.plan.reference
-        reads_labels = any("labels" in row.requires for row in metric.rows)
+        reads_labels = any("labels" in row.requires for row in metric.chosen)
         lines = [
             ("watching", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)
         ]
@@ -129,12 +131,15 @@ class Announcement:
         metric = self.seen[0].metric
         # what others refer to has no reference itself, and members of a preset go without a word
         left_out = {} if self.window.plan.serves or metric.preset else metric.left_out
-        told = {f"{name} {reason}": None for name, reason in left_out.items()}
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            by_reason.setdefault(reason, []).append(name)
+        told = {f"left out: {', '.join(names)}; each {reason}": None for reason, names in by_reason.items()}
         told.update({note: None for part in self.seen for note in part.assembler.notes})
         return list(told)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
         """What the first line of the history file says."""
         backend, signals = backend_info(), self.window.signals
         of: Mapping[str, Any] = self.window.layers[0].facts if self.window.layers else {}

@@ -11,11 +11,11 @@ import torch
 
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.assembler import RowAssembler
-from lightning_featgeo.rows.batches import describe, find_groups, find_mask
+from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.settings import AUTO_CLASS_BYTES, WatchSettings
@@ -100,7 +100,7 @@ def check_batch(settings: WatchSettings, batch: Any, num_classes: int | None) ->
     labels, targets = label_reader(settings, num_classes).read(batch)
     find_mask(batch, settings.mask)
     find_groups(batch, settings.groups)
-    asked = named(settings.signals)
+    asked = named_signals(settings.signals)
     for lack, missing, what in (
         ("targets", targets is None, "regression targets"),
         ("labels", labels is None, "class labels"),
@@ -109,7 +109,8 @@ def check_batch(settings: WatchSettings, batch: Any, num_classes: int | None) ->
         if needy and missing:
             kind = "floating-point ones" if lack == "targets" else "them"
             raise ConfigurationError(
-                f"{', '.join(needy)} need {what} and the batch has none: it is {describe(batch)}. Name {kind} with "
+                f"{', '.join(needy)} need{'s' * (len(needy) == 1)} {what} and the batch has none: it is "
+                f"{summarize(batch)}. Name {kind} with "
                 "labels=<key, index or callable>, or leave these signals out"
             )
     return labels is not None

@@ -32,10 +32,10 @@ class Phase:
     looked: set[str] = field(default_factory=set)
     _with_rows: set[str] = field(default_factory=set)
 
-    def awaits_rows(self, window: str) -> bool:
-        """Whether no rows have arrived in windows of this name yet."""
-        return window not in self._with_rows
+    def awaits_rows(self, stage: str) -> bool:
+        """Whether no rows have arrived in the stage's windows yet."""
+        return stage not in self._with_rows
 
-    def rows_arrived(self, window: str) -> None:
-        """Rows have arrived in a window of this name."""
-        self._with_rows.add(window)
+    def rows_arrived(self, stage: str) -> None:
+        """Rows have arrived in a window of this stage."""
+        self._with_rows.add(stage)

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
 from lightning_featgeo.metrics.geometry import GeometryMetric
-from lightning_featgeo.rows.batches import Selector, describe, select
+from lightning_featgeo.rows.batches import Selector, select, summarize
 from lightning_featgeo.types import Tensor
 
 SPARE = 4  # so many times a bank's rows are remembered before those that it has not kept are forgotten
@@ -50,21 +50,24 @@ class SampleIds:
         try:
             self._add(batch, first, samples, ranks, metrics)
         except Exception as error:
-            self._known.clear()
-            self._waiting.clear()
-            self.failed = True
-            warnings.warn(
-                f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not affected",
-                FeatureGeometryWarning,
-                stacklevel=2,
-            )
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._known.clear()
+        self._waiting.clear()
+        self.failed = True
+        warnings.warn(
+            f"featgeo: {explain(error)}. Samples of this window have no ids; its curves are not affected",
+            FeatureGeometryWarning,
+            stacklevel=3,
+        )
 
     def _add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
         given = select(batch, self.key, "id_key")
         many = isinstance(given, Sequence) and not isinstance(given, str)
         if not (many or getattr(given, "ndim", 0) == 1) or len(given) != samples:
             raise ConfigurationError(
-                f"id_key={self.key!r} gives {describe(given)}; each of the batch's {samples} samples needs one id"
+                f"id_key={self.key!r} gives {summarize(given)}; each of the batch's {samples} samples needs one id"
             )
         self._waiting.append((first, given))
         banks = [metric.bank for metric in metrics if metric.bank is not None]
@@ -85,7 +88,10 @@ class SampleIds:
 
     def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
         """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""
-        self._settle(ranks)
+        try:
+            self._settle(ranks)
+        except Exception as error:  # before the collective below: other ranks wait there
+            self._fail(error)
         wanted = ranks.share(None if samples is None else samples.tolist()) or []
         mine = {sample: self._known[sample] for sample in wanted if sample in self._known}
         found: dict[int, str] = {}

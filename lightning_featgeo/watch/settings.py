@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.metrics.catalog import CATALOG, named, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, named_signals, resolve
 from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, Neighbors
 from lightning_featgeo.rows.batches import Selector
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Tokens, check_pool
@@ -64,10 +64,12 @@ class WatchSettings:
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
+        check_groups(self)
+        check_whole(num_classes=self.num_classes, ignore_index=self.ignore_index)
         resolve(self.signals) if self.signals != "auto" else ()  # refuses unknown names
         if self.num_classes is not None and self.num_classes < 1:
             raise ConfigurationError(f"num_classes must be at least 1, got {self.num_classes}")
-        ungrouped = [name for name in named(self.signals) if "groups" in CATALOG[name].requires]
+        ungrouped = [name for name in named_signals(self.signals) if "groups" in CATALOG[name].requires]
         if ungrouped and self.groups is None:
             raise ConfigurationError(
                 f"{', '.join(ungrouped)} needs the group of each row: groups=<key, index or callable into the batch>"
@@ -84,6 +86,31 @@ class WatchSettings:
         return () if self.signals == "auto" else resolve(self.signals)
 
 
+def check_groups(settings: Any) -> None:
+    """Refuse a group of arguments that is given as something else.
+
+    Raises:
+        ConfigurationError: with the line to paste.
+    """
+    for name, group in typing.get_type_hints(type(settings)).items():
+        fields, given = getattr(group, "__dataclass_fields__", None), getattr(settings, name)
+        if fields and not isinstance(given, group):
+            inside = given if isinstance(given, dict) else {}
+            known = ", ".join(f"{key}={value!r}" for key, value in inside.items() if key in fields)
+            raise ConfigurationError(f"{name}={given!r}: paste {name}={group.__name__}({known or '…'})")
+
+
+def check_whole(**given: Any) -> None:
+    """Refuse what should be a whole number and is none.
+
+    Raises:
+        ConfigurationError: with the name.
+    """
+    for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigurationError(f"{name}={value!r}: a whole number is needed")
+
+
 def takes(declaration: Callable[P, Any]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
     """Give ``__init__(self, *args, **settings)`` the parameters of a dataclass: for type checkers, which read them from
     the declaration, and for ``inspect.signature`` (so for LightningCLI and notebooks)."""
@@ -96,18 +123,24 @@ def takes_also(declaration: type) -> Callable[[F], F]:
 
 
 def _with_parameters(init: Any, declaration: Any) -> Any:
-    names = [*inspect.signature(init).parameters, *inspect.signature(declaration).parameters]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(init, eval_str=True).parameters.values()
+    own, types = [p for p in parameters if p.kind not in variadic], typing.get_type_hints(declaration)
+    names = [*(p.name for p in own[1:]), *types]
+    grouped = {  # an argument of a group -> how it is given
+        field: f"{name}={group.__name__}({field}=…)"
+        for name, group in types.items()
+        for field in getattr(group, "__dataclass_fields__", ())
+    }
 
     @functools.wraps(init)
     def with_parameters(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
             if name not in names:
-                raise TypeError(f"{type(self).__name__} has no argument {name!r}.{near_misses(name, names[1:])}")
+                hint = f" Give it as {grouped[name]}." if name in grouped else near_misses(name, [*names, *grouped])
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}.{hint}")
         init(self, *args, **kwargs)
 
-    types = typing.get_type_hints(declaration)
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    own = [p for p in inspect.signature(init, eval_str=True).parameters.values() if p.kind not in variadic]
     kind = inspect.Parameter.KEYWORD_ONLY if len(own) > 1 else inspect.Parameter.POSITIONAL_OR_KEYWORD
     declared = [
         p.replace(annotation=types[p.name], kind=kind) for p in inspect.signature(declaration).parameters.values()

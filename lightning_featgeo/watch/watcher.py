@@ -15,9 +15,11 @@ from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.distributed.sharding import whole
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
+from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement, say
+from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, class_count, watched_layers
 from lightning_featgeo.watch.phase import Phase
@@ -25,8 +27,9 @@ from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowP
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.window import WatchedLayer, Window
+from lightning_featgeo.watch.window import WatchedLayer, Window, counted
 
+Key = tuple[str, int]  # of a window: stage, and number of its loader
 Make = Callable[[WindowPlan], list[WatchedLayer]]
 
 
@@ -57,8 +60,9 @@ class Watcher:
         self.stated_classes, self.policy, self.id_key = stated_classes, policy, id_key
         self.guard = Guard(settings.on_error, tells=ranks.rank == 0)
         self.phase = Phase()
-        self.windows: dict[str, Window] = {}
-        self.shards: dict[str, Shard] = {}  # by window: where its loader is
+        self.windows: dict[Key, Window] = {}
+        self.shards: dict[Key, Shard] = {}  # by window: where its loader is
+        self._opened: dict[str, list[Key]] = {}  # stage -> its windows, as it was last opened
         self.make_layers: Make = lambda plan: watched_layers(settings, sources, stated_classes, plan, self.policy)
         self.on_announcement: Callable[[Window], Announcement] = lambda window: Announcement(
             sources.layers, window, [window.plan.name], ranks=ranks.size
@@ -67,39 +71,46 @@ class Watcher:
     # --- opening ---------------------------------------------------------------------------------------------
 
     def of_stage(self, stage: str) -> list[Window]:
-        """The stage's windows, in the order of their loaders."""
-        return [window for window in self.windows.values() if window.plan.stage == stage]
+        """The stage's windows as it was last opened, in the order of their loaders."""
+        return [self.windows[key] for key in self._opened.get(stage, ())]
+
+    def named(self, name: str | None) -> Window | None:
+        """The window of that name, if it was ever opened."""
+        return next((window for window in self.windows.values() if window.plan.name == name), None)
 
     def open(self, stage: str, plans: Iterable[WindowPlan], step: int) -> None:
         """Begin the stage's windows, one a loader. Whatever fails now, other ranks will close them."""
         self.phase.open.add(stage)
+        self._opened[stage] = []
         for plan in plans:
-            window = self.windows.setdefault(plan.name, Window(plan))
+            window = self.windows.setdefault((stage, plan.number), Window(plan))
+            self._opened[stage].append((stage, plan.number))
+            window.plan = plan  # loaders that were made anew may shuffle now
             if self.id_key is not None and window.ids is None:
                 window.ids = SampleIds(self.id_key)
             with self.guard.around(f"opening the {plan.name} window", window.fail):
                 window.open(step)
-                window.shard = self.shards.get(plan.name)
+                window.shard = self.shards.get((stage, plan.number))
 
-    def loader_starts(self, name: str, loader: Any, from_start: bool = True) -> None:
+    def loader_starts(self, key: Key, loader: Any, from_start: bool = True) -> None:
         """A window's loader begins anew: from here on, samples are counted to tell repeats from others.
 
         Args:
-            name: of the window that is fed from it, now or later.
+            key: stage and number of the window that is fed from it, now or later.
             loader: the loader, None if it can't be told.
             from_start: False: nobody saw it begin (a resumed epoch), so that nobody knows where it is.
         """
         if not self.ranks.several:
             return  # nothing is repeated to even out ranks
-        self.shards[name] = shard = Shard.of(loader, self.ranks)
+        self.shards[key] = shard = Shard.of(loader, self.ranks)
         shard.seen = 0 if from_start else None
-        if name in self.windows:
-            self.windows[name].shard = shard
+        if key in self.windows:
+            self.windows[key].shard = shard
 
-    def missed_batch(self, name: str) -> None:
+    def missed_batch(self, key: Key) -> None:
         """A batch was not watched: the position in the loader is now unknown."""
-        if name in self.shards:
-            self.shards[name].seen = None
+        if key in self.shards:
+            self.shards[key].seen = None
 
     def drop(self, stage: str) -> None:
         """Forget the stage's open windows."""
@@ -113,28 +124,28 @@ class Watcher:
             self.sources.open()
             self.phase.catching = stage
 
-    def end_batch(self, name: str | None, outputs: Any, batch: Any, refuses: bool = False) -> bool:
+    def end_batch(self, key: Key, outputs: Any, batch: Any, refuses: bool = False) -> bool:
         """Stream what was caught into a window, if it is there and open; returns whether rows arrived.
 
         Args:
-            name: of the window; None: what was caught only tells the head.
+            key: stage and number of the window; without an open one, what was caught only tells the head.
             outputs: what the step returned.
             batch: what the step was given.
             refuses: a wrong setting ends the run: nothing was trained yet.
         """
         self.phase.catching = None
-        window = self.windows.get(name) if name is not None else None
-        if window is not None and window.plan.stage not in self.phase.open:
-            window = None
+        window = self.windows.get(key) if key[0] in self.phase.open else None
         if window is None:
             with self.guard.around("catching features", refuses=refuses):
                 self._caught(outputs, batch)
             return False
-        begin = time.perf_counter()
+        begin, batches = time.perf_counter(), window.batches
         try:
             return self._stream(window, outputs, batch, refuses)
         finally:
             window.seconds += time.perf_counter() - begin
+            if window.batches == batches:
+                self.missed_batch(key)
 
     def _stream(self, window: Window, outputs: Any, batch: Any, refuses: bool) -> bool:
         with self.guard.around(f"streaming a {window.plan.name} batch", window.fail, refuses=refuses):
@@ -147,7 +158,7 @@ class Watcher:
             if not any(caught):
                 return False
             if not self.phase.trained:
-                self.phase.rows_arrived(window.plan.name)
+                self.phase.rows_arrived(window.plan.stage)
             if window.plan.logged and not self.phase.announced:
                 self.phase.announced = True
                 self._announce(window)
@@ -183,26 +194,26 @@ class Watcher:
     # --- closing ---------------------------------------------------------------------------------------------
 
     def close(
-        self, names: Sequence[str], first_number: int, epoch: float, step: int, reference: Window | None = None
+        self, closing: Sequence[Window], first_number: int, epoch: float, step: int, reference: Window | None = None
     ) -> list[ClosedWindow]:
         """Close windows that were open together; with several processes, all of them must.
 
         Args:
-            names: of the windows.
+            closing: the windows.
             first_number: of the first of them, within the run.
             epoch, step: now.
             reference: the window that they are compared with, in whatever state it is now.
         """
-        closing = [self.windows[name] for name in names]
         self.phase.open -= {window.plan.stage for window in closing}
         involved = closing if reference is None or reference in closing else [*closing, reference]
-        told: Mapping[str, list[Report]] = {}
+        told: Mapping[Key, list[Report]] = {}
+        names = ", ".join(window.plan.name for window in closing)
 
         def fail_all(gap: Gap) -> None:
             for window in closing:
                 window.fail(gap)
 
-        with self.guard.around(f"closing {', '.join(names)}", fail_all):
+        with self.guard.around(f"closing {names}", fail_all):
             told = self._agree(involved)
         closed: list[ClosedWindow] = []
         for number, window in enumerate(closing, first_number):
@@ -212,18 +223,19 @@ class Watcher:
         return closed
 
     def _close_one(
-        self, window: Window, number: int, epoch: float, step: int, told: Mapping[str, list[Report]],
+        self, window: Window, number: int, epoch: float, step: int, told: Mapping[Key, list[Report]],
         reference: Window | None,
     ) -> list[ClosedWindow]:  # fmt: skip
         if told:
             with self.guard.around(f"computing the {window.plan.name} window", window.fail):
-                reports, compared = told[window.plan.name], _compared(window, reference, told)
+                reports, compared = told[_key(window)], _compared(window, reference, told)
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
                 return window.close(number, epoch, step, self.ranks, reports, compared)
-        return window.close(number, epoch, step, Ranks.alone(), [window.report()], Compared())  # failed: all gaps
+        counts = counted(told[_key(window)]) if told else {}
+        return closed_as_gap(window, number, epoch, step, counts, self.settings.asked or PRESETS["self_supervised"])
 
-    def _agree(self, windows: Sequence[Window]) -> dict[str, list[Report]]:
+    def _agree(self, windows: Sequence[Window]) -> dict[Key, list[Report]]:
         """Watch the same layers in every window on every rank; returns what each rank tells of each window.
 
         A rank on which nothing ran takes the head that others have found.
@@ -236,8 +248,8 @@ class Watcher:
         found = list(dict.fromkeys(tuple(paths) for paths, _ in heard if paths))
         if len(found) > 1:
             raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
-        told = {w.plan.name: [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
-        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[w.plan.name])]
+        told = {_key(w): [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
+        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[_key(w)])]
         if self.ranks.several or not all(window.layers for window in wanted):  # alone, mostly nothing is to be made
             self.ranks.attempt(lambda: self._complete(wanted, found[0][0] if found else None))
         return told
@@ -256,18 +268,25 @@ class Watcher:
     # --- words -----------------------------------------------------------------------------------------------
 
     def _announce(self, window: Window) -> None:
-        told = self.on_announcement(window)
-        if self.ranks.rank == 0:
-            say(told.text)
-        self.history.describe(told.facts)
+        with self.guard.around("announcing what is watched", lost="the curves are not affected"):
+            told = self.on_announcement(window)
+            self.history.describe(told.header)
+            if self.ranks.rank == 0:
+                say(told.text)
 
 
-def _compared(window: Window, reference: Window | None, told: Mapping[str, list[Report]]) -> Compared | Window:
+def _key(window: Window) -> Key:
+    """Names may be the same in two stages; this is not."""
+    return window.plan.stage, window.plan.number
+
+
+def _compared(window: Window, reference: Window | None, told: Mapping[Key, list[Report]]) -> Compared | Window:
     """The window's reference, or why there is none: the same on all ranks."""
     name = window.plan.reference
     if name is None:
         return Compared()
-    failed = [report.failed for report in told.get(name, ()) if report.failed is not None]
+    reports = told.get(_key(reference), []) if reference is not None else []
+    failed = [report.failed for report in reports if report.failed is not None]
     if failed:
         return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
     if reference is None or len(reference.layers) != len(window.layers):

@@ -194,17 +194,21 @@ class Window:
         seconds = self.seconds + time.perf_counter() - begin
         price = seconds, min(1.0, seconds / max(time.perf_counter() - self.started, 1e-9))
         price = ranks.share(price) if ranks.several else price
-        signals = self.signals
-        return [
-            ClosedWindow(
-                self._record(part, result, number, epoch, step, counts, price),
-                result.curves,
-                names,
-                self.plan.positions,
-                signals,
-            )
-            for part, result, names in zip(self.layers, results, ids, strict=True)
-        ]
+
+        def records() -> list[ClosedWindow]:
+            return [
+                ClosedWindow(
+                    self._record(part, result, number, epoch, step, counts, price),
+                    result.curves,
+                    names,
+                    self.plan.positions,
+                    self.signals,
+                )
+                for part, result, names in zip(self.layers, results, ids, strict=True)
+            ]
+
+        # what fails here must fail on all ranks: stoppers and loggers take the same records everywhere
+        return ranks.attempt(records) if ranks.several else records()
 
     def _record(
         self, part: WatchedLayer, result: WindowResult, number: int, epoch: float, step: int, counts: Mapping[str, int],

@@ -242,12 +242,12 @@ def test_smoothed_labels_are_found_and_a_late_mistake_is_a_gap(tmp_path: Path) -
     assert {"nc1", "knn_accuracy"} <= set(geometry.history.records[0].values)
     run = hugging_face(tmp_path, save_strategy="no", num_train_epochs=1)
     geometry = GeometryCallback(run, signals=["nc1"], labels="no_such_key")
-    with pytest.warns(FeatureGeometryWarning, match="the batch has no such part"):
+    with pytest.warns(FeatureGeometryWarning, match="the batch has no such key"):
         run.train()
     assert run.state.global_step == 4
     early = hugging_face(tmp_path)
     GeometryCallback(early, signals=["nc1"], labels="no_such_key")
-    with pytest.raises(ConfigurationError, match="the batch has no such part"):
+    with pytest.raises(ConfigurationError, match="the batch has no such key"):
         early.evaluate()
 
 

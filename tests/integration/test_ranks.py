@@ -75,7 +75,7 @@ def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
     assert "nc1" in record["values"]
 
 
-@pytest.mark.parametrize("where", ["streaming", "merging", "searching"])
+@pytest.mark.parametrize("where", ["streaming", "merging", "searching", "recording"])
 def test_a_rank_that_fails_turns_the_window_into_a_gap_on_all(where: str) -> None:
     every = on_ranks(3, faults.failing, 3, where)
     for rank in every:

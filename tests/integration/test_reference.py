@@ -186,7 +186,7 @@ def test_floating_point_labels_are_regression_targets() -> None:
 
 def test_class_signals_of_a_regression_say_what_is_missing() -> None:
     monitor = FeatureGeometryMonitor(signals=["nc1"], labels="y")
-    with pytest.raises(ConfigurationError, match="nc1 need class labels and the batch has none"):
+    with pytest.raises(ConfigurationError, match="nc1 needs class labels and the batch has none"):
         trainer(monitor, max_epochs=1).fit(Regressor(), DataLoader(Named(), 50), DataLoader(Named(), 50))
 
 
@@ -197,7 +197,7 @@ def test_groups_are_read_from_the_batch() -> None:
     monitor = FeatureGeometryMonitor(signals=["robustness_index"], labels=1, groups=2, on_error="raise")
     trainer(monitor, max_epochs=1).fit(Classifier(), data, data)
     assert monitor.history.records[-1].values["robustness_index"] > 1
-    with pytest.raises(ConfigurationError, match="groups=5: the batch has no such part"):
+    with pytest.raises(ConfigurationError, match="groups=5: the batch has 3 parts, from 0 to 2"):
         trainer(FeatureGeometryMonitor(groups=5), max_epochs=1).fit(Classifier(), data, data)
 
 
@@ -264,6 +264,6 @@ def test_two_calls_are_not_two_stacked_views() -> None:
 
 def test_missing_targets_are_told_before_training() -> None:
     model = Classifier()
-    with pytest.raises(ConfigurationError, match="nrc1 need regression targets and the batch has none"):
+    with pytest.raises(ConfigurationError, match="nrc1 needs regression targets and the batch has none"):
         trainer(FeatureGeometryMonitor(signals=["nrc1"]), num_sanity_val_steps=1).fit(model, *loaders())
     assert model.global_step == 0

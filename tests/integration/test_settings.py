@@ -33,8 +33,8 @@ from tests._helpers.models import Classifier, loaders, strict, trainer
         ({"every_n_epochs": 0}, "at least 1"),
         ({"every_n_train_steps": 5}, 'add "train" to stages'),
         ({"views": 0}, "at least one view"),
-        ({"labels": 7}, "has no such part"),
-        ({"signals": ["nc1"], "labels": None}, "nc1 need class labels"),
+        ({"labels": 7}, "the batch has 2 parts, from 0 to 1.*Paste: labels=1"),
+        ({"signals": ["nc1"], "labels": None}, "nc1 needs class labels"),
         ({"signals": ["nc1"], "layer": "net.1"}, "give num_classes"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_cannot_be_shown_is_an_error_before_anything_is_trained(sanity: int
             FeatureGeometryMonitor(display=Display(**settings))
     for settings, said in (
         ({"class_names": ["a", "b"]}, "class_names= has 2 names, and there are 10 classes"),
-        ({"id_key": "path"}, "id_key='path': the batch has no such part"),
+        ({"id_key": "path"}, "id_key='path': the batch has 2 parts"),
     ):
         for head in ("net.3", None):
             if sanity == 0 and "id_key" in settings:
@@ -138,7 +138,7 @@ def test_ids_that_go_wrong_later_cost_no_curve() -> None:
 
 def test_ids_and_names_that_nobody_could_check_cost_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = FeatureGeometryMonitor(display=Display(id_key="path"))
-    with pytest.warns(FeatureGeometryWarning, match="id_key='path': the batch has no such part"):
+    with pytest.warns(FeatureGeometryWarning, match="id_key='path': the batch has 2 parts"):
         trainer(monitor, max_epochs=2, num_sanity_val_steps=0).fit(Classifier(), *loaders())
     assert all(len(record.values) == 9 for record in monitor.history)
     monitor = FeatureGeometryMonitor(layer="net.1", signals=["nc1"], display=Display(class_names=["a"]), num_classes=10)

@@ -57,7 +57,7 @@ def test_a_stale_library_is_not_loaded_and_says_what_to_do(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "orig_argv", ["python"])
     with pytest.warns(UserWarning, match=r"built from other sources.*cuda_ext build"):
         assert "other sources" in library._load("cpu", stale)
-    stale.write_bytes(f"not a library featgeo-sources-{build.fingerprint('cpu')}".encode())
+    stale.write_bytes(f"not a library featgeo-sources-{build.source_hash('cpu')}".encode())
     with pytest.warns(UserWarning, match=r"could not be loaded .*cuda_ext build"):
         assert "could not be loaded" in library._load("cpu", stale)
 

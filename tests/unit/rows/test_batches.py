@@ -1,8 +1,11 @@
+import ast
+from typing import Any
+
 import pytest
 import torch
 
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.rows.batches import batch_size, describe, find_labels, find_mask
+from lightning_featgeo.rows.batches import batch_size, find_labels, find_mask, select, summarize
 
 X, Y = torch.arange(12.0).reshape(4, 3).sin(), torch.tensor([0, 1, 2, 1])
 
@@ -44,8 +47,8 @@ def test_selectors_take_a_key_an_index_or_a_callable() -> None:
     ("batch", "selector", "says"),
     [
         ({"image": X, "labl": Y}, "label", "Did you mean 'labl'"),
-        ((X, Y), 5, "has no such part"),
-        ((X, Y), "label", "has no such part"),
+        ((X, Y), 5, "labels=5: the batch has 2 parts, from 0 to 1: .*Paste: labels=1"),
+        ((X, Y), "label", "the batch has 2 parts, from 0 to 1: .*Paste: labels=1"),
         ((X, X[None]), 1, "class labels are integers"),
     ],
 )
@@ -64,5 +67,23 @@ def test_masks() -> None:
 
 
 def test_batches_are_described_for_messages() -> None:
-    assert describe({"a": (X, 3)}) == "{'a': tuple(float32(4, 3), int)}"
+    assert summarize({"a": (X, 3)}) == "{'a': tuple(float32(4, 3), int)}"
     assert batch_size(["no tensors"]) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "what", "line"),
+    [
+        ((X, Y, ["a"] * 4), "labels", "labels=1"),
+        ((X, Y, ["a"] * 4), "id_key", "id_key=2"),
+        ({"x": X, "label": Y}, "labels", "labels='label'"),
+        ((X, X), "labels", "labels=None"),
+    ],
+)
+def test_the_line_to_paste_works(batch: Any, what: str, line: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Paste: {line}"):
+        select(batch, "nowhere", what)
+    name, _, given = line.partition("=")
+    assert name == what
+    chosen = ast.literal_eval(given)
+    assert chosen is None or len(select(batch, chosen, what)) == 4

@@ -30,8 +30,8 @@ def test_the_monitor_takes_its_settings_and_few_of_them() -> None:
     ("adapter", "own"),
     [
         (FeatureWatch, ["model", "process_group", "history_path"]),
-        (FabricGeometry, ["fabric", "model"]),
-        (GeometryCallback, ["trainer", "train_steps"]),
+        (FabricGeometry, ["fabric", "model", "process_group", "history_path"]),
+        (GeometryCallback, ["trainer", "train_steps", "process_group", "history_path"]),
     ],
 )
 def test_adapters_take_the_same_ones(adapter: Callable[..., object], own: list[str]) -> None:

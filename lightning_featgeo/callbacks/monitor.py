@@ -85,7 +85,7 @@ class FeatureGeometryMonitor(Callback):
         saved = self._saved if trainer.state.fn == "fit" else None
         self.teardown(trainer, pl_module, "restart")
         if saved is not None:
-            self._saved, self.history, self._number = None, History(), saved.windows
+            self.history, self._number = History(), saved.windows
         elif trainer.state.fn == "fit" and trainer.global_step == 0:
             self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
         self.history.path = history_path(trainer)
@@ -275,8 +275,6 @@ class FeatureGeometryMonitor(Callback):
         every_time = trainer.state.fn != "fit" or trainer.sanity_checking
         this_epoch = every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0
         return self._run is not None and stage in self._run.caught_stages and this_epoch
-
-    # --- state -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Closed windows, what is watched, and the open training window: see ``checkpointing``."""

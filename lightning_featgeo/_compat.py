@@ -12,6 +12,20 @@ import torch
 
 # --- torch -----------------------------------------------------------------------------------------------------------
 
+# Attributes under which torch.compile, FSDP, activation checkpointing and Fabric keep the module that they wrap. One
+# that is renamed shows in displayed paths, and globs have to name it.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+
+
+def is_fsdp_wrapper(module: torch.nn.Module) -> bool:
+    """Whether this is FSDP1's wrapper around a module; False where it is renamed: a sharded head then is a gap."""
+    return hasattr(module, "_fsdp_wrapped_module")
+
+
+def versions(model: torch.nn.Module) -> list[int]:
+    """A number for each parameter that grows when it is written into; 0 where torch doesn't tell."""
+    return [int(getattr(parameter, "_version", 0)) for parameter in model.parameters()]
+
 
 def keep_in_compiled_graphs(op: Any) -> bool:
     """Declare an op an ordered effect, so that a compiled graph keeps its call in place; returns whether that worked.
@@ -54,6 +68,13 @@ def is_inside_torch_func(x: torch.Tensor) -> bool:
 
 
 # --- Lightning -------------------------------------------------------------------------------------------------------
+
+
+def state_key(callback: Any, **told: Any) -> str:
+    """What a callback's state is filed under in checkpoints, distinct where the arguments differ."""
+    generate = getattr(callback, "_generate_state_key", None)
+    key = generate(**told) if callable(generate) else f"{type(callback).__qualname__}{told!r}"
+    return str(key)
 
 
 def device_mesh(strategy: Any) -> Any:

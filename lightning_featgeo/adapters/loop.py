@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources, segment
 from lightning_featgeo.distributed.ranks import Ranks
@@ -60,7 +61,7 @@ class FeatureWatch:
         self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
         self._open: Window | None = None
         self._count = 0
-        self._versions = [parameter._version for parameter in model.parameters()]  # change with every step
+        self._versions = _compat.versions(model)  # change with every step
 
     @property
     def guard(self) -> Guard:
@@ -141,9 +142,8 @@ class FeatureWatch:
 
     def _is_untouched(self) -> bool:
         """Whether no parameter has changed or has a gradient since this watch was made."""
-        now = list(self.model.parameters())
-        same = [parameter._version for parameter in now] == self._versions
-        return same and all(parameter.grad is None for parameter in now)
+        same = _compat.versions(self.model) == self._versions
+        return same and all(parameter.grad is None for parameter in self.model.parameters())
 
     def discard(self) -> None:
         """Forget the open window, and what a forward that failed has left."""

@@ -98,7 +98,8 @@ class GeometryEarlyStopping(EarlyStopping):
         """Distinct for stoppers that watch something else, or otherwise."""
         rules = [self.rule] if isinstance(self.rule, Rule) else [*(self.rule or ())]
         first = self.detectors[0]
-        return self._generate_state_key(
+        return _compat.state_key(
+            self,
             monitor=self.watched, rule=[rule_name(each) for each in rules],
             patience=first.patience, warmup=first.warmup, stage=first.stage, layer=first.layer,
             hysteresis=first.hysteresis, min_effect=first.min_effect,

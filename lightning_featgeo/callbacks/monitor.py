@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import checkpointing, stock_monitors
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.publishing import silence_advice
@@ -53,8 +54,8 @@ class FeatureGeometryMonitor(Callback):
     def state_key(self) -> str:
         """Distinct for monitors of other layers or stages in one trainer."""
         s = self.settings
-        features = getattr(s.features, "__qualname__", s.features)
-        return self._generate_state_key(layer=s.layer, head=s.head, features=features, stages=sorted(s.stages))
+        told = getattr(s.features, "__qualname__", s.features)
+        return _compat.state_key(self, layer=s.layer, head=s.head, features=told, stages=sorted(s.stages))
 
     # --- a run begins and ends -------------------------------------------------------------------------------
 
@@ -182,8 +183,6 @@ class FeatureGeometryMonitor(Callback):
         """A window of n steps that never filled says so."""
         if self._run is not None and self.settings.every_n_train_steps is not None:
             self._run.warn_if_never_filled(self.settings.every_n_train_steps)
-
-    # --- validation and test ---------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open a window for each validation loader."""

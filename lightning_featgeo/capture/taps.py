@@ -16,18 +16,18 @@ from typing import Any, Literal
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from lightning_featgeo import _compat
 from lightning_featgeo.capture.stash import OPEN, Budget, Slot, stash
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.types import Tensor
 
 _KEYS = itertools.count()
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _OUTPUT_KEYS = ("last_hidden_state", "logits")
 
 
 def display_name(path: str) -> str:
     """A module path as its author wrote it, without what ``torch.compile``, FSDP and checkpointing put in."""
-    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in path.split(".") if part not in _compat.WRAPPERS)
 
 
 def _first_tensor(value: Any) -> Tensor | None:

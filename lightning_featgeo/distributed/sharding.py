@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.types import Tensor
 
 
@@ -36,7 +37,7 @@ def whole_head(head: torch.nn.Module, root: torch.nn.Module | None = None) -> An
 
 def _fsdp_above(head: torch.nn.Module, root: torch.nn.Module | None) -> torch.nn.Module | None:
     """The innermost FSDP1 wrapper around a module."""
-    wrappers = [m for m in root.modules() if hasattr(m, "_fsdp_wrapped_module")] if root is not None else []
+    wrappers = [m for m in root.modules() if _compat.is_fsdp_wrapper(m)] if root is not None else []
     around = [m for m in wrappers if any(inside is head for inside in m.modules())]
     return around[-1] if around else None  # modules come parents first
 

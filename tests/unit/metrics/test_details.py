@@ -140,7 +140,7 @@ def test_ids_are_kept_in_bounded_memory() -> None:
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        ({"id": ["a"]}, "no such part"),
+        ({"id": ["a"]}, "no such key"),
         ({"name": ["a", "b"]}, "each of the batch's 8 samples needs one id"),
         ({"name": "abcdefgh"}, "each of the batch's 8 samples needs one id"),
     ],

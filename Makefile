@@ -17,7 +17,7 @@ demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
 	$(PY) -m pytest -q
 
-# The same tests, and which lines they run: about twice the time.
+# The same tests, and which lines they run.
 coverage: $(VENV)/test.stamp $(VENV)/ops.stamp
 	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
 

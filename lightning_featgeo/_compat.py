@@ -5,6 +5,7 @@ Nothing here is imported at the top but torch: a rename costs one feature, never
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,13 +62,59 @@ def uses_cuda_graphs(root: torch.nn.Module) -> bool:
     return False
 
 
+def compiles() -> bool:
+    """Whether ``torch.compile`` was used in this process: a hook that comes and goes would make it compile anew.
+
+    False where torch doesn't tell.
+    """
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return bool(getattr(frames, "cached_backends", None))
+
+
 def is_inside_torch_func(x: torch.Tensor) -> bool:
     """Whether a tensor is wrapped by ``torch.func`` (vmap, grad); False where torch can't be asked."""
     functorch = getattr(torch._C, "_functorch", None)
     return bool(getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)(x))
 
 
+def is_inside_backward() -> bool:
+    """Whether this thread runs a backward (which may run a forward again); False where torch can't be asked."""
+    ask = getattr(torch._C, "_current_graph_task_id", None)
+    return callable(ask) and ask() != -1
+
+
+def address(x: torch.Tensor) -> int | None:
+    """Where a tensor's memory begins; None where it has none of its own (fake, wrapped, sparse)."""
+    try:
+        return x.untyped_storage().data_ptr() or None
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def saved_target(node: Any) -> torch.Tensor | None:
+    """What a loss's node compares with; None where torch doesn't tell, or has let go of it."""
+    try:
+        found = getattr(node, "_saved_target", None)
+    except RuntimeError:  # freed by a backward
+        return None
+    return found if isinstance(found, torch.Tensor) else None
+
+
 # --- Lightning -------------------------------------------------------------------------------------------------------
+
+
+STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+def is_inside_step(module: Any) -> bool:
+    """Whether Lightning runs a step of this module now, and no other hook; True where it doesn't tell."""
+    running = getattr(module, "_current_fx_name", STEPS[0])
+    return running in STEPS
+
+
+def is_redirected(module: torch.nn.Module) -> bool:
+    """Whether a call of this module is a strategy's way to run a step of it, and no forward."""
+    return getattr(module.__dict__.get("forward"), "__name__", "") == "wrapped_forward"
 
 
 def state_key(callback: Any, **told: Any) -> str:

@@ -95,7 +95,7 @@ class FeatureWatch:
         if self._open is None:
             yield
             return
-        self.begin_batch()
+        self.begin_batch(batch)
         try:
             yield
         except BaseException:
@@ -103,10 +103,14 @@ class FeatureWatch:
             raise
         self.end_batch(batch)
 
-    def begin_batch(self) -> None:
-        """Catch the coming forwards; :meth:`batch` in two halves, for callbacks."""
+    def begin_batch(self, batch: Any = None) -> None:
+        """Catch the coming forwards; :meth:`batch` in two halves, for callbacks.
+
+        Args:
+            batch: what they will be given, if it is there already: kept as it is now.
+        """
         if self._open is not None:
-            self.watcher.begin_batch(self._open.plan.stage)
+            self.watcher.begin_batch(self._open.plan.stage, batch)
 
     def end_batch(self, batch: Any) -> None:
         """Stream what was caught."""

@@ -16,7 +16,14 @@ from lightning_featgeo.callbacks.checkpointing import Saved, open_state, reopen,
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import Stoppers
-from lightning_featgeo.callbacks.trainer import fractional_epoch, loader_of, ranks_of, run_name, stage_names
+from lightning_featgeo.callbacks.trainer import (
+    combines_loaders,
+    fractional_epoch,
+    loader_of,
+    ranks_of,
+    run_name,
+    stage_names,
+)
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
@@ -24,6 +31,7 @@ from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import select
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement
@@ -64,7 +72,10 @@ class LightningRun:
         stated = settings.num_classes or known_class_count(
             pl_module, *pl_module.children(), getattr(trainer, "datamodule", None)
         )
-        sources = Sources(pl_module, settings.layer, settings.head, settings.features, stated, taps)
+        sources = Sources(
+            pl_module, settings.layer, settings.head, settings.features, stated, taps,
+            is_inside_step=lambda: _compat.is_inside_step(pl_module), trains=self.fits,
+        )  # fmt: skip
         self.watcher = Watcher(
             settings, sources, ranks_of(trainer), history, stated, Policy(), id_key=settings.display.id_key
         )
@@ -120,6 +131,7 @@ class LightningRun:
             serves=served_signals(s) if is_reference else (),
             positions=stage != "train" and in_order(loader),
             keeps_samples=stage != "train" and not shuffles(loader),
+            several_loaders=combines_loaders(self.trainer, stage),
         )
 
     def make_layers(self, plan: WindowPlan) -> list[WatchedLayer]:
@@ -187,8 +199,12 @@ class LightningRun:
         sources, refuses = self.watcher.sources, not self.phase.trained
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
             sources.pause()
-            if sources.scouting:
-                sources.settle(loss)
+            unknown, scouting = sources.reading is None, sources.scouting
+            if unknown:
+                sources.settle(loss, [tensor for _, tensor in tree.tensors(self.watcher.batch)])
+            if unknown and sources.reading is not None:
+                self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
+            if scouting and not sources.scouting:
                 self.settings.display.check_class_names(self.watcher.classes)
 
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:

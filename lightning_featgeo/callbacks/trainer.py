@@ -37,6 +37,24 @@ def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
     return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
 
 
+def combines_loaders(trainer: pl.Trainer, stage: str) -> bool:
+    """Whether each batch of a stage is made of batches of several loaders: then its parts are other samples."""
+    if stage != "train":
+        loaders = getattr(trainer, f"{stage}_dataloaders", None)
+        return any(hasattr(one, "iterables") and _is_collection(one.iterables) for one in _listed(loaders))
+    given = getattr(trainer.fit_loop._data_source, "instance", None) if hasattr(trainer, "fit_loop") else None
+    loaders = trainer.train_dataloader if given is not None else None
+    return _is_collection(getattr(loaders, "iterables", loaders))
+
+
+def _listed(loaders: Any) -> list[Any]:
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
+def _is_collection(loaders: Any) -> bool:
+    return isinstance(loaders, (list, tuple, Mapping)) and len(loaders) > 1
+
+
 def stage_names(trainer: pl.Trainer, stage: str, loader_names: Any) -> list[str]:
     """What the stage's loaders are called in logged names.
 

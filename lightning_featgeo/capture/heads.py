@@ -2,19 +2,22 @@
 
 "The last Linear that ran" is wrong in silence for tied heads, cosine heads, two heads and self-supervised models. So:
 (a) what the model itself declares (``get_classifier``, ``get_output_embeddings``); (b) the only trainable candidate
-with ``num_classes`` outputs; (c) the last candidate that ran in the first batch, if nothing contradicts it: its name,
-a second call, another weight that acts on the loss after or beside it. Otherwise an error with the line to paste.
+with ``num_classes`` outputs; (c) of those that ran in the first batch and that the loss reaches, the last one, if
+nothing contradicts it: its name, a second call, another weight that acts on the loss after or beside it, a loss that
+compares its output with the input. (a) and (b) hold if that module runs. Otherwise an error with the line to paste.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lightning_featgeo.capture.loss_graph import LossGraph, rival_weight
+from lightning_featgeo.capture.loss_graph import reaches as _reaches
 from lightning_featgeo.capture.stash import Budget
 from lightning_featgeo.capture.taps import FeatureTap, display_name
 from lightning_featgeo.errors import ConfigurationError
@@ -22,6 +25,11 @@ from lightning_featgeo.types import Tensor
 
 _SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I)
 _CLASS_COUNT_NAMES = ("num_classes", "n_classes", "num_labels", "nb_classes")
+
+
+def is_suspect(path: str) -> bool:
+    """Whether a path has a name that classifiers don't have: a projector, a predictor, a teacher, a probe."""
+    return bool(_SUSPECT.search(path))
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,29 @@ def _inputs(module: torch.nn.Module) -> int:
     return value if isinstance(value, int) else 0
 
 
+_CONVOLUTIONS = (
+    torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
+    torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
+)  # fmt: skip
+
+
 def _is_candidate(module: torch.nn.Module) -> bool:
-    if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
-        shape = all(size == 1 for size in module.kernel_size) and module.groups == 1
+    if isinstance(module, _CONVOLUTIONS):
+        shape = module.groups == 1
     else:
         adapter = isinstance(getattr(module, "base_layer", None), torch.nn.Linear)
         shape = isinstance(module, torch.nn.Linear) or adapter
     return shape and any(p.requires_grad for p in module.parameters())
 
 
+def _is_pointwise(module: torch.nn.Module) -> bool:
+    """Whether it reads one place of its input at a time: Linear, adapters and 1×1 convolutions."""
+    kernel = getattr(module, "kernel_size", (1,))
+    return not isinstance(module, _CONVOLUTIONS) or all(size == 1 for size in kernel)
+
+
 def candidates(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Trainable Linear modules (adapters as a whole) and 1×1 convolutions, by displayed path."""
+    """Trainable Linear modules (adapters as a whole) and convolutions, by displayed path."""
     found: dict[str, torch.nn.Module] = {}
     for path, module in root.named_modules():
         name = display_name(path)
@@ -80,16 +100,30 @@ def known_class_count(*sources: Any) -> int | None:
     return None
 
 
-def ambiguous(found: dict[str, torch.nn.Module], why: str) -> ConfigurationError:
-    """The error for a head that can't be told: what was found, why it isn't enough, and the line to paste."""
+def ambiguous(
+    found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] = ()
+) -> ConfigurationError:
+    """The error for a head that can't be told: what was found, why it isn't enough, and the line to paste.
+
+    Args:
+        found: the candidates.
+        why: in words.
+        layers: modules whose output is worth watching, the best one last.
+        heads: modules whose input is, the best one last; () for the last candidate.
+    """
     lines = [f"  {name}: {_inputs(m)} → {_outputs(m)}" for name, m in found.items()]
     shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]
-    example = next(reversed(found), "net.head")
-    listing = "\n".join(shown) if shown else "  (none: no trainable Linear or 1×1 convolution)"
+    listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
+    heads = heads or list(found)[-1:]
+    pasted = [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
+    pasted += [
+        f"  FeatureGeometryMonitor(layer={name!r})  # features = its output"
+        for name in dict.fromkeys([*reversed(layers), *list(found)[-1:]])
+    ]
     return ConfigurationError(
-        f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\n"
-        f"Paste one of:\n  FeatureGeometryMonitor(head={example!r})   # features = its input\n"
-        f"  FeatureGeometryMonitor(layer={example!r})  # features = its output" + _if_self_supervised([*found])
+        f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
+        + "\n".join(pasted)
+        + _if_self_supervised([*found])
     )
 
 
@@ -108,14 +142,10 @@ def _if_self_supervised(paths: list[str]) -> str:
     )
 
 
-def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Choice | None:
-    """Rules (a) and (b): nothing needs to run.
-
-    Raises:
-        ConfigurationError: if the model declares several heads.
-    """
-    found = candidates(root)
-    declared: dict[str, torch.nn.Module] = {}
+def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """What the model declares as its head (``get_classifier``, ``get_output_embeddings``), trainable or not."""
+    paths = {id(module): display_name(path) for path, module in root.named_modules() if path}
+    found: dict[str, torch.nn.Module] = {}
     for module in root.modules():
         for getter in ("get_classifier", "get_output_embeddings"):
             declare: Callable[[], Any] | None = getattr(module, getter, None)
@@ -125,15 +155,21 @@ def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Cho
                 head = declare()
             except Exception:  # a base class that declares the getter and raises: it names no head
                 continue
-            declared.update({name: m for name, m in found.items() if m is head})
+            if isinstance(head, torch.nn.Module) and id(head) in paths and _outputs(head):
+                found[paths[id(head)]] = head
+    return found
+
+
+def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Choice | None:
+    """Rules (a) and (b): nothing needs to run. None where the first batch has to tell."""
+    found, declared = candidates(root), declared_heads(root)
     if len(declared) == 1:
         name, head = next(iter(declared.items()))
         return Choice(head, name, "the model declares it as its head")
-    if declared:
-        raise ambiguous(declared, "the model declares several")
-    if num_classes is None:
+    if declared or num_classes is None:
         return None
-    fitting = {n: m for n, m in found.items() if _outputs(m) == num_classes}
+    fitting = {n: m for n, m in found.items() if _outputs(m) == num_classes and _is_pointwise(m)}
+    fitting = fitting or {n: m for n, m in found.items() if _outputs(m) == num_classes}
     if len(fitting) > 1:
         fitting = {n: m for n, m in fitting.items() if not _SUSPECT.search(n)}
     if len(fitting) != 1:
@@ -161,65 +197,121 @@ class Scout:
 
     What is caught on the way is kept up to a byte budget (the latest win), so that the first batch isn't lost and a
     large model doesn't run out of memory.
+
+    Args:
+        root: the model.
+        in_graph: see ``stash``.
+        preferred: a head that was chosen before anything ran; it is kept if it runs.
     """
 
     BUDGET_BYTES = 256 * 2**20
 
-    def __init__(self, root: torch.nn.Module, in_graph: bool = True) -> None:
-        self.root = root
-        self.found = candidates(root)
-        if not self.found:
-            raise ambiguous(self.found, "the model has none that could be it")
+    def __init__(self, root: torch.nn.Module, in_graph: bool = True, preferred: Choice | None = None) -> None:
+        self.root, self.preferred = root, preferred
+        self.declared = declared_heads(root)
+        self.found = {**candidates(root), **self.declared}
+        if preferred is not None:
+            self.found.pop(preferred.name, None)
+        elif not self.found:
+            raise ambiguous(self.found, "the model has none that could be it", _last_children(root))
         self.taps = {name: FeatureTap(module, name, "input", in_graph) for name, module in self.found.items()}
 
-    def open(self) -> None:
+    def open(self, is_open: Callable[[], bool] | None = None) -> None:
         """Start watching a batch."""
         budget = Budget(self.BUDGET_BYTES)
         for tap in self.taps.values():
-            tap.open(budget)
+            tap.open(budget, is_open)
 
     def pause(self) -> None:
         """Stop watching while backward runs."""
         for tap in self.taps.values():
             tap.pause()
 
-    def decide(self, loss: Tensor | None) -> Choice:
+    def is_stale(self) -> bool:
+        """Whether any of the candidates is no part of the model any more."""
+        there = {id(module) for module in self.root.modules()}
+        return any(id(module) not in there for module in self.found.values())
+
+    @property
+    def ran(self) -> bool:
+        """Whether any candidate has run in this batch."""
+        return any(tap.calls for tap in self.taps.values())
+
+    def decide(self, loss: Tensor | None, inputs: Sequence[Tensor] = (), outermost: Sequence[str] = ()) -> Choice:
         """The head, from the order of running and, where there is one, the autograd graph of the loss.
+
+        Args:
+            loss: of the step; None: nothing is trained.
+            inputs: the batch's tensors, to tell a reconstruction.
+            outermost: modules that the step itself called, in order, for the lines to paste.
 
         Raises:
             ConfigurationError: if nothing ran or anything contradicts the last candidate.
         """
-        order = [name for _, name in sorted((at, name) for name, tap in self.taps.items() for at in tap.calls)]
+        graph = LossGraph(loss)
+        heads = {name: tap for name, tap in self.taps.items() if tap.calls}
+        self._refuse_silent_weights(graph, outermost)
+        if graph.visible(self.found.values()):
+            reached = {name: tap for name, tap in heads.items() if graph.reaches(self.found[name], tap.calls)}
+            heads = reached or heads
+            trained = {name: tap for name, tap in heads.items() if any(call.needs_gradient for call in tap.calls)}
+            heads = trained or heads  # beside what is trained through, a probe on detached features is no head
+        declared = [name for name in heads if name in self.declared]
+        if len(declared) == 1:
+            return Choice(self.found[declared[0]], declared[0], "the model declares it as its head")
+        order = [name for _, name in sorted((call.order, name) for name, tap in heads.items() for call in tap.calls)]
         if not order:
             raise ambiguous(
-                self.found, "none of them ran in the first batch (was the model compiled and called before?)"
+                self.found, "none of them ran in the first batch (was the model compiled and called before?)", outermost
             )
         last = order[-1]
         head = self.found[last]
-        if _SUSPECT.search(last):
+        reads = graph.reading(head, inputs)
+        if reads.reconstructs:
+            raise ambiguous(
+                self.found,
+                f"{last!r} ran last, and the loss compares its output with the batch's own input (an autoencoder or "
+                "denoiser?): its input is a hidden layer of the decoder. The embedding is what the encoder puts out",
+                _encoders(outermost, order, last),
+                [last],
+            )
+        if _SUSPECT.search(last) and not reads.classifies:
             raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
-        if order.count(last) > 1:
+        if order.count(last) > 1 and not reads.classifies:
             raise ambiguous(
                 self.found,
                 f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)",
             )
-        if loss is None and len(order) > 1:
-            before = self.found[order[-2]]
+        if loss is None and len(set(order)) > 1:
+            other_name = [name for name in order if name != last][-1]
+            before = self.found[other_name]
             if _inputs(before) == _inputs(head) != _outputs(before):
-                raise ambiguous(self.found, f"{order[-2]!r} and {last!r} seem to read the same features")
+                raise ambiguous(self.found, f"{other_name!r} and {last!r} seem to read the same features")
         other = rival_weight(loss, head) if loss is not None else None
         if other is None and (loss is None or not _reaches(loss, head)):
             other = possible_head_outside(self.root, self.found, head)
         if other is not None:
             path = next((n for n, p in self.root.named_parameters() if p is other), "a weight")
             owner = display_name(path.rpartition(".")[0])
+            holder = self.root.get_submodule(path.rpartition(".")[0])
+            called = bool(owner) and not isinstance(holder, (torch.nn.Embedding, torch.nn.ParameterList))
             raise ambiguous(
                 self.found,
                 f"{last!r} ran last, but {display_name(path)!r} (in {owner!r}) may act after or beside it",
+                [] if called and owner in self.found else outermost,
+                [last, owner] if called and owner != last else [last],
             )
         return Choice(
             head, last, "the last trainable layer that ran; no other weight acts on the loss after or beside it"
         )
+
+    def _refuse_silent_weights(self, graph: LossGraph, outermost: Sequence[str]) -> None:
+        """A declared head whose weight the loss reads, and that is never called, shows nothing of what goes in."""
+        chosen = {self.preferred.name: self.preferred.module} if self.preferred is not None else {}
+        for name, module in {**self.declared, **chosen}.items():
+            tap = self.taps.get(name)
+            if (tap is None or not tap.calls) and graph.reads_weight(module):
+                raise silent_weight(name, self.found, outermost)
 
     def remove(self, keep: FeatureTap | None = None) -> None:
         """Unhook all taps but one."""
@@ -228,62 +320,29 @@ class Scout:
                 tap.remove()
 
 
-def _weights(head: torch.nn.Module) -> set[int]:
-    return {id(p) for p in head.parameters()}
+def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Sequence[str]) -> ConfigurationError:
+    """The error for a head whose weight is used by a function (a fused loss, ``F.linear``) and that is never called."""
+    layers = [path for path in outermost if path != name and not path.startswith(name + ".")]
+    hidden = [path for path in found if path != name]
+    line = (layers or hidden or ["encoder"])[-1]
+    return ConfigurationError(
+        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, so "
+        f"nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
+        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output"
+    )
 
 
-def _walk(start: Any, blocked: Callable[[Any], bool]) -> list[Any]:
-    """Autograd nodes reachable from ``start``, not looking behind blocked ones."""
-    seen, stack, order = {start}, [start], []
-    while stack:
-        node = stack.pop()
-        order.append(node)
-        if blocked(node):
-            continue
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return order
+def _last_children(root: torch.nn.Module) -> list[str]:
+    return [display_name(name) for name, _ in root.named_children()][-1:]
 
 
-def _leads_to(node: Any, weights: set[int]) -> bool:
-    """Whether a node is a head's parameter, seen through transposes and casts (nodes with one input)."""
-    while node is not None:
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            return id(variable) in weights
-        inputs = [child for child, _ in node.next_functions if child is not None]
-        if len(inputs) != 1:
-            return False
-        node = inputs[0]
-    return False
+def _encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:
+    """Modules before the one that holds the last candidate, the one just before it last."""
+    def holds(path: str) -> bool:
+        return last == path or last.startswith(path + ".")
 
-
-def _applies(node: Any, weights: set[int]) -> bool:
-    """Whether a node multiplies by a head's weight: one of its inputs leads to it, and there is another input."""
-    children: Sequence[Any] = [child for child, _ in node.next_functions if child is not None]
-    return any(_leads_to(child, weights) for child in children) and not _leads_to(node, weights)
-
-
-def _reaches(loss: Tensor, head: torch.nn.Module) -> bool:
-    """Whether the loss's graph shows the head's weight at all (a compiled model's graph is opaque)."""
-    weights = _weights(head)
-    if loss.grad_fn is None:
-        return False
-    return any(id(getattr(n, "variable", None)) in weights for n in _walk(loss.grad_fn, lambda _: False))
-
-
-def rival_weight(loss: Tensor, head: torch.nn.Module) -> Tensor | None:
-    """A weight matrix that acts on the loss without passing through the head: a tied, cosine or second head.
-
-    Returns None if there is none, or if the graph doesn't show the head's weight (compiled models).
-    """
-    if loss.grad_fn is None or not _reaches(loss, head):
-        return None
-    weights = _weights(head)
-    for node in _walk(loss.grad_fn, lambda n: _applies(n, weights)):
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, torch.Tensor) and variable.ndim >= 2 and id(variable) not in weights:
-            return variable
-    return None
+    before = [path for path in dict.fromkeys(outermost) if not holds(path)]
+    inside = [path.rpartition(".")[0] or path for path in dict.fromkeys(order)]
+    shared = last.split(".")[0]
+    nested = [path for path in dict.fromkeys(inside) if path and not holds(path) and path != shared]
+    return before[-1:] or nested[-1:] or [name for name in dict.fromkeys(order) if name != last][-1:]

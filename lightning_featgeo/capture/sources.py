@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.capture.heads import Choice, Scout, choose_by_declaration
-from lightning_featgeo.capture.taps import FeatureTap, find_modules
+from lightning_featgeo.capture.entrance import Entrance
+from lightning_featgeo.capture.heads import (
+    Choice,
+    Scout,
+    candidates,
+    choose_by_declaration,
+    is_suspect,
+    silent_weight,
+)
+from lightning_featgeo.capture.loss_graph import LossGraph, Reading
+from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.rows.batches import summarize
+from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 
 FeaturesFrom = str | Callable[[Any, Any], Any]
+PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
+NAMED = "named by head="
 
 
 def segment(name: str) -> str:
@@ -59,11 +71,14 @@ class Sources:
 
     Args:
         root: the LightningModule.
-        layer: paths or globs of modules whose output is taken; None: the head's input.
+        layer: paths or globs of modules whose output is taken, "path:key" one of several tensors of it; None: the
+            head's input.
         head: path of the head; None: found by rule.
         features: a key of the step's output, or a callable (outputs, batch); no module is hooked then.
         num_classes: narrows the search for the head.
         known_taps: taps of earlier runs, hooked again if their module comes back.
+        is_inside_step: whether a step runs now: calls of other hooks are none of it. None: always.
+        trains: whether training comes, whose loss tells more of the head than the order of running.
 
     Raises:
         ConfigurationError: for unknown modules, or a head that can't be told.
@@ -77,39 +92,47 @@ class Sources:
         features: FeaturesFrom | None,
         num_classes: int | None,
         known_taps: list[FeatureTap],
+        is_inside_step: Callable[[], bool] | None = None,
+        trains: bool = False,
     ) -> None:
         known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
-        self._known, self._root = known_taps, root
+        self._known, self._root, self._trains = known_taps, root, trains
         self._in_graph = not _compat.uses_cuda_graphs(root)
         self._features = features
+        self._inside = is_inside_step
         self._scout: Scout | None = None
+        self._waited = 0
+        self.entrance = Entrance(root, self._counts)
         self.taps: list[FeatureTap] = []
         self.layers: list[Layer] = []
         self.head: torch.nn.Module | None = None
+        self.reading: Reading | None = None
         if head is not None:
             name, module = self._one(root, head)
             self.head = module
             if layer is None and features is None:
-                self._use_head(Choice(module, name, "named by head="))
+                self._use_head(Choice(module, name, NAMED))
         if features is not None:
             what = f"outputs[{features!r}]" if isinstance(features, str) else "features(outputs, batch)"
             self.layers = [Layer(None, what, f"{what} of the step")]
         elif layer is not None:
-            patterns = [layer] if isinstance(layer, str) else list(layer)
-            found: dict[str, torch.nn.Module] = {}
-            for pattern in patterns:
-                found.update(find_modules(root, pattern))
-            self.taps = [self._tap(module, name, "output") for name, module in found.items()]
-            names = unique_segments(found, "layers")
-            for i, name in enumerate(found):
-                logged = None if i == 0 else names[i]
-                self.layers.append(Layer(logged, name, f"the output of {name!r}"))
+            self._use_layers([layer] if isinstance(layer, str) else list(layer))
         elif head is None:
             choice = choose_by_declaration(root, num_classes)
             if choice is not None:
                 self._use_head(choice)
-            else:
-                self._scout = Scout(root, self._in_graph)
+            self._scout = Scout(root, self._in_graph, choice)
+
+    def _use_layers(self, patterns: list[str]) -> None:
+        found: dict[str, tuple[torch.nn.Module, str, str | None]] = {}
+        for pattern in patterns:
+            path, _, wanted = pattern.partition(":")
+            for name, module in find_modules(self._root, path).items():
+                found[f"{name}:{wanted}" if wanted else name] = module, name, wanted or None
+        names = unique_segments(found, "layers")
+        for i, (shown, (module, name, wanted)) in enumerate(found.items()):
+            self.taps.append(self._tap(module, name, "output", wanted))
+            self.layers.append(Layer(None if i == 0 else names[i], shown, f"the output of {shown!r}"))
 
     @staticmethod
     def _one(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
@@ -118,17 +141,21 @@ class Sources:
             raise ConfigurationError(f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one")
         return next(iter(found.items()))
 
-    def _tap(self, module: torch.nn.Module, name: str, side: Any) -> FeatureTap:
+    def _tap(self, module: torch.nn.Module, name: str, side: Any, wanted: str | None = None) -> FeatureTap:
         for tap in self._known:
-            if tap.module is module and tap.side == side and tap.in_graph == self._in_graph:
+            same = tap.module is module and tap.side == side and tap.wanted == wanted
+            if same and tap.in_graph == self._in_graph:
                 tap.attach()
                 return tap
-        tap = FeatureTap(module, name, side, self._in_graph)
+        tap = FeatureTap(module, name, side, self._in_graph, wanted)
         self._known.append(tap)
         return tap
 
     def _use_head(self, choice: Choice, tap: FeatureTap | None = None) -> None:
-        self.head = choice.module
+        for other in self.taps:
+            if other is not tap:
+                other.remove()
+        self.head, self._why = choice.module, choice.why
         self.taps = [tap or self._tap(choice.module, choice.name, "input")]
         width = getattr(choice.module, "in_features", getattr(choice.module, "in_channels", None))
         known_width = width if isinstance(width, int) else None
@@ -137,37 +164,134 @@ class Sources:
     @property
     def scouting(self) -> bool:
         """Whether the head is still to be found in the first batch."""
-        return self._scout is not None
+        return not self.layers
 
-    def settle(self, loss: Tensor | None) -> None:
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers the head gives, where that is known and they are no reconstruction."""
+        found = getattr(self.head, "out_features", getattr(self.head, "out_channels", None))
+        reconstructs = self.reading is not None and self.reading.reconstructs
+        return found if isinstance(found, int) and not reconstructs else None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether what is watched goes into a classifier, as far as the head's name and the loss tell."""
+        if self.head is None or not self.taps or self.taps[0].module is not self.head:
+            return False
+        if self.reading is not None:
+            return self.reading.classifies
+        return not is_suspect(self.taps[0].name)
+
+    def decodes(self, path: str) -> bool:
+        """Whether a layer belongs to the decoder of an encoder-decoder (as transformers' configurations tell)."""
+        configs = (getattr(module, "config", None) for module in self._root.modules())
+        both = any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
+        return both and "encoder" not in path.split(".")
+
+    def reads_last(self, path: str) -> bool:
+        """Whether a head classifies sequences by their last token, as transformers' decoders do."""
+        modules = {display_name(name): module for name, module in self._root.named_modules()}
+        holder = modules.get(path.rpartition(".")[0])
+        return self.head is not None and type(holder).__name__.endswith("ForSequenceClassification")
+
+    def _counts(self) -> bool:
+        """Whether a call that runs now is one of the step."""
+        return not _compat.is_inside_backward() and (self._inside is None or self._inside())
+
+    def settle(self, loss: Tensor | None, inputs: Sequence[Tensor] = ()) -> None:
         """Decide on the head from what ran in this batch, if that is still open.
+
+        Args:
+            loss: of the step; None: nothing is trained.
+            inputs: the batch's tensors, to tell a reconstruction.
 
         Raises:
             ConfigurationError: if it can't be told; with the candidates and the line to paste.
         """
-        if self._scout is None:
+        scout = self._scout
+        if scout is None:
+            self._read(loss, inputs)
             return
-        choice = self._scout.decide(loss)
-        tap = self._scout.taps[choice.name]
-        self._scout.remove(keep=tap)
-        self._scout = None
+        chosen = scout.preferred
+        if chosen is not None and self.taps[0].calls:
+            self._end_of_search(None)
+            self._read(loss, inputs)
+            return
+        if chosen is not None and loss is None and self._trains:
+            return  # training will tell more
+        if not scout.ran and self._waited < PATIENCE:
+            self._waited += 1  # a step that was skipped
+            return
+        if chosen is not None and not scout.ran:
+            return
+        choice = scout.decide(loss, inputs, self.entrance.names())
+        tap = scout.taps[choice.name]
+        self._end_of_search(tap)
         self._known.append(tap)
         self._use_head(choice, tap)
+        self._read(loss, inputs)
+
+    def _end_of_search(self, keep: FeatureTap | None) -> None:
+        if self._scout is not None:
+            self._scout.remove(keep=keep)
+            self._scout = None
+
+    def _read(self, loss: Tensor | None, inputs: Sequence[Tensor]) -> None:
+        """Once: what the loss does with the head's output; a head that was named and is never called is an error."""
+        if self.reading is not None or self.head is None or loss is None:
+            return
+        graph = LossGraph(loss)
+        watched = self.taps and self.taps[0].module is self.head
+        if watched and not self.taps[0].calls:
+            if graph.reads_weight(self.head):
+                raise silent_weight(self.layers[0].path, candidates(self._root), self.entrance.names())
+            return
+        self.reading = graph.reading(self.head, inputs)
+
+    def refresh(self) -> bool:
+        """Look whether watched modules were replaced (a head for more classes), and watch the new ones.
+
+        Returns whether any was.
+        """
+        modules = {display_name(path): module for path, module in self._root.named_modules()}
+        changed = False
+        for index, tap in enumerate(self.taps):
+            module = modules.get(tap.name)
+            if module is None or module is tap.module or not _is_ours(tap, modules):
+                continue
+            changed = True
+            if self.head is tap.module and tap.side == "input":
+                tap.remove()
+                self._use_head(Choice(module, tap.name, self._why))
+            else:
+                tap.remove()
+                self.taps[index] = self._tap(module, tap.name, tap.side, tap.wanted)
+        if changed:
+            self.reading = None
+            self.entrance.search_again()
+        return changed
 
     def adopt(self, path: str, why: str = "found by another rank") -> None:
         """Take the head that another rank, or an earlier run, has found: here, nothing ran that could tell."""
-        if self._scout is not None:
-            self._scout.remove()
-            self._scout = None
+        if self.scouting:
+            self._end_of_search(None)
             name, module = self._one(self._root, path)
             self._use_head(Choice(module, name, why))
 
     def open(self) -> None:
         """Catch from now on."""
         if self._scout is not None:
-            self._scout.open()
+            if self._scout.is_stale():  # another callback has replaced modules since
+                self.refresh()
+                preferred = self._scout.preferred
+                if preferred is not None and self.head is not None:
+                    preferred = replace(preferred, module=self.head)
+                self._scout.remove()
+                self._scout = Scout(self._root, self._in_graph, preferred)
+            self._scout.open(self._counts)
         for tap in self.taps:
-            tap.open()
+            tap.open(is_open=self._counts)
+        self.entrance.open()
 
     def pause(self) -> None:
         """Don't catch what backward runs again."""
@@ -185,23 +309,41 @@ class Sources:
         """Stop catching, and let go of what was caught."""
         for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
             tap.forget()
+        self.entrance.forget()
 
-    def take(self, outputs: Any, batch: Any) -> list[list[Tensor]]:
-        """What was caught since ``open``: for each layer, one tensor a forward call.
+    def take(self, outputs: Any, batch: Any) -> list[list[Call]]:
+        """What was caught since ``open``: for each layer, its forward calls.
 
         Raises:
             ConfigurationError: if ``features=`` finds no tensor in the step's output, or the head can't be told.
         """
         self.settle(None)  # if no loss told (evaluation alone), the order of running decides
+        self.entrance.close()
         if self._features is None:
-            return [tap.take() for tap in self.taps]
+            taken = [self._calls(tap) for tap in self.taps]
+        else:
+            taken = [[Call(t.detach()) for t in self._given(outputs, batch)]]
+        self.entrance.forget()
+        return taken
+
+    def _calls(self, tap: FeatureTap) -> list[Call]:
+        caught = tap.take()
+        entered = self.entrance.of(caught, tap.module, tap.side == "input") if caught else []
+        return [
+            Call(one.features, one.real, one.with_gradient, one.state, given)
+            for one, given in zip(caught, entered, strict=True)
+            if one.features is not None
+        ]
+
+    def _given(self, outputs: Any, batch: Any) -> list[Tensor]:
+        """What ``features=`` finds."""
         if callable(self._features):
             value = self._features(outputs, batch)
         elif isinstance(outputs, Mapping) and self._features in outputs:
             value = outputs[self._features]
         else:
             known = [str(key) for key in outputs] if isinstance(outputs, Mapping) else []
-            hint = near_misses(self._features, known) if known else ""
+            hint = near_misses(str(self._features), known) if known else ""
             raise ConfigurationError(
                 f"features={self._features!r}: the step returned {summarize(outputs)}, which has no such key.{hint} "
                 f'Return {{"loss": loss, {self._features!r}: features}} from the step'
@@ -209,11 +351,16 @@ class Sources:
         tensors = list(value) if isinstance(value, (list, tuple)) else [value]
         if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
             raise ConfigurationError(f"features=… gave {summarize(value)}; it must give a tensor, or one a view")
-        return [[t.detach() for t in tensors]]
+        return tensors
 
     def remove(self) -> None:
         """Unhook everything."""
-        if self._scout is not None:
-            self._scout.remove()
+        self._end_of_search(None)
         for tap in self.taps:
             tap.remove()
+        self.entrance.forget()
+
+
+def _is_ours(tap: FeatureTap, modules: Mapping[str, torch.nn.Module]) -> bool:
+    """Whether a module that stands in a tap's place is another one of the user's, and not a wrapper around it."""
+    return not any(inner is tap.module for inner in modules[tap.name].modules())

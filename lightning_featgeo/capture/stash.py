@@ -8,21 +8,42 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.values import plain
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
 
 
 @dataclass
 class Caught:
-    """One forward call: when it came among all calls, and the features, unless a budget made room."""
+    """One forward call of a watched module.
+
+    Attributes:
+        order: when it came, among all calls of all modules.
+        features: a copy; None if a budget made room.
+        real: (b, t), False where a packed or nested sequence was shorter.
+        with_gradient: whether it was run to be trained on; None: compiled code doesn't tell.
+        needs_gradient: whether something trainable lies before it.
+        state: how many backwards had begun in this batch.
+        place: where the memory of what was caught begins.
+        node: of the autograd graph, that made it.
+    """
 
     order: int
     features: Tensor | None
+    real: Tensor | None = None
+    with_gradient: bool | None = None
+    needs_gradient: bool | None = None
+    state: int = 0
+    place: int | None = None
+    node: Any = None
 
 
 @dataclass
@@ -47,31 +68,42 @@ class Budget:
         return True
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass
 class Slot:
     """What one tap catches."""
 
     calls: list[Caught] = field(default_factory=list)
     budget: Budget | None = None
+    is_open: Callable[[], bool] = _always
     error: Exception | None = None
     used: int = 0
+    state: int = 0
 
-    def catch(self, x: Tensor) -> None:
-        """:meth:`add`, and whatever goes wrong is kept for later: the user's forward goes on."""
+    def catch(self, find: Callable[[], Any], eager: bool = True) -> None:
+        """:meth:`add` what is found, and whatever goes wrong is kept for later: the user's forward goes on."""
         if self.error is None:
             try:
-                self.add(x)
+                if self.is_open() and (value := find()) is not None:
+                    self.add(value, eager)
             except Exception as error:
                 self.error = error
 
-    def add(self, x: Tensor) -> None:
-        """Keep a clone: compiled code reuses the buffer that x lies in, eager code may write into it.
+    def add(self, value: Any, eager: bool = True) -> None:
+        """Keep a clone: compiled code reuses the buffer that a tensor lies in, eager code may write into it.
+
+        Args:
+            value: a tensor of any kind, or a packed sequence.
+            eager: whether it was caught in code that is not compiled: then autograd can be asked.
 
         Raises:
-            RuntimeError: if x is no plain tensor, or the slot holds as much as one batch may.
+            ConfigurationError, RuntimeError: see ``plain``; or the slot holds as much as one batch may.
         """
-        if x.is_nested or _compat.is_inside_torch_func(x):
-            raise RuntimeError("they are nested or inside torch.func: watch another layer, or give features=")
+        made = plain(value)
+        x = made.features
         self.used += x.numel() * x.element_size()
         if self.budget is None and self.used > SLOT_BYTES:
             raise RuntimeError(
@@ -79,14 +111,23 @@ class Slot:
                 "watch a smaller layer or give features="
             )
         keep = self.budget is None or self.budget.admit(x)
-        caught = Caught(next(_ORDER), x.detach().clone() if keep else None)
+        told: dict[str, Any] = {}
+        if eager:
+            given = getattr(value, "data", value) if isinstance(value, PackedSequence) else value
+            told = {
+                "with_gradient": torch.is_grad_enabled(),
+                "needs_gradient": given.requires_grad,
+                "place": _compat.address(given),
+                "node": given.grad_fn,
+            }
+        caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)
         self.calls.append(caught)
         if self.budget is not None and keep:
             self.budget.held.append(caught)
 
 
 SLOT_BYTES = 512 * 2**20  # what a tap may hold of one batch
-_ORDER = itertools.count()
+ORDER = itertools.count()  # of everything that is seen in a step
 OPEN: dict[int, Slot] = {}  # by a tap's key: where it catches now
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
@@ -94,7 +135,7 @@ _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 def _stash(x: Tensor, key: int) -> None:
     slot = OPEN.get(key)
     if slot is not None:
-        slot.catch(x)
+        slot.catch(lambda: x, eager=False)
 
 
 def _fake_stash(x: Tensor, key: int) -> None:
@@ -108,21 +149,27 @@ IN_GRAPHS = _compat.keep_in_compiled_graphs(getattr(torch.ops, NAMESPACE).stash.
 _breaking_the_graph = torch.compiler.disable(_stash)
 
 
-def stash(x: Tensor, key: int, in_graph: bool = True) -> None:
-    """Copy a tensor into the open slot ``key``; does nothing when that slot is closed.
+def stash(find: Callable[[], Any], key: int, in_graph: bool = True) -> None:
+    """Copy features into the open slot ``key``; does nothing when that slot is closed.
 
     Only a graph that is being compiled needs the op; eager code takes the list directly, so that tensors which no
     operator knows (nested, inside ``torch.func``) never reach the dispatcher through us.
 
     Args:
-        x: the features.
+        find: gives the features, or None where there are none.
         key: of the slot.
         in_graph: keep the call inside of compiled graphs; False: break them here. A CUDA graph that is replayed runs
             no Python, and refuses memory of its pool that outlives it, which a copy made inside of it is.
     """
-    if torch.compiler.is_compiling() and not (in_graph and IN_GRAPHS):
-        _breaking_the_graph(x, key)
-    elif torch.compiler.is_compiling():
-        getattr(torch.ops, NAMESPACE).stash(x.detach(), key)
-    else:
-        _stash(x, key)
+    if torch.compiler.is_compiling():
+        x = find()
+        if not isinstance(x, torch.Tensor):
+            return
+        if in_graph and IN_GRAPHS:
+            getattr(torch.ops, NAMESPACE).stash(x.detach(), key)
+        else:
+            _breaking_the_graph(x, key)
+        return
+    slot = OPEN.get(key)
+    if slot is not None:
+        slot.catch(find)

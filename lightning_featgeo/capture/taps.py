@@ -10,19 +10,18 @@ from __future__ import annotations
 import fnmatch
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
-from lightning_featgeo.capture.stash import OPEN, Budget, Slot, stash
+from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Slot, stash
+from lightning_featgeo.capture.values import of_input, of_output
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.types import Tensor
 
 _KEYS = itertools.count()
-_OUTPUT_KEYS = ("last_hidden_state", "logits")
 
 
 def display_name(path: str) -> str:
@@ -30,46 +29,27 @@ def display_name(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in _compat.WRAPPERS)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
-    """The features in a module's inputs or outputs: a tensor, or the first one of a tuple, dict or model output."""
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, Mapping):
-        layers = value.get("hidden_states")
-        last = [layers[-1]] if isinstance(layers, (tuple, list)) and layers else []  # the first one is the embedding
-        value = [value[key] for key in _OUTPUT_KEYS if key in value] + last + list(value.values())
-    if isinstance(value, (tuple, list)):
-        return next((t for v in value if (t := _first_tensor(v)) is not None), None)
-    return None
-
-
 def _is_a_copy(module: torch.nn.Module, owner: int) -> bool:
     """Whether the hook was copied along with its module (a teacher made by deepcopy): a copy is not watched."""
     return not torch.compiler.is_compiling() and id(module) != owner
 
 
+# Hooks take their arguments with or without those by keyword: whatever copies a hook to another module (torch's
+# quantisation does) may forget which.
+
+
 def _stash_input(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, key: int, owner: int, in_graph: bool
+    module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int, owner: int, in_graph: bool
 ) -> None:
-    x = _first_tensor(args)
-    x = _first_tensor(kwargs) if x is None else x
-    if x is not None and not _is_a_copy(module, owner):
-        stash(x, key, in_graph)
+    if not _is_a_copy(module, owner):
+        stash(lambda: of_input(args if isinstance(args, tuple) else (args,), kwargs or {}), key, in_graph)
 
 
 def _stash_output(
-    module: torch.nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    output: Any,
-    *,
-    key: int,
-    owner: int,
-    in_graph: bool,
+    module: torch.nn.Module, args: Any, *given: Any, key: int, owner: int, in_graph: bool, name: str, wanted: str | None
 ) -> None:
-    x = _first_tensor(output)
-    if x is not None and not _is_a_copy(module, owner):
-        stash(x, key, in_graph)
+    if not _is_a_copy(module, owner):
+        stash(lambda: of_output(module, (args, *given[:-1]), given[-1], name, wanted), key, in_graph)
 
 
 class FeatureTap:
@@ -80,6 +60,7 @@ class FeatureTap:
         name: its path, for messages.
         side: "input" (of a head: the penultimate features) or "output" (of a named layer).
         in_graph: see ``stash``; False where CUDA graphs are replayed.
+        wanted: of an output of several tensors, the key or position of the features.
 
     A tap starts closed. ``open()`` begins to catch, ``take()`` closes it and returns one tensor per forward call,
     in order; ``remove()`` unhooks and ``attach()`` hooks again under the same key, which a compiled graph remembers.
@@ -87,10 +68,15 @@ class FeatureTap:
     """
 
     def __init__(
-        self, module: torch.nn.Module, name: str, side: Literal["input", "output"], in_graph: bool = True
+        self,
+        module: torch.nn.Module,
+        name: str,
+        side: Literal["input", "output"],
+        in_graph: bool = True,
+        wanted: str | None = None,
     ) -> None:
         self.module, self.name, self.side = module, display_name(name), side
-        self.in_graph = in_graph
+        self.in_graph, self.wanted = in_graph, wanted
         self.key = next(_KEYS)
         self.caught_ever = False
         self._slot = Slot()
@@ -101,17 +87,27 @@ class FeatureTap:
         """Hook the module; does nothing if it is hooked."""
         if self._handle is not None:
             return
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise ConfigurationError(
+                f"{self.name!r} is a TorchScript module, which takes no hook: watch the module around it with layer=, "
+                "the head behind it with head=, or return the features from the step and give features="
+            )
         told: dict[str, Any] = {"key": self.key, "owner": id(self.module), "in_graph": self.in_graph}
         if self.side == "input":
             before = functools.partial(_stash_input, **told)  # partials of plain functions can be pickled
             self._handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
         else:
-            after = functools.partial(_stash_output, **told)
+            after = functools.partial(_stash_output, **told, name=self.name, wanted=self.wanted)
             self._handle = self.module.register_forward_hook(after, with_kwargs=True)
 
-    def open(self, budget: Budget | None = None) -> None:
-        """Forget what was caught, and start catching."""
-        self._slot = Slot(budget=budget)
+    def open(self, budget: Budget | None = None, is_open: Callable[[], bool] | None = None) -> None:
+        """Forget what was caught, and start catching.
+
+        Args:
+            budget: how much may be held.
+            is_open: whether a call counts, asked at each one. None: all.
+        """
+        self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
         OPEN[self.key] = self._slot
 
     def pause(self) -> None:
@@ -119,27 +115,30 @@ class FeatureTap:
         OPEN.pop(self.key, None)
 
     def resume(self) -> None:
-        """Go on catching behind what there is."""
+        """Go on catching behind what there is: the weights may be others now."""
+        self._slot.state += 1
         OPEN[self.key] = self._slot
 
     @property
-    def calls(self) -> list[int]:
-        """When each forward call since ``open`` came, in an order common to all taps."""
-        return [call.order for call in self._slot.calls]
+    def calls(self) -> list[Caught]:
+        """The forward calls since ``open``."""
+        return self._slot.calls
 
-    def take(self) -> list[Tensor]:
-        """Close, and hand out the clones: one a forward call since ``open``.
+    def take(self) -> list[Caught]:
+        """Close, and hand out the forward calls since ``open`` whose features were kept.
 
         Raises:
-            RuntimeError: if one could not be made (out of memory).
+            ConfigurationError: if what the module puts out has to be named.
+            RuntimeError: if a copy could not be made (out of memory).
         """
         OPEN.pop(self.key, None)
         slot, self._slot = self._slot, Slot()
+        if isinstance(slot.error, ConfigurationError):
+            raise slot.error
         if slot.error is not None:
             raise RuntimeError(f"could not copy the features of {self.name!r}: {slot.error}") from slot.error
-        caught = [call.features for call in slot.calls if call.features is not None]
         self.caught_ever = self.caught_ever or bool(slot.calls)
-        return caught
+        return [call for call in slot.calls if call.features is not None]
 
     def forget(self) -> None:
         """Close, and let go of what was caught."""

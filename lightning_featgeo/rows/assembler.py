@@ -5,7 +5,7 @@ Two views of an image must not become two samples: ``layouts`` says which is whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +14,43 @@ import torch
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.rows.batches import Selector, batch_size, find_groups, find_mask, summarize
+from lightning_featgeo.rows import tree
+from lightning_featgeo.rows.batches import Selector, batch_size, find_groups, summarize
+from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.draw import priorities
+from lightning_featgeo.rows.evidence import Chosen, Evidence, refuse_parts
 from lightning_featgeo.rows.labels import LabelReader
-from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
+from lightning_featgeo.rows.masks import MaskReader
+from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, spread
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.view_grammar import Views
-from lightning_featgeo.rows.views import Layouts
+from lightning_featgeo.rows.views import Layout, Layouts
 from lightning_featgeo.types import Tensor
+
+
+MOST_PARTS = 32  # tensors of a batch that are compared
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a watched layer is in its model.
+
+    Attributes:
+        trains: its batches are trained on.
+        is_classifier: it feeds a classifier: a second call in a batch is no second view.
+        decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own.
+        reads_last: its head classifies a sequence by the last token.
+        several_loaders: the batch's outermost parts are batches of different loaders.
+    """
+
+    trains: bool = False
+    is_classifier: bool = False
+    decodes: bool = False
+    reads_last: bool = False
+    several_loaders: bool = False
+
+
+USUAL_ROLE = Role()
 
 
 @dataclass
@@ -39,6 +68,7 @@ class RowAssembler:
         width: what the head takes in, if known: tells channels-first from channels-last.
         tokens: with ``pool="tokens"``, which of them count.
         seed: of the draw of tokens.
+        role: what the watched layer is in its model.
     """
 
     pool: str | None = None
@@ -49,15 +79,18 @@ class RowAssembler:
     width: int | None = None
     tokens: Tokens = ALL_TOKENS
     seed: int = 0
+    role: Role = USUAL_ROLE
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.layouts = Layouts(self.views, self.notes)
+        self.evidence = Evidence(self.notes, self.role.several_loaders)
+        self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
     def assemble(
         self,
-        calls: list[Tensor],
+        calls: Sequence[Call | Tensor],
         batch: Any,
         first_sample: int,
         ranks: Ranks | None = None,
@@ -66,25 +99,31 @@ class RowAssembler:
         """Rows of each call, how many samples the batch has, and what else it brings.
 
         Args:
-            calls: what was caught, a tensor a forward call.
+            calls: what was caught, one a forward call.
             batch: what the step got.
             first_sample: samples of this rank before this batch.
             ranks: rank r of W numbers its samples r, r + W, …, so that no two ranks share a number.
             count_fresh: of so many samples, how many from the start count; those behind them are repeats. None: all.
 
         Raises:
-            ConfigurationError: if a selector, a pattern or the mask doesn't fit.
+            ConfigurationError: if a selector, a pattern or the mask doesn't fit, or nobody knows what the rows are.
         """
         labels, targets = self.labels.read(batch)
         self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
-        size = self._samples(calls, labels, batch)
-        pooled = [self._pool(call, labels, batch) for call in calls]
-        if self.layouts.is_flattened([p.inputs for p in pooled], size, labels):
+        chosen = [one if isinstance(one, Call) else Call(one) for one in calls]
+        size = self._samples(chosen, labels, batch)
+        found = self._choose(chosen, batch, labels, size)
+        pooled = [self._pool(one, labels, batch) for one in found]
+        inputs = [p.inputs for p in pooled]
+        if self.layouts.said.is_auto:
+            for one, n in zip(found, inputs, strict=True):
+                refuse_parts(n, one.call, size)
+        if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
         targets = None if targets is None or targets.shape[0] != size else targets
         device = pooled[0].rows.device if pooled else torch.device("cpu")
-        layouts = self.layouts.of([p.inputs for p in pooled], size, batch, device, labels is not None)
+        layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
         ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
@@ -93,14 +132,18 @@ class RowAssembler:
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for part, layout in zip(pooled, layouts, strict=True):
             origin, view = layout.origin[part.sample], layout.view[part.sample]
-            label = None if labels is None else self._labels_of(part, labels.to(device), origin)
+            label = None if labels is None else self._labels_of(part, labels.to(device), origin, layout.origin)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
             known = origin >= 0
             at = torch.where(known & (origin < size), origin, 0)
             keep = part.keep
+            if layout.keep is not None:
+                keep = layout.keep[part.sample] if keep is None else keep & layout.keep[part.sample]
             if fresh is not None and fresh < size:
                 keep = origin < fresh if keep is None else keep & (origin < fresh)
+            if label is not None and labels is not None and labels.ndim == 2:  # of tokens: the loss reads no others
+                keep = label >= 0 if keep is None else keep & (label >= 0)
             number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
             keep = self._drawn(number, part, keep)
             rows = build_rows(
@@ -117,10 +160,41 @@ class RowAssembler:
             parts.append(Part(rows, layout.may_hold_first_view))
         return Assembled(parts, size, frozenset(present))
 
+    # --- whose rows ------------------------------------------------------------------------------------------
+
+    def _choose(self, calls: list[Call], batch: Any, labels: Tensor | None, size: int) -> list[Chosen]:
+        if not self.layouts.said.is_auto:
+            self.evidence.summary = f"taken as views={self.views!r} says"
+            return [Chosen(call) for call in calls]
+        parts = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
+        home = self.labels.home(batch) if labels is not None else None
+        return self.evidence.choose(
+            calls, parts, home, self.role.trains, self.role.is_classifier, labels is not None, size
+        )
+
+    def _layouts(
+        self, found: list[Chosen], inputs: list[int], size: int, batch: Any, device: torch.device, labelled: bool
+    ) -> list[Layout]:
+        known = [one.origin is not None and one.origin.rows == n for one, n in zip(found, inputs, strict=True)]
+        if not all(known) or not found:
+            return self.layouts.of(inputs, size, batch, device, labelled)
+        layouts = []
+        for one in found:
+            assert one.origin is not None
+            index = torch.arange(one.origin.rows, device=device)
+            origin = index if one.origin.samples is None else one.origin.samples.to(device)
+            several = isinstance(one.view, torch.Tensor)
+            view = one.view.to(device) if isinstance(one.view, torch.Tensor) else torch.full_like(index, one.view)
+            keep = None if one.origin.samples is None else origin >= 0
+            if one.keep is not None:
+                keep = one.keep.to(device) if keep is None else keep & one.keep.to(device)
+            layouts.append(Layout(origin, view, several or one.view == 0, several, keep))
+        return layouts
+
     def _drawn(self, number: Tensor, part: Pooled, keep: Tensor | None) -> Tensor | None:
         """Which tokens count where only so many of a sequence do: those with the smallest hashes of their place."""
         most, length = self.tokens.per_sequence, len(number) // max(1, part.inputs)
-        if most is None or self.chosen_pool != "tokens" or length <= most:
+        if most is None or length <= most or not (self.chosen_pool == "tokens" or part.grouped):
             return keep
         order = priorities(number, part.position, self.seed + 1)  # not the bank's own draw
         order = order if keep is None else torch.where(keep, order, EMPTY_PRIORITY)
@@ -130,29 +204,48 @@ class RowAssembler:
         drawn = (order <= last).reshape(-1)
         return drawn if keep is None else drawn & keep
 
-    def _samples(self, calls: list[Tensor], labels: Tensor | None, batch: Any) -> int:
+    def _samples(self, calls: list[Call], labels: Tensor | None, batch: Any) -> int:
         if self.views is None:
-            return sum(int(call.shape[0]) for call in calls)
+            return sum(int(call.features.shape[0]) for call in calls)
         if labels is not None:
             return int(labels.shape[0])
         known = batch_size(batch)
-        return known if known is not None else (int(calls[0].shape[0]) if calls else 0)
+        return known if known is not None else (int(calls[0].features.shape[0]) if calls else 0)
 
-    def _pool(self, call: Tensor, labels: Tensor | None, batch: Any) -> Pooled:
+    # --- pooling and labels ----------------------------------------------------------------------------------
+
+    def _pool(self, one: Chosen, labels: Tensor | None, batch: Any) -> Pooled:
+        call, samples = one.call.features, one.origin.samples if one.origin is not None else None
+        if call.ndim == 1 and self.width is not None and self.width > 1 and call.shape[0] == self.width:
+            call = call[None]  # an axis of one sample that was squeezed away
         if self.chosen_pool is None:
-            tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
+            of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
             self._refuse_time_first(call, labels, batch)
-            self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, tokens)
-        mask = find_mask(batch, self.mask) if call.ndim == 3 else None
-        if self.mask == "auto" and mask is not None and mask.shape != call.shape[:2]:
-            told = f"the mask {summarize(mask)} does not fit tokens {tuple(call.shape[:2])}: padding counts too"
-            self.notes[told], mask = None, None
+            self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, of_tokens)
+            self._tell_of_pooling(call, labels)
         if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
             self.notes[
                 f"Tokens(skip={self.tokens.skip}): features of shape {tuple(call.shape)} are not taken as tokens, so "
                 "none is ignored"
             ] = None
+        mask = None
+        if one.call.real is not None:
+            mask = one.call.real
+        elif call.ndim == 3:
+            fits = samples is not None and one.origin is not None and one.origin.rows == call.shape[0]
+            mask = self.masks.read(batch, tuple(call.shape[:2]), samples if fits else None)
         return pool_rows(call, self.chosen_pool, mask, self.tokens.skip)
+
+    def _tell_of_pooling(self, call: Tensor, labels: Tensor | None) -> None:
+        one_a_sequence = call.ndim == 3 and labels is not None and labels.ndim == 1 and self.pool is None
+        if one_a_sequence and self.chosen_pool == "mean" and self.width is not None:
+            if self.role.reads_last:
+                self.chosen_pool = "last"
+                return
+            self.notes[
+                "the head reads every token and a sequence has one label: its tokens are averaged. If the class is read "
+                "from one of them, say pool='last' or pool='cls'"
+            ] = None
 
     def _refuse_time_first(self, call: Tensor, labels: Tensor | None, batch: Any) -> None:
         """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
@@ -164,12 +257,19 @@ class RowAssembler:
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
             )
 
-    def _labels_of(self, pooled: Pooled, labels: Tensor, origin: Tensor) -> Tensor | None:
+    def _labels_of(self, pooled: Pooled, labels: Tensor, origin: Tensor, of_inputs: Tensor) -> Tensor | None:
         """The label of each row, or None where the labels are not one class a row."""
-        if labels.ndim == 2 and self.chosen_pool == "tokens" and labels.numel() == len(pooled.rows):
-            return labels.reshape(-1)
+        if labels.ndim == 2 and self.chosen_pool == "tokens" and len(pooled.rows) == pooled.inputs * labels.shape[1]:
+            known = (origin >= 0) & (origin < len(labels))
+            table = labels[origin.clamp(0, max(0, len(labels) - 1)), pooled.position]
+            return torch.where(known, table, UNLABELLED)
+        if labels.ndim in (2, 3) and pooled.label_axes is not None and len(pooled.label_axes) == labels.ndim:
+            ordered = labels[of_inputs.clamp(0, len(labels) - 1)]
+            ordered = torch.where((of_inputs >= 0).reshape(-1, *[1] * (labels.ndim - 1)), ordered, UNLABELLED)
+            return spread(ordered, pooled.label_axes)
         if labels.ndim != 1:
-            self.notes[f"labels {summarize(labels)} are not one class a row: they are left out"] = None
+            how = " With pool='b c h w -> (b h w) c' each pixel is a row, and has its label" if labels.ndim == 3 else ""
+            self.notes[f"labels {summarize(labels)} are not one class a row: they are left out.{how}"] = None
             return None
         if labels.numel() == 0:
             return torch.full_like(origin, UNLABELLED)

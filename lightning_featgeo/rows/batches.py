@@ -5,34 +5,36 @@ A *selector* is a key, an index, a callable on the batch, "auto" or None (absent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.rows import tree
 from lightning_featgeo.types import Tensor
 
 Selector = str | int | Callable[[Any], Any] | None
 
-LABEL_KEYS = ("labels", "label", "targets", "target", "y", "class", "classes")
-MASK_KEYS = ("attention_mask", "mask")  # not "padding_mask": torch marks the padding there
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (tuple, list)):
-        for value in batch:
-            yield from _tensors(value)
+LABEL_KEYS = ("labels", "label", "targets", "target", "y", "class", "classes", "category", "label_ids")
+MASK_KEYS = ("attention_mask", "mask")  # true where a token is real
+PADDING_KEYS = ("padding_mask", "key_padding_mask", "src_key_padding_mask")  # torch's: true at padding
+DECODER_MASK_KEYS = ("decoder_attention_mask",)
 
 
 def batch_size(batch: Any) -> int | None:
-    """Samples in a batch: the first axis of its first tensor that has one; None if there is no tensor."""
-    return next((int(t.shape[0]) for t in _tensors(batch) if t.ndim > 0), None)
+    """Samples in a batch: the first axis of its first tensor that has one; None if there is no tensor.
+
+    A list of samples that were not collated (dicts, tuples) has as many as it is long.
+    """
+    if is_list_of_samples(batch):
+        return len(batch)
+    return next((int(t.shape[0]) for _, t in tree.tensors(batch) if t.ndim > 0), None)
+
+
+def is_list_of_samples(batch: Any) -> bool:
+    """Whether a batch is a plain list of dicts, one a sample, that nobody has put together."""
+    return isinstance(batch, list) and len(batch) > 0 and all(tree.is_mapping(one) for one in batch)
 
 
 def _looks_like_classes(value: Any) -> bool:
@@ -57,8 +59,12 @@ def summarize(batch: Any) -> str:
         return f"{str(batch.dtype).removeprefix('torch.')}{tuple(batch.shape)}"
     if isinstance(batch, Mapping):
         return "{" + ", ".join(f"{k!r}: {summarize(v)}" for k, v in batch.items()) + "}"
-    if isinstance(batch, (tuple, list)):
-        return f"{type(batch).__name__}({', '.join(summarize(v) for v in batch)})"
+    if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
+        shown = [summarize(v) for v in batch[:8]] + (["…"] if len(batch) > 8 else [])
+        return f"{type(batch).__name__}({', '.join(shown)})"
+    parts = tree.children(batch)
+    if parts and not isinstance(batch, str):
+        return f"{type(batch).__name__}({', '.join(f'{k}={summarize(v)}' for k, v in parts)})"
     return type(batch).__name__
 
 
@@ -66,33 +72,39 @@ def select(batch: Any, selector: Selector, what: str) -> Any:
     """Apply a selector that is not "auto".
 
     Raises:
-        ConfigurationError: if the batch has no such key or index; with what it has.
+        ConfigurationError: if the batch has no such key, attribute, path or index; with what it has.
     """
     if callable(selector):
         return selector(batch)
     try:
-        return batch[selector]
+        if isinstance(selector, str):
+            return tree.follow(batch, selector)
+        if tree.is_sequence(batch) or tree.is_mapping(batch):
+            return batch[selector]
+        return tree.children(batch)[selector][1]  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         raise ConfigurationError(f"{what}={selector!r}: {_lacks(batch, selector)}{_paste(batch, what)}") from None
 
 
 def _lacks(batch: Any, selector: Any) -> str:
     """What a batch has instead of the part that a selector names."""
-    if isinstance(batch, Mapping):
-        keys = [str(key) for key in batch]
-        return f"the batch has no such key; it is {summarize(batch)}.{near_misses(str(selector), keys)}"
-    if isinstance(batch, (tuple, list)):
+    if tree.is_sequence(batch):
         return f"the batch has {len(batch)} parts, from 0 to {len(batch) - 1}: {summarize(batch)}."
+    keys = [str(key) for key, _ in tree.children(batch)] if not isinstance(batch, torch.Tensor) else []
+    if keys:
+        return f"the batch has no such key; it is {summarize(batch)}.{near_misses(str(selector), keys)}"
     return f"the batch has no parts: it is {summarize(batch)}."
 
 
 def _paste(batch: Any, what: str) -> str:
     """The line to paste: the part that fits best, else a callable."""
-    parts = list(batch.items()) if isinstance(batch, Mapping) else []
-    parts = list(enumerate(batch)) if isinstance(batch, (tuple, list)) else parts
+    parts = tree.children(batch) if not isinstance(batch, torch.Tensor) else []
     size = batch_size(batch)
     fitting = [(key, value) for key, value in parts if _is_column(value, size)]
-    columns = [key for key, value in fitting if what != "labels" or _looks_like_classes(value)]
+    columns: list[Any] = [key for key, value in fitting if what != "labels" or _looks_like_classes(value)]
+    if not columns and what == "labels":
+        deep = [path for path, value in tree.tensors(batch) if len(path) > 1 and _looks_like_classes(value)]
+        columns = [tree.dotted(path) for path in deep]
     return f" Paste: {what}={columns[-1]!r}" if columns else f" Paste: {what}=None, if there is none"
 
 
@@ -118,45 +130,129 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
         value = select(batch, selector, "labels")
         if _looks_like_targets(value):
             return None  # find_targets has them
-        if value is not None and not _looks_like_classes(value):
+        if isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.ndim in (1, 2):
+            value = value.to(torch.int64)
+        if value is not None and not (_looks_like_classes(value) or is_label_map(value)):
             raise ConfigurationError(
                 f"labels={selector!r} gives {summarize(value)}; class labels are integers of shape (batch,), "
-                "regression targets floating-point numbers of shape (batch,) or (batch, t)"
+                "(batch, tokens) or (batch, height, width), regression targets floating-point numbers of shape "
+                "(batch,) or (batch, t)"
             )
         return _flat(value)
-    if isinstance(batch, Mapping):
-        parts: list[Tensor] = [batch[key] for key in LABEL_KEYS if key in batch and _looks_like_classes(batch[key])]
-        return _flat(parts[0]) if parts else None
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        fitting = [v for v in map(_flat, batch[1:]) if _looks_like_classes(v) and v.ndim == 1]
-        if len(fitting) == 1:
-            return fitting[0]
-        nested = [v for v in batch[1:] if isinstance(v, Mapping)]
-        return find_labels(nested[0]) if not fitting and len(nested) == 1 else None
-    return None
+    found = label_parts(batch)
+    return found[0][1] if found else _label_map(batch)
+
+
+def is_label_map(value: Any) -> bool:
+    """Whether a value is a map of classes, one a pixel: integers (b, h, w)."""
+    whole = isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
+    return whole and value.ndim == 3 and value.dtype != torch.bool
+
+
+def _label_map(batch: Any) -> Tensor | None:
+    """The only map of classes beside images (b, c, h, w)."""
+    found = [value for path, value in tree.tensors(batch) if is_label_map(value)]
+    images = any(value.ndim == 4 and value.is_floating_point() for _, value in tree.tensors(batch))
+    return found[0] if images and len(found) == 1 else None
+
+
+def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
+    """Where "auto" finds class labels, with their paths; the first is the one that is taken.
+
+    Under a usual key, on any level, the outer ones first; else the only column of integers behind the input of a tuple.
+    """
+    if is_list_of_samples(batch):
+        return _stacked(batch)
+    named = [
+        (path, _flat(value))
+        for path, value in tree.tensors(batch)
+        if path and _names_labels(path) and (_looks_like_classes(value)) and not _in_a_list_of_samples(batch, path)
+    ]
+    if named:
+        return sorted(named, key=lambda one: (len(one[0]), _rank(one[0])))
+    if not tree.is_sequence(batch):
+        nested = [(key, part) for key, part in tree.children(batch) if tree.children(part)]
+        return next((_below(key, found) for key, part in nested if (found := label_parts(part))), [])
+    parts = tree.children(batch)
+    behind = [((key,), _flat(v)) for key, v in parts[1:] if _looks_like_classes(v) and _flat(v).ndim == 1]
+    if behind:
+        return behind if len(behind) == 1 else []
+    for key, part in [*parts[1:], *parts[:1]]:
+        if tree.children(part) and not is_list_of_samples(part):
+            found = label_parts(part)
+            columns = [one for one in found if one[1].ndim == 1]
+            if not found and key and tree.is_sequence(part):  # (input, (labels, names)): the first is no input
+                first = [((i,), _flat(v)) for i, v in tree.children(part) if _looks_like_classes(v)]
+                columns = [one for one in first if one[1].ndim == 1]
+                columns = columns if len(columns) == 1 else []
+            if columns:
+                return _below(key, columns)
+    return []
+
+
+def _names_labels(path: tree.Path) -> bool:
+    """Whether a usual name of labels stands at a path's end, or on the way to its only tensor."""
+    return str(path[-1]).lower() in LABEL_KEYS or any(str(key).lower() in LABEL_KEYS for key in path[:-1])
+
+
+def _rank(path: tree.Path) -> int:
+    names = [LABEL_KEYS.index(key) for part in path if (key := str(part).lower()) in LABEL_KEYS]
+    return min(names, default=len(LABEL_KEYS))
+
+
+def _below(key: str | int, found: list[tuple[tree.Path, Tensor]]) -> list[tuple[tree.Path, Tensor]]:
+    return [((key, *path), value) for path, value in found]
+
+
+def _in_a_list_of_samples(batch: Any, path: tree.Path) -> bool:
+    """Whether a part belongs to one sample of several (the boxes of one image)."""
+    return any(is_list_of_samples(tree.at(batch, path[:end])) for end in range(len(path)))
+
+
+def _stacked(samples: Any) -> list[tuple[tree.Path, Tensor]]:
+    """Labels of samples that were not put together: one number each, under the same usual key."""
+    for key in LABEL_KEYS:
+        values = [dict(tree.children(one)).get(key) for one in samples]
+        whole = [v for v in values if (isinstance(v, int) and not isinstance(v, bool)) or _is_a_number(v)]
+        if len(whole) == len(samples):
+            return [((key,), torch.stack([torch.as_tensor(v).reshape(()).to(torch.int64) for v in whole]))]
+    return []
+
+
+def _is_a_number(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_floating_point()
 
 
 def _looks_like_targets(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim in (1, 2) and value.is_floating_point()
 
 
-def find_targets(batch: Any, selector: Selector = "auto") -> Tensor | None:
+def find_targets(batch: Any, selector: Selector = "auto", beside_labels: bool = False) -> Tensor | None:
     """Regression targets (b,) or (b, t), floating-point; None where the batch has none, or has class labels.
 
     "auto" finds them under a usual key of a dict, or as the only such tensor behind the input of a tuple (one shaped
     like the input is another view of it).
 
+    Args:
+        batch: what the step got.
+        selector: what names them.
+        beside_labels: also look where class labels were found.
+
     Raises:
         ConfigurationError: if a named selector finds nothing.
     """
-    if selector is None or find_labels(batch, selector) is not None:
+    if selector is None or (not beside_labels and find_labels(batch, selector) is not None):
         return None
     if selector != "auto":
         value = select(batch, selector, "labels")
         return value if _looks_like_targets(value) else None
-    if isinstance(batch, Mapping):
-        return next((batch[key] for key in LABEL_KEYS if _looks_like_targets(batch.get(key))), None)
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 1:
+    named: list[tuple[tree.Path, Tensor]] = [
+        (path, value) for path, value in tree.tensors(batch) if path and str(path[-1]).lower() in LABEL_KEYS
+    ]
+    for _, value in sorted(named, key=lambda one: (len(one[0]), _rank(one[0]))):
+        if _looks_like_targets(value):
+            return value
+    if tree.is_sequence(batch) and len(batch) > 1:
         first = batch[0]
         fitting: list[Tensor] = [v for v in batch[1:] if _looks_like_targets(v)]
         copies = isinstance(first, torch.Tensor) and first.ndim == 2 and any(v.shape == first.shape for v in fitting)
@@ -190,9 +286,8 @@ def find_mask(batch: Any, selector: Selector = "auto") -> Tensor | None:
     if selector != "auto":
         value = select(batch, selector, "mask")
         return value if isinstance(value, torch.Tensor) else None
-    if isinstance(batch, Mapping):
-        for key in MASK_KEYS:
-            if isinstance(batch.get(key), torch.Tensor) and batch[key].ndim == 2:
-                found: Tensor = batch[key]
-                return found
+    for key in MASK_KEYS:
+        for path, value in tree.tensors(batch):
+            if path and str(path[-1]) == key and value.ndim == 2:
+                return value
     return None

@@ -8,17 +8,18 @@ only, and is counted. Neural collapse of multi-label features is defined on rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from lightning_featgeo.rows.batches import LABEL_KEYS, Selector, find_labels, find_targets, select, summarize
+from lightning_featgeo.rows import tree
+from lightning_featgeo.rows.batches import LABEL_KEYS, Selector, find_labels, find_targets, label_parts, select, summarize
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
-LabelKind = Literal["classes", "soft", "multi-label", "binary", "targets", "none"]
+LabelKind = Literal["classes", "soft", "multi-label", "binary", "whole", "targets", "none"]
 _ALMOST = 1e-3  # what bf16 leaves of a sum of weights
 
 
@@ -31,21 +32,33 @@ class LabelReader:
         num_classes: C, if known: a matrix of C columns of weights is labels, another one regression targets.
         ignore_index: class index of rows that have no class, besides all negative ones.
         groups: what the batch's groups are found by: those are no labels.
+        outputs: of the head, if it is known.
+        stated: whether the user gave num_classes: then labels that are found are believed.
+        ignored: the loss shows that labels, if there are any, are not what is learned.
     """
 
     selector: Selector = "auto"
     num_classes: int | None = None
     ignore_index: int = -100
     groups: Selector = None
+    outputs: int | None = None
+    stated: bool = True
+    ignored: bool = False
     kind: LabelKind | None = None
+    shifted: bool | None = None
+    column: int | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
-        """Class of each row, (b,) or (b, t), −1 where there is none; and regression targets. Either may be None.
+        """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets.
+
+        Either may be None.
 
         Raises:
             ConfigurationError: if a named selector finds nothing.
         """
+        if self.ignored:
+            return None, None
         batch = self._without_groups(batch)
         matrix = self._matrix(batch)
         if matrix is not None and self.kind in (None, "soft", "multi-label"):
@@ -59,14 +72,22 @@ class LabelReader:
                 return _one_class(matrix, kind == "soft"), None
         labels = find_labels(batch, self.selector)
         if labels is None and self.selector == "auto":
+            labels = self._only_one_that_fits(batch)
+        if labels is None and self.selector == "auto":
             self._note_candidates(batch)
-        if labels is not None:
+        targets = self._targets(batch, labels)
+        if labels is None and targets is None and self.selector == "auto":
+            labels = self._booleans(batch)
+        if labels is not None and (targets is None or self.selector != "auto") and self._fit(labels, batch):
             self.kind = "classes"
-            return torch.where(labels == self.ignore_index, UNLABELLED, labels), None
-        targets = find_targets(batch, self.selector)
+            return self._next_token(labels, batch), None
         if targets is not None and self._is_binary(targets):
             self.kind = "binary"
             self.notes["targets of 0 and 1 with a single output are read as two classes"] = None
+            return targets.reshape(-1).to(torch.int64), None
+        if targets is not None and self._is_whole(targets):
+            self.kind = "whole"
+            self.notes["labels are whole numbers of a floating-point type below the head's outputs: classes"] = None
             return targets.reshape(-1).to(torch.int64), None
         if targets is not None and self.kind is None and self._is_another_input(targets):
             told = (
@@ -78,12 +99,77 @@ class LabelReader:
         self.kind = self.kind or ("targets" if targets is not None else None)
         return None, targets
 
+    def home(self, batch: Any) -> tree.Path | None:
+        """Where the labels are in the batch; None where that can't be told."""
+        if self.selector == "auto":
+            found = label_parts(batch)
+            return found[0][0] if found else None
+        if callable(self.selector) or self.selector is None:
+            return None
+        return tuple(self.selector.split(".")) if isinstance(self.selector, str) else (self.selector,)
+
+    def _targets(self, batch: Any, labels: Tensor | None) -> Tensor | None:
+        """Regression targets. Beside a single output, a floating-point column beats one of integers: a time beats the
+        flag of a censored row, a value the index of its sample."""
+        found = find_targets(batch, self.selector, beside_labels=self.outputs == 1)
+        if labels is None or found is None:
+            return found
+        if found.numel() != len(found) or labels.ndim != 1 or self.selector != "auto":
+            return None
+        self.notes[
+            f"{summarize(found)} is taken for the targets of the head's one output, and {summarize(labels)} beside it "
+            "not for classes. If it is, name it with labels="
+        ] = None
+        return found
+
+    def _fit(self, labels: Tensor, batch: Any) -> bool:
+        """Whether what was found as classes can be those of the head. Looked at once; what was named is believed."""
+        if self.selector != "auto" or self.stated or self.num_classes is None or self.kind == "classes":
+            return True
+        if self.kind is not None or not labels.numel():
+            return self.kind is None
+        real = labels.to(torch.int64)
+        real = real[(real != self.ignore_index) & (real >= 0)]
+        if not real.numel() or int(real.max()) < max(self.num_classes, 1):
+            return True
+        self.kind = "none"
+        self.notes[
+            f"{summarize(labels)} holds numbers up to {int(real.max())}, and the head has {self.num_classes} outputs: "
+            "these are no classes of it (an index, a length?). If they are, say num_classes= and labels="
+        ] = None
+        return False
+
+    def _next_token(self, labels: Tensor, batch: Any) -> Tensor:
+        """Labels as indices; those of a language model, which are its input, shifted to the token that comes next."""
+        labels = labels.to(torch.int64)
+        labels = torch.where(labels == self.ignore_index, UNLABELLED, labels)
+        if labels.ndim != 2:
+            return labels
+        if self.shifted is None and labels.shape[1] > 1:
+            alike = [(p, t) for p, t in tree.tensors(batch) if t.shape == labels.shape and not t.is_floating_point()]
+            home = self.home(batch)
+            self.shifted = len(alike) > 1 and any(_is_itself(labels, t) for path, t in alike if path != home)
+        if not self.shifted:
+            return labels
+        self.notes[
+            "labels are the input itself, as in a causal language model: each token's label is the next token"
+        ] = None
+        last = torch.full_like(labels[:, :1], UNLABELLED)
+        return torch.cat([labels[:, 1:], last], dim=1)
+
+    def _is_whole(self, targets: Tensor) -> bool:
+        """Whether floating-point numbers are indices of the classes of several outputs. Looked at once."""
+        if self.kind is not None or targets.numel() != len(targets) or (self.outputs or 0) < 3 or not len(targets):
+            return self.kind == "whole"
+        whole = (targets == targets.round()) & (targets >= 0) & (targets < self.outputs)
+        return bool(whole.all())
+
     def _without_groups(self, batch: Any) -> Any:
         if self.groups is None or self.selector != "auto":
             return batch
         found = select(batch, self.groups, "groups")
-        if isinstance(batch, Mapping):
-            return {key: value for key, value in batch.items() if value is not found}
+        if tree.is_mapping(batch):
+            return {key: value for key, value in tree.children(batch) if value is not found}
         return [value for value in batch if value is not found] if isinstance(batch, (tuple, list)) else batch
 
     def _note_candidates(self, batch: Any) -> None:
@@ -95,8 +181,35 @@ class LabelReader:
         elif len(whole) > 1:
             self.notes[f"{len(whole)} parts of the batch could be labels: name one of them, such as labels=1"] = None
 
+    def _only_one_that_fits(self, batch: Any) -> Tensor | None:
+        """Of several columns of integers, the one that alone can be classes of the head (others: indices, lengths)."""
+        parts = list(batch[1:]) if isinstance(batch, Sequence) and not isinstance(batch, str) else []
+        whole = [p for p in parts if isinstance(p, torch.Tensor) and p.ndim == 1 and _is_whole_type(p)]
+        if self.column is None and len(whole) > 1 and self.num_classes is not None and len(whole[0]):
+            fitting = [i for i, p in enumerate(whole) if int(p.max()) < self.num_classes]
+            self.column = fitting[0] if len(fitting) == 1 else -1
+            if self.column >= 0:
+                self.notes[
+                    f"of {len(whole)} columns of integers, {summarize(whole[self.column])} in place {self.column} alone "
+                    f"fits the head's {self.num_classes} outputs: it is taken for the labels"
+                ] = None
+        usable = self.column is not None and 0 <= self.column < len(whole)
+        return whole[self.column] if usable and self.column is not None else None
+
+    def _booleans(self, batch: Any) -> Tensor | None:
+        """The only column of booleans behind the input, beside a head of one or two outputs; or one of a usual name."""
+        found = [
+            value.to(torch.int64).reshape(-1)
+            for path, value in tree.tensors(batch)
+            if value.dtype == torch.bool and value.ndim in (1, 2) and value.numel() == len(value) and path
+            and (str(path[-1]).lower() in LABEL_KEYS or (path[0] != 0 and len(path) == 1 and self.num_classes == 2))
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else None
+
     def _is_binary(self, targets: Tensor) -> bool:
         """Whether floating-point targets are the two classes of one output. Looked at once."""
+        if self.outputs is not None and self.outputs > 2:
+            return False
         if self.kind is not None or targets.numel() != len(targets) or (self.num_classes or 2) != 2 or not len(targets):
             return self.kind == "binary"
         return bool(((targets == 0) | (targets == 1)).all())
@@ -112,12 +225,10 @@ class LabelReader:
             return None
         if self.selector != "auto":
             found = [select(batch, self.selector, "labels")]
-        elif isinstance(batch, Mapping):
-            found = [batch[key] for key in LABEL_KEYS if key in batch]
-        elif isinstance(batch, Sequence) and not isinstance(batch, str):
+        elif tree.is_sequence(batch):
             found = list(batch[1:])
         else:
-            found = []
+            found = [v for path, v in tree.tensors(batch) if path and str(path[-1]).lower() in LABEL_KEYS]
         fitting = [
             v
             for v in found
@@ -134,6 +245,16 @@ class LabelReader:
         if bool(((weights.sum(dim=1) - 1).abs() < _ALMOST).all()):
             return "soft"
         return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
+
+
+def _is_whole_type(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+
+
+def _is_itself(labels: Tensor, ids: Tensor) -> bool:
+    """Whether labels repeat the input token by token, where there is a label."""
+    there = labels >= 0
+    return bool(there.any()) and bool((labels == ids)[there].all())
 
 
 def _one_class(matrix: Tensor, soft: bool) -> Tensor:

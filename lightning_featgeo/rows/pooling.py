@@ -46,10 +46,10 @@ class Tokens:
         Raises:
             ConfigurationError: with the pooling that can.
         """
-        if self.per_sequence is not None and pool != "tokens":
+        if self.per_sequence is not None and pool != "tokens" and "(b " not in (pool or "").partition("->")[2]:
             raise ConfigurationError(
-                f'Tokens(per_sequence={self.per_sequence}) draws from tokens that are rows: add pool="tokens", or '
-                "leave it out"
+                f'Tokens(per_sequence={self.per_sequence}) draws from tokens that are rows: add pool="tokens" or a '
+                "pattern such as 'b c h w -> (b h w) c', or leave it out"
             )
         if self.skip and pool is not None and pool not in ("tokens", "mean", "last"):
             raise ConfigurationError(
@@ -63,13 +63,20 @@ ALL_TOKENS = Tokens()
 
 @dataclass(frozen=True)
 class Pooled:
-    """Rows (n, d) of one call; ``sample``: which of its b inputs each comes from; ``keep``: False for padding."""
+    """Rows (n, d) of one call.
+
+    ``sample``: which of its b inputs each comes from. ``keep``: False for padding. ``label_axes``: where a pattern makes
+    several rows of an input, the lengths of the axes that labels of the rows have, b first, in the rows' order.
+    ``grouped``: rows of one input lie next to each other.
+    """
 
     rows: Tensor
     sample: Tensor
     position: Tensor
     keep: Tensor | None
     inputs: int
+    label_axes: tuple[int, ...] | None = None
+    grouped: bool = False
 
 
 def check_pool(pool: str | None) -> None:
@@ -196,4 +203,29 @@ def _by_pattern(x: Tensor, pattern: str, mask: Tensor | None) -> Pooled:
     shape = [1] * x.ndim
     shape[batch_axis] = b
     came_from = reduce(index.double().reshape(shape).expand(x.shape), pattern, "mean")[:, 0].round().to(torch.int64)
-    return Pooled(rows, came_from, torch.arange(n, device=x.device), keep, b)
+    grouped, label_axes = _several_rows(pattern, axes, tuple(x.shape))
+    position = torch.arange(n, device=x.device)
+    return Pooled(rows, came_from, position % (n // b) if grouped else position, keep, b, label_axes, grouped)
+
+
+def _several_rows(pattern: str, axes: list[str], shape: tuple[int, ...]) -> tuple[bool, tuple[int, ...] | None]:
+    """Of a pattern "b … -> (b …) d": whether rows of one input lie together, and the lengths of their axes."""
+    group = re.match(r"\s*\(([\w ]+)\)", pattern.split("->")[1])
+    names = group[1].split() if group else []
+    if not names or names[0] != "b" or len(axes) != len(shape) or not set(names) <= set(axes):
+        return False, None
+    return True, tuple(shape[axes.index(name)] for name in names)
+
+
+def spread(labels: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Labels (b, …) of each row, where rows are b and further axes of these lengths; the nearest of another size.
+
+    Args:
+        labels: (b, h, w) or (b, t).
+        axes: (b, h', w') or (b, t').
+    """
+    for dim, length in enumerate(axes[1:], 1):
+        if labels.shape[dim] != length:
+            at = ((torch.arange(length, device=labels.device) + 0.5) * labels.shape[dim] / length).to(torch.int64)
+            labels = labels.index_select(dim, at)
+    return labels.reshape(-1)

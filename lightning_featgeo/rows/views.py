@@ -19,12 +19,16 @@ from lightning_featgeo.types import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Per input of a call: which sample of the batch it shows (−1: can't be told), and which view of it."""
+    """Per input of a call: which sample of the batch it shows (−1: can't be told), and which view of it.
+
+    ``keep``: False for inputs that are no sample of the batch; None: all are.
+    """
 
     origin: Tensor
     view: Tensor
     may_hold_first_view: bool
     several_views: bool
+    keep: Tensor | None = None
 
 
 @dataclass

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows.assembler import RowAssembler
+from lightning_featgeo.rows.assembler import Role, RowAssembler
 from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.watch.plan import WindowPlan
@@ -45,7 +43,7 @@ def watched_layers(
     s, watched = settings, []
     seed = seed_for(s.neighbors.seed, plan.stage, plan.number)
     for index, layer in enumerate(sources.layers):
-        classes = class_count(s, stated, sources.head, layer.width)
+        classes = class_count(s, stated, sources, layer.width)
         metric = GeometryMetric(
             s.signals if plan.logged else COUNT_SIGNAL,
             classes,
@@ -57,8 +55,8 @@ def watched_layers(
             earlier_neighbors=earlier(index),
         )
         assembler = RowAssembler(
-            s.pool, label_reader(s, class_count(s, stated, sources.head, None)), s.mask, s.views, s.groups, layer.width,
-            s.tokens, seed,
+            s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
+            role_of(sources, layer.path, plan),
         )  # fmt: skip
         watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None))
     return watched
@@ -74,30 +72,46 @@ def seed_for(seed: int, stage: str, number: int) -> int:
     return seed * 2**32 ^ zlib.crc32(f"{stage}/{number}".encode())
 
 
-def label_reader(settings: WatchSettings, num_classes: int | None) -> LabelReader:
-    """What reads labels, of so many classes."""
-    return LabelReader(settings.labels, num_classes, settings.ignore_index, settings.groups)
+def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) -> LabelReader:
+    """What reads labels, of as many classes as are known."""
+    reading, given = sources.reading, settings.num_classes is not None
+    learns_others = reading is not None and reading.reconstructs and settings.labels == "auto" and not given
+    return LabelReader(
+        settings.labels, class_count(settings, stated, sources, None), settings.ignore_index, settings.groups,
+        outputs=sources.outputs, stated=given, ignored=learns_others,
+    )  # fmt: skip
+
+
+def role_of(sources: Sources, path: str, plan: WindowPlan) -> Role:
+    """What a watched layer is in its model."""
+    return Role(
+        trains=plan.stage == "train",
+        is_classifier=sources.is_classifier,
+        decodes=sources.decodes(path),
+        reads_last=sources.reads_last(path),
+        several_loaders=plan.several_loaders,
+    )
 
 
 def class_count(
-    settings: WatchSettings, stated: int | None, head: torch.nn.Module | None, width: int | None
+    settings: WatchSettings, stated: int | None, sources: Sources, width: int | None
 ) -> int | None:
     """C as given, else the head's outputs, else as stated; None if "auto" finds its memory too large."""
     if settings.num_classes is not None:
         return settings.num_classes
-    outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
-    classes = max(outputs, 2) if isinstance(outputs, int) else stated
+    outputs = sources.outputs
+    classes = max(outputs, 2) if outputs is not None else stated
     too_large = classes is not None and classes * (width or 1) * 12 > AUTO_CLASS_BYTES
     return None if settings.signals == "auto" and too_large else classes
 
 
-def check_batch(settings: WatchSettings, batch: Any, num_classes: int | None) -> bool:
+def check_batch(settings: WatchSettings, batch: Any, stated: int | None, sources: Sources) -> bool:
     """What a batch alone can tell, before anything was caught: whether it has labels, and that selectors fit.
 
     Raises:
         ConfigurationError: if a selector finds nothing, or signals asked for by name need labels there are not.
     """
-    labels, targets = label_reader(settings, num_classes).read(batch)
+    labels, targets = label_reader(settings, stated, sources).read(batch)
     find_mask(batch, settings.mask)
     find_groups(batch, settings.groups)
     asked = named_signals(settings.signals)

@@ -25,6 +25,7 @@ class WindowPlan:
         serves: signals of other windows whose reference this one is; () if it is none.
         positions: whether samples are numbered by their positions in the data set.
         keeps_samples: whether a sample has the same number in every window.
+        several_loaders: whether a batch is made of batches of several loaders.
     """
 
     name: str
@@ -35,6 +36,7 @@ class WindowPlan:
     serves: tuple[str, ...] = ()
     positions: bool = False
     keeps_samples: bool = True
+    several_loaders: bool = False
 
 
 class Compared(NamedTuple):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.distributed.sharding import whole
-from lightning_featgeo.errors import Gap
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.tree import snapshot
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement, say
 from lightning_featgeo.watch.gaps import closed_as_gap
@@ -62,6 +65,7 @@ class Watcher:
         self.phase = Phase()
         self.windows: dict[Key, Window] = {}
         self.shards: dict[Key, Shard] = {}  # by window: where its loader is
+        self.batch: Any = None  # of the step that runs, as it was given
         self._opened: dict[str, list[Key]] = {}  # stage -> its windows, as it was last opened
         self.make_layers: Make = lambda plan: watched_layers(settings, sources, stated_classes, plan, self.policy)
         self.on_announcement: Callable[[Window], Announcement] = lambda window: Announcement(
@@ -82,6 +86,9 @@ class Watcher:
         """Begin the stage's windows, one a loader. Whatever fails now, other ranks will close them."""
         self.phase.open.add(stage)
         self._opened[stage] = []
+        with self.guard.around("looking for modules that were replaced", lost="the old ones are watched"):
+            if self.sources.refresh():
+                self.forget_layers()
         for plan in plans:
             window = self.windows.setdefault((stage, plan.number), Window(plan))
             self._opened[stage].append((stage, plan.number))
@@ -91,6 +98,12 @@ class Watcher:
             with self.guard.around(f"opening the {plan.name} window", window.fail):
                 window.open(step)
                 window.shard = self.shards.get((stage, plan.number))
+
+    def forget_layers(self) -> None:
+        """What is watched, or what is known of it, has changed: windows that are not being fed begin anew."""
+        for window in self.windows.values():
+            if window.plan.stage not in self.phase.open or not window.batches:
+                window.layers = []
 
     def loader_starts(self, key: Key, loader: Any, from_start: bool = True) -> None:
         """A window's loader begins anew: from here on, samples are counted to tell repeats from others.
@@ -112,15 +125,32 @@ class Watcher:
         if key in self.shards:
             self.shards[key].seen = None
 
+    def expect_batch(self, key: Key, number: int) -> None:
+        """A batch of this number comes: a window that has not seen the ones before is of a part of its loader only."""
+        window = self.windows.get(key)
+        if window is not None and window.batches == 0 and number > 0 and window.failed is None:
+            window.fail(
+                Gap(
+                    GapKind.LOST,
+                    f"this {window.plan.name} window was resumed in the middle: its first {number} batches are missing",
+                )
+            )
+
     def drop(self, stage: str) -> None:
         """Forget the stage's open windows."""
         self.phase.open.discard(stage)
 
     # --- streaming -------------------------------------------------------------------------------------------
 
-    def begin_batch(self, stage: str) -> None:
-        """Catch what the coming forwards make."""
+    def begin_batch(self, stage: str, batch: Any = None) -> None:
+        """Catch what the coming forwards make.
+
+        Args:
+            stage: whose step begins.
+            batch: what it is given: kept as it is now, as a step may take parts out of it.
+        """
         with self.guard.around("catching features", self.failing(stage)):
+            self.batch = None if batch is None else snapshot(batch)
             self.sources.open()
             self.phase.catching = stage
 
@@ -134,6 +164,7 @@ class Watcher:
             refuses: a wrong setting ends the run: nothing was trained yet.
         """
         self.phase.catching = None
+        batch, self.batch = batch if self.batch is None else self.batch, None
         window = self.windows.get(key) if key[0] in self.phase.open else None
         if window is None:
             with self.guard.around("catching features", refuses=refuses):
@@ -165,9 +196,12 @@ class Watcher:
             return True
         return False
 
-    def _caught(self, outputs: Any, batch: Any) -> list[list[Tensor]]:
+    def _caught(self, outputs: Any, batch: Any) -> list[list[Call]]:
         calls = self.sources.take(outputs, batch)
-        return [[x if type(x) is Tensor else whole(x) for x in one] for one in calls]
+        return [
+            [one if type(one.features) is Tensor else replace(one, features=whole(one.features)) for one in of_layer]
+            for of_layer in calls
+        ]
 
     def look(self, batch: Any) -> bool:
         """Look at a batch for settings that can't work; returns whether it has labels.
@@ -175,12 +209,12 @@ class Watcher:
         Raises:
             ConfigurationError: if a selector finds nothing, or a named signal lacks its input.
         """
-        return check_batch(self.settings, batch, self.classes)
+        return check_batch(self.settings, batch, self.stated_classes, self.sources)
 
     @property
     def classes(self) -> int | None:
         """C, as far as it is known."""
-        return class_count(self.settings, self.stated_classes, self.sources.head, None)
+        return class_count(self.settings, self.stated_classes, self.sources, None)
 
     def failing(self, stage: str) -> Callable[[Gap], None]:
         """What makes all windows of a stage gaps."""

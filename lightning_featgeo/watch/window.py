@@ -20,6 +20,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler
+from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
@@ -67,7 +68,7 @@ class WatchedLayer:
             found["skip_tokens"] = made.tokens.skip
         return found
 
-    def add(self, calls: list[Tensor], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
+    def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
         """Stream one batch, one tensor a forward call; returns its samples."""
         made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
         for piece in made.parts:
@@ -141,7 +142,7 @@ class Window:
         """The chosen signals, from a layer that has seen rows."""
         return next((part.metric.signals for part in self.layers if part.metric.signals), ())
 
-    def add(self, caught: list[list[Tensor]], batch: Any, ranks: Ranks) -> None:
+    def add(self, caught: list[list[Call]], batch: Any, ranks: Ranks) -> None:
         """Stream one batch: for each layer, one tensor a forward call."""
         size = 0
         for part, calls in zip(self.layers, caught, strict=True):

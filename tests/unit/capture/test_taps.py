@@ -33,8 +33,8 @@ def test_input_and_output_sides_and_keyword_arguments() -> None:
     after.open()
     x = torch.randn(2, 3)
     module(x=x)
-    assert torch.equal(before.take()[0], x)
-    assert torch.equal(after.take()[0], x + 1)
+    assert torch.equal(before.take()[0].features, x)
+    assert torch.equal(after.take()[0].features, x + 1)
 
 
 def test_a_closed_tap_catches_nothing_and_a_removed_one_is_gone() -> None:
@@ -60,7 +60,7 @@ def test_what_is_caught_survives_in_place_writes_and_carries_no_gradient() -> No
     x = torch.randn(8, 4)
     expected = layer(x).detach().clone()
     relu(layer(x))
-    caught = tap.take()[-1]
+    caught = tap.take()[-1].features
     assert torch.equal(caught, expected)
     assert not caught.requires_grad
 
@@ -97,7 +97,7 @@ def test_compiled_before_fit_with_ten_calls_a_step_without_recompiling(how: str)
         tap.open()
         model(x)
         model(torch.zeros_like(x))  # would overwrite an alias
-        torch.testing.assert_close(tap.take()[0], net.body(x))
+        torch.testing.assert_close(tap.take()[0].features, net.body(x))
     tap.remove()  # and a later run, which hooks the same module again, still catches
     tap.attach()
     with torch.no_grad():
@@ -139,4 +139,4 @@ def test_of_a_model_output_the_last_hidden_layer_is_taken_not_the_embeddings() -
     tap.open()
     x = torch.randn(2, 3)
     module(x)
-    assert torch.equal(tap.take()[0], x + 2)
+    assert torch.equal(tap.take()[0].features, x + 2)

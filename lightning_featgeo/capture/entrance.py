@@ -1,0 +1,221 @@
+"""What enters the network: the tensors that its outermost calls are given, which can be compared with the batch.
+
+A watched layer's call is traced to them: it lies inside an outermost call; or its input is what an earlier one gave
+(the same memory, or through the autograd graph). Where neither shows, all earlier ones that could be it are handed out.
+Hooks are there while a step runs, and gone before anybody exports, copies or pickles the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from lightning_featgeo import _compat
+from lightning_featgeo.capture.stash import ORDER, Caught
+from lightning_featgeo.capture.taps import display_name
+from lightning_featgeo.capture.values import leaves
+from lightning_featgeo.types import Tensor
+
+SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
+_NODES = 200  # of the autograd graph that are looked through between two modules
+_KEYS = itertools.count()
+
+
+@dataclass
+class Entered:
+    """One outermost call: when it began and ended, what it was given, and what it gave."""
+
+    start: int
+    module: int
+    given: list[Tensor]
+    stop: float = math.inf
+    gave: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Recording:
+    """Outermost calls since the batch began."""
+
+    calls: list[Entered] = field(default_factory=list)
+    depth: int = 0
+    used: set[int] = field(default_factory=set)
+    is_open: Callable[[], bool] = lambda: True
+
+
+_RECORDING: dict[int, Recording] = {}  # by an entrance's key, while a step runs
+
+
+def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int, owner: int) -> None:
+    recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
+    if recording is None or id(module) != owner:
+        return
+    recording.depth += 1
+    if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
+        given = [t for _, t in leaves([args, kwargs or {}]) if isinstance(t, torch.Tensor) and t.ndim > 0]
+        recording.calls.append(Entered(next(ORDER), id(module), given))
+        recording.used.add(id(module))
+    elif recording.depth == 1:
+        recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
+        return
+
+
+def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
+    recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
+    if recording is None or id(module) != owner or recording.depth == 0:
+        return
+    recording.depth -= 1
+    if recording.depth == 0 and recording.calls:
+        last = recording.calls[-1]
+        last.stop = next(ORDER)
+        last.gave = [t for _, t in leaves(given[-1]) if isinstance(t, torch.Tensor)]
+
+
+class Entrance:
+    """Watches what enters a model.
+
+    Args:
+        root: the model.
+        is_open: whether a call counts now.
+    """
+
+    def __init__(self, root: torch.nn.Module, is_open: Callable[[], bool]) -> None:
+        self.key, self.root, self._is_open = next(_KEYS), root, is_open
+        self._searched = 0
+        self._outermost: dict[int, torch.nn.Module] = {}
+        self._handles: list[RemovableHandle] = []
+        self._recording = Recording()
+
+    def open(self) -> None:
+        """A step begins."""
+        self.close()
+        modules = list(self._outermost.values()) if self._searched >= SEARCHED else list(_hookable(self.root))
+        for module in modules:
+            told: dict[str, Any] = {"key": self.key, "owner": id(module)}
+            before, after = functools.partial(_before, **told), functools.partial(_after, **told)
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open)
+
+    def close(self) -> None:
+        """The step is over: unhook. What was seen stays until the next one."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles and self._recording.calls and self._searched < SEARCHED:
+            self._searched += 1
+            self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
+        self._handles = []
+        _RECORDING.pop(self.key, None)
+
+    def search_again(self) -> None:
+        """The pattern of calls has changed: look for the outermost modules anew."""
+        self._searched = 0
+
+    def names(self) -> list[str]:
+        """Paths of the modules that the step itself called, in order."""
+        paths = {id(module): display_name(path) for path, module in self.root.named_modules() if path}
+        ran = [paths[one.module] for one in self._recording.calls if one.module in paths]
+        return list(dict.fromkeys(ran))
+
+    def forget(self) -> None:
+        """Let go of what was seen."""
+        self.close()
+        self._recording = Recording()
+
+    def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
+        """For each call of a watched module, the tensors that may have entered the network for it."""
+        entered = self._recording.calls
+        sources = [one for one in entered if one.module != id(module) and not self._derived(one, entered)]
+        found: list[tuple[Tensor, ...]] = []
+        before = -1
+        for index, call in enumerate(calls):
+            holding = next((e for e in entered if e.start <= call.order <= e.stop), None)
+            if holding is not None and not (is_input and holding.module == id(module)):
+                found.append(self._given(holding, entered))
+            else:
+                found.append(self._behind(call, index, len(calls), before, sources, entered))
+            before = call.order
+        return found
+
+    def _given(self, one: Entered, entered: list[Entered]) -> tuple[Tensor, ...]:
+        """What entered for an outermost call: its own arguments, or those of the call that made them."""
+        for _ in range(len(entered)):
+            earlier = self._derived(one, entered)
+            if earlier is None:
+                break
+            one = earlier
+        return tuple(one.given)
+
+    def _derived(self, one: Entered, entered: list[Entered]) -> Entered | None:
+        """The earlier call whose output one was given."""
+        for given in one.given[:4]:
+            if given.is_floating_point():
+                made = _maker(_compat.address(given), given.grad_fn, one.start, entered)
+                if made is not None:
+                    return made
+        return None
+
+    def _behind(
+        self, call: Caught, index: int, count: int, before: int, sources: list[Entered], entered: list[Entered]
+    ) -> tuple[Tensor, ...]:
+        """For features that were made between modules: from what."""
+        made = _maker(call.place, call.node, call.order, entered)
+        if made is not None:
+            return self._given(made, entered)
+        if len(sources) == count and sources[index].stop < call.order:
+            return tuple(sources[index].given)
+        earlier = [one for one in sources if one.stop < call.order]
+        fresh = [one for one in earlier if one.start > before] or earlier
+        return tuple(tensor for one in fresh for tensor in one.given)
+
+
+def _maker(place: int | None, node: Any, order: int, entered: list[Entered]) -> Entered | None:
+    """The call that gave a tensor, or what it was made from without another module.
+
+    Args:
+        place: where its memory begins. The outputs of earlier calls are held, so that no other tensor takes their place.
+        node: of the autograd graph that made it, if there is a graph.
+        order: when it was used.
+        entered: all outermost calls.
+    """
+    earlier = [one for one in entered if one.stop < order]
+    if place is not None:
+        for one in reversed(earlier):
+            if any(_compat.address(gave) == place for gave in one.gave):
+                return one
+    if node is None:
+        return None
+    makers = {gave.grad_fn: one for one in earlier for gave in one.gave if gave.grad_fn is not None}
+    seen, waiting = {node}, [node]
+    while waiting and len(seen) < _NODES:
+        at = waiting.pop()
+        if at in makers:
+            return makers[at]
+        for child, _ in at.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                waiting.append(child)
+    return None
+
+
+def _hookable(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Modules that a hook can come to and go from without touching compiled or scripted code."""
+    compiles = _compat.compiles()
+    seen: set[torch.nn.Module] = set()
+    waiting = [root]
+    while waiting:
+        module = waiting.pop()
+        wraps, inside = hasattr(module, "_orig_mod"), getattr(module, "_compiled_call_impl", None) is not None
+        if module in seen or inside or isinstance(module, torch.jit.ScriptModule):
+            continue
+        seen.add(module)
+        if wraps or not compiles:  # anything else may be called from compiled code
+            yield module
+        if not wraps:
+            waiting += module.children()

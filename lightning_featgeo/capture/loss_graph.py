@@ -1,0 +1,175 @@
+"""What the autograd graph of a loss tells: which weights it reads, and what it does with a head's output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lightning_featgeo import _compat
+from lightning_featgeo.capture.stash import Caught
+from lightning_featgeo.types import Tensor
+
+_OF_CLASSES = re.compile(r"NllLoss|CrossEntropy|MultiMargin|MultilabelMargin|LogSoftmax")
+_OF_NUMBERS = re.compile(r"MseLoss|L1Loss|SmoothL1|HuberLoss")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a loss does with a head's output.
+
+    ``classifies``: it is scored against classes, with no other weight between. ``reconstructs``: it is compared with
+    the batch's input.
+    """
+
+    classifies: bool = False
+    reconstructs: bool = False
+
+
+class LossGraph:
+    """The graph behind a loss; an empty one for None, or where nothing is trained."""
+
+    def __init__(self, loss: Tensor | None) -> None:
+        self.loss = loss if isinstance(loss, torch.Tensor) and loss.grad_fn is not None else None
+        self._nodes = [] if self.loss is None else _walk(self.loss.grad_fn, lambda _: False)
+        self._seen = set(self._nodes)
+        self._variables = {id(v) for n in self._nodes if (v := getattr(n, "variable", None)) is not None}
+
+    def reads_weight(self, module: torch.nn.Module) -> bool:
+        """Whether any of a module's own parameters is in the graph."""
+        return any(id(p) in self._variables for p in module.parameters())
+
+    def visible(self, modules: Iterable[torch.nn.Module]) -> bool:
+        """Whether the graph shows any module's weights: that of a compiled model is opaque."""
+        return any(self.reads_weight(module) for module in modules)
+
+    def reaches(self, module: torch.nn.Module, calls: Sequence[Caught]) -> bool:
+        """Whether the loss is trained through a module's calls: a teacher's are not, whatever runs in them."""
+        if all(call.with_gradient is False for call in calls):
+            return False
+        if any(p.requires_grad for p in module.parameters()):
+            return self.reads_weight(module)
+        return any(call.node in self._seen for call in calls if call.node is not None)
+
+    def reading(self, head: torch.nn.Module, inputs: Sequence[Tensor]) -> Reading:
+        """What is done with a head's output.
+
+        Args:
+            head: the module.
+            inputs: the batch's tensors.
+        """
+        weights = _weights(head)
+        classifies = reconstructs = compared = False
+        for node in self._nodes:
+            name = node.name()
+            of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
+            if not (of_classes or of_numbers) or not _leads_to_output(node, weights):
+                continue
+            classifies = classifies or bool(of_classes)
+            if of_numbers:
+                target = _compat.saved_target(node)
+                compared = compared or target is not None
+                reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs))
+        if self.loss is not None and not classifies and not compared and self.reads_weight(head):
+            reconstructs = _is_as_wide(head, inputs)
+        return Reading(classifies, reconstructs and not classifies)
+
+
+def _is_input(target: Tensor, given: Tensor) -> bool:
+    """Whether a loss's target is the batch's input: numbers with a feature axis, and no marks of classes."""
+    if given.ndim < 2 or not target.is_floating_point() or target.numel() != given.numel() or given.shape[-1] == 1:
+        return False
+    if _compat.address(target) == _compat.address(given) and target.shape == given.shape:
+        same = True
+    else:
+        same = bool((target.reshape(-1) == given.reshape(-1).to(target.dtype)).all())
+    return same and not bool(((target == 0) | (target == 1)).all())
+
+
+def _is_as_wide(head: torch.nn.Module, inputs: Sequence[Tensor]) -> bool:
+    """Whether a head gives as many numbers as its network was given, where no loss of torch tells what is compared."""
+    outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
+    first = next((x for x in inputs if x.is_floating_point() and x.ndim > 1), None)
+    if first is None or not isinstance(outputs, int) or outputs < 2:
+        return False
+    return outputs == (first.shape[1] if first.ndim != 3 else first.shape[-1])
+
+
+def _leads_to_output(node: Any, weights: set[int]) -> bool:
+    """Whether a loss's node reads a head's output, through nodes with one input (softmax, reshaping, scaling)."""
+    for child, _ in node.next_functions:
+        at = child
+        for _ in range(64):
+            if at is None:
+                break
+            if _applies(at, weights):
+                return True
+            inputs = [c for c, _ in at.next_functions if c is not None]
+            if len(inputs) != 1:
+                break
+            at = inputs[0]
+    return False
+
+
+def _weights(head: torch.nn.Module) -> set[int]:
+    return {id(p) for p in head.parameters()}
+
+
+def _walk(start: Any, blocked: Callable[[Any], bool]) -> list[Any]:
+    """Autograd nodes reachable from ``start``, not looking behind blocked ones."""
+    seen, stack, order = {start}, [start], []
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        if blocked(node):
+            continue
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return order
+
+
+def _leads_to(node: Any, weights: set[int]) -> bool:
+    """Whether a node is a head's parameter, seen through transposes and casts (nodes with one input)."""
+    while node is not None:
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return id(variable) in weights
+        inputs = [child for child, _ in node.next_functions if child is not None]
+        if len(inputs) != 1:
+            return False
+        node = inputs[0]
+    return False
+
+
+def _applies(node: Any, weights: set[int]) -> bool:
+    """Whether a node multiplies by a head's weight: one of its inputs leads to it, and there is another input."""
+    children: Sequence[Any] = [child for child, _ in node.next_functions if child is not None]
+    return any(_leads_to(child, weights) for child in children) and not _leads_to(node, weights)
+
+
+def reaches(loss: Tensor, head: torch.nn.Module) -> bool:
+    """Whether the loss's graph shows the head's weight at all (a compiled model's graph is opaque)."""
+    weights = _weights(head)
+    if loss.grad_fn is None:
+        return False
+    return any(id(getattr(n, "variable", None)) in weights for n in _walk(loss.grad_fn, lambda _: False))
+
+
+def rival_weight(loss: Tensor, head: torch.nn.Module) -> Tensor | None:
+    """A weight matrix that acts on the loss without passing through the head: a tied, cosine or second head.
+
+    Returns None if there is none, or if the graph doesn't show the head's weight (compiled models).
+    """
+    if loss.grad_fn is None or not reaches(loss, head):
+        return None
+    weights = _weights(head)
+    for node in _walk(loss.grad_fn, lambda n: _applies(n, weights)):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, torch.Tensor) and variable.ndim >= 2 and id(variable) not in weights:
+            return variable
+    return None

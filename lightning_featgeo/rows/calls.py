@@ -1,0 +1,26 @@
+"""One forward call of a watched layer, as it was caught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_featgeo.types import Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward call.
+
+    Attributes:
+        features: what was caught, (b, …).
+        real: (b, t), False where a packed or nested sequence was shorter; None: all of it is real.
+        with_gradient: whether it was run to be trained on; None: unknown.
+        state: how many backwards had begun in this batch.
+        entered: the tensors that may have entered the network for it; None: nobody looked.
+    """
+
+    features: Tensor
+    real: Tensor | None = None
+    with_gradient: bool | None = None
+    state: int = 0
+    entered: tuple[Tensor, ...] | None = None

@@ -1,0 +1,270 @@
+"""Why a row is believed to be a sample's: what entered the network is compared with the batch.
+
+A slice, a chunk or a reshape shares the batch's memory: offset and stride say which samples it holds, and no value is
+read. A copy (sorted, shuffled, selected, concatenated, cast) is told by content: a few dozen elements a row, hashed. A
+normalised copy correlates with one. What matches nothing (augmented, generated, replayed) is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lightning_featgeo import _compat
+from lightning_featgeo.types import Tensor
+
+COMPARED = 64  # elements of a row
+_ENOUGH = 0.1  # share of rows whose content must be the batch's: it never is by chance
+_LARGEST = 1 << 24  # entries of the table of correlations
+_SAME = 1 - 1e-4  # correlation of what was only shifted and scaled; float rounding leaves this much
+BY_MEMORY, BY_CONTENT, BY_CORRELATION = "the batch's own memory", "equal content", "equal up to a scale and a shift"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of one call come from.
+
+    Attributes:
+        samples: (m,) index of each row's sample in the batch, −1 where it is none of them; None: row r is sample r.
+        part: which tensor of the batch, one for all rows or one a row.
+        piece: which piece of the sample (a view, a frame), one for all rows or one a row.
+        rows: m.
+        how: in words.
+        span: (first, step) where samples are first, first + step, …; None where they are told one by one.
+    """
+
+    samples: Tensor | None
+    part: int | Tensor
+    piece: int | Tensor
+    rows: int
+    how: str
+    span: tuple[int, int] | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether row r is sample r throughout."""
+        return self.samples is None and isinstance(self.part, int) and isinstance(self.piece, int)
+
+
+def main_inputs(entered: Sequence[Tensor]) -> list[Tensor]:
+    """What a call was about, of all that it was given: not a time step, a length or a condition beside the input."""
+    most = max((x.numel() for x in entered), default=0)
+    return [x for x in sorted(entered, key=lambda x: -x.numel()) if x.ndim > 0 and 2 * x.numel() >= most > 0]
+
+
+def origin_of(entered: Sequence[Tensor], parts: Sequence[Tensor], by_content: bool = True) -> Origin | None:
+    """Which of the batch's samples entered the network; None if nothing tells.
+
+    Args:
+        entered: the tensors that a call was given.
+        parts: the tensors of the batch, samples along their first axes.
+        by_content: also read values, which waits for the device.
+    """
+    inputs = [x for x in main_inputs(entered) if x.layout is torch.strided]
+    for x in inputs:
+        for number, part in enumerate(parts):
+            found = _by_memory(x, part, number)
+            if found is not None:
+                return found
+    for x in inputs if by_content else ():
+        if x.shape[0] and not x.is_complex() and x.dtype != torch.bool:
+            found = _by_content(x, parts) or _by_correlation(x, parts)
+            if found is not None:
+                return found
+    return None
+
+
+# --- the same memory -------------------------------------------------------------------------------------------------
+
+
+def _by_memory(x: Tensor, part: Tensor, number: int) -> Origin | None:
+    if x.dtype != part.dtype or x.ndim == 0 or part.ndim == 0 or not part.shape[0] or not x.shape[0]:
+        return None
+    place = _compat.address(x)
+    if place is None or place != _compat.address(part):
+        return None
+    n, m = part.shape[0], x.shape[0]
+    size = part.stride(0) if n > 1 else max(part.stride(0), part[0].numel())
+    step = x.stride(0) if m > 1 else size
+    extent = sum((length - 1) * stride for length, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    if size <= 0 or step <= 0:
+        return None
+    first, inside = divmod(x.storage_offset() - part.storage_offset(), size)
+    if inside + extent >= size or first < 0:  # a row of it spans several samples: its first axis is not the batch's
+        return None
+    if step % size == 0:
+        stride = step // size
+        if first + stride * (m - 1) >= n:
+            return None
+        piece = hash((inside, tuple(x.shape[1:]), tuple(x.stride()[1:]))) if (inside, extent + 1) != (0, size) else 0
+        if first == 0 and stride == 1 and m == n:
+            return Origin(None, number, piece, m, BY_MEMORY, (0, 1))
+        samples = torch.arange(m, device=x.device) * stride + first
+        return Origin(samples, number, piece, m, BY_MEMORY, (first, stride))
+    if size % step == 0 and extent < step:
+        several, index = size // step, torch.arange(m, device=x.device) + inside // step
+        if first + (m - 1 + inside // step) // several >= n:
+            return None
+        return Origin(first + index // several, number, index % several, m, BY_MEMORY)
+    return None
+
+
+# --- equal content ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of several parts of a batch, one below the other: where each comes from, and some of its elements."""
+
+    values: list[Tensor]
+    sample: Tensor
+    part: Tensor
+    piece: Tensor
+
+
+def _columns(width: int) -> list[int]:
+    """Which elements of a row are compared: all of few, else spread over it without a pattern."""
+    if width <= COMPARED:
+        return list(range(width))
+    return sorted({(i * 2654435761 + 12345) % width for i in range(COMPARED)})
+
+
+def _tables(x: Tensor, parts: Sequence[Tensor], at: Tensor) -> _Table | None:
+    """Rows of the batch that can be rows of x: as wide, or so after their second axis joins the first."""
+    values, sample, part_of, piece = [], [], [], []
+    width = x[0].numel()
+    for number, part in enumerate(parts):
+        if part.device != x.device or part.layout is not torch.strided or not part.ndim or not part.shape[0]:
+            continue
+        n, k = part.shape[0], 1
+        if part[0].numel() != width:
+            joined = part.ndim > 2 and part.shape[2:] == x.shape[1:] and part.shape[1] > 1
+            if not joined:
+                continue
+            k = part.shape[1]
+        if part.is_floating_point() != x.is_floating_point() and part.dtype != torch.uint8:
+            continue
+        index = torch.arange(n * k, device=x.device)
+        values.append(part.reshape(n * k, -1)[:, at])
+        sample.append(index // k)
+        piece.append(index % k)
+        part_of.append(torch.full_like(index, number))
+    if not values:
+        return None
+    return _Table(values, torch.cat(sample), torch.cat(part_of), torch.cat(piece))
+
+
+def _by_content(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+    m, width = x.shape[0], x[0].numel()
+    if width == 0:
+        return None
+    at = torch.tensor(_columns(width), device=x.device)
+    table = _tables(x, parts, at)
+    if table is None:
+        return None
+    own = x.reshape(m, -1)[:, at]
+    for values, number in zip(table.values, table.part.unique_consecutive().tolist(), strict=True):
+        if values.shape[0] == m == parts[number].shape[0] and bool((own == values.to(own.dtype)).all()):
+            return Origin(None, number, 0, m, BY_CONTENT, (0, 1))
+    ours = _hashes(own)
+    theirs = _hashes(torch.cat([values.to(own.dtype) for values in table.values]))
+    if len(theirs.unique()) < 0.9 * len(theirs):  # rows of few values: equal ones say nothing
+        return None
+    row, known = _look_up(ours, theirs)
+    return _told_apart(row, known, table, m, parts, BY_CONTENT)
+
+
+def _hashes(rows: Tensor) -> Tensor:
+    """(n, w) -> (n,) 64-bit hashes of the rows' values; −0 is 0."""
+    if rows.is_floating_point():
+        kind = torch.float32 if rows.dtype != torch.float64 else torch.float64
+        bits = (rows.to(kind) + 0.0).view(torch.int32 if kind == torch.float32 else torch.int64).to(torch.int64)
+    else:
+        bits = rows.to(torch.int64)
+    factors = torch.tensor(
+        [((i * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) | 1) % 2**63 for i in range(rows.shape[1])],
+        device=rows.device, dtype=torch.int64,
+    )  # fmt: skip
+    mixed = bits * factors
+    return ((mixed ^ (mixed >> 29)) * -4658895280553007687).sum(dim=1)
+
+
+def _look_up(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of our hashes the row of theirs that is equal, the k-th to the k-th; and whether there is one."""
+    ordered, place = theirs.sort(stable=True)
+    low = torch.searchsorted(ordered, ours)
+    many = torch.searchsorted(ordered, ours, right=True) - low
+    by_hash = ours.argsort(stable=True)
+    step = torch.arange(len(ours), device=ours.device)
+    changed = torch.ones_like(step, dtype=torch.bool)
+    changed[1:] = ours[by_hash][1:] != ours[by_hash][:-1]
+    occurrence = torch.empty_like(step)
+    occurrence[by_hash] = step - torch.where(changed, step, 0).cummax(dim=0).values
+    known = many > 0
+    at = low + torch.where(known, occurrence % many.clamp(min=1), 0)
+    return place[at.clamp(max=len(theirs) - 1)], known
+
+
+def _told_apart(
+    row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequence[Tensor], how: str
+) -> Origin | None:
+    """From rows of the table to samples; None if too few are known."""
+    share = float(known.float().mean())
+    if share < _ENOUGH:
+        return None
+    samples = torch.where(known, table.sample[row], -1)
+    part, piece = table.part[row], table.piece[row]
+    numbers, pieces = part[known].unique().tolist(), piece[known].unique().tolist()
+    whole_part: int | Tensor = numbers[0] if len(numbers) == 1 else part
+    whole_piece: int | Tensor = pieces[0] if len(pieces) == 1 else piece
+    index = torch.arange(m, device=row.device)
+    one = len(numbers) == 1 and len(pieces) == 1
+    if one and m == parts[numbers[0]].shape[0] and bool(((samples == index) | ~known).all()):
+        if share < 1:
+            how += " (of some rows; the others were changed in their places)"
+        return Origin(None, whole_part, whole_piece, m, how, (0, 1))
+    return Origin(samples, whole_part, whole_piece, m, how)
+
+
+# --- equal up to a scale and a shift ---------------------------------------------------------------------------------
+
+
+def _by_correlation(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+    """A normalised copy: in each channel of an image, or in each column of a table, one scale and one shift."""
+    if not x.is_floating_point():
+        return None
+    m = x.shape[0]
+    for number, part in enumerate(parts):
+        fits = part.shape[1:] == x.shape[1:] and part.device == x.device and part.dtype != torch.bool
+        if not fits or part.shape[0] < 2 or part.shape[0] * m > _LARGEST or not part.is_floating_point() | (x.ndim > 2):
+            continue
+        if x.ndim > 2:
+            width = math.prod(x.shape[2:])
+            at = torch.tensor(_columns(width), device=x.device)
+            ours, theirs = (t[:, 0].reshape(len(t), -1)[:, at].float() for t in (x, part))
+            ours, theirs = _standard(ours, 1), _standard(theirs, 1)
+        elif x.ndim == 2 and m == part.shape[0]:
+            at = torch.tensor(_columns(x.shape[1]), device=x.device)
+            ours, theirs = _standard(x[:, at].float(), 0), _standard(part[:, at].float(), 0)
+            ours, theirs = ours / ours.norm(dim=1, keepdim=True), theirs / theirs.norm(dim=1, keepdim=True)
+        else:
+            continue
+        if ours.shape[1] < 8:
+            continue
+        best, row = (ours @ theirs.T).nan_to_num(nan=-1.0).max(dim=1)
+        known = best > _SAME
+        index = torch.arange(part.shape[0], device=x.device)
+        table = _Table([], index, torch.full_like(index, number), torch.zeros_like(index))
+        found = _told_apart(row, known, table, m, parts, BY_CORRELATION) if float(known.float().mean()) > 0.5 else None
+        if found is not None:
+            return found
+    return None
+
+
+def _standard(x: Tensor, dim: int) -> Tensor:
+    """Mean 0 along an axis; length 1 along rows, deviation 1 along columns."""
+    x = x - x.mean(dim=dim, keepdim=True)
+    return x / (x.norm(dim=1, keepdim=True) if dim == 1 else x.std(dim=0, keepdim=True))

@@ -68,7 +68,8 @@ def compiles() -> bool:
     False where torch doesn't tell.
     """
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    return bool(getattr(frames, "cached_backends", None))
+    backends = getattr(frames, "cached_backends", None) or {}
+    return any(backend is not None for backend in backends.values())  # None: something was kept from compiling
 
 
 def is_inside_torch_func(x: torch.Tensor) -> bool:

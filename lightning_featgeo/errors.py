@@ -42,6 +42,8 @@ class NoteKind(StrEnum):
 
     SMALL_SAMPLE = "small sample"  # too few rows for the dimensions
     REPEATS = "repeats"  # samples may have been counted twice
+    ROWS = "rows"  # what was assumed of the rows, or left out
+    EVIDENCE = "evidence"  # why rows are believed to be their samples' has changed during the run
     OTHER = "other"
 
 

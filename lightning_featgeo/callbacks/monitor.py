@@ -196,13 +196,13 @@ class FeatureGeometryMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("val", batch, batch_idx, dataloader_idx)
+        self._evaluation_batch_start("val", batch)
 
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("test", batch, batch_idx, dataloader_idx)
+        self._evaluation_batch_start("test", batch)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
@@ -240,11 +240,10 @@ class FeatureGeometryMonitor(Callback):
         if not (trainer.sanity_checking and run.watcher.sources.scouting):
             self._open_if_due(stage, trainer)
 
-    def _evaluation_batch_start(self, stage: str, batch: Any, batch_idx: int, loader: int) -> None:
+    def _evaluation_batch_start(self, stage: str, batch: Any) -> None:
         if self._run is not None:
             self._run.check(stage, batch)
             if stage in self._run.phase.open:
-                self._run.watcher.expect_batch((stage, loader), batch_idx)
                 self._run.watcher.begin_batch(stage, batch)
 
     def _evaluation_batch_end(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:

@@ -18,6 +18,7 @@ from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import Stoppers
 from lightning_featgeo.callbacks.trainer import (
     combines_loaders,
+    expected_batches,
     fractional_epoch,
     loader_of,
     ranks_of,
@@ -27,7 +28,7 @@ from lightning_featgeo.callbacks.trainer import (
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
-from lightning_featgeo.errors import Gap
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
@@ -248,6 +249,15 @@ class LightningRun:
         )
         self._uncharged = 0.0
         epoch, step = fractional_epoch(self.trainer), int(self.trainer.global_step)
+        for window, expected in zip(windows, expected_batches(self.trainer, stage), strict=False):
+            if window.batches < expected and window.failed is None:
+                window.fail(
+                    Gap(
+                        GapKind.LOST,
+                        f"this {window.plan.name} window was resumed in its middle: it has seen {window.batches} of "
+                        f"{expected} batches",
+                    )
+                )
         reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         closed = self.watcher.close(windows, first_number, epoch, step, reference)
         begin = time.perf_counter()

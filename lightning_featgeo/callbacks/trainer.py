@@ -47,6 +47,16 @@ def combines_loaders(trainer: pl.Trainer, stage: str) -> bool:
     return _is_collection(getattr(loaders, "iterables", loaders))
 
 
+def expected_batches(trainer: pl.Trainer, stage: str) -> list[int]:
+    """Batches of each loader of a validation, after a resume: Lightning goes on in the middle of one that was cut.
+
+    [] where there was no resume, or a loader doesn't tell.
+    """
+    if stage != "val" or trainer.state.fn != "fit" or trainer.ckpt_path is None:
+        return []
+    return [int(n) if math.isfinite(n) else 0 for n in trainer.num_val_batches]
+
+
 def _listed(loaders: Any) -> list[Any]:
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
 

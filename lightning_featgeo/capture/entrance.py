@@ -179,7 +179,7 @@ def _maker(place: int | None, node: Any, order: int, entered: list[Entered]) -> 
     """The call that gave a tensor, or what it was made from without another module.
 
     Args:
-        place: where its memory begins. The outputs of earlier calls are held, so that no other tensor takes their place.
+        place: where its memory begins. Outputs of earlier calls are held, so that nothing else takes their place.
         node: of the autograd graph that made it, if there is a graph.
         order: when it was used.
         entered: all outermost calls.

@@ -326,8 +326,8 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
     hidden = [path for path in found if path != name]
     line = (layers or hidden or ["encoder"])[-1]
     return ConfigurationError(
-        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, so "
-        f"nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
+        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, "
+        f"so nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
         f"  FeatureGeometryMonitor(layer={line!r})  # features = its output"
     )
 
@@ -338,6 +338,7 @@ def _last_children(root: torch.nn.Module) -> list[str]:
 
 def _encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:
     """Modules before the one that holds the last candidate, the one just before it last."""
+
     def holds(path: str) -> bool:
         return last == path or last.startswith(path + ".")
 

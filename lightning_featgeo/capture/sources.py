@@ -124,14 +124,14 @@ class Sources:
             self._scout = Scout(root, self._in_graph, choice)
 
     def _use_layers(self, patterns: list[str]) -> None:
-        found: dict[str, tuple[torch.nn.Module, str, str | None]] = {}
+        found: dict[str, tuple[torch.nn.Module, str, str]] = {}
         for pattern in patterns:
             path, _, wanted = pattern.partition(":")
             for name, module in find_modules(self._root, path).items():
-                found[f"{name}:{wanted}" if wanted else name] = module, name, wanted or None
+                found[f"{name}:{wanted}" if wanted else name] = module, name, wanted
         names = unique_segments(found, "layers")
         for i, (shown, (module, name, wanted)) in enumerate(found.items()):
-            self.taps.append(self._tap(module, name, "output", wanted))
+            self.taps.append(self._tap(module, name, "output", wanted or None))
             self.layers.append(Layer(None if i == 0 else names[i], shown, f"the output of {shown!r}"))
 
     @staticmethod

@@ -113,7 +113,7 @@ class Slot:
         keep = self.budget is None or self.budget.admit(x)
         told: dict[str, Any] = {}
         if eager:
-            given = getattr(value, "data", value) if isinstance(value, PackedSequence) else value
+            given: Any = value.data if isinstance(value, PackedSequence) else value
             told = {
                 "with_gradient": torch.is_grad_enabled(),
                 "needs_gradient": given.requires_grad,

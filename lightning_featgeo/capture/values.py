@@ -126,8 +126,10 @@ def _is_same(value: Any, given: Any) -> bool:
         return True
     if torch.compiler.is_compiling() or not (isinstance(value, torch.Tensor) and isinstance(given, torch.Tensor)):
         return False
-    return value.shape == given.shape and _compat.address(value) is not None and (
-        (_compat.address(value), value.stride()) == (_compat.address(given), given.stride())
+    return (
+        value.shape == given.shape
+        and _compat.address(value) is not None
+        and ((_compat.address(value), value.stride()) == (_compat.address(given), given.stride()))
     )
 
 
@@ -161,7 +163,8 @@ def _choices(output: Any, name: str) -> str:
 
 def _several(found: Mapping[str, Any], name: str) -> ConfigurationError:
     lines = [
-        f"\n  FeatureGeometryMonitor(layer={name + ':' + path!r})  # {summarize(value)}" for path, value in found.items()
+        f"\n  FeatureGeometryMonitor(layer={name + ':' + path!r})  # {summarize(value)}"
+        for path, value in found.items()
     ]
     shown = lines if len(lines) <= 12 else [*lines[:2], f"\n  … {len(lines) - 12} more", *lines[-10:]]
     return ConfigurationError(
@@ -203,7 +206,7 @@ def plain(value: Any) -> Plain:
 
 def _unnested(x: Tensor) -> Plain:
     """Sequences of different lengths, one below the other, as a padded tensor."""
-    parts = [part for part in x.unbind()]
+    parts = list(x.unbind())
     if any(part.ndim != 2 for part in parts):
         raise ConfigurationError(
             "features are nested tensors that are no sequences (tokens, dimensions): watch a layer behind them"

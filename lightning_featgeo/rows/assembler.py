@@ -27,7 +27,6 @@ from lightning_featgeo.rows.view_grammar import Views
 from lightning_featgeo.rows.views import Layout, Layouts
 from lightning_featgeo.types import Tensor
 
-
 MOST_PARTS = 32  # tensors of a batch that are compared
 
 
@@ -188,7 +187,7 @@ class RowAssembler:
             keep = None if one.origin.samples is None else origin >= 0
             if one.keep is not None:
                 keep = one.keep.to(device) if keep is None else keep & one.keep.to(device)
-            layouts.append(Layout(origin, view, several or one.view == 0, several, keep))
+            layouts.append(Layout(origin, view, several or bool(one.view == 0), several, keep))
         return layouts
 
     def _drawn(self, number: Tensor, part: Pooled, keep: Tensor | None) -> Tensor | None:
@@ -243,8 +242,8 @@ class RowAssembler:
                 self.chosen_pool = "last"
                 return
             self.notes[
-                "the head reads every token and a sequence has one label: its tokens are averaged. If the class is read "
-                "from one of them, say pool='last' or pool='cls'"
+                "the head reads every token and a sequence has one label: its tokens are averaged. If the class is "
+                "read from one of them, say pool='last' or pool='cls'"
             ] = None
 
     def _refuse_time_first(self, call: Tensor, labels: Tensor | None, batch: Any) -> None:

@@ -174,7 +174,9 @@ def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
         nested = [(key, part) for key, part in tree.children(batch) if tree.children(part)]
         return next((_below(key, found) for key, part in nested if (found := label_parts(part))), [])
     parts = tree.children(batch)
-    behind = [((key,), _flat(v)) for key, v in parts[1:] if _looks_like_classes(v) and _flat(v).ndim == 1]
+    behind: list[tuple[tree.Path, Tensor]] = [
+        ((key,), _flat(v)) for key, v in parts[1:] if _looks_like_classes(v) and _flat(v).ndim == 1
+    ]
     if behind:
         return behind if len(behind) == 1 else []
     for key, part in [*parts[1:], *parts[:1]]:

@@ -21,6 +21,7 @@ from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # batches whose values are compared: the first ones, then one in so many
 IN_ORDER = "taken in order (not verified: what enters the network is no copy of the batch)"
+UNSEEN = "taken in order (not verified: what enters the network can't be seen)"
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class Evidence:
         notes: what was assumed or left out, to be printed.
         several_loaders: the batch's outermost parts are batches of different loaders.
         summary: why rows are believed to be their samples', in words; "" before a batch.
+        changed: what it has become since, "" while it holds.
     """
 
     notes: dict[str, None] = field(default_factory=dict)
     several_loaders: bool = False
     summary: str = ""
+    changed: str = ""
     batches: int = 0
     _moved: bool = False
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
@@ -99,17 +102,21 @@ class Evidence:
         """
         calls = self._trained_on(calls) if trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
-        found: list[Chosen] = []
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
             found = self._known_calls(calls, origins, trains and not labelled)
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
-            self.summary = self.summary or f"known by {' and '.join(hows)}"
-        if not found:
-            looked = any(call.entered is not None for call in calls)
-            self.summary = self.summary or (IN_ORDER if looked else "taken in order (not verified)")
-            found = [Chosen(call) for call in self._unknown_calls(calls, is_classifier, size)]
-        return found
+            self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
+            return found
+        if calls:
+            self._say(IN_ORDER if any(call.entered for call in calls) else UNSEEN)
+        return [Chosen(call) for call in self._unknown_calls(calls, is_classifier, size)]
+
+    def _say(self, how: str) -> None:
+        """Keep the first batch's words, and those of a batch of which less, or something else, is known."""
+        self.summary = self.summary or how
+        if how.startswith("known") != self.summary.startswith("known"):
+            self.changed = self.changed or how
 
     # --- which calls -----------------------------------------------------------------------------------------
 
@@ -187,8 +194,8 @@ class Evidence:
         fitting = [call for call in calls if call.features.ndim and call.features.shape[0] == size]
         if is_classifier and fitting and len(calls) > 1:
             self.notes[
-                f"a batch calls the classifier {len(calls)} times: the first call counts. If they are views, say so with "
-                "views="
+                f"a batch calls the classifier {len(calls)} times: the first call counts. If they are views, say so "
+                "with views="
             ] = None
             return fitting[:1]
         return list(calls)
@@ -273,8 +280,8 @@ def refuse_parts(inputs: int, call: Call, size: int) -> None:
         return
     k = inputs // size
     raise ConfigurationError(
-        f"{size} samples entered the network and {inputs} rows of features came out: {k} a sample, which may be regions, "
-        f"frames or tokens of it, or views made inside of the model. Say which:\n"
+        f"{size} samples entered the network and {inputs} rows of features came out: {k} a sample, which may be "
+        f"regions, frames or tokens of it, or views made inside of the model. Say which:\n"
         f"  FeatureGeometryMonitor(views='v b')  # {k} views, one after the other\n"
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
         f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="

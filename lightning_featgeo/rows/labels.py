@@ -15,7 +15,15 @@ from typing import Any, Literal
 import torch
 
 from lightning_featgeo.rows import tree
-from lightning_featgeo.rows.batches import LABEL_KEYS, Selector, find_labels, find_targets, label_parts, select, summarize
+from lightning_featgeo.rows.batches import (
+    LABEL_KEYS,
+    Selector,
+    find_labels,
+    find_targets,
+    label_parts,
+    select,
+    summarize,
+)
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
@@ -161,7 +169,7 @@ class LabelReader:
         """Whether floating-point numbers are indices of the classes of several outputs. Looked at once."""
         if self.kind is not None or targets.numel() != len(targets) or (self.outputs or 0) < 3 or not len(targets):
             return self.kind == "whole"
-        whole = (targets == targets.round()) & (targets >= 0) & (targets < self.outputs)
+        whole = (targets == targets.round()) & (targets >= 0) & (targets < (self.outputs or 0))
         return bool(whole.all())
 
     def _without_groups(self, batch: Any) -> Any:
@@ -190,8 +198,8 @@ class LabelReader:
             self.column = fitting[0] if len(fitting) == 1 else -1
             if self.column >= 0:
                 self.notes[
-                    f"of {len(whole)} columns of integers, {summarize(whole[self.column])} in place {self.column} alone "
-                    f"fits the head's {self.num_classes} outputs: it is taken for the labels"
+                    f"of {len(whole)} columns of integers, that in place {self.column} alone fits the head's "
+                    f"{self.num_classes} outputs: it is taken for the labels"
                 ] = None
         usable = self.column is not None and 0 <= self.column < len(whole)
         return whole[self.column] if usable and self.column is not None else None

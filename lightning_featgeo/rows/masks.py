@@ -74,8 +74,8 @@ class MaskReader:
             self._turned[key] = at_one if at_zero != at_one else (key in PADDING_KEYS if in_one_piece else None)
             if self._turned[key] is None:
                 self.notes[
-                    f"{key!r} is true in between (hidden patches?), so it is no padding mask: every token counts. If it "
-                    f"marks the real tokens, say mask={key!r}"
+                    f"{key!r} is true in between (hidden patches?), so it is no padding mask: every token counts. If "
+                    f"it marks the real tokens, say mask={key!r}"
                 ] = None
             elif self._turned[key]:
                 self.notes[f"{key!r} is true at padding: these tokens are left out"] = None

@@ -65,8 +65,8 @@ ALL_TOKENS = Tokens()
 class Pooled:
     """Rows (n, d) of one call.
 
-    ``sample``: which of its b inputs each comes from. ``keep``: False for padding. ``label_axes``: where a pattern makes
-    several rows of an input, the lengths of the axes that labels of the rows have, b first, in the rows' order.
+    ``sample``: which of its b inputs each comes from. ``keep``: False for padding. ``label_axes``: where a pattern
+    makes several rows of an input, the lengths of the axes that labels of the rows have, b first, in the rows' order.
     ``grouped``: rows of one input lie next to each other.
     """
 

@@ -92,7 +92,7 @@ def _by_memory(x: Tensor, part: Tensor, number: int) -> Origin | None:
     extent = sum((length - 1) * stride for length, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
     if size <= 0 or step <= 0:
         return None
-    first, inside = divmod(x.storage_offset() - part.storage_offset(), size)
+    first, inside = divmod(int(x.storage_offset()) - int(part.storage_offset()), size)
     if inside + extent >= size or first < 0:  # a row of it spans several samples: its first axis is not the batch's
         return None
     if step % size == 0:
@@ -208,9 +208,7 @@ def _look_up(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     return place[at.clamp(max=len(theirs) - 1)], known
 
 
-def _told_apart(
-    row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequence[Tensor], how: str
-) -> Origin | None:
+def _told_apart(row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequence[Tensor], how: str) -> Origin | None:
     """From rows of the table to samples; None if too few are known."""
     share = float(known.float().mean())
     if share < _ENOUGH:

@@ -89,6 +89,7 @@ class Announcement:
         lines = [
             ("watching", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)
         ]
+        lines.append(("rows", "; ".join(dict.fromkeys(part.assembler.evidence.summary for part in self.seen))))
         lines.append(("classes", str(metric.num_classes) if reads_labels else "not used by these signals"))
         lines.append(("stages", ", ".join(self.stages) + (f"; compared with {compared!r}" if compared else "")))
         lines.append(("signals", ", ".join(metric.signals or ())))
@@ -148,6 +149,7 @@ class Announcement:
             "id": self.name[1],
             "described": "\n".join(f"{what}: {value}" for what, value in self.lines),
             "layers": [layer.described for layer in self.layers],
+            "rows": [part.assembler.evidence.summary for part in self.seen],
             "signals": list(signals),
             "memory_bytes": self.memory_bytes,
             "versions": {

@@ -93,9 +93,7 @@ def role_of(sources: Sources, path: str, plan: WindowPlan) -> Role:
     )
 
 
-def class_count(
-    settings: WatchSettings, stated: int | None, sources: Sources, width: int | None
-) -> int | None:
+def class_count(settings: WatchSettings, stated: int | None, sources: Sources, width: int | None) -> int | None:
     """C as given, else the head's outputs, else as stated; None if "auto" finds its memory too large."""
     if settings.num_classes is not None:
         return settings.num_classes

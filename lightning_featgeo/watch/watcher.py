@@ -14,7 +14,7 @@ from typing import Any
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.distributed.sharding import whole
-from lightning_featgeo.errors import Gap, GapKind
+from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.metrics.settings import Policy
@@ -124,17 +124,6 @@ class Watcher:
         """A batch was not watched: the position in the loader is now unknown."""
         if key in self.shards:
             self.shards[key].seen = None
-
-    def expect_batch(self, key: Key, number: int) -> None:
-        """A batch of this number comes: a window that has not seen the ones before is of a part of its loader only."""
-        window = self.windows.get(key)
-        if window is not None and window.batches == 0 and number > 0 and window.failed is None:
-            window.fail(
-                Gap(
-                    GapKind.LOST,
-                    f"this {window.plan.name} window was resumed in the middle: its first {number} batches are missing",
-                )
-            )
 
     def drop(self, stage: str) -> None:
         """Forget the stage's open windows."""

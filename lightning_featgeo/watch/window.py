@@ -48,6 +48,7 @@ class WatchedLayer:
     metric: GeometryMetric
     check: Callable[[int], None] | None = None
     failed: Gap | None = None
+    noted: set[str] = field(default_factory=set)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -67,6 +68,17 @@ class WatchedLayer:
         if made.chosen_pool in ("tokens", "mean", "last"):
             found["skip_tokens"] = made.tokens.skip
         return found
+
+    def new_notes(self) -> list[Note]:
+        """What was assumed of the rows since the last window, and whether other evidence holds now."""
+        made = self.assembler
+        notes = [Note(NoteKind.ROWS, text) for text in made.notes if text not in self.noted]
+        self.noted.update(made.notes)
+        if made.evidence.changed and made.evidence.changed not in self.noted:
+            self.noted.add(made.evidence.changed)
+            told = f"rows were {made.evidence.summary}, and in some batches now: {made.evidence.changed}"
+            notes.append(Note(NoteKind.EVIDENCE, told))
+        return notes
 
     def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
         """Stream one batch, one tensor a forward call; returns its samples."""
@@ -228,7 +240,7 @@ class Window:
             counts={**result.counts, **counts},
             seconds=price[0],
             share=price[1],
-            notes=[*result.notes, *repeats_note(counts.get("repeated"))],
+            notes=[*result.notes, *repeats_note(counts.get("repeated")), *part.new_notes()],
             reference=self.plan.reference,
             facts=part.facts,
             spectrum=thin_spectrum(result.curves.get("eigenvalues")),

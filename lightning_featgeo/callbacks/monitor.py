@@ -146,7 +146,7 @@ class FeatureGeometryMonitor(Callback):
             self._open_if_due("train", trainer)  # after a resume, Lightning may leave out on_train_epoch_start
         elif not run.is_open("train") and not run.phase.trained and self._due(trainer, "train"):
             run.open_late(checkpointing.RESTARTS)
-        if run.is_open("train") or run.watcher.sources.scouting:
+        if run.is_open("train") or run.watcher.sources.unsettled:
             run.watcher.begin_batch("train", batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

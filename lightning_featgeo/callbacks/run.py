@@ -200,6 +200,7 @@ class LightningRun:
         sources, refuses = self.watcher.sources, not self.phase.trained
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
             sources.pause()
+            sources.note_loss(loss)
             unknown, scouting = sources.reading is None, sources.scouting
             if unknown:
                 sources.settle(loss, [tensor for _, tensor in tree.tensors(self.watcher.batch)])

@@ -264,6 +264,14 @@ class Scout:
             raise ambiguous(
                 self.found, "none of them ran in the first batch (was the model compiled and called before?)", outermost
             )
+        scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
+        if len(scored) == 1:
+            return Choice(
+                self.found[scored[0]], scored[0], "the only layer whose output the loss scores against classes"
+            )
+        if scored:
+            scored.sort(key=lambda name: (graph.depth(heads[name].calls), order.index(name)))
+            raise ambiguous(self.found, f"the loss scores the outputs of {len(scored)} layers", (), scored)
         last = order[-1]
         head = self.found[last]
         reads = graph.reading(head, inputs)
@@ -275,9 +283,9 @@ class Scout:
                 _encoders(outermost, order, last),
                 [last],
             )
-        if _SUSPECT.search(last) and not reads.classifies:
+        if _SUSPECT.search(last):
             raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
-        if order.count(last) > 1 and not reads.classifies:
+        if order.count(last) > 1:
             raise ambiguous(
                 self.found,
                 f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)",
@@ -342,8 +350,9 @@ def _encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list
     def holds(path: str) -> bool:
         return last == path or last.startswith(path + ".")
 
-    before = [path for path in dict.fromkeys(outermost) if not holds(path)]
-    inside = [path.rpartition(".")[0] or path for path in dict.fromkeys(order)]
     shared = last.split(".")[0]
-    nested = [path for path in dict.fromkeys(inside) if path and not holds(path) and path != shared]
-    return before[-1:] or nested[-1:] or [name for name in dict.fromkeys(order) if name != last][-1:]
+    inside = [path.rpartition(".")[0] or path for path in dict.fromkeys(order)]
+    apart = [path for path in dict.fromkeys([*outermost, *inside]) if path and path.split(".")[0] != shared]
+    nested = [path for path in dict.fromkeys(inside) if path and path != shared and not holds(path)]
+    means = [path for path in apart or nested if not re.search(r"var|std|sigma", path.rpartition(".")[2], re.I)]
+    return means[-3:] or [name for name in dict.fromkeys(order) if name != last][-1:]

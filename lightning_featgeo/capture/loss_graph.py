@@ -54,6 +54,17 @@ class LossGraph:
             return self.reads_weight(module)
         return any(call.node in self._seen for call in calls if call.node is not None)
 
+    def reached(self, call: Caught) -> bool | None:
+        """Whether the loss is trained through one call; None: that can't be told."""
+        if self.loss is None or call.with_gradient is None or (call.with_gradient and call.node is None):
+            return None
+        return call.node is not None and call.node in self._seen
+
+    def depth(self, calls: Sequence[Caught]) -> int:
+        """How much of the graph lies before a module's calls."""
+        nodes = [call.node for call in calls if call.node is not None]
+        return max((len(_walk(node, lambda _: False)) for node in nodes), default=0)
+
     def reading(self, head: torch.nn.Module, inputs: Sequence[Tensor]) -> Reading:
         """What is done with a head's output.
 

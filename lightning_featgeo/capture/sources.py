@@ -24,6 +24,7 @@ from lightning_featgeo.capture.heads import (
     silent_weight,
 )
 from lightning_featgeo.capture.loss_graph import LossGraph, Reading
+from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.rows.batches import summarize
@@ -32,6 +33,7 @@ from lightning_featgeo.types import Tensor
 
 FeaturesFrom = str | Callable[[Any, Any], Any]
 PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
+EVERY = 64  # batches between two looks at which calls the loss is trained through
 NAMED = "named by head="
 
 
@@ -101,7 +103,9 @@ class Sources:
         self._features = features
         self._inside = is_inside_step
         self._scout: Scout | None = None
-        self._waited = 0
+        self._waited = self._watched_losses = 0
+        self._reorders = False
+        self._verdicts: dict[tuple[int, ...], list[bool | None]] = {}
         self.entrance = Entrance(root, self._counts)
         self.taps: list[FeatureTap] = []
         self.layers: list[Layer] = []
@@ -182,11 +186,27 @@ class Sources:
             return self.reading.classifies
         return not is_suspect(self.taps[0].name)
 
-    def decodes(self, path: str) -> bool:
-        """Whether a layer belongs to the decoder of an encoder-decoder (as transformers' configurations tell)."""
+    def decodes(self, path: str) -> bool | None:
+        """Whether a layer belongs to the decoder of an encoder-decoder, as paths and transformers' configurations tell.
+
+        None: nothing tells.
+        """
+        if "encoder" in path.split("."):
+            return False
         configs = (getattr(module, "config", None) for module in self._root.modules())
         both = any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
-        return both and "encoder" not in path.split(".")
+        return True if both else None
+
+    def time_first(self, path: str) -> bool:
+        """Whether a watched layer's own output is (tokens, batch, dimensions), as torch's modules say of themselves."""
+        tap = next((tap for tap in self.taps if tap.name == path.partition(":")[0]), None)
+        of_torch = (torch.nn.RNNBase, torch.nn.MultiheadAttention, torch.nn.Transformer)
+        inner = getattr(tap.module, "layers", None) if tap is not None else None
+        module = inner[0].self_attn if inner and hasattr(inner[0], "self_attn") else getattr(tap, "module", None)
+        return (
+            tap is not None and tap.side == "output" and isinstance(module, of_torch)
+            and getattr(module, "batch_first", True) is False
+        )  # fmt: skip
 
     def reads_last(self, path: str) -> bool:
         """Whether a head classifies sequences by their last token, as transformers' decoders do."""
@@ -231,6 +251,25 @@ class Sources:
         self._use_head(choice, tap)
         self._read(loss, inputs)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether training batches still tell something of the head, whether or not training is watched."""
+        return self._scout is not None or (self.head is not None and self.reading is None and self._waited < PATIENCE)
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Of several calls in a batch, which ones the loss is trained through: looked at where their pattern is new."""
+        if all(len(tap.calls) < 2 for tap in self.taps):
+            return
+        pattern = tuple(len(tap.calls) for tap in self.taps)
+        self._watched_losses += 1
+        calls = [call for tap in self.taps for call in tap.calls]
+        if pattern not in self._verdicts or self._watched_losses % EVERY == 0:
+            graph = LossGraph(loss)
+            self._verdicts[pattern] = [graph.reached(call) for call in calls]
+        for call, verdict in zip(calls, self._verdicts[pattern], strict=True):
+            if call.reached is None:
+                call.reached = verdict
+
     def _end_of_search(self, keep: FeatureTap | None) -> None:
         if self._scout is not None:
             self._scout.remove(keep=keep)
@@ -239,6 +278,7 @@ class Sources:
     def _read(self, loss: Tensor | None, inputs: Sequence[Tensor]) -> None:
         """Once: what the loss does with the head's output; a head that was named and is never called is an error."""
         if self.reading is not None or self.head is None or loss is None:
+            self._waited += self.reading is None
             return
         graph = LossGraph(loss)
         watched = self.taps and self.taps[0].module is self.head
@@ -329,11 +369,15 @@ class Sources:
     def _calls(self, tap: FeatureTap) -> list[Call]:
         caught = tap.take()
         entered = self.entrance.of(caught, tap.module, tap.side == "input") if caught else []
-        return [
-            Call(one.features, one.real, one.with_gradient, one.state, given)
-            for one, given in zip(caught, entered, strict=True)
-            if one.features is not None
-        ]
+        self._reorders = self._reorders or any(one.taken is not None for one in caught)
+        return [self._call(one, given) for one, given in zip(caught, entered, strict=True) if one.features is not None]
+
+    def _call(self, one: Caught, given: tuple[Tensor, ...]) -> Call:
+        assert one.features is not None
+        rows = None if one.taken is None else one.taken.rows
+        unknown = one.taken is not None and rows is None
+        unseen = one.taken is None and one.node is None and self._reorders  # no graph, as in validation
+        return Call(one.features, one.real, one.with_gradient, one.state, given, one.reached, rows, unknown or unseen)
 
     def _given(self, outputs: Any, batch: Any) -> list[Tensor]:
         """What ``features=`` finds."""

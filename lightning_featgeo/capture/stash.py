@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.reordering import Taken, taken_rows
 from lightning_featgeo.capture.values import plain
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
@@ -34,6 +35,8 @@ class Caught:
         state: how many backwards had begun in this batch.
         place: where the memory of what was caught begins.
         node: of the autograd graph, that made it.
+        reached: whether the loss is trained through it; None: unknown.
+        taken: how rows were taken on the way, as the graph tells.
     """
 
     order: int
@@ -44,6 +47,8 @@ class Caught:
     state: int = 0
     place: int | None = None
     node: Any = None
+    reached: bool | None = None
+    taken: Taken | None = None
 
 
 @dataclass
@@ -119,6 +124,7 @@ class Slot:
                 "needs_gradient": given.requires_grad,
                 "place": _compat.address(given),
                 "node": given.grad_fn,
+                "taken": taken_rows(given.grad_fn),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)
         self.calls.append(caught)

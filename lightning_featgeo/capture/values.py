@@ -6,7 +6,6 @@ none. One candidate is taken; where there are several, the user has to name one:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_featgeo import _compat
 from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import summarize
 from lightning_featgeo.types import Tensor
 
@@ -39,23 +39,15 @@ def is_features(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()) and value.ndim > 0
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "", depth: int = 5) -> Iterator[tuple[str, Any]]:
     """Tensors of nested containers with their paths, "0.key.1"."""
     if isinstance(value, (torch.Tensor, PackedSequence)):
         yield path, value
         return
-    if isinstance(value, Mapping):
-        parts = [(str(key), part) for key, part in value.items()]
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = list(zip(value._fields, value, strict=True))
-    elif isinstance(value, (tuple, list)):
-        parts = [(str(i), part) for i, part in enumerate(value)]
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
-    else:
+    if depth == 0:
         return
-    for key, part in parts:
-        yield from leaves(part, f"{path}.{key}" if path else key)
+    for key, part in tree.children(value):
+        yield from leaves(part, f"{path}.{key}" if path else str(key), depth - 1)
 
 
 def of_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -82,8 +74,10 @@ def of_output(module: torch.nn.Module, given: Any, output: Any, name: str, wante
     """
     if wanted is not None:
         return _named(output, name, wanted)
-    if isinstance(output, (torch.Tensor, PackedSequence)):
-        return output if is_features(output) else None
+    if isinstance(output, torch.Tensor) and output.ndim == 0 and output.is_floating_point():
+        return output.reshape(1)  # of one sample, perhaps
+    if isinstance(output, (torch.Tensor, PackedSequence)) and is_features(output):
+        return output
     if isinstance(module, _FIRST_OF_SEVERAL) and isinstance(output, tuple) and output:
         return output[0]
     if isinstance(output, Mapping):
@@ -99,8 +93,13 @@ def of_output(module: torch.nn.Module, given: Any, output: Any, name: str, wante
         for path, value in leaves(output)
         if is_features(value) and not any(_is_same(value, one) for one in inputs) and not _is_flat(value)
     }
-    if len(found) < 2:
-        return next(iter(found.values()), None)
+    if not found:
+        raise ConfigurationError(
+            f"{name!r} puts out {summarize(output)}: no floating-point tensor with a feature axis that is not its own "
+            "input. Watch a layer behind it with layer=, or the head with head="
+        )
+    if len(found) == 1:
+        return next(iter(found.values()))
     if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor) and _is_a_block(output):
         return output[0]
     raise _several(found, name)

@@ -37,14 +37,16 @@ class Role:
     Attributes:
         trains: its batches are trained on.
         is_classifier: it feeds a classifier: a second call in a batch is no second view.
-        decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own.
+        decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
+        time_first: it puts out (tokens, batch, dimensions).
         reads_last: its head classifies a sequence by the last token.
         several_loaders: the batch's outermost parts are batches of different loaders.
     """
 
     trains: bool = False
     is_classifier: bool = False
-    decodes: bool = False
+    decodes: bool | None = None
+    time_first: bool = False
     reads_last: bool = False
     several_loaders: bool = False
 
@@ -113,6 +115,15 @@ class RowAssembler:
         chosen = [one if isinstance(one, Call) else Call(one) for one in calls]
         size = self._samples(chosen, labels, batch)
         found = self._choose(chosen, batch, labels, size)
+        if any(one.call.is_reordered for one in found) and labels is not None:
+            self.notes[
+                "rows were sorted, selected or turned round inside of the network, in an order that can't be told here: "
+                "they have no labels"
+            ] = None
+            targets = groups = None
+        others = self._other_samples(found, batch, size)
+        if others is not None:
+            size, labels, targets, groups = others, None, None, None
         pooled = [self._pool(one, labels, batch) for one in found]
         inputs = [p.inputs for p in pooled]
         if self.layouts.said.is_auto:
@@ -129,9 +140,11 @@ class RowAssembler:
         present |= {"tokens"} if self.chosen_pool == "tokens" else set()
         present |= {"groups"} if groups is not None else set()
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
-        for part, layout in zip(pooled, layouts, strict=True):
+        for one, part, layout in zip(found, pooled, layouts, strict=True):
             origin, view = layout.origin[part.sample], layout.view[part.sample]
             label = None if labels is None else self._labels_of(part, labels.to(device), origin, layout.origin)
+            if label is not None and (not one.is_labelled or one.call.is_reordered):
+                label = torch.full_like(label, UNLABELLED)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
             known = origin >= 0
@@ -170,6 +183,20 @@ class RowAssembler:
         return self.evidence.choose(
             calls, parts, home, self.role.trains, self.role.is_classifier, labels is not None, size
         )
+
+    def _other_samples(self, found: list[Chosen], batch: Any, size: int) -> int | None:
+        """How many samples the batch has, where they are not those of its labels (nodes of labelled graphs)."""
+        if len(found) != 1 or found[0].origin is None or not isinstance(found[0].origin.part, int):
+            return None
+        parts = [t for _, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
+        n = parts[found[0].origin.part].shape[0]
+        if n == size or self.layouts.said.count is not None:
+            return None
+        self.notes[
+            f"{n} samples entered the network, and the batch has {size} labels or targets: they are of something else "
+            "(graphs, sets), and rows are unlabelled"
+        ] = None
+        return n
 
     def _layouts(
         self, found: list[Chosen], inputs: list[int], size: int, batch: Any, device: torch.device, labelled: bool
@@ -217,6 +244,8 @@ class RowAssembler:
         call, samples = one.call.features, one.origin.samples if one.origin is not None else None
         if call.ndim == 1 and self.width is not None and self.width > 1 and call.shape[0] == self.width:
             call = call[None]  # an axis of one sample that was squeezed away
+        if self.role.time_first and call.ndim == 3 and self.pool is None:
+            call = call.transpose(0, 1)
         if self.chosen_pool is None:
             of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
             self._refuse_time_first(call, labels, batch)

@@ -180,15 +180,18 @@ def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
     if behind:
         return behind if len(behind) == 1 else []
     for key, part in [*parts[1:], *parts[:1]]:
-        if tree.children(part) and not is_list_of_samples(part):
-            found = label_parts(part)
-            columns = [one for one in found if one[1].ndim == 1]
-            if not found and key and tree.is_sequence(part):  # (input, (labels, names)): the first is no input
-                first = [((i,), _flat(v)) for i, v in tree.children(part) if _looks_like_classes(v)]
-                columns = [one for one in first if one[1].ndim == 1]
-                columns = columns if len(columns) == 1 else []
-            if columns:
-                return _below(key, columns)
+        if not tree.children(part) or is_list_of_samples(part):
+            continue
+        if key and tree.is_sequence(part):  # (input, (labels, names)): the first of these is no input
+            columns: list[tuple[tree.Path, Tensor]] = [
+                ((i,), _flat(v)) for i, v in tree.children(part) if _looks_like_classes(v)
+            ]
+            columns = [one for one in columns if one[1].ndim == 1]
+            columns = columns if len(columns) == 1 else []
+        else:
+            columns = [one for one in label_parts(part) if one[1].ndim == 1]
+        if columns:
+            return _below(key, columns)
     return []
 
 

@@ -17,6 +17,9 @@ class Call:
         with_gradient: whether it was run to be trained on; None: unknown.
         state: how many backwards had begun in this batch.
         entered: the tensors that may have entered the network for it; None: nobody looked.
+        reached: whether the loss is trained through it; None: unknown.
+        rows: of what the network made, which rows were taken into it, (b,); None: all, in order.
+        is_reordered: rows were taken in an order that can't be told.
     """
 
     features: Tensor
@@ -24,3 +27,6 @@ class Call:
     with_gradient: bool | None = None
     state: int = 0
     entered: tuple[Tensor, ...] | None = None
+    reached: bool | None = None
+    rows: Tensor | None = None
+    is_reordered: bool = False

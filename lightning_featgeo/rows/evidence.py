@@ -9,7 +9,7 @@ sizes of the calls decide, see ``views``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -33,12 +33,14 @@ class Chosen:
         origin: whose samples it holds; None: unknown.
         view: of its rows, one for all or one a row.
         keep: (m,) False for rows of samples that don't count; None: all do.
+        is_labelled: whether rows have their samples' labels: mixtures, and rows in an unknown order, have none.
     """
 
     call: Call
     origin: Origin | None = None
     view: int | Tensor = 0
     keep: Tensor | None = None
+    is_labelled: bool = True
 
 
 @dataclass
@@ -65,10 +67,11 @@ class Evidence:
         """Whose samples each call holds, as far as it is known."""
         if all(call.entered is None for call in calls):
             return [None] * len(calls)
-        pattern = tuple(
+        of_calls = [
             (call.features.shape[:1], call.state, tuple(x.shape for x in main_inputs(call.entered or ()))[:1])
             for call in calls
-        )
+        ]
+        pattern = (tuple(of_calls), tuple(part.shape[:1] for part in parts))
         reads = self.batches < FIRST or self.batches % EVERY == 0 or self._moved or pattern not in self._known
         found = [origin_of(call.entered, parts, reads) if call.entered else None for call in calls]
         if reads:
@@ -77,7 +80,7 @@ class Evidence:
         else:
             found = [new or old for new, old in zip(found, self._known[pattern], strict=True)]
         self.batches += 1
-        return found
+        return [_on_the_way(call, origin) for call, origin in zip(calls, found, strict=True)]
 
     def choose(
         self,
@@ -104,7 +107,7 @@ class Evidence:
         origins = self.origins(calls, [tensor for _, tensor in parts])
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
-            found = self._known_calls(calls, origins, trains and not labelled)
+            found = self._known_calls(calls, origins, trains and not labelled, is_classifier)
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
             self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
             return found
@@ -123,7 +126,10 @@ class Evidence:
     def _trained_on(self, calls: Sequence[Call]) -> list[Call]:
         if any(call.with_gradient for call in calls) and any(call.with_gradient is False for call in calls):
             self.notes["calls without gradient beside calls with it are no rows of the loss: they are left out"] = None
-            return [call for call in calls if call.with_gradient is not False]
+            calls = [call for call in calls if call.with_gradient is not False]
+        if any(call.reached for call in calls) and any(call.reached is False for call in calls):
+            self.notes["calls that the loss does not reach, beside calls that it does, are left out"] = None
+            calls = [call for call in calls if call.reached is not False]
         return list(calls)
 
     def _of_one_loader(
@@ -144,31 +150,44 @@ class Evidence:
         allowed = [number for number, top in enumerate(tops) if top == own]
         return [None if one is None else _only(one, allowed) for one in origins]
 
-    def _known_calls(self, calls: Sequence[Call], origins: Sequence[Origin | None], dropout: bool) -> list[Chosen]:
+    def _known_calls(
+        self, calls: Sequence[Call], origins: Sequence[Origin | None], dropout: bool, is_classifier: bool
+    ) -> list[Chosen]:
         """Each sample once a view. ``dropout``: the same input twice before a backward is two views."""
         found: list[Chosen] = []
         views: dict[tuple[int, int], int] = {}
         shape: torch.Size | None = None
-        several = sum(one is not None for one in origins) > 1
-        for call, origin in zip(calls, origins, strict=True):
+        exact = any(one is not None and not one.changed for one in origins)
+        for number, (call, origin) in enumerate(zip(calls, origins, strict=True)):
             if origin is None:
-                self.notes[
-                    "calls are left out in which something else than this batch's samples entered the network "
-                    "(generated, decoded, replayed or changed ones); if they are views, say so with views="
-                ] = None
+                self._leave_out_unknown(call, calls, is_classifier, found, views)
                 continue
             given = main_inputs(call.entered or ())
+            if origin.is_mixed:
+                self.notes["rows are mixtures of samples (mixup, CutMix): they have no class"] = None
+            if origin.changed:
+                if is_classifier and (exact or found):
+                    self.notes[
+                        "calls on changed copies of the samples are left out: a classifier's first call counts. If they "
+                        "are views, say so with views="
+                    ] = None
+                    continue
+                if any(one.call.state != call.state for one in found):
+                    self.notes["a batch is evaluated several times: its first evaluation counts"] = None
+                    continue
+                origin = replace(origin, piece=origin.piece + (1 << 40) * (1 + number))
             if not isinstance(origin.part, int) or not isinstance(origin.piece, int):
                 found.append(_by_row(call, origin, views))
                 continue
             key = (origin.part, origin.piece)
-            if key not in views and shape is not None and given and given[0].shape[1:] != shape and origin.piece:
+            full = origin.changed or not origin.piece
+            if key not in views and shape is not None and given and given[0].shape[1:] != shape and not full:
                 self.notes["calls on a part of each sample are left out (a prefix that is decoded from?)"] = None
                 continue
             shape = given[0].shape[1:] if shape is None and given else shape
             earlier = [one for one in found if one.origin is not None and _key(one.origin) == key]
             keep = None
-            if earlier and several:
+            if earlier:
                 fresh = _fresh(origin, earlier)
                 if fresh is False and dropout and _is_another_view(call, earlier):
                     key = (origin.part, hash(("again", len(earlier))))
@@ -176,13 +195,39 @@ class Evidence:
                     self.notes["a batch is evaluated several times: its first evaluation counts"] = None
                     continue
                 keep = fresh if isinstance(fresh, torch.Tensor) else None
-            found.append(Chosen(call, origin, views.setdefault(key, len(views)), keep))
-        if len(views) > 1:
+            view = views.setdefault(key, len(views))
+            found.append(Chosen(call, origin, view, keep, not origin.is_mixed))
+        if len({part for part, _ in views}) > 1:
             self.notes[
                 f"{len(views)} inputs of the batch are taken as views of the same samples; signals of one view use the "
                 "first. If they are other samples (pairs, triplets), say so with views=None"
             ] = None
+        elif len(views) > 1:
+            self.notes[f"{len(views)} views of each sample; signals of one view use the first"] = None
         return found
+
+    def _leave_out_unknown(
+        self, call: Call, calls: Sequence[Call], is_classifier: bool, found: list[Chosen],
+        views: dict[tuple[int, int], int],
+    ) -> None:  # fmt: skip
+        """Beside calls that are known, one that is not is left out; smaller crops beside global ones are views."""
+        first = found[0] if found else None
+        given, known = main_inputs(call.entered or ()), main_inputs(first.call.entered or ()) if first else []
+        if first is not None and first.origin is not None and given and known and not is_classifier:
+            n = int(first.origin.rows)
+            images = given[0].is_floating_point() and given[0].ndim == known[0].ndim == 4
+            crops = images and given[0].shape[1:] != known[0].shape[1:] and given[0].shape[0] == call.features.shape[0]
+            if crops and call.state == first.call.state and n and given[0].shape[0] % n == 0 and len(views) == 1:
+                index = torch.arange(given[0].shape[0], device=call.features.device)
+                key = -1 - len(calls) - len(found)
+                origin = Origin(index % n, 0, index // n + key * (1 << 20), len(index), IN_ORDER, changed=True)
+                found.append(_by_row(call, origin, views))
+                self.notes["images of another size are taken as further crops of the same samples, in order"] = None
+                return
+        self.notes[
+            "calls are left out in which something else than this batch's samples entered the network "
+            "(generated, decoded, replayed or changed ones); if they are views, say so with views="
+        ] = None
 
     def _unknown_calls(self, calls: Sequence[Call], is_classifier: bool, size: int) -> list[Call]:
         """Calls whose samples nobody knows: those of the first weights, and of a classifier the first that fits."""
@@ -199,6 +244,15 @@ class Evidence:
             ] = None
             return fitting[:1]
         return list(calls)
+
+
+def _on_the_way(call: Call, origin: Origin | None) -> Origin | None:
+    """The origin of a call's features, where rows were taken between the network's modules; None if they don't fit."""
+    if origin is not None and call.rows is not None:
+        fits = not len(call.rows) or int(call.rows.max()) < origin.rows
+        origin = origin.taken(call.rows % origin.rows) if fits else None
+    same = origin is not None and call.features.ndim and origin.rows == call.features.shape[0]
+    return origin if same else None
 
 
 def _numbers(origin: Origin) -> list[int]:
@@ -229,10 +283,13 @@ def _by_row(call: Call, origin: Origin, views: dict[tuple[int, int], int]) -> Ch
     piece = first + origin.piece if isinstance(origin.piece, int) else origin.piece.to(first.device)
     view = first.clone()
     held = torch.ones_like(first, dtype=torch.bool) if origin.samples is None else origin.samples.to(first.device) >= 0
-    for one, other in torch.unique(torch.stack([part[held], piece[held]], dim=1), dim=0).tolist():
+    pairs, many = torch.unique(torch.stack([part[held], piece[held]], dim=1), dim=0, return_counts=True)
+    if isinstance(origin.part, int) and len(set(many.tolist())) > 1 and not origin.changed:
+        return Chosen(call, origin, 0)  # as many pieces as a sample happens to have: steps or tokens, no views
+    for one, other in pairs.tolist():
         number = views.setdefault((one, other), len(views))
         view[(part == one) & (piece == other)] = number
-    return Chosen(call, origin, view)
+    return Chosen(call, origin, view, None, not origin.is_mixed)
 
 
 def _indices(origin: Origin) -> Tensor:

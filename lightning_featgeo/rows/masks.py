@@ -11,6 +11,8 @@ from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import DECODER_MASK_KEYS, MASK_KEYS, PADDING_KEYS, Selector, find_mask, summarize
 from lightning_featgeo.types import Tensor
 
+_OF_INPUTS = (*MASK_KEYS, *PADDING_KEYS)
+
 
 @dataclass
 class MaskReader:
@@ -22,12 +24,12 @@ class MaskReader:
     Args:
         selector: key, index or callable; "auto" looks for usual keys; None: there is none.
         notes: what was assumed.
-        decodes: features of a decoder: ``attention_mask`` is its encoder's.
+        decodes: features of a decoder: ``attention_mask`` is its encoder's. None: if the batch has inputs of one.
     """
 
     selector: Selector
     notes: dict[str, None] = field(default_factory=dict)
-    decodes: bool = False
+    decodes: bool | None = None
     _turned: dict[str, bool | None] = field(default_factory=dict)  # key -> whether it marks padding; None: no mask
 
     def read(self, batch: Any, shape: tuple[int, ...], samples: Tensor | None) -> Tensor | None:
@@ -54,8 +56,9 @@ class MaskReader:
         return None
 
     def _candidates(self, batch: Any) -> list[tuple[str, Tensor]]:
-        keys = DECODER_MASK_KEYS if self.decodes else (*MASK_KEYS, *PADDING_KEYS)
         named = {str(path[-1]): value for path, value in reversed([*tree.tensors(batch)]) if path and value.ndim == 2}
+        two = any(key.startswith("decoder_") for key in named)
+        keys = DECODER_MASK_KEYS if self.decodes is True or (self.decodes is None and two) else _OF_INPUTS
         return [(key, named[key]) for key in keys if key in named]
 
     def _meaning(self, key: str, mask: Tensor, batch: Any) -> bool | None:

@@ -226,6 +226,6 @@ def spread(labels: Tensor, axes: tuple[int, ...]) -> Tensor:
     """
     for dim, length in enumerate(axes[1:], 1):
         if labels.shape[dim] != length:
-            at = ((torch.arange(length, device=labels.device) + 0.5) * labels.shape[dim] / length).to(torch.int64)
+            at = torch.arange(length, device=labels.device) * labels.shape[dim] // length  # as a stride reads them
             labels = labels.index_select(dim, at)
     return labels.reshape(-1)

@@ -2,7 +2,8 @@
 
 A slice, a chunk or a reshape shares the batch's memory: offset and stride say which samples it holds, and no value is
 read. A copy (sorted, shuffled, selected, concatenated, cast) is told by content: a few dozen elements a row, hashed. A
-normalised copy correlates with one. What matches nothing (augmented, generated, replayed) is unknown.
+normalised copy correlates with one, an augmented one resembles it more than any other. What matches nothing (generated,
+replayed) is unknown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_featgeo import _compat
+from lightning_featgeo.rows.likeness import likeness, occurrence, resemble
 from lightning_featgeo.types import Tensor
 
 COMPARED = 64  # elements of a row
@@ -21,6 +23,7 @@ _ENOUGH = 0.1  # share of rows whose content must be the batch's: it never is by
 _LARGEST = 1 << 24  # entries of the table of correlations
 _SAME = 1 - 1e-4  # correlation of what was only shifted and scaled; float rounding leaves this much
 BY_MEMORY, BY_CONTENT, BY_CORRELATION = "the batch's own memory", "equal content", "equal up to a scale and a shift"
+BY_LIKENESS = "likeness (changed copies of the batch)"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Origin:
         piece: which piece of the sample (a view, a frame), one for all rows or one a row.
         rows: m.
         how: in words.
+        changed: what entered is not the sample itself, but resembles it (augmented).
+        is_mixed: rows are mixtures of two samples: they have no class.
         span: (first, step) where samples are first, first + step, …; None where they are told one by one.
     """
 
@@ -41,12 +46,22 @@ class Origin:
     piece: int | Tensor
     rows: int
     how: str
+    changed: bool = False
+    is_mixed: bool = False
     span: tuple[int, int] | None = None
 
     @property
     def is_identity(self) -> bool:
         """Whether row r is sample r throughout."""
-        return self.samples is None and isinstance(self.part, int) and isinstance(self.piece, int)
+        one = isinstance(self.part, int) and isinstance(self.piece, int)
+        return self.samples is None and one and not self.is_mixed
+
+    def taken(self, rows: Tensor) -> Origin:
+        """The origin of features of which these rows were taken, in this order."""
+        index = torch.arange(self.rows, device=rows.device) if self.samples is None else self.samples.to(rows.device)
+        part = self.part if isinstance(self.part, int) else self.part.to(rows.device)[rows]
+        piece = self.piece if isinstance(self.piece, int) else self.piece.to(rows.device)[rows]
+        return Origin(index[rows], part, piece, len(rows), self.how, self.changed, self.is_mixed)
 
 
 def main_inputs(entered: Sequence[Tensor]) -> list[Tensor]:
@@ -71,7 +86,7 @@ def origin_of(entered: Sequence[Tensor], parts: Sequence[Tensor], by_content: bo
                 return found
     for x in inputs if by_content else ():
         if x.shape[0] and not x.is_complex() and x.dtype != torch.bool:
-            found = _by_content(x, parts) or _by_correlation(x, parts)
+            found = _by_content(x, parts) or _by_correlation(x, parts) or _by_likeness(x, parts)
             if found is not None:
                 return found
     return None
@@ -101,9 +116,9 @@ def _by_memory(x: Tensor, part: Tensor, number: int) -> Origin | None:
             return None
         piece = hash((inside, tuple(x.shape[1:]), tuple(x.stride()[1:]))) if (inside, extent + 1) != (0, size) else 0
         if first == 0 and stride == 1 and m == n:
-            return Origin(None, number, piece, m, BY_MEMORY, (0, 1))
+            return Origin(None, number, piece, m, BY_MEMORY, span=(0, 1))
         samples = torch.arange(m, device=x.device) * stride + first
-        return Origin(samples, number, piece, m, BY_MEMORY, (first, stride))
+        return Origin(samples, number, piece, m, BY_MEMORY, span=(first, stride))
     if size % step == 0 and extent < step:
         several, index = size // step, torch.arange(m, device=x.device) + inside // step
         if first + (m - 1 + inside // step) // several >= n:
@@ -168,13 +183,13 @@ def _by_content(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
     own = x.reshape(m, -1)[:, at]
     for values, number in zip(table.values, table.part.unique_consecutive().tolist(), strict=True):
         if values.shape[0] == m == parts[number].shape[0] and bool((own == values.to(own.dtype)).all()):
-            return Origin(None, number, 0, m, BY_CONTENT, (0, 1))
+            return Origin(None, number, 0, m, BY_CONTENT, span=(0, 1))
     ours = _hashes(own)
     theirs = _hashes(torch.cat([values.to(own.dtype) for values in table.values]))
     if len(theirs.unique()) < 0.9 * len(theirs):  # rows of few values: equal ones say nothing
         return None
     row, known = _look_up(ours, theirs)
-    return _told_apart(row, known, table, m, parts, BY_CONTENT)
+    return _told_apart(row, known, table, m, parts, BY_CONTENT, x)
 
 
 def _hashes(rows: Tensor) -> Tensor:
@@ -197,18 +212,14 @@ def _look_up(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     ordered, place = theirs.sort(stable=True)
     low = torch.searchsorted(ordered, ours)
     many = torch.searchsorted(ordered, ours, right=True) - low
-    by_hash = ours.argsort(stable=True)
-    step = torch.arange(len(ours), device=ours.device)
-    changed = torch.ones_like(step, dtype=torch.bool)
-    changed[1:] = ours[by_hash][1:] != ours[by_hash][:-1]
-    occurrence = torch.empty_like(step)
-    occurrence[by_hash] = step - torch.where(changed, step, 0).cummax(dim=0).values
     known = many > 0
-    at = low + torch.where(known, occurrence % many.clamp(min=1), 0)
+    at = low + torch.where(known, occurrence(ours) % many.clamp(min=1), 0)
     return place[at.clamp(max=len(theirs) - 1)], known
 
 
-def _told_apart(row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequence[Tensor], how: str) -> Origin | None:
+def _told_apart(
+    row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequence[Tensor], how: str, x: Tensor | None = None
+) -> Origin | None:
     """From rows of the table to samples; None if too few are known."""
     share = float(known.float().mean())
     if share < _ENOUGH:
@@ -220,11 +231,30 @@ def _told_apart(row: Tensor, known: Tensor, table: _Table, m: int, parts: Sequen
     whole_piece: int | Tensor = pieces[0] if len(pieces) == 1 else piece
     index = torch.arange(m, device=row.device)
     one = len(numbers) == 1 and len(pieces) == 1
-    if one and m == parts[numbers[0]].shape[0] and bool(((samples == index) | ~known).all()):
-        if share < 1:
-            how += " (of some rows; the others were changed in their places)"
-        return Origin(None, whole_part, whole_piece, m, how, (0, 1))
+    if share == 1 and one and m == parts[numbers[0]].shape[0] and bool((samples == index).all()):
+        return Origin(None, whole_part, whole_piece, m, how, span=(0, 1))
+    if share < 1 and x is not None and one and parts[numbers[0]].shape[1:] == x.shape[1:] and x.is_floating_point():
+        return _rest_by_likeness(Origin(samples, whole_part, whole_piece, m, how), known, x, parts[numbers[0]])
     return Origin(samples, whole_part, whole_piece, m, how)
+
+
+def _rest_by_likeness(origin: Origin, known: Tensor, x: Tensor, part: Tensor) -> Origin:
+    """Of rows that equal no sample, those that resemble one: augmented in their places, or behind the others."""
+    assert origin.samples is not None
+    at = torch.tensor(_columns(x[0].numel()), device=x.device)
+    ours, theirs = x.reshape(len(x), -1)[:, at], part.reshape(len(part), -1)[:, at]
+    index = torch.arange(len(x), device=x.device)
+    rest = index[~known]
+    if len(x) == len(part) and bool((origin.samples == index)[known].all()):
+        if resemble(ours[~known], theirs, rest):
+            return Origin(None, origin.part, origin.piece, len(x), f"{origin.how}, or likeness", span=(0, 1))
+        return origin
+    found = likeness(ours[~known], theirs)
+    if found is None or found.is_mixed:
+        return origin
+    samples, pieces = origin.samples.clone(), torch.zeros_like(origin.samples)
+    samples[rest], pieces[rest] = found.sample, 1 + occurrence(found.sample)
+    return Origin(samples, origin.part, pieces, len(x), f"{origin.how}, or likeness")
 
 
 # --- equal up to a scale and a shift ---------------------------------------------------------------------------------
@@ -266,3 +296,27 @@ def _standard(x: Tensor, dim: int) -> Tensor:
     """Mean 0 along an axis; length 1 along rows, deviation 1 along columns."""
     x = x - x.mean(dim=dim, keepdim=True)
     return x / (x.norm(dim=1, keepdim=True) if dim == 1 else x.std(dim=0, keepdim=True))
+
+
+# --- likeness --------------------------------------------------------------------------------------------------------
+
+
+def _by_likeness(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+    """Augmented copies: each row resembles a sample of the batch more than any other."""
+    if not x.is_floating_point() or x.ndim < 2:
+        return None
+    m = x.shape[0]
+    for number, part in enumerate(parts):
+        fits = part.shape[1:] == x.shape[1:] and part.device == x.device and part.shape[0] * m <= _LARGEST >> 4
+        if not fits or not (part.is_floating_point() or part.dtype == torch.uint8):
+            continue
+        at = torch.tensor(_columns(x[0].numel()), device=x.device)
+        found = likeness(x.reshape(m, -1)[:, at], part.reshape(len(part), -1)[:, at])
+        if found is None:
+            continue
+        index = torch.arange(m, device=x.device)
+        if m == part.shape[0] and bool((found.sample == index).all()):
+            return Origin(None, number, 0, m, BY_LIKENESS, True, found.is_mixed, (0, 1))
+        piece: int | Tensor = occurrence(found.sample) if m > part.shape[0] else 0
+        return Origin(found.sample, number, piece, m, BY_LIKENESS, True)
+    return None

@@ -88,6 +88,7 @@ def role_of(sources: Sources, path: str, plan: WindowPlan) -> Role:
         trains=plan.stage == "train",
         is_classifier=sources.is_classifier,
         decodes=sources.decodes(path),
+        time_first=sources.time_first(path),
         reads_last=sources.reads_last(path),
         several_loaders=plan.several_loaders,
     )

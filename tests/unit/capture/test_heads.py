@@ -117,7 +117,7 @@ CLEAR = {
 AMBIGUOUS = {
     "tied F.linear": (lambda: Tied(), "'embed.weight'"),
     "cosine head": (lambda: Classifier(nn.Sequential(nn.Linear(64, 16), CosineHead())), "'net.1.weight'"),
-    "two heads": (lambda: TwoHeads(), "'a.weight'"),
+    "two heads": (lambda: TwoHeads(), "the loss scores the outputs of 2 layers"),
     "SimSiam": (lambda: SimSiam(named=True), "its name suggests that it is not a classifier"),
     "SimSiam without telling names": (lambda: SimSiam(named=False), "2 times in one batch"),
     "no candidate": (lambda: Classifier(nn.Sequential(CosineHead2())), "none: no trainable Linear or convolution"),

@@ -1,0 +1,115 @@
+"""Samples that were changed on their way into the network: augmented ones still resemble themselves, mixed ones don't.
+
+Of 64 elements a row, each row finds its nearest sample of the batch. Where most rows find the one in their own place,
+the batch came in order; where they find others with confidence, these are whose rows they are. A row on the line between
+two samples (mixup), or put together of two (CutMix), has no class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lightning_featgeo.types import Tensor
+
+FEWEST = 8  # samples, below which finding one's own says little
+_OWN = 0.5  # share of rows that find themselves
+_NEAR, _AHEAD = 0.7, 0.1  # cosine of a confident match, and its lead over the next one
+_ON_THE_LINE = 1 - 1e-5  # cosine between (row − sample) and (another sample − sample), in float64
+_MIXED = 0.3  # share of rows
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What changed rows resemble.
+
+    ``sample``: (m,) index of the sample, −1 where none is found. ``is_mixed``: rows are mixtures of two samples.
+    """
+
+    sample: Tensor
+    is_mixed: bool
+
+
+def likeness(rows: Tensor, samples: Tensor) -> Likeness | None:
+    """Which samples changed rows resemble; None if they resemble none.
+
+    Args:
+        rows: (m, w) some elements of what entered the network.
+        samples: (n, w) the same elements of the batch.
+    """
+    m, n = len(rows), len(samples)
+    if n < FEWEST or rows.shape[1] < 2 or not bool(rows.isfinite().all() & samples.isfinite().all()):
+        return None
+    rows, samples = rows.to(torch.float64), samples.to(torch.float64)
+    index = torch.arange(m, device=rows.device)
+    if m == n and _are_mixed(rows, samples):
+        return Likeness(index, True)
+    cosines = _directions(rows) @ _directions(samples).T
+    top, found = cosines.topk(2, dim=1)
+    own = index % n if m % n == 0 else None
+    if own is not None and float((found[:, 0] == own).double().mean()) >= _OWN:
+        return Likeness(own, False)
+    if m % n == 0 and m > n and float((found[:, 0] == index // (m // n)).double().mean()) >= _OWN:
+        return Likeness(index // (m // n), False)
+    sure = (top[:, 0] > _NEAR) & (top[:, 0] - top[:, 1] > _AHEAD)
+    if float(sure.double().mean()) < _OWN:
+        return None
+    return Likeness(torch.where(sure, found[:, 0], -1), False)
+
+
+def resemble(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
+    """Whether rows resemble the samples in whose places they are more than any other.
+
+    Args:
+        rows: (m, w).
+        samples: (n, w).
+        own: (m,) index of each row's sample.
+    """
+    if len(samples) < FEWEST or not len(rows):
+        return False
+    mean, spread = samples.double().mean(dim=0), samples.double().std(dim=0).clamp(min=1e-12)
+    ours, theirs = ((t.double() - mean) / spread for t in (rows, samples))
+    nearest = ((ours @ theirs.T) / theirs.norm(dim=1).clamp(min=1e-12)).argmax(dim=1)
+    return float((nearest == own).double().mean()) >= _OWN
+
+
+def occurrence(values: Tensor) -> Tensor:
+    """(m,) integers -> how many earlier ones are the same."""
+    order = values.argsort(stable=True)
+    step = torch.arange(len(values), device=values.device)
+    changed = torch.ones_like(step, dtype=torch.bool)
+    changed[1:] = values[order][1:] != values[order][:-1]
+    result = torch.empty_like(step)
+    result[order] = step - torch.where(changed, step, 0).cummax(dim=0).values
+    return result
+
+
+def _directions(x: Tensor) -> Tensor:
+    x = x - x.mean(dim=0)
+    x = x / x.std(dim=0).clamp(min=1e-12)
+    return x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def _are_mixed(rows: Tensor, samples: Tensor) -> bool:
+    """Whether enough rows lie between their own sample and another one, or are put together of both."""
+    moved = rows - samples
+    length = moved.norm(dim=1)
+    changed = length > 1e-6 * samples.norm(dim=1).clamp(min=1e-12)
+    if float(changed.double().mean()) < _MIXED:
+        return False
+    squares = samples.square().sum(dim=1)
+    inner = samples @ samples.T
+    apart = (squares[:, None] + squares[None] - 2 * inner).clamp(min=0).sqrt()
+    along = moved @ samples.T - (moved * samples).sum(dim=1, keepdim=True)
+    cosine = along / (length[:, None] * apart).clamp(min=1e-12)
+    cosine.fill_diagonal_(-1)
+    on_line = (cosine.amax(dim=1) > _ON_THE_LINE) & changed
+    if float(on_line.double().mean()) >= _MIXED and samples.shape[1] > 2:
+        return True
+    own = rows == samples
+    others = (rows[:, None] == samples[None]) | own[:, None]
+    whole = others.all(dim=2)
+    whole.fill_diagonal_(False)
+    pasted = whole.any(dim=1) & own.any(dim=1) & ~own.all(dim=1)
+    return float(pasted.double().mean()) >= _MIXED

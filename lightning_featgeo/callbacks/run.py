@@ -200,10 +200,10 @@ class LightningRun:
         sources, refuses = self.watcher.sources, not self.phase.trained
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
             sources.pause()
-            sources.note_loss(loss)
             unknown, scouting = sources.reading is None, sources.scouting
             if unknown:
                 sources.settle(loss, [tensor for _, tensor in tree.tensors(self.watcher.batch)])
+            sources.note_loss(loss)
             if unknown and sources.reading is not None:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
             if scouting and not sources.scouting:

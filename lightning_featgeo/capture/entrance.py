@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
@@ -58,7 +59,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
         return
     recording.depth += 1
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
-        given = [t for _, t in leaves([args, kwargs or {}]) if isinstance(t, torch.Tensor) and t.ndim > 0]
+        parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
+        given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
         recording.calls.append(Entered(next(ORDER), id(module), given))
         recording.used.add(id(module))
     elif recording.depth == 1:

@@ -266,9 +266,7 @@ class Scout:
             )
         scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
         if len(scored) == 1:
-            return Choice(
-                self.found[scored[0]], scored[0], "the only layer whose output the loss scores against classes"
-            )
+            return Choice(self.found[scored[0]], scored[0], "the only one whose output the loss scores against classes")
         if scored:
             scored.sort(key=lambda name: (graph.depth(heads[name].calls), order.index(name)))
             raise ambiguous(self.found, f"the loss scores the outputs of {len(scored)} layers", (), scored)

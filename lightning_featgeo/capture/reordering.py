@@ -1,4 +1,4 @@
-"""Rows that were taken, sorted or turned round between a network's modules: its input then says no more whose they are."""
+"""Rows that were taken, sorted or turned round between modules: what entered says no more in which order they are."""
 
 from __future__ import annotations
 

@@ -258,17 +258,18 @@ class Sources:
 
     def note_loss(self, loss: Tensor) -> None:
         """Of several calls in a batch, which ones the loss is trained through: looked at where their pattern is new."""
+        calls = [call for tap in self.taps for call in tap.calls if call.reached is None]
         if all(len(tap.calls) < 2 for tap in self.taps):
+            for call in calls:
+                call.reached = True  # it alone made the loss, as far as anybody sees
             return
-        pattern = tuple(len(tap.calls) for tap in self.taps)
+        pattern = (*(len(tap.calls) for tap in self.taps), len(calls))
         self._watched_losses += 1
-        calls = [call for tap in self.taps for call in tap.calls]
         if pattern not in self._verdicts or self._watched_losses % EVERY == 0:
             graph = LossGraph(loss)
             self._verdicts[pattern] = [graph.reached(call) for call in calls]
         for call, verdict in zip(calls, self._verdicts[pattern], strict=True):
-            if call.reached is None:
-                call.reached = verdict
+            call.reached = verdict
 
     def _end_of_search(self, keep: FeatureTap | None) -> None:
         if self._scout is not None:

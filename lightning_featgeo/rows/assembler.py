@@ -118,7 +118,7 @@ class RowAssembler:
         if any(one.call.is_reordered for one in found) and labels is not None:
             self.notes[
                 "rows were sorted, selected or turned round inside of the network, in an order that can't be told here: "
-                "they have no labels"
+                "none has a label"
             ] = None
             targets = groups = None
         others = self._other_samples(found, batch, size)

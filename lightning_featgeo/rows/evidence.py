@@ -15,6 +15,7 @@ import torch
 
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.likeness import resemble
 from lightning_featgeo.rows.provenance import BY_MEMORY, Origin, main_inputs, origin_of
 from lightning_featgeo.rows.tree import Path, dotted
 from lightning_featgeo.types import Tensor
@@ -61,6 +62,7 @@ class Evidence:
     changed: str = ""
     batches: int = 0
     _moved: bool = False
+    _alike: dict[int, bool] = field(default_factory=dict)
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
 
     def origins(self, calls: Sequence[Call], parts: Sequence[Tensor]) -> list[Origin | None]:
@@ -168,8 +170,8 @@ class Evidence:
             if origin.changed:
                 if is_classifier and (exact or found):
                     self.notes[
-                        "calls on changed copies of the samples are left out: a classifier's first call counts. If they "
-                        "are views, say so with views="
+                        "calls on changed copies of the samples are left out: a classifier's first call counts. If "
+                        "they are views, say so with views="
                     ] = None
                     continue
                 if any(one.call.state != call.state for one in found):
@@ -197,7 +199,8 @@ class Evidence:
                 keep = fresh if isinstance(fresh, torch.Tensor) else None
             view = views.setdefault(key, len(views))
             found.append(Chosen(call, origin, view, keep, not origin.is_mixed))
-        if len({part for part, _ in views}) > 1:
+        found = self._without_others(found, len(views))
+        if len(views) > 1 and len({part for part, _ in views}) > 1:
             self.notes[
                 f"{len(views)} inputs of the batch are taken as views of the same samples; signals of one view use the "
                 "first. If they are other samples (pairs, triplets), say so with views=None"
@@ -205,6 +208,30 @@ class Evidence:
         elif len(views) > 1:
             self.notes[f"{len(views)} views of each sample; signals of one view use the first"] = None
         return found
+
+    def _without_others(self, found: list[Chosen], views: int) -> list[Chosen]:
+        """Of three inputs and more, those that resemble the first: negatives and passages are no views of it.
+
+        Images are believed to be crops, which need not resemble each other element by element.
+        """
+        inputs = [main_inputs(one.call.entered or ())[0] for one in found if one.call.entered]
+        if (
+            views < 3
+            or len(inputs) < len(found)
+            or inputs[0].ndim > 3
+            or any(o.origin and o.origin.changed for o in found)
+        ):
+            return found
+        rows = [(one, x.reshape(len(x), -1)) for one, x in zip(found, inputs, strict=True)]
+        first = _of_view(rows[0][0], rows[0][1], 0)
+        if first is None:
+            return True
+        for one, x in rows:
+            for number in [one.view] if isinstance(one.view, int) else one.view.unique().tolist():
+                other = _of_view(one, x, number)
+                if number and (other is None or not _resembles(other, first)):
+                    return False
+        return True
 
     def _leave_out_unknown(
         self, call: Call, calls: Sequence[Call], is_classifier: bool, found: list[Chosen],
@@ -343,3 +370,31 @@ def refuse_parts(inputs: int, call: Call, size: int) -> None:
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
         f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="
     )
+
+
+def _resembles(other: tuple[Tensor, Tensor], first: tuple[Tensor, Tensor]) -> bool:
+    if other[1].shape[1:] != first[1].shape[1:]:
+        return False
+    places = torch.searchsorted(first[0], other[0])
+    return not first[1].is_floating_point() or resemble(other[1], first[1], places)
+
+
+def _of_view(one: Chosen, x: Tensor, number: int) -> tuple[Tensor, Tensor] | None:
+    """Samples and inputs of one view, ordered by sample."""
+    if one.origin is None:
+        return None
+    samples = torch.arange(len(x), device=x.device) if one.origin.samples is None else one.origin.samples.to(x.device)
+    which = samples >= 0
+    which = which & (one.view.to(x.device) == number) if isinstance(one.view, Tensor) else which & (one.view == number)
+    if not bool(which.any()):
+        return None
+    order = samples[which].argsort()
+    return samples[which][order], x[which][order]
+
+
+def _first_view(one: Chosen) -> Chosen | None:
+    """Its rows of view 0; None if it has none."""
+    if isinstance(one.view, int):
+        return one if one.view == 0 else None
+    keep = one.view == 0
+    return replace(one, keep=keep if one.keep is None else keep & one.keep, view=0) if bool(keep.any()) else None

@@ -1,8 +1,8 @@
 """Samples that were changed on their way into the network: augmented ones still resemble themselves, mixed ones don't.
 
 Of 64 elements a row, each row finds its nearest sample of the batch. Where most rows find the one in their own place,
-the batch came in order; where they find others with confidence, these are whose rows they are. A row on the line between
-two samples (mixup), or put together of two (CutMix), has no class.
+the batch came in order; where they find others with confidence, these are whose rows they are. A row on the line
+between two samples (mixup), or put together of two (CutMix), has no class.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lightning_featgeo.types import Tensor
 FEWEST = 8  # samples, below which finding one's own says little
 _OWN = 0.5  # share of rows that find themselves
 _NEAR, _AHEAD = 0.7, 0.1  # cosine of a confident match, and its lead over the next one
+_KEPT = 0.2  # share of a masked row's elements that are left
 _ON_THE_LINE = 1 - 1e-5  # cosine between (row − sample) and (another sample − sample), in float64
 _MIXED = 0.3  # share of rows
 
@@ -71,7 +72,9 @@ def resemble(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
     mean, spread = samples.double().mean(dim=0), samples.double().std(dim=0).clamp(min=1e-12)
     ours, theirs = ((t.double() - mean) / spread for t in (rows, samples))
     nearest = ((ours @ theirs.T) / theirs.norm(dim=1).clamp(min=1e-12)).argmax(dim=1)
-    return float((nearest == own).double().mean()) >= _OWN
+    equal = (rows[:, None] == samples[None].to(rows.dtype)).double().mean(dim=2)  # what was masked keeps the rest
+    kept = (equal.argmax(dim=1) == own) & (equal.amax(dim=1) >= _KEPT)
+    return float(((nearest == own) | kept).double().mean()) >= _OWN
 
 
 def occurrence(values: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ class RowAssembler:
         found = self._choose(chosen, batch, labels, size)
         if any(one.call.is_reordered for one in found) and labels is not None:
             self.notes[
-                "rows were sorted, selected or turned round inside of the network, in an order that can't be told here: "
-                "none has a label"
+                "rows were sorted, selected or turned round inside of the network, in an order that can't be told: none "
+                "has a label"
             ] = None
             targets = groups = None
         others = self._other_samples(found, batch, size)

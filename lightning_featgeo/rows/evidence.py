@@ -215,23 +215,18 @@ class Evidence:
         Images are believed to be crops, which need not resemble each other element by element.
         """
         inputs = [main_inputs(one.call.entered or ())[0] for one in found if one.call.entered]
-        if (
-            views < 3
-            or len(inputs) < len(found)
-            or inputs[0].ndim > 3
-            or any(o.origin and o.origin.changed for o in found)
-        ):
+        changed = any(one.origin is not None and one.origin.changed for one in found)
+        if views < 3 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed:
             return found
-        rows = [(one, x.reshape(len(x), -1)) for one, x in zip(found, inputs, strict=True)]
-        first = _of_view(rows[0][0], rows[0][1], 0)
-        if first is None:
-            return True
-        for one, x in rows:
-            for number in [one.view] if isinstance(one.view, int) else one.view.unique().tolist():
-                other = _of_view(one, x, number)
-                if number and (other is None or not _resembles(other, first)):
-                    return False
-        return True
+        if views not in self._alike or self.batches <= FIRST or self.batches % EVERY == 0:
+            self._alike[views] = _are_alike(found, inputs)
+        if self._alike[views]:
+            return found
+        self.notes[
+            f"{views} inputs of the batch do not resemble each other (negatives, passages?): rows of the first one "
+            "count. If all are views, say so with views="
+        ] = None
+        return [one for one in map(_first_view, found) if one is not None]
 
     def _leave_out_unknown(
         self, call: Call, calls: Sequence[Call], is_classifier: bool, found: list[Chosen],
@@ -370,6 +365,20 @@ def refuse_parts(inputs: int, call: Call, size: int) -> None:
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
         f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="
     )
+
+
+def _are_alike(found: Sequence[Chosen], inputs: Sequence[Tensor]) -> bool:
+    """Whether all views resemble the first, as far as their inputs are numbers."""
+    rows = [(one, x.reshape(len(x), -1)) for one, x in zip(found, inputs, strict=True)]
+    first = _of_view(rows[0][0], rows[0][1], 0)
+    if first is None:
+        return True
+    for one, x in rows:
+        for number in [one.view] if isinstance(one.view, int) else one.view.unique().tolist():
+            other = _of_view(one, x, number)
+            if number and (other is None or not _resembles(other, first)):
+                return False
+    return True
 
 
 def _resembles(other: tuple[Tensor, Tensor], first: tuple[Tensor, Tensor]) -> bool:

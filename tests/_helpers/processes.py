@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-_PRELOAD = ["torch", "torch.distributed", "lightning.pytorch", "lightning_featgeo", "sklearn.datasets"]
+_PRELOAD = ["torch", "torch.distributed", "lightning.pytorch", "lightning_featgeo.callbacks", "sklearn.datasets"]
 LIMIT = 1800.0  # seconds: a guard against hanging, not a bound on how long anything takes
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lightning_featgeo.metrics.catalog import PRESETS
-from tests._helpers.processes import LIMIT
+from tests._helpers.processes import LIMIT, run_script
 from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -30,13 +30,14 @@ def test_the_sweep_runs_as_its_agent_would_and_its_metric_is_there(tmp_path: Pat
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     own["WANDB_MODE"] = "offline"
     (tmp_path / "examples").symlink_to(EXAMPLES)
-    for epochs in (1, 2):  # an agent runs many in one folder
-        shutil.rmtree(tmp_path / "wandb", ignore_errors=True)
-        done = subprocess.run(
-            [*command, f"--trainer.max_epochs={epochs}"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, env=own, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+    # an agent runs many in one folder; the first one needs no interpreter of its own
+    run_script(tmp_path / sweep["program"], *command[2:], "--trainer.max_epochs=1", environment=own)
+    shutil.rmtree(tmp_path / "wandb")
+    done = subprocess.run(
+        [*command, "--trainer.max_epochs=2"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, env=own, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     metrics, rows, _ = read(tmp_path)
     name = sweep["metric"]["name"]
     assert len([row for row in rows if name in row]) == 2

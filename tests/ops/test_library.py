@@ -81,15 +81,19 @@ def test_a_broken_library_never_keeps_the_package_from_importing(
 
 
 @pytest.mark.compiler
-def test_a_process_that_runs_a_library_survives_its_rebuilding(tmp_path) -> None:
-    first = build.build("cpu", tmp_path, lambda _: None)
+def test_a_process_that_runs_a_library_survives_its_rebuilding(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    one_of_them = tmp_path / "sources" / "cpu"  # how a library is written does not depend on how much is in it
+    one_of_them.mkdir(parents=True)
+    for name in ("reservoir.cpp", "reservoir.h", "buffer.h"):
+        shutil.copy(build.SOURCES / "cpu" / name, one_of_them)
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "sources")
+    folder = tmp_path / "built"
+    first = build.build("cpu", folder, lambda _: None)
     with first.open("rb") as held:
         before = first.stat().st_ino
-        assert (
-            build.build("cpu", tmp_path, lambda _: None).stat().st_ino != before
-        )  # another file: the old one is intact
+        assert build.build("cpu", folder, lambda _: None).stat().st_ino != before  # another file: the old one is intact
         assert held.read(4) == b"\x7fELF"
-    assert [p.name for p in tmp_path.iterdir()] == ["_cpu.so"]
+    assert [p.name for p in folder.iterdir()] == ["_cpu.so"]
 
 
 def test_a_compiler_that_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -16,15 +16,21 @@ from lightning_featgeo.cuda_ext import library
 ROOM = Path(lightning_featgeo.cuda_ext.__file__).parent
 
 
-def test_importing_the_package_leaves_cuda_alone() -> None:
+def test_importing_the_package_leaves_cuda_alone_and_loads_no_more_than_is_asked_for() -> None:
     """A process in which CUDA was initialised can't fork data loader workers that use it."""
     code = """
+import sys
 import torch
 torch.version.cuda = "13.0"
 asked = []
 for name in ("is_available", "device_count", "get_device_capability", "get_device_properties", "init", "_lazy_init"):
     setattr(torch.cuda, name, lambda *args, name=name: asked.append(name) or name == "is_available" or (9, 0))
 from lightning_featgeo.cuda_ext import backend_info, library
+assert "torchmetrics" not in sys.modules
+from lightning_featgeo import GeometryMetric
+assert "lightning" not in sys.modules
+from lightning_featgeo import *
+assert "lightning" in sys.modules
 assert not asked, asked
 print(backend_info()["cuda"])
 """

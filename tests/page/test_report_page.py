@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ class Opened:
         self.page.wait_for_function(f'Number(document.querySelector("{box}").dataset.drawn) > {before}')
 
 
-@pytest.fixture
-def open_report(browser: Any) -> Iterator[Callable[..., Opened]]:
+@contextmanager
+def reports(browser: Any) -> Iterator[Callable[..., Opened]]:
     contexts = []
 
     def opener(path: Path, width: int = 1280, dark: bool = False) -> Opened:
@@ -74,6 +75,12 @@ def open_report(browser: Any) -> Iterator[Callable[..., Opened]]:
         context.close()
 
 
+@pytest.fixture
+def open_report(browser: Any) -> Iterator[Callable[..., Opened]]:
+    with reports(browser) as opener:
+        yield opener
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs: one intact, one hostile in name that stops and has gaps, one with another k."""
@@ -90,17 +97,23 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(sorted(folder.glob("*.jsonl")), folder / "report.html", baseline="intact", quiet=True)
 
 
-def test_charts_are_drawn_without_an_error_or_a_request(
-    open_report: Callable[..., Opened], compared: Path, artefacts: Path
-) -> None:
-    opened = open_report(compared)
-    opened.all_drawn()
+@pytest.fixture(scope="module")
+def drawn(browser: Any, compared: Path) -> Iterator[Opened]:
+    """The three runs, every chart drawn: for tests that change nothing on the page."""
+    with reports(browser) as opener:
+        opened = opener(compared)
+        opened.all_drawn()
+        yield opened
+
+
+def test_charts_are_drawn_without_an_error_or_a_request(drawn: Opened, compared: Path, artefacts: Path) -> None:
+    opened = drawn
     opened.page.screenshot(path=artefacts / "compared_light.png", full_page=True)
     assert opened.said == []
     assert opened.requests == [compared.as_uri()]
     assert opened.page.evaluate("window.hacked") is None
     assert opened.page.locator(".run h2").nth(1).inner_text().startswith("</script><img src=x onerror=")
-    drawn = opened.page.eval_on_selector_all(
+    charts = opened.page.eval_on_selector_all(
         ".chart:not([data-kind])",
         """boxes => boxes.map((box) => {
           const own = box.getBoundingClientRect();
@@ -112,8 +125,8 @@ def test_charts_are_drawn_without_an_error_or_a_request(
           });
         })""",
     )
-    assert len(drawn) == len(SIGNALS) + 1 + len(SIGNALS)  # the other k stands apart for id_two_nn
-    for lines in drawn:
+    assert len(charts) == len(SIGNALS) + 1 + len(SIGNALS)  # the other k stands apart for id_two_nn
+    for lines in charts:
         assert lines
         for line in lines:
             assert line["points"] in (9, 12) or line["points"] == 8  # with gaps: what is left
@@ -122,19 +135,15 @@ def test_charts_are_drawn_without_an_error_or_a_request(
             assert line["high"] > 20
 
 
-def test_curves_that_differ_stand_apart_and_the_reason_is_said(
-    open_report: Callable[..., Opened], compared: Path
-) -> None:
-    opened = open_report(compared)
-    apart = opened.page.locator(".panel", has_text="Separate panel")
+def test_curves_that_differ_stand_apart_and_the_reason_is_said(drawn: Opened) -> None:
+    apart = drawn.page.locator(".panel", has_text="Separate panel")
     assert apart.count() == 1
     assert "id_two_nn" in apart.inner_text()
     assert "other k differs in neighbours (k): 10 instead of 20" in apart.inner_text()
 
 
-def test_hovering_shows_the_values(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:
-    opened = open_report(compared)
-    opened.all_drawn()
+def test_hovering_shows_the_values(drawn: Opened, artefacts: Path) -> None:
+    opened = drawn
     box = opened.page.locator(".chart[data-panel='0']:not([data-kind])")
     box.evaluate(TO_THE_MIDDLE)
     frame = box.bounding_box()
@@ -201,9 +210,14 @@ def test_toggles(open_report: Callable[..., Opened], compared: Path, artefacts: 
     assert opened.said == []
 
 
-def test_paper_is_light(open_report: Callable[..., Opened], compared: Path) -> None:
-    opened = open_report(compared, dark=True)
+def test_narrow_and_dark_and_light_on_paper(
+    open_report: Callable[..., Opened], compared: Path, artefacts: Path
+) -> None:
+    opened = open_report(compared, width=360, dark=True)
     opened.all_drawn()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    opened.page.screenshot(path=artefacts / "compared_narrow.png", full_page=True)
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
     opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
@@ -221,8 +235,8 @@ def test_a_run_named_like_a_colour_is_drawn(open_report: Callable[..., Opened], 
     assert colour.startswith("#")
 
 
-def test_numbers_as_a_table_and_as_csv(open_report: Callable[..., Opened], compared: Path, tmp_path: Path) -> None:
-    opened = open_report(compared)
+def test_numbers_as_a_table_and_as_csv(drawn: Opened, tmp_path: Path) -> None:
+    opened = drawn
     with opened.page.expect_download() as coming:
         opened.page.locator("#csv").click()
     coming.value.save_as(tmp_path / "all.csv")
@@ -242,17 +256,8 @@ def test_numbers_as_a_table_and_as_csv(open_report: Callable[..., Opened], compa
     assert numbers.locator("tr").count() == 1 + 12 + 9 + 12
 
 
-def test_narrow_and_dark(open_report: Callable[..., Opened], compared: Path, artefacts: Path) -> None:
-    opened = open_report(compared, width=360, dark=True)
-    opened.all_drawn()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert opened.page.evaluate("document.documentElement.dataset.theme") == "dark"
-    opened.page.screenshot(path=artefacts / "compared_narrow.png", full_page=True)
-    assert opened.said == []
-
-
-def test_every_chart_and_control_has_words(open_report: Callable[..., Opened], compared: Path) -> None:
-    page = open_report(compared).page
+def test_every_chart_and_control_has_words(drawn: Opened) -> None:
+    page = drawn.page
     labels = page.eval_on_selector_all(
         ".chart", "all => all.map((one) => one.parentElement.getAttribute('aria-label'))"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,12 +38,17 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def imports_in(text: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports_of(path: Path, root: Path = ROOT) -> Iterator[str]:
     """Modules that a file imports: a submodule where ``from package import submodule`` names one."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports_in(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+        elif node.module is not None and node.level == 0:
             for alias in node.names:
                 below = root.parent / (node.module + "." + alias.name).replace(".", "/")
                 is_module = below.with_suffix(".py").exists() or (below / "__init__.py").exists()
@@ -92,6 +99,29 @@ def circle(root: Path = ROOT) -> list[str]:
         return []
 
     return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+def test_names_come_from_the_modules_that_type_checkers_are_told() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (told,) = [node for node in tree.body if isinstance(node, ast.If)]
+    modules = {
+        alias.name: node.module.removeprefix(f"{NAME}.")
+        for node in told.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+    assert modules == lightning_featgeo._MODULES
+    assert sorted(lightning_featgeo.__all__) == sorted([*modules, "__version__"])
+    assert set(lightning_featgeo.__all__) <= set(dir(lightning_featgeo))
+    for name, module in modules.items():
+        assert getattr(lightning_featgeo, name) is getattr(importlib.import_module(f"{NAME}.{module}"), name)
+
+
+def test_a_name_that_is_not_there_is_no_attribute() -> None:
+    assert lightning_featgeo.metrics.register is importlib.import_module(f"{NAME}.metrics").register
+    assert not hasattr(lightning_featgeo, "nothing_of_ours")
+    with pytest.raises(ImportError, match="cannot import name 'nothing_of_ours'"):
+        exec("from lightning_featgeo import nothing_of_ours")
 
 
 def test_arrows_point_down() -> None:

@@ -1,4 +1,4 @@
-// The best w of a row, on host and device alike: what select.cu does with many threads, a host loop can do with one.
+// The best w of a row, on host and device alike: what select.cuh does with many threads, a host loop can do with one.
 //
 // A buffer holds the best so far and behind them what has come in since. Sorting it by (value, index), a total order,
 // and keeping its head gives the same result however the newcomers are ordered among themselves.

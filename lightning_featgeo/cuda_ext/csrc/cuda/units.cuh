@@ -1,7 +1,8 @@
 // hash_priority, unit_stats_ and direction_sums_: one read of the rows, no atomics, the same bits every time.
+#pragma once
 #include "common.cuh"
 
-namespace featgeo {
+namespace featgeo::units {
 namespace {
 
 constexpr int kColumns = 32, kLanes = 8;  // a block: 32 columns, 8 rows at a time
@@ -167,15 +168,4 @@ void direction_sums_(const Tensor& rows, const Tensor& keep, Tensor count, Tenso
 }
 
 }  // namespace
-}  // namespace featgeo
-
-STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA, m) {
-  m.impl("hash_priority", TORCH_BOX(&featgeo::hash_priority));
-  m.impl("unit_stats_", TORCH_BOX(&featgeo::unit_stats_));
-  m.impl("direction_sums_", TORCH_BOX(&featgeo::direction_sums_));
-}
-
-// For library.py: what this was built from, and what it holds.
-#define FEATGEO_EXPORT extern "C" __attribute__((visibility("default"), used))
-FEATGEO_EXPORT const char* featgeo_fingerprint() { return FEATGEO_FINGERPRINT; }
-FEATGEO_EXPORT const char* featgeo_ops() { return "direction_sums_ hash_priority scatter_ select_ unit_stats_"; }
+}  // namespace featgeo::units

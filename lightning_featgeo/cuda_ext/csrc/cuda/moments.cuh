@@ -3,11 +3,12 @@
 // The first gives new groups their shift and adds up every group's rows; a block owns 32 columns of up to 64 groups, so
 // that nothing is added by two blocks. The second forms the upper triangle of the shifted rows' scatter from tiles of
 // float64 tensor-core products, and writes both triangles.
+#pragma once
 #include <mma.h>
 
 #include "common.cuh"
 
-namespace featgeo {
+namespace featgeo::moments {
 namespace {
 
 using namespace nvcuda;
@@ -241,6 +242,4 @@ void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor cou
 }
 
 }  // namespace
-}  // namespace featgeo
-
-STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA, m) { m.impl("scatter_", TORCH_BOX(&featgeo::scatter_)); }
+}  // namespace featgeo::moments

@@ -1,11 +1,12 @@
 // select_: one pass over a tile of products, a block to a row. Columns that beat the row's worst go to a buffer in
 // shared memory; it is sorted only when it could overflow, so that most of the tile costs a load and a comparison.
+#pragma once
 #include <math_constants.h>
 
 #include "common.cuh"
 #include "select.h"
 
-namespace featgeo {
+namespace featgeo::selection {
 namespace {
 
 constexpr int kThreads = 128;
@@ -105,6 +106,4 @@ void select_(const Tensor& products, const Tensor& query_norms, const Tensor& re
 }
 
 }  // namespace
-}  // namespace featgeo
-
-STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA, m) { m.impl("select_", TORCH_BOX(&featgeo::select_)); }
+}  // namespace featgeo::selection

@@ -11,7 +11,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.base import Accumulator
-from lightning_featgeo.metrics.catalog import PRESETS
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
 from lightning_featgeo.metrics.settings import Policy
@@ -133,6 +133,8 @@ class Streaming(Mergeable):
             self.impossible = {
                 name: Gap(GapKind.NO_INPUT, why) for name, why in self.left_out.items() if name in self._named
             }
+        pairing = {name for name in self._named & self.left_out.keys() if "earlier" in CATALOG[name].requires}
+        self.impossible |= {name: Gap(GapKind.NOT_PAIRED, self.left_out[name]) for name in pairing}
         x = rows.features
         shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
         capacity = bank_capacity(self.neighbors.bank_size, shape.dim, x.element_size())

@@ -62,6 +62,7 @@ class LabelReader:
             self._note_candidates(batch)
         if labels is not None:
             self.kind = "classes"
+            labels = labels.to(torch.int64)  # bytes have no −100, and 156 is a class of theirs
             return torch.where(labels == self.ignore_index, UNLABELLED, labels), None
         targets = find_targets(batch, self.selector)
         if targets is not None and self._is_binary(targets):

@@ -146,7 +146,7 @@ def _numbers(
             raise
     result = signal.function(*needed)
     if not isinstance(result, Estimate):
-        result = Estimate(torch.as_tensor(result, dtype=torch.float64))
+        result = Estimate(result if isinstance(result, Tensor) else torch.tensor(result, dtype=torch.float64))
     value = float(result.value)
     if not math.isfinite(value):
         raise Undefined(f"the result is not finite ({value})")

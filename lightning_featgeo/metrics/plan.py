@@ -33,6 +33,8 @@ _REMEDIES = {
     "open(…, loader=it))",
 }
 
+NOT_PAIRED = f"needs {_REMEDIES['earlier']}"
+
 
 def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tuple[str, str]:
     """The kind of run that "auto" takes this for, and why.

@@ -13,7 +13,14 @@ from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.merging import Mergeable
-from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
+from lightning_featgeo.metrics.plan import (
+    NOT_PAIRED,
+    Shape,
+    bank_capacity,
+    build_accumulators,
+    choose_preset,
+    choose_signals,
+)
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.types import Tensor
@@ -113,6 +120,12 @@ class Streaming(Mergeable):
     def _ranks(self) -> Ranks:
         """The processes whose rows belong together."""
 
+    @property
+    def _not_paired(self) -> dict[str, Gap]:
+        """Signals asked for by name that pair windows, where nobody can tell which samples are the same."""
+        asked = () if self.policy.keeps_samples else sorted(self._named)
+        return {name: Gap(GapKind.NOT_PAIRED, NOT_PAIRED) for name in asked if "earlier" in CATALOG[name].requires}
+
     def _build(self, rows: Rows, present: frozenset[str]) -> None:
         here = set(present)
         here |= {"classes"} if self.num_classes else set()
@@ -133,8 +146,6 @@ class Streaming(Mergeable):
             self.impossible = {
                 name: Gap(GapKind.NO_INPUT, why) for name, why in self.left_out.items() if name in self._named
             }
-        pairing = {name for name in self._named & self.left_out.keys() if "earlier" in CATALOG[name].requires}
-        self.impossible |= {name: Gap(GapKind.NOT_PAIRED, self.left_out[name]) for name in pairing}
         x = rows.features
         shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
         capacity = bank_capacity(self.neighbors.bank_size, shape.dim, x.element_size())

@@ -31,6 +31,7 @@ class GapKind(StrEnum):
     NO_INPUT = "no input"  # the batches bring no labels, views, targets or groups, or ones that don't fit
     NO_REFERENCE = "no reference"  # the window to compare with is missing, empty or of something else
     NO_EARLIER = "no earlier window"  # it compares with the window before this one, and this is the first
+    NOT_PAIRED = "not paired"  # it compares samples with the window before, and nobody can tell which they are
     LOST = "lost"  # some rows of the window were lost: the run was resumed in the middle of it
     FAILED = "failed"  # an error in our code, or of the machine (out of memory)
     REPORTED = "reported"  # the same, and a warning has said so already
@@ -44,6 +45,7 @@ class NoteKind(StrEnum):
     REPEATS = "repeats"  # samples may have been counted twice
     ROWS = "rows"  # what was assumed of the rows, or left out
     EVIDENCE = "evidence"  # why rows are believed to be their samples' has changed during the run
+    NEAR_DUPLICATES = "near-duplicates"  # rows of several samples are the same up to rounding
     OTHER = "other"
 
 

@@ -16,6 +16,7 @@ from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import WindowPlan
+from lightning_featgeo.watch.samplers import keeps_order
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
@@ -80,11 +81,12 @@ class FeatureWatch:
 
         Args:
             name: used in the logged names, as ``[a-z0-9_]``.
-            loader: the loader it will read from its start, to tell repeated samples of a distributed sampler.
+            loader: the loader it will read from its start (or a list of batches), to tell repeated samples of a
+                distributed sampler, and whether the window before held the same samples (``neighbor_churn``).
             step: optimiser steps so far.
         """
         self.discard()
-        plan = WindowPlan(segment(name), segment(name))
+        plan = WindowPlan(segment(name), segment(name), keeps_samples=keeps_order(loader))
         self.watcher.loader_starts((plan.stage, 0), loader)
         self.watcher.open(plan.stage, [plan], step)
         self._open = self.watcher.windows[plan.stage, 0]

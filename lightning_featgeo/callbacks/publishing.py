@@ -23,6 +23,7 @@ DIAGNOSTICS = (
     "n_nonfinite",
     "n_unlabelled",
     "n_duplicates",
+    "n_near_duplicates",
     "n_reference",
     "n_padded",
     "n_repeated",
@@ -55,7 +56,7 @@ def diagnostics(record: Record, prefix: str) -> dict[str, float]:
     found = {f"{prefix}{name}_se": error for name, error in record.standard_errors.items()}
     if COUNT_SIGNAL in record.values:
         found[prefix + COUNT_SIGNAL] = record.values[COUNT_SIGNAL]
-    for name in ("nonfinite", "duplicates", "reference", "padded", "repeated"):
+    for name in ("nonfinite", "duplicates", "near_duplicates", "reference", "padded", "repeated"):
         if record.counts.get(name):
             found[f"{prefix}n_{name}"] = float(record.counts[name])
     seen, labelled = record.counts.get("seen", 0), record.counts.get("labelled", 0)

@@ -38,7 +38,7 @@ from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement
 from lightning_featgeo.watch.layers import served_signals, watched_layers
 from lightning_featgeo.watch.plan import WindowPlan
-from lightning_featgeo.watch.samplers import in_order, shuffles
+from lightning_featgeo.watch.samplers import in_order, keeps_order
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import WatchedLayer, Window
 
@@ -131,7 +131,7 @@ class LightningRun:
             reference=None if is_reference else s.reference,
             serves=served_signals(s) if is_reference else (),
             positions=stage != "train" and in_order(loader),
-            keeps_samples=stage != "train" and not shuffles(loader),
+            keeps_samples=stage != "train" and keeps_order(loader),
             several_loaders=combines_loaders(self.trainer, stage),
         )
 
@@ -145,7 +145,6 @@ class LightningRun:
             strict=self.settings.on_error == "raise",
             lenient=self.phase.trained,
             tolerated=frozenset({"reference", "earlier"}),
-            keeps_samples=plan.keeps_samples,
             details=self.display.details,
             head_root=_compat.wrapped_module(self.trainer.strategy),
         )

@@ -33,6 +33,8 @@ def ranks_of(trainer: pl.Trainer) -> Ranks:
 def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
     """The stage's loader of that number, or None where it can't be told."""
     loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
+    if isinstance(loaders, Mapping) and stage != "train":
+        loaders = list(loaders.values())
     given = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
     return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
 

@@ -10,7 +10,6 @@ in degrees, between centred means), ``class_accuracy`` (kNN accuracy), (C,) each
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -134,11 +133,10 @@ def lowest(distances: Tensor, samples: Tensor, labels: Tensor, dim: int) -> dict
         return {}
     lonely = usable[radius[usable].argsort(descending=True, stable=True)][:LOW_ROWS]
     n = len(distances)
-    inverses = [dimension.inverse_local_dimensions(row[None]) for row in distances[lonely]]
-    local = torch.tensor([1 / float(i[0]) if len(i) and i[0] > 0 else math.nan for i in inverses])
+    inverse = dimension.inverse_local_dimensions(distances)[lonely]
     return {
         "low_samples": samples[lonely],
         "low_labels": labels[lonely],
         "low_log_density": density.log_density_at(radius[lonely], n, distances.shape[1], dim),
-        "low_dimension": local,
+        "low_dimension": torch.where(inverse > 0, 1 / inverse, torch.nan),
     }

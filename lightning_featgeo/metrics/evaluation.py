@@ -72,8 +72,10 @@ def evaluate(
     computed = statistics.computed()
     more = dict(counts)
     if "distances" in computed:
-        more.update(duplicates=statistics.duplicate_count, bank=len(statistics.distances))
+        bank, near = len(statistics.distances), statistics.near_duplicate_count
+        more.update(duplicates=statistics.duplicate_count, near_duplicates=near, bank=bank)
     notes = _small_sample_note([name for name in values if name in ceilings], n, statistics.dim)
+    notes += _near_duplicates_note(more)
     curves = _curves(signals, statistics, computed)
     if asked is not None:
         try:
@@ -95,6 +97,19 @@ def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[Note, ..
         "them at this n only"
     )
     return (Note(NoteKind.SMALL_SAMPLE, told),)
+
+
+def _near_duplicates_note(counts: Mapping[str, int]) -> tuple[Note, ...]:
+    """Rows that are no exact copies, so that nobody would look for them."""
+    near = counts.get("near_duplicates", 0)
+    if not near:
+        return ()
+    told = (
+        f"{near} of {counts['bank']} rows almost lie on a row of another sample (one input twice, up to rounding?): "
+        "such neighbours are left out of dimensions, and rows that have no others out of densities, as exact "
+        "duplicates are"
+    )
+    return (Note(NoteKind.NEAR_DUPLICATES, told),)
 
 
 def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int]) -> WindowResult:
@@ -131,7 +146,7 @@ def _numbers(
             raise
     result = signal.function(*needed)
     if not isinstance(result, Estimate):
-        result = Estimate(torch.as_tensor(result))
+        result = Estimate(result if isinstance(result, Tensor) else torch.tensor(result, dtype=torch.float64))
     value = float(result.value)
     if not math.isfinite(value):
         raise Undefined(f"the result is not finite ({value})")

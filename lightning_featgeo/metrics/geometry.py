@@ -174,7 +174,7 @@ class GeometryMetric(Streaming):
             if ranks.rank > 0:
                 return None
             result = evaluate(signals, statistics, counts, self.num_classes, self.policy.strict, self.policy.details)
-            result = replace(result, gaps={**result.gaps, **self.impossible})
+            result = replace(result, gaps={**result.gaps, **self.impossible, **self._not_paired})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
             if "neighbor_samples" in statistics.computed():

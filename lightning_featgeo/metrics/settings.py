@@ -52,8 +52,8 @@ class Policy:
         lenient: a signal asked for by name that can't be computed is a gap; False: an error at the first batch.
         tolerated: inputs ("labels", "reference", "earlier", …) whose lack is no error even for a signal asked for by
             name. None: "reference", where ``has_reference`` is given.
-        keeps_samples: a sample index means the same sample in every window; False: the loader shuffles, so that
-            signals which compare windows row by row are left out.
+        keeps_samples: a sample index means the same sample in every window; False: that is not known, so that
+            signals which compare windows row by row are left out, and a gap if they are asked for by name.
         details: tables and rows to look at, besides numbers; None: none.
         head_root: the module that FSDP has wrapped, to read a sharded head; None: the head is whole.
     """

@@ -11,9 +11,16 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.base import Accumulator
-from lightning_featgeo.metrics.catalog import PRESETS
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.merging import Mergeable
-from lightning_featgeo.metrics.plan import Shape, bank_capacity, build_accumulators, choose_preset, choose_signals
+from lightning_featgeo.metrics.plan import (
+    NOT_PAIRED,
+    Shape,
+    bank_capacity,
+    build_accumulators,
+    choose_preset,
+    choose_signals,
+)
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.types import Tensor
@@ -112,6 +119,12 @@ class Streaming(Mergeable):
     @abstractmethod
     def _ranks(self) -> Ranks:
         """The processes whose rows belong together."""
+
+    @property
+    def _not_paired(self) -> dict[str, Gap]:
+        """Signals asked for by name that pair windows, where nobody can tell which samples are the same."""
+        asked = () if self.policy.keeps_samples else sorted(self._named)
+        return {name: Gap(GapKind.NOT_PAIRED, NOT_PAIRED) for name in asked if "earlier" in CATALOG[name].requires}
 
     def _build(self, rows: Rows, present: frozenset[str]) -> None:
         here = set(present)

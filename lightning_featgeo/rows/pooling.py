@@ -199,10 +199,11 @@ def _by_pattern(x: Tensor, pattern: str, mask: Tensor | None) -> Pooled:
     index = torch.arange(b, device=x.device)
     if n == b:
         return Pooled(rows, index, torch.zeros_like(index), keep, b)
-    # Send the samples' own numbers down the same path: where each row came from, whatever the pattern.
+    # Send the samples' own numbers down the same path: where each row came from, whatever the pattern. In integers,
+    # which are exact and which every device has.
     shape = [1] * x.ndim
     shape[batch_axis] = b
-    came_from = reduce(index.double().reshape(shape).expand(x.shape), pattern, "mean")[:, 0].round().to(torch.int64)
+    came_from = reduce(index.to(torch.int32).reshape(shape).expand(x.shape), pattern, "min")[:, 0].to(torch.int64)
     grouped, label_axes = _several_rows(pattern, axes, tuple(x.shape))
     position = torch.arange(n, device=x.device)
     return Pooled(rows, came_from, position % (n // b) if grouped else position, keep, b, label_axes, grouped)

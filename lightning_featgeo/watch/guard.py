@@ -20,7 +20,8 @@ from lightning_featgeo.errors import (
 )
 from lightning_featgeo.history.record import Record
 
-_SILENT = (GapKind.NO_EARLIER, GapKind.REPORTED)  # every first window has the one; the other was said already
+# every first window has the first; the others were said already: in what is printed at the start, and as a warning
+_SILENT = (GapKind.NO_EARLIER, GapKind.NOT_PAIRED, GapKind.REPORTED)
 
 
 class Guard:

@@ -51,7 +51,7 @@ def watched_layers(
             replace(s.neighbors, seed=seed),
             has_reference=plan.reference is not None,
             serve=plan.serves,
-            policy=policy,
+            policy=replace(policy, keeps_samples=plan.keeps_samples),
             earlier_neighbors=earlier(index),
         )
         assembler = RowAssembler(

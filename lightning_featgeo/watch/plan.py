@@ -24,7 +24,7 @@ class WindowPlan:
         reference: name of the window that it is compared with; None: nothing is compared.
         serves: signals of other windows whose reference this one is; () if it is none.
         positions: whether samples are numbered by their positions in the data set.
-        keeps_samples: whether a sample has the same number in every window.
+        keeps_samples: whether a sample is known to have the same number in every window.
         several_loaders: whether a batch is made of batches of several loaders.
     """
 

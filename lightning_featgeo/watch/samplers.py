@@ -1,11 +1,11 @@
-"""What a loader does with its samples: which part of them a rank gets, which come twice, and whether it shuffles."""
+"""What a loader does with its samples: which part of them a rank gets, which come twice, and in what order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo.distributed.ranks import Ranks
@@ -13,12 +13,14 @@ from lightning_featgeo.distributed.ranks import Ranks
 _PADS_AT_THE_END = ("torch", "torchdata", "lightning", "pytorch_lightning", "lightning_fabric")
 
 
-def shuffles(loader: Any) -> bool:
-    """Whether a loader is known to give its samples in another order every time."""
-    sampler = getattr(loader, "sampler", None)
-    return isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler)) or (
-        isinstance(sampler, DistributedSampler) and sampler.shuffle
-    )
+def keeps_order(loader: Any) -> bool:
+    """Whether a loader is known to give the same samples in the same order every time.
+
+    A list of batches does; and a loader that reads its data set from front to back, in batches or in what items the
+    data set has. An iterable data set, a sampler of one's own and another library's loader may do as they like.
+    """
+    whole_items = getattr(loader, "batch_sampler", None) is None and _is_front_to_back(loader, loader)
+    return isinstance(loader, (list, tuple)) or whole_items or in_order(loader)
 
 
 def in_order(loader: Any) -> bool:
@@ -26,9 +28,19 @@ def in_order(loader: Any) -> bool:
     batches = getattr(loader, "batch_sampler", None)
     if not _is_stock(batches):
         return False
-    sampler = getattr(batches, "sampler", None)
-    spread = isinstance(sampler, DistributedSampler) and type(sampler).__module__.split(".")[0] in _PADS_AT_THE_END
-    return type(sampler) is SequentialSampler or (spread and not getattr(sampler, "shuffle", True))
+    return _is_front_to_back(loader, batches)
+
+
+def _is_front_to_back(loader: Any, holder: Any) -> bool:
+    """Whether the sampler that a loader, or its batch sampler, holds gives the loader's data set in order."""
+    dataset, sampler = getattr(loader, "dataset", None), getattr(holder, "sampler", None)
+    if isinstance(dataset, IterableDataset):
+        return False
+    if type(sampler) is SequentialSampler:
+        return True
+    if not isinstance(sampler, DistributedSampler) or type(sampler).__module__.split(".")[0] not in _PADS_AT_THE_END:
+        return False
+    return not getattr(sampler, "shuffle", True) and sampler.dataset is dataset  # else it wraps a sampler
 
 
 @dataclass

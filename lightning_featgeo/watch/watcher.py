@@ -92,7 +92,9 @@ class Watcher:
         for plan in plans:
             window = self.windows.setdefault((stage, plan.number), Window(plan))
             self._opened[stage].append((stage, plan.number))
-            window.plan = plan  # loaders that were made anew may shuffle now
+            if plan.keeps_samples != window.plan.keeps_samples:  # loaders that were made anew may shuffle now
+                window.layers = []  # and these were made to pair their windows, or not to
+            window.plan = plan
             if self.id_key is not None and window.ids is None:
                 window.ids = SampleIds(self.id_key)
             with self.guard.around(f"opening the {plan.name} window", window.fail):

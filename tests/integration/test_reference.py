@@ -1,5 +1,6 @@
 """The monitor with a reference, with views, with regression targets and with groups, in real runs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from lightning_featgeo import (
     ConfigurationError,
@@ -18,6 +19,7 @@ from lightning_featgeo import (
     GeometryMetric,
     Neighbors,
 )
+from lightning_featgeo.errors import GapKind
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
 from tests._helpers.data import digits
@@ -247,13 +249,46 @@ def test_the_line_and_the_counts_speak_of_what_is_logged() -> None:
     assert float(run.callback_metrics["featgeo_monitor/val/n_reference"]) == 256
 
 
-def test_churn_of_a_shuffled_validation_set_is_left_out() -> None:
+class Stream(IterableDataset[Any]):
+    """The same samples, in an order that nobody can tell."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.data[i] for i in torch.randperm(len(self.data)).tolist())
+
+
+class RandomBatches(Sampler[list[int]]):
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(200).view(-1, 40).tolist())
+
+    def __len__(self) -> int:
+        return 5
+
+
+@pytest.mark.parametrize(
+    "how", [lambda data: DataLoader(data, 64, shuffle=True), lambda data: DataLoader(Stream(data), 64),
+            lambda data: DataLoader(data, batch_sampler=RandomBatches())],
+)  # fmt: skip
+def test_churn_of_samples_that_are_not_known_is_a_gap(how: Any) -> None:
     train, val = loaders()
-    shuffled = DataLoader(val.dataset, 64, shuffle=True)
     monitor = FeatureGeometryMonitor(signals=["neighbor_churn", "id_two_nn"], on_error="raise")
-    trainer(monitor, use_distributed_sampler=False).fit(Frozen(), train, shuffled)
+    trainer(monitor, use_distributed_sampler=False, num_sanity_val_steps=0).fit(Frozen(), train, how(val.dataset))
     assert [set(r.values) for r in monitor.history] == [{"id_two_nn", "n_samples"}] * 2
     assert "this loader shuffles them" in monitor.history.run["described"]
+    assert [r.gaps["neighbor_churn"].kind for r in monitor.history] == [GapKind.NOT_PAIRED] * 2
+
+
+def test_churn_of_loaders_in_a_dict_is_told_for_each() -> None:
+    train, val = loaders()
+    names = ("clean", "shuffled")
+    monitor = FeatureGeometryMonitor(signals=["neighbor_churn"], loader_names=names, on_error="raise")
+    both = {"clean": val, "shuffled": DataLoader(val.dataset, 64, shuffle=True)}
+    trainer(monitor, num_sanity_val_steps=0).fit(Frozen(), train, both)
+    last = {record.stage: record for record in monitor.history}
+    assert last["clean"].values["neighbor_churn"] == 0
+    assert last["shuffled"].gaps["neighbor_churn"].kind is GapKind.NOT_PAIRED
 
 
 def test_two_calls_are_not_two_stacked_views() -> None:

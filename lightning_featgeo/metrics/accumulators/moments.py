@@ -70,7 +70,7 @@ class MomentsAccumulator(Accumulator):
         super().__init__(device)
         self.dim, self.num_classes = dim, num_classes
         groups, buckets = num_classes + 1, (2 if num_classes else 1) if keep_scatter else 0
-        self._state("shift", torch.zeros(groups, dim))
+        self._state("shift", torch.zeros(groups, dim, dtype=torch.float32))
         self._state("counts", torch.zeros(groups, dtype=torch.float64))
         self._state("sums", torch.zeros(groups, dim, dtype=torch.float64))
         self._state("squares", torch.zeros(groups, dtype=torch.float64))

@@ -12,6 +12,7 @@ import math
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.duplicates import apart
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -26,7 +27,9 @@ def log_unit_ball_volume(dim: int) -> float:
 
 
 def log_densities(distances: Float[Tensor, "n k"], dim: int) -> Float[Tensor, " v"]:
-    """ln p̂(x_i) = ln(k−1) − ln(n−1) − ln V_d − d·ln r_k in nats, leave-one-out; rows with r_k = 0 or inf have none.
+    """ln p̂(x_i) = ln(k−1) − ln(n−1) − ln V_d − d·ln r_k in nats, leave-one-out.
+
+    Rows with r_k = inf have none, nor have those whose k neighbours are all duplicates or near-duplicates.
 
     Args:
         distances: to the k nearest other rows, ascending; k ≥ 2.
@@ -35,8 +38,12 @@ def log_densities(distances: Float[Tensor, "n k"], dim: int) -> Float[Tensor, " 
     n, k = distances.shape
     if k < 2:
         raise Undefined("needs at least 2 neighbours a row")
-    radius = distances[:, -1].double()
-    return log_density_at(radius[(radius > 0) & radius.isfinite()], n, k, dim)
+    return log_density_at(_radii(distances), n, k, dim)
+
+
+def _radii(distances: Tensor) -> Tensor:
+    """r_k of the rows whose k-th neighbour there is, and is no (near-)duplicate."""
+    return distances[:, -1].double()[apart(distances)[:, -1] & distances[:, -1].isfinite()]
 
 
 def log_density_at(radius: Float[Tensor, " v"], n: int, k: int, dim: int) -> Float[Tensor, " v"]:
@@ -78,14 +85,13 @@ def knn_log_density_q95(log_density: Float[Tensor, " v"]) -> Float[Tensor, ""]:
 def knn_entropy(distances: Float[Tensor, "n k"], dim: int) -> Estimate:
     """Kozachenko–Leonenko entropy in nats: ψ(n) − ψ(k) + ln V_d + d·mean ln r_k, k the number of columns.
 
-    Source: Kozachenko & Leonenko (1987). Rows with r_k = 0 (more than k copies) are left out.
+    Source: Kozachenko & Leonenko (1987). Rows whose k neighbours are all (near-)duplicates are left out.
 
     Raises:
         Undefined: if fewer than 2 rows have k neighbours at a distance above zero.
     """
     n, k = distances.shape
-    radius = distances[:, -1].double()
-    logs = _defined(radius[(radius > 0) & radius.isfinite()].log())
+    logs = _defined(_radii(distances).log())
     digamma = torch.special.digamma(torch.tensor([float(n), float(k)], dtype=torch.float64))
     value = float(digamma[0] - digamma[1]) + log_unit_ball_volume(dim) + dim * logs.mean()
     return Estimate(value, dim * logs.std() / logs.numel() ** 0.5, logs.numel())
@@ -265,6 +271,6 @@ def neighbor_churn(
         raise Undefined(f"needs the same samples as the window before: {n} of {samples.numel()} were in it")
     now, then = neighbor_samples[both], then_neighbors[order][place[both]]
     there = now >= 0
-    kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
-    churn = 1 - kept.double()
+    kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1)
+    churn = 1 - kept.double() / there.sum(dim=1).clamp(min=1)
     return Estimate(churn.mean(), churn.std() / n**0.5, n)

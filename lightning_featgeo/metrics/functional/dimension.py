@@ -1,9 +1,10 @@
-"""Intrinsic dimension from neighbour distances. Rows at distance zero (duplicates) are never fatal.
+"""Intrinsic dimension from neighbour distances. Rows at distance zero (duplicates) or nearly so are never fatal.
 
 TwoNN: Facco et al. (2017), "Estimating the intrinsic dimension of datasets by a minimal neighborhood information".
 MLE: Levina & Bickel (2004), combined as MacKay & Ghahramani (2005) propose.
 Both read low in high dimension (TwoNN 17.5, MLE 16.0 for a Gaussian of dimension 20 at n = 5000): they are
 trends at fixed n, not measurements of a true dimension.
+Near-duplicates are left out as duplicates are (see ``duplicates``): ratios have no bound as two rows come together.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.duplicates import apart
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
 
@@ -26,7 +28,8 @@ def id_two_nn(distances: Float[Tensor, "n k"]) -> Estimate:
         distances: to the nearest neighbours, ascending, k ≥ 2; inf where there is none.
 
     Returns:
-        The dimension, its asymptotic standard error d/√N, and N, the points that count: those with r₁ > 0.
+        The dimension, its asymptotic standard error d/√N, and N, the points that count: those without a duplicate or
+        near-duplicate.
         F_i = i/N for i = 1…N, of which the ⌊0.9·N⌋ smallest enter the fit.
 
     Raises:
@@ -66,20 +69,22 @@ def id_two_nn_mle(distances: Float[Tensor, "n k"]) -> Estimate:
 
 
 def _log_ratios(distances: Tensor) -> tuple[Tensor, int]:
-    """The ⌊0.9·N⌋ smallest ln(r₂/r₁), ascending, and N, the points with r₁ > 0."""
+    """The ⌊0.9·N⌋ smallest ln(r₂/r₁), ascending, and N, the points whose first neighbour is no (near-)duplicate."""
     if distances.shape[1] < 2:
         raise Undefined("needs 2 neighbours a row")
     r1, r2 = distances[:, 0].double(), distances[:, 1].double()
-    mu = (r2 / r1)[(r1 > 0) & r2.isfinite()]
+    mu = (r2 / r1)[apart(distances)[:, 0] & r2.isfinite()]
     n = mu.numel()
     kept = int(n * TWO_NN_KEEP)
     if kept < 2:
-        raise Undefined(f"needs 3 rows with 2 distinct neighbours, {n} of {len(distances)} rows have them")
+        raise Undefined(
+            f"needs 3 rows with 2 distinct neighbours (near-duplicates are not), {n} of {len(distances)} rows have them"
+        )
     return mu.log().sort().values[:kept], n
 
 
-def inverse_local_dimensions(distances: Float[Tensor, "n k"]) -> Float[Tensor, " v"]:
-    """1/d_i of Levina & Bickel for each row that has one: mean over j < k of ln(r_k/r_j), zero distances left out.
+def inverse_local_dimensions(distances: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """1/d_i of Levina & Bickel for each row: mean over j < k of ln(r_k/r_j), (near-)duplicates left out; NaN for none.
 
     A row whose k neighbours are not all there, or of which fewer than two are distinct from it, has none.
     """
@@ -87,18 +92,20 @@ def inverse_local_dimensions(distances: Float[Tensor, "n k"]) -> Float[Tensor, "
     if r.shape[1] < 2:
         raise Undefined("needs at least 2 neighbours a row")
     last = r[:, -1]
-    apart = r > 0
-    count = apart.sum(dim=1)
+    counted = apart(r)
+    count = counted.sum(dim=1)
     usable = last.isfinite() & (count >= 2)
-    r, apart, count, last = r[usable], apart[usable], count[usable], last[usable]
-    logs = torch.where(apart, (last[:, None] / torch.where(apart, r, 1.0)).log(), 0.0)
-    return logs.sum(dim=1) / (count - 1)
+    r, counted, count, last = r[usable], counted[usable], count[usable], last[usable]
+    logs = torch.where(counted, (last[:, None] / torch.where(counted, r, 1.0)).log(), 0.0)
+    found = r.new_full((len(distances),), torch.nan)
+    found[usable] = logs.sum(dim=1) / (count - 1)
+    return found
 
 
 def local_dimensions(distances: Float[Tensor, "n k"]) -> Float[Tensor, " v"]:
     """Local intrinsic dimension d_i of each row that has one (its k neighbours not all equally far)."""
     inverse = inverse_local_dimensions(distances)
-    return 1.0 / inverse[inverse > 0]
+    return 1.0 / inverse[inverse > 0]  # NaN is not
 
 
 def id_mle(distances: Float[Tensor, "n k"]) -> Estimate:
@@ -116,10 +123,12 @@ def id_mle(distances: Float[Tensor, "n k"]) -> Estimate:
         Undefined: if fewer than 2 rows have k neighbours of which two are distinct, or all are equally far.
     """
     inverse = inverse_local_dimensions(distances)
+    inverse = inverse[~inverse.isnan()]
     n = inverse.numel()
     if n < 2:
         raise Undefined(
-            f"needs rows with {distances.shape[1]} neighbours of which two are distinct, {n} of {len(distances)} have"
+            f"needs rows with {distances.shape[1]} neighbours of which two are distinct (near-duplicates are not), "
+            f"{n} of {len(distances)} have"
         )
     mean = inverse.mean()
     if not mean > 0:
@@ -140,7 +149,8 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
         n1: the nearer neighbour, ≥ 1.
 
     Returns:
-        The dimension, its standard error from the observed Fisher information, and the number of rows with r_{n₁} > 0.
+        The dimension, its standard error from the observed Fisher information, and the number of rows whose
+        neighbour n₁ is no duplicate or near-duplicate.
 
     Raises:
         Undefined: with fewer than 2·n₁ neighbours or 3 usable rows, or if all ratios are 1.
@@ -149,10 +159,13 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
     if distances.shape[1] < n2:
         raise Undefined(f"needs {n2} neighbours a row, the table has {distances.shape[1]} (k=)")
     near, far = distances[:, n1 - 1].double(), distances[:, n2 - 1].double()
-    log_mu = (far / near)[(near > 0) & far.isfinite()].log()
+    log_mu = (far / near)[apart(distances)[:, n1 - 1] & far.isfinite()].log()
     n = log_mu.numel()
     if n < 3:
-        raise Undefined(f"needs 3 rows with {n2} neighbours not all at distance zero, found {n}")
+        raise Undefined(
+            f"needs 3 rows with {n2} neighbours, from number {n1} on distinct (near-duplicates are not), "
+            f"{n} of {len(distances)} rows have them"
+        )
     if not log_mu.sum() > 0:
         raise Undefined(f"every row has its neighbours {n1} and {n2} at the same distance")
     between = n2 - n1 - 1

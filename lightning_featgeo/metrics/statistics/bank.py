@@ -13,7 +13,7 @@ from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
-from lightning_featgeo.metrics.functional import coding, density, dimension
+from lightning_featgeo.metrics.functional import coding, density, dimension, duplicates
 from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
@@ -189,6 +189,11 @@ class BankStatistics:
     def duplicate_count(self) -> int:
         """Rows of the bank that lie exactly on a row of another sample."""
         return int((self.distances[:, 0] == 0).sum())
+
+    @statistic("bank")
+    def near_duplicate_count(self) -> int:
+        """Rows of the bank that lie almost on a row of another sample."""
+        return int(duplicates.near_duplicates(self.distances).any(dim=1).sum())
 
     # --- neighbours by angle ---------------------------------------------------------------------------------
 

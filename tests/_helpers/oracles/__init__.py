@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
-from tests._helpers.oracles.neighbors import distances, neighbours
+from tests._helpers.oracles.neighbors import among_known_copies, dimensions, distances, neighbours, two_nn
 from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
 __all__ = [
+    "among_known_copies",
     "compared",
+    "dimensions",
     "distances",
     "every_signal",
     "log_vmf_normaliser",
@@ -22,6 +24,7 @@ __all__ = [
     "regression",
     "singular_values",
     "spectrum",
+    "two_nn",
     "views",
 ]
 

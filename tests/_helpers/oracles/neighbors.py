@@ -93,3 +93,21 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
         "uniformity": float(np.log(np.exp(-2 * pdist(unit, "sqeuclidean")).mean())),
         "effective_kde_points": float((kernel.sum(1) ** 2 / (kernel**2).sum(1)).mean()),
     }
+
+
+def among_known_copies(x: Array, source: NDArray[np.int64], k: int) -> Array:
+    """Distances to the k nearest other rows, where rows of one source are at distance zero."""
+    r = cdist(x, x)
+    r[source[:, None] == source[None, :]] = 0.0
+    np.fill_diagonal(r, np.inf)
+    return np.sort(r, axis=1)[:, :k]
+
+
+def dimensions(r: Array) -> dict[str, float]:
+    """Every dimension that distances give; a copy at distance zero counts nowhere."""
+    mu = np.sort(np.log(r[r[:, 0] > 0, 1] / r[r[:, 0] > 0, 0]))
+    m = int(0.9 * len(mu))
+    mle = float((m - 1) / (mu[:m].sum() + (len(mu) - m) * mu[m - 1]))
+    scales = {f"id_gride_{n1}": gride(r, n1) for n1 in (1, 2, 4, 8)}
+    apart = r[(r > 0).sum(axis=1) >= 2]
+    return {"id_two_nn": two_nn(r), "id_two_nn_mle": mle, "id_mle": id_mle(apart), **scales}

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.pooling import check_pool, infer, pool_rows
@@ -116,3 +118,36 @@ def test_sinks_at_the_start_are_left_out_by_whatever_is_real() -> None:
     torch.testing.assert_close(mean.rows[0], x[0, 2:].mean(0))
     assert mean.keep.tolist() == [True, True, False]  # one token, and that is the sink
     torch.testing.assert_close(pool_rows(x, "last", left_padded, skip=1).rows[1], x[1, 3])
+
+
+class _NoFloat64(TorchDispatchMode):
+    """As Apple's GPUs: a float64 result is an error."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        assert not any(isinstance(r, torch.Tensor) and r.dtype == torch.float64 for r in tree_leaves(result)), operator
+        return result
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape", "owner"),
+    [
+        ("b t d -> (b t) d", (5, 3, 2), lambda b, t: b),
+        ("b t d -> (t b) d", (5, 3, 2), lambda b, t: b),
+        ("t b d -> (b t) d", (3, 5, 2), lambda b, t: b),
+        ("b d t -> (b t) d", (5, 2, 3), lambda b, t: b),
+    ],
+)
+def test_rows_know_their_sample_on_a_device_without_float64(pool: str, shape, owner) -> None:
+    with _NoFloat64():
+        pooled = pool_rows(torch.randn(shape), pool)
+    inner = [(b, t) for b in range(5) for t in range(3)]
+    order = inner if "-> (b t)" in pool else sorted(inner, key=lambda at: (at[1], at[0]))
+    assert pooled.sample.tolist() == [owner(b, t) for b, t in order]
+    assert pooled.sample.dtype == torch.int64
+
+
+def test_samples_beyond_what_float32_counts_are_told_apart() -> None:
+    n = 2**24 + 3
+    pooled = pool_rows(torch.zeros(1, 1).expand(n, 2)[:, :, None], "b t d -> (b t) d")
+    assert pooled.sample[-5:].tolist() == [n - 3, n - 2, n - 2, n - 1, n - 1]

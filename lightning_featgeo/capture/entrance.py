@@ -59,8 +59,11 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
         return
     recording.depth += 1
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
-        parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
-        given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            given = [args[0]]
+        else:
+            parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
+            given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
         recording.calls.append(Entered(next(ORDER), id(module), given))
         recording.used.add(id(module))
     elif recording.depth == 1:
@@ -76,7 +79,8 @@ def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
     if recording.depth == 0 and recording.calls:
         last = recording.calls[-1]
         last.stop = next(ORDER)
-        last.gave = [t for _, t in leaves(given[-1]) if isinstance(t, torch.Tensor)]
+        gave = given[-1]
+        last.gave = [gave] if type(gave) is Tensor else [t for _, t in leaves(gave) if isinstance(t, torch.Tensor)]
 
 
 class Entrance:

@@ -44,7 +44,7 @@ def leaves(value: Any, path: str = "", depth: int = 5) -> Iterator[tuple[str, An
     if isinstance(value, (torch.Tensor, PackedSequence)):
         yield path, value
         return
-    if depth == 0:
+    if depth == 0 or value is None:
         return
     for key, part in tree.children(value):
         yield from leaves(part, f"{path}.{key}" if path else str(key), depth - 1)

@@ -114,14 +114,15 @@ class RowAssembler:
         groups = find_groups(batch, self.groups)
         chosen = [one if isinstance(one, Call) else Call(one) for one in calls]
         size = self._samples(chosen, labels, batch)
-        found = self._choose(chosen, batch, labels, size)
+        tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
+        found = self._choose(chosen, tensors, batch, labels, size)
         if any(one.call.is_reordered for one in found) and labels is not None:
             self.notes[
-                "rows were sorted, selected or turned round inside of the network, in an order that can't be told: none "
-                "has a label"
+                "rows were sorted, selected or turned round inside of the network, in an order that can't be told: "
+                "none has a label"
             ] = None
             targets = groups = None
-        others = self._other_samples(found, batch, size)
+        others = self._other_samples(found, tensors, size)
         if others is not None:
             size, labels, targets, groups = others, None, None, None
         pooled = [self._pool(one, labels, batch) for one in found]
@@ -174,22 +175,22 @@ class RowAssembler:
 
     # --- whose rows ------------------------------------------------------------------------------------------
 
-    def _choose(self, calls: list[Call], batch: Any, labels: Tensor | None, size: int) -> list[Chosen]:
+    def _choose(
+        self, calls: list[Call], tensors: list[tuple[tree.Path, Tensor]], batch: Any, labels: Tensor | None, size: int
+    ) -> list[Chosen]:
         if not self.layouts.said.is_auto:
             self.evidence.summary = f"taken as views={self.views!r} says"
             return [Chosen(call) for call in calls]
-        parts = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         home = self.labels.home(batch) if labels is not None else None
         return self.evidence.choose(
-            calls, parts, home, self.role.trains, self.role.is_classifier, labels is not None, size
+            calls, tensors, home, self.role.trains, self.role.is_classifier, labels is not None, size
         )
 
-    def _other_samples(self, found: list[Chosen], batch: Any, size: int) -> int | None:
+    def _other_samples(self, found: list[Chosen], tensors: list[tuple[tree.Path, Tensor]], size: int) -> int | None:
         """How many samples the batch has, where they are not those of its labels (nodes of labelled graphs)."""
         if len(found) != 1 or found[0].origin is None or not isinstance(found[0].origin.part, int):
             return None
-        parts = [t for _, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
-        n = parts[found[0].origin.part].shape[0]
+        n = tensors[found[0].origin.part][1].shape[0]
         if n == size or self.layouts.said.count is not None:
             return None
         self.notes[

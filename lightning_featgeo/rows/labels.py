@@ -20,6 +20,7 @@ from lightning_featgeo.rows.batches import (
     Selector,
     find_labels,
     find_targets,
+    is_list_of_samples,
     label_parts,
     select,
     summarize,
@@ -55,6 +56,7 @@ class LabelReader:
     kind: LabelKind | None = None
     shifted: bool | None = None
     column: int | None = None
+    path: tree.Path | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -78,12 +80,12 @@ class LabelReader:
                     "out of class signals"
                 ] = None
                 return _one_class(matrix, kind == "soft"), None
-        labels = find_labels(batch, self.selector)
+        labels = self._find(batch)
         if labels is None and self.selector == "auto":
             labels = self._only_one_that_fits(batch)
         if labels is None and self.selector == "auto":
             self._note_candidates(batch)
-        targets = self._targets(batch, labels)
+        targets = None if self.path is not None and self.outputs != 1 else self._targets(batch, labels)
         if labels is None and targets is None and self.selector == "auto":
             labels = self._booleans(batch)
         if labels is not None and (targets is None or self.selector != "auto") and self._fit(labels, batch):
@@ -107,11 +109,30 @@ class LabelReader:
         self.kind = self.kind or ("targets" if targets is not None else None)
         return None, targets
 
+    def _find(self, batch: Any) -> Tensor | None:
+        """Class labels, where they were in the batch before if they still are."""
+        if self.path is not None:
+            try:
+                found = tree.at(batch, self.path)
+                if isinstance(found, torch.Tensor) and found.ndim == 1 and _is_whole_type(found):
+                    return found
+            except KeyError:
+                pass
+            self.path = None
+        found = find_labels(batch, self.selector)
+        if found is not None and found.ndim == 1 and self.selector == "auto":
+            home = self.home(batch)
+            if home is not None and tree.at(batch, home) is found:
+                self.path = home
+        return found
+
     def home(self, batch: Any) -> tree.Path | None:
         """Where the labels are in the batch; None where that can't be told."""
+        if self.path is not None:
+            return self.path
         if self.selector == "auto":
             found = label_parts(batch)
-            return found[0][0] if found else None
+            return found[0][0] if found and not is_list_of_samples(batch) else None
         if callable(self.selector) or self.selector is None:
             return None
         return tuple(self.selector.split(".")) if isinstance(self.selector, str) else (self.selector,)

@@ -66,6 +66,8 @@ class Origin:
 
 def main_inputs(entered: Sequence[Tensor]) -> list[Tensor]:
     """What a call was about, of all that it was given: not a time step, a length or a condition beside the input."""
+    if len(entered) == 1:
+        return list(entered) if entered[0].numel() and entered[0].ndim else []
     most = max((x.numel() for x in entered), default=0)
     return [x for x in sorted(entered, key=lambda x: -x.numel()) if x.ndim > 0 and 2 * x.numel() >= most > 0]
 
@@ -79,6 +81,10 @@ def origin_of(entered: Sequence[Tensor], parts: Sequence[Tensor], by_content: bo
         by_content: also read values, which waits for the device.
     """
     inputs = [x for x in main_inputs(entered) if x.layout is torch.strided]
+    for x in inputs[:1]:
+        for number, part in enumerate(parts):
+            if x is part:
+                return Origin(None, number, 0, x.shape[0], BY_MEMORY, span=(0, 1))
     for x in inputs:
         for number, part in enumerate(parts):
             found = _by_memory(x, part, number)

@@ -31,6 +31,11 @@ def is_mapping(value: Any) -> bool:
 
 def children(value: Any) -> list[tuple[str | int, Any]]:
     """The parts of a container by key, name or position; [] for a tensor, a number, a string, or what can't be read."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return list(enumerate(value))
+    if kind is dict:
+        return list(value.items())
     if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, type)) or callable(value):
         return []
     try:
@@ -58,8 +63,11 @@ def tensors(value: Any, path: Path = (), depth: int = _DEPTH) -> Iterator[tuple[
     """Every tensor with its path."""
     if isinstance(value, torch.Tensor):
         yield path, value
-    elif depth:
-        for key, part in children(value):
+        return
+    for key, part in children(value) if depth else ():
+        if isinstance(part, torch.Tensor):
+            yield (*path, key), part
+        elif not isinstance(part, _PLAIN):
             yield from tensors(part, (*path, key), depth - 1)
 
 

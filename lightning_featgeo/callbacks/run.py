@@ -32,8 +32,7 @@ from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows import tree
-from lightning_featgeo.rows.batches import select
+from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement
 from lightning_featgeo.watch.layers import served_signals, watched_layers
@@ -201,7 +200,7 @@ class LightningRun:
             sources.pause()
             unknown, scouting = sources.reading is None, sources.scouting
             if unknown:
-                sources.settle(loss, [tensor for _, tensor in tree.tensors(self.watcher.batch)])
+                sources.settle(loss, inputs_of(self.watcher.batch))
             sources.note_loss(loss)
             if unknown and sources.reading is not None:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet

@@ -254,7 +254,8 @@ class Sources:
     @property
     def unsettled(self) -> bool:
         """Whether training batches still tell something of the head, whether or not training is watched."""
-        return self._scout is not None or (self.head is not None and self.reading is None and self._waited < PATIENCE)
+        unread = self.head is not None and self.reading is None and self._waited < PATIENCE
+        return self._features is None and (self._scout is not None or unread)
 
     def note_loss(self, loss: Tensor) -> None:
         """Of several calls in a batch, which ones the loss is trained through: looked at where their pattern is new."""
@@ -348,6 +349,7 @@ class Sources:
 
     def forget(self) -> None:
         """Stop catching, and let go of what was caught."""
+        self._reorders = self._reorders or any(call.taken is not None for tap in self.taps for call in tap.calls)
         for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
             tap.forget()
         self.entrance.forget()

@@ -46,13 +46,23 @@ def leaves(value: Any, path: str = "", depth: int = 5) -> Iterator[tuple[str, An
         return
     if depth == 0 or value is None:
         return
-    for key, part in tree.children(value):
+    parts: Any
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
+        parts = enumerate(value)
+    else:
+        parts = () if torch.compiler.is_compiling() else tree.children(value)  # a graph holds no other containers
+    for key, part in parts:
         yield from leaves(part, f"{path}.{key}" if path else str(key), depth - 1)
 
 
 def of_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a head is given: the first of its arguments that can be features, None if none can."""
-    for given in (args, kwargs):
+    for value in args:
+        if isinstance(value, torch.Tensor) and is_features(value):
+            return value
+    for given in (args, dict(kwargs)):
         for _, value in leaves(given):
             if is_features(value):
                 return value

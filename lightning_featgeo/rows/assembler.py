@@ -37,6 +37,7 @@ class Role:
     Attributes:
         trains: its batches are trained on.
         is_classifier: it feeds a classifier: a second call in a batch is no second view.
+        has_views: signals of views were asked for: the same input twice is two views.
         decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
         time_first: it puts out (tokens, batch, dimensions).
         reads_last: its head classifies a sequence by the last token.
@@ -45,6 +46,7 @@ class Role:
 
     trains: bool = False
     is_classifier: bool = False
+    has_views: bool = False
     decodes: bool | None = None
     time_first: bool = False
     reads_last: bool = False
@@ -183,7 +185,14 @@ class RowAssembler:
             return [Chosen(call) for call in calls]
         home = self.labels.home(batch) if labels is not None else None
         return self.evidence.choose(
-            calls, tensors, home, self.role.trains, self.role.is_classifier, labels is not None, size
+            calls,
+            tensors,
+            home,
+            self.role.trains,
+            self.role.is_classifier,
+            labels is not None,
+            size,
+            self.role.has_views,
         )
 
     def _other_samples(self, found: list[Chosen], tensors: list[tuple[tree.Path, Tensor]], size: int) -> int | None:

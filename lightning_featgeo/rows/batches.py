@@ -32,6 +32,12 @@ def batch_size(batch: Any) -> int | None:
     return next((int(t.shape[0]) for _, t in tree.tensors(batch) if t.ndim > 0), None)
 
 
+def inputs_of(batch: Any) -> list[Tensor]:
+    """What is taken for the batch's input, where a loss may be compared with it: its first tensor of numbers."""
+    found = (t for _, t in tree.tensors(batch) if t.is_floating_point() and t.ndim > 1)
+    return [t for t in [next(found, None)] if t is not None]
+
+
 def is_list_of_samples(batch: Any) -> bool:
     """Whether a batch is a plain list of dicts, one a sample, that nobody has put together."""
     return isinstance(batch, list) and len(batch) > 0 and all(tree.is_mapping(one) for one in batch)

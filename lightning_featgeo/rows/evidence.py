@@ -93,6 +93,7 @@ class Evidence:
         is_classifier: bool,
         labelled: bool,
         size: int,
+        has_views: bool = False,
     ) -> list[Chosen]:
         """The calls that count.
 
@@ -104,12 +105,13 @@ class Evidence:
             is_classifier: whether the layer feeds a classifier: then a second call is no view.
             labelled: whether the batch has labels.
             size: samples in the batch.
+            has_views: the same input twice is two views, also of labelled samples and in evaluation.
         """
         calls = self._trained_on(calls) if trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
-            found = self._known_calls(calls, origins, trains and not labelled, is_classifier)
+            found = self._known_calls(calls, origins, has_views or (trains and not labelled), is_classifier)
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
             self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
             return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -294,7 +294,7 @@ def _by_correlation(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
         table = _Table([], index, torch.full_like(index, number), torch.zeros_like(index))
         found = _told_apart(row, known, table, m, parts, BY_CORRELATION) if float(known.float().mean()) > 0.5 else None
         if found is not None:
-            return found
+            return replace(found, changed=True)
     return None
 
 

@@ -56,7 +56,7 @@ def watched_layers(
         )
         assembler = RowAssembler(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
-            role_of(sources, layer.path, plan),
+            role_of(s, sources, layer.path, plan),
         )  # fmt: skip
         watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None))
     return watched
@@ -74,7 +74,8 @@ def seed_for(seed: int, stage: str, number: int) -> int:
 
 def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) -> LabelReader:
     """What reads labels, of as many classes as are known."""
-    reading, given = sources.reading, settings.num_classes is not None
+    reading = sources.reading
+    given = settings.num_classes is not None or asks_for(settings, "labels")
     learns_others = reading is not None and reading.reconstructs and settings.labels == "auto" and not given
     return LabelReader(
         settings.labels, class_count(settings, stated, sources, None), settings.ignore_index, settings.groups,
@@ -82,11 +83,18 @@ def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) 
     )  # fmt: skip
 
 
-def role_of(sources: Sources, path: str, plan: WindowPlan) -> Role:
+def asks_for(settings: WatchSettings, need: str) -> bool:
+    """Whether signals were asked for by name that need labels, views or targets: then there are some."""
+    return any(need in CATALOG[name].requires for name in named_signals(settings.signals))
+
+
+def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPlan) -> Role:
     """What a watched layer is in its model."""
+    has_views = asks_for(settings, "views")
     return Role(
         trains=plan.stage == "train",
-        is_classifier=sources.is_classifier,
+        is_classifier=sources.is_classifier and not has_views,
+        has_views=has_views,
         decodes=sources.decodes(path),
         time_first=sources.time_first(path),
         reads_last=sources.reads_last(path),

@@ -159,7 +159,8 @@ class Watcher:
         window = self.windows.get(key) if key[0] in self.phase.open else None
         if window is None:
             with self.guard.around("catching features", refuses=refuses):
-                self._caught(outputs, batch)
+                self.sources.settle(None)
+                self.sources.forget()
             return False
         begin, batches = time.perf_counter(), window.batches
         try:

@@ -48,7 +48,13 @@ def test_the_block_names_layer_reason_dimension_classes_signals_memory(capsys) -
     monitor = strict()
     trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
     told = monitor.history.run["described"]
-    for part in ("the input of 'net.3'", "last trainable layer", "48 dimensions", "classes: 10\n", "stages: val\n"):
+    for part in (
+        "the input of 'net.3'",
+        "the loss scores against classes",
+        "48 dimensions",
+        "classes: 10\n",
+        "stages: val\n",
+    ):
         assert part in told
     assert f"memory: {mebibytes(monitor.history.run['memory_bytes'])} a window" in told
     printed = capsys.readouterr().err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "Undefined",
     "explain",
     "near_misses",
+    "spelled",
 ]
 
 
@@ -80,6 +82,15 @@ class Note(_Sentence):
 
 class ConfigurationError(ValueError):
     """A setting that cannot work. Raised at ``fit``'s start or at the first batch, with the line to paste."""
+
+
+@contextmanager
+def spelled(call: str) -> Iterator[None]:
+    """Lines to paste as the engine in use writes them: ``FeatureGeometryMonitor(head=…)`` -> ``call + "head=…)"``."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("FeatureGeometryMonitor(", call)) from error.__cause__
 
 
 class FeatureGeometryWarning(UserWarning):

@@ -30,6 +30,8 @@ class FabricGeometry(FeatureWatch):
         geometry.close(epoch=epoch, step=step)  # merged over all processes, and logged
     """
 
+    CALL = "FabricGeometry(fabric, model, "
+
     @takes_also(WatchSettings)
     def __init__(
         self,

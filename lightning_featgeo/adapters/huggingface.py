@@ -15,8 +15,23 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lightning_featgeo.adapters.loop import FeatureWatch
-from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError, spelled
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
+
+
+class _Watch(FeatureWatch):
+    CALL = "GeometryCallback(trainer, "
+
+    def look_for_head(self, loss: Any) -> None:
+        """Decide on the head in a training step, whether or not its features are watched.
+
+        Raises:
+            ConfigurationError: if it can't be told: nothing was trained yet.
+        """
+        sources = self.watcher.sources
+        with spelled(self.CALL), self.guard.around("finding the head", refuses=self._is_untouched()):
+            sources.settle(loss if isinstance(loss, torch.Tensor) else None)
+            sources.forget()
 
 
 @documents(WatchSettings)
@@ -51,8 +66,8 @@ class GeometryCallback(TrainerCallback):
         model: Any = trainer.model
         if model is None or getattr(trainer, "model_init", None) is not None:
             raise ConfigurationError("GeometryCallback hooks the Trainer's model: give it with model=, not model_init=")
-        self.evaluation = FeatureWatch(model, process_group, history_path, **settings)
-        self.training = FeatureWatch(model, process_group, **settings) if train_steps is not None else None
+        self.evaluation = _Watch(model, process_group, history_path, **settings)
+        self.training = _Watch(model, process_group, **settings) if train_steps is not None else None
         self._since = 0
         self._evaluating = self._generating = False
         self._inputs: dict[str, Any] = {}
@@ -106,21 +121,30 @@ class GeometryCallback(TrainerCallback):
 
     # --- the model's calls -----------------------------------------------------------------------------------
 
-    def _watch(self, model: torch.nn.Module) -> FeatureWatch | None:
+    def _watch(self, model: torch.nn.Module) -> _Watch | None:
         if self._generating or torch.compiler.is_compiling():
             return None
         return self.training if model.training else self.evaluation if self._evaluating else None
 
+    def _looks(self, model: torch.nn.Module, watch: FeatureWatch | None) -> bool:
+        """Whether a training step is looked at for the head of the evaluation's windows."""
+        compiled = self._generating or torch.compiler.is_compiling()
+        return model.training and not compiled and self.evaluation.watcher.sources.unsettled
+
     def _before(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         watch = self._watch(model)
+        if self._looks(model, watch):
+            self.evaluation.watcher.sources.open()
         if watch is None:
             return
-        if watch is self.training and watch.is_open is None:
+        if watch is self.training and not watch.is_open:
             watch.open("train", step=self.trainer.state.global_step)
         watch.begin_batch()
 
     def _after(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         watch = self._watch(model)
+        if self._looks(model, watch):
+            self.evaluation.look_for_head(getattr(output, "loss", None))
         if watch is not None:
             watch.end_batch({**self._inputs, **kwargs} if kwargs or self._inputs else args)
 

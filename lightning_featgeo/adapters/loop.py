@@ -12,6 +12,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources, segment
 from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import spelled
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.guard import Guard
@@ -49,6 +50,8 @@ class FeatureWatch:
         ['featgeo/val/effective_rank', 'featgeo/val/feature_std']
     """
 
+    CALL = "FeatureWatch(model, "  # how lines to paste begin
+
     @takes_also(WatchSettings)
     def __init__(
         self, model: torch.nn.Module, process_group: Any = None, history_path: Any = None, **settings: Any
@@ -57,7 +60,8 @@ class FeatureWatch:
         s, ranks = self.settings, Ranks(process_group)
         self.history = History(history_path if ranks.rank == 0 else None)
         stated = s.num_classes or known_class_count(model, *model.children())
-        sources = Sources(model, s.layer, s.head, None, stated, [])
+        with spelled(self.CALL):
+            sources = Sources(model, s.layer, s.head, None, stated, [])
         policy = Policy(strict=s.on_error == "raise", tolerated=frozenset({"reference", "earlier"}), head_root=model)
         self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
         self._open: Window | None = None
@@ -116,9 +120,14 @@ class FeatureWatch:
 
     def end_batch(self, batch: Any) -> None:
         """Stream what was caught."""
-        window, watcher = self._open, self.watcher
+        window = self._open
         if window is None:
             return
+        with spelled(self.CALL):
+            self._end_batch(window, batch)
+
+    def _end_batch(self, window: Window, batch: Any) -> None:
+        watcher = self.watcher
         # a wrong setting ends the run only where nothing is lost: before anything was trained
         refuses = not watcher.phase.announced and window.start_step == 0 and self._is_untouched()
         if window.plan.stage not in watcher.phase.looked:

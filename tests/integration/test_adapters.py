@@ -194,6 +194,29 @@ def test_a_trainer_that_makes_its_model_later_is_refused(tmp_path: Path) -> None
         GeometryCallback(hugging_face(tmp_path), train_steps=0)
 
 
+class TwoHeads(torch.nn.Module):
+    """Two classifiers on the same features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = torch.nn.Linear(64, 8), torch.nn.Linear(8, 10), torch.nn.Linear(8, 10)
+
+    def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.body(next(iter(inputs.values())).float().flatten(1)[:, :64]).relu()
+        loss = sum(torch.nn.functional.cross_entropy(head(hidden), labels) for head in (self.one, self.two))
+        return {"loss": loss, "logits": self.one(hidden)}
+
+
+def test_a_head_that_cannot_be_told_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    run = hugging_face(tmp_path)
+    run.model = run.model_wrapped = model = TwoHeads()
+    before = model.body.weight.detach().clone()
+    GeometryCallback(run)
+    with pytest.raises(ConfigurationError, match=r"GeometryCallback\(trainer, head='(one|two)'\)"):
+        run.train()
+    assert torch.equal(model.body.weight, before)
+
+
 def test_only_the_evaluation_loop_makes_an_evaluation_window(tmp_path: Path) -> None:
     run = hugging_face(tmp_path)
     geometry = GeometryCallback(run, signals=["n_samples", "feature_std"], on_error="raise")

@@ -101,7 +101,7 @@ def known_class_count(*sources: Any) -> int | None:
 
 
 def ambiguous(
-    found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] = ()
+    found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] | None = ()
 ) -> ConfigurationError:
     """The error for a head that can't be told: what was found, why it isn't enough, and the line to paste.
 
@@ -109,16 +109,17 @@ def ambiguous(
         found: the candidates.
         why: in words.
         layers: modules whose output is worth watching, the best one last.
-        heads: modules whose input is, the best one last; () for the last candidate.
+        heads: modules whose input is, the best one last; () for the last candidate, None where no candidate ran.
     """
     lines = [f"  {name}: {_inputs(m)} → {_outputs(m)}" for name, m in found.items()]
     shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]
     listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
-    heads = heads or list(found)[-1:]
+    last = [] if heads is None else list(found)[-1:]
+    heads = heads or last
     pasted = [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
     pasted += [
         f"  FeatureGeometryMonitor(layer={name!r})  # features = its output"
-        for name in dict.fromkeys([*reversed(layers), *list(found)[-1:]])
+        for name in dict.fromkeys([*reversed(layers), *last])
     ]
     return ConfigurationError(
         f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
@@ -262,7 +263,10 @@ class Scout:
         order = [name for _, name in sorted((call.order, name) for name, tap in heads.items() for call in tap.calls)]
         if not order:
             raise ambiguous(
-                self.found, "none of them ran in the first batch (was the model compiled and called before?)", outermost
+                self.found,
+                "none of them ran in the first batches (was the model compiled and called before? Compile it anew)",
+                list(outermost)[-1:] or _last_children(self.root),
+                None,
             )
         scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
         if len(scored) == 1:

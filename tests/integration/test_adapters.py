@@ -201,8 +201,8 @@ class TwoHeads(torch.nn.Module):
         super().__init__()
         self.body, self.one, self.two = torch.nn.Linear(64, 8), torch.nn.Linear(8, 10), torch.nn.Linear(8, 10)
 
-    def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        hidden = self.body(next(iter(inputs.values())).float().flatten(1)[:, :64]).relu()
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **other: Any) -> dict[str, torch.Tensor]:
+        hidden = self.body(input_ids.float()).relu()
         loss = sum(torch.nn.functional.cross_entropy(head(hidden), labels) for head in (self.one, self.two))
         return {"loss": loss, "logits": self.one(hidden)}
 

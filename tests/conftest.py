@@ -37,8 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_featgeo import _compat
+
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+    if _compat.compiles():  # by an earlier test: then what enters a network can't be seen
+        torch._dynamo.reset()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,23 +12,15 @@ import lightning.pytorch as pl
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.checkpointing import Saved, open_state, reopen, run_state
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import Stoppers
-from lightning_featgeo.callbacks.trainer import (
-    combines_loaders,
-    expected_batches,
-    fractional_epoch,
-    loader_of,
-    ranks_of,
-    run_name,
-    stage_names,
-)
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
-from lightning_featgeo.errors import Gap, GapKind
+from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
@@ -38,8 +30,9 @@ from lightning_featgeo.watch.announcement import Announcement
 from lightning_featgeo.watch.layers import served_signals, watched_layers
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import in_order, keeps_order
+from lightning_featgeo.watch.watched_layer import WatchedLayer
 from lightning_featgeo.watch.watcher import Watcher
-from lightning_featgeo.watch.window import WatchedLayer, Window
+from lightning_featgeo.watch.window import Window
 
 
 class LightningRun:
@@ -77,7 +70,7 @@ class LightningRun:
             is_inside_step=lambda: _compat.is_inside_step(pl_module), trains=self.fits,
         )  # fmt: skip
         self.watcher = Watcher(
-            settings, sources, ranks_of(trainer), history, stated, Policy(), id_key=settings.display.id_key
+            settings, sources, lightning.ranks_of(trainer), history, stated, Policy(), id_key=settings.display.id_key
         )
         self.guard, self.phase = self.watcher.guard, self.watcher.phase
         self.watcher.make_layers, self.watcher.on_announcement = self.make_layers, self.announcement
@@ -110,17 +103,17 @@ class LightningRun:
 
     def names(self, stage: str) -> list[str]:
         """What the stage's windows are called in logged names."""
-        return stage_names(self.trainer, stage, self.settings.loader_names)
+        return lightning.stage_names(self.trainer, stage, self.settings.loader_names)
 
     def open(self, stage: str) -> None:
         """Begin the stage's windows, one a loader."""
         names = self.names(stage)
         for number in range(len(names)) if stage != "train" else ():
-            self.watcher.loader_starts((stage, number), loader_of(self.trainer, stage, number))
+            self.watcher.loader_starts((stage, number), lightning.loader_of(self.trainer, stage, number))
         self.watcher.open(stage, [self._plan(stage, i, name) for i, name in enumerate(names)], self.trainer.global_step)
 
     def _plan(self, stage: str, number: int, name: str) -> WindowPlan:
-        s, loader = self.settings, loader_of(self.trainer, stage, number)
+        s, loader = self.settings, lightning.loader_of(self.trainer, stage, number)
         is_reference = name == s.reference
         return WindowPlan(
             name,
@@ -131,7 +124,7 @@ class LightningRun:
             serves=served_signals(s) if is_reference else (),
             positions=stage != "train" and in_order(loader),
             keeps_samples=stage != "train" and keeps_order(loader),
-            several_loaders=combines_loaders(self.trainer, stage),
+            several_loaders=lightning.combines_loaders(self.trainer, stage),
         )
 
     def make_layers(self, plan: WindowPlan) -> list[WatchedLayer]:
@@ -170,7 +163,7 @@ class LightningRun:
 
     def train_loader_starts(self, from_start: bool = True) -> None:
         """The training loader begins anew: its windows, now and later, count its samples from here."""
-        self.watcher.loader_starts(("train", 0), loader_of(self.trainer, "train", 0), from_start)
+        self.watcher.loader_starts(("train", 0), lightning.loader_of(self.trainer, "train", 0), from_start)
 
     def steps_open(self) -> int:
         """Optimiser steps since the training window began."""
@@ -247,16 +240,8 @@ class LightningRun:
             windows[0].started - self._uncharged,
         )
         self._uncharged = 0.0
-        epoch, step = fractional_epoch(self.trainer), int(self.trainer.global_step)
-        for window, expected in zip(windows, expected_batches(self.trainer, stage), strict=False):
-            if window.batches < expected and window.failed is None:
-                window.fail(
-                    Gap(
-                        GapKind.LOST,
-                        f"this {window.plan.name} window was resumed in its middle: it has seen {window.batches} of "
-                        f"{expected} batches",
-                    )
-                )
+        epoch, step = lightning.fractional_epoch(self.trainer), int(self.trainer.global_step)
+        lightning.fail_if_cut(windows, self.trainer, stage)
         reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         closed = self.watcher.close(windows, first_number, epoch, step, reference)
         begin = time.perf_counter()
@@ -311,7 +296,7 @@ class LightningRun:
         held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
         told = Announcement(
             self.watcher.sources.layers, window, self.stages, windows, self.watcher.ranks.size, held,
-            name=run_name(self.trainer),
+            name=lightning.run_name(self.trainer),
         )  # fmt: skip
         self.display.describe(told.header)
         return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from lightning.pytorch.strategies import ParallelStrategy
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.settings import MonitorSettings
-from lightning_featgeo.capture.sources import segment
+from lightning_featgeo.capture.names import segment
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
+from lightning_featgeo.watch.window import Window
 
 
 def ranks_of(trainer: pl.Trainer) -> Ranks:
@@ -49,14 +50,19 @@ def combines_loaders(trainer: pl.Trainer, stage: str) -> bool:
     return _is_collection(getattr(loaders, "iterables", loaders))
 
 
-def expected_batches(trainer: pl.Trainer, stage: str) -> list[int]:
-    """Batches of each loader of a validation, after a resume: Lightning goes on in the middle of one that was cut.
-
-    [] where there was no resume, or a loader doesn't tell.
-    """
+def fail_if_cut(windows: Sequence[Window], trainer: pl.Trainer, stage: str) -> None:
+    """Validation windows that a resume has begun in their middle are gaps: Lightning goes on in one that was cut."""
     if stage != "val" or trainer.state.fn != "fit" or trainer.ckpt_path is None:
-        return []
-    return [int(n) if math.isfinite(n) else 0 for n in trainer.num_val_batches]
+        return
+    for window, expected in zip(windows, trainer.num_val_batches, strict=False):
+        if math.isfinite(expected) and window.batches < expected and window.failed is None:
+            window.fail(
+                Gap(
+                    GapKind.LOST,
+                    f"this {window.plan.name} window was resumed in its middle: it has seen {window.batches} of "
+                    f"{int(expected)} batches",
+                )
+            )
 
 
 def _listed(loaders: Any) -> list[Any]:

@@ -9,27 +9,27 @@ compares its output with the input. (a) and (b) hold if that module runs. Otherw
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lightning_featgeo.capture import refusals
 from lightning_featgeo.capture.loss_graph import LossGraph, rival_weight
 from lightning_featgeo.capture.loss_graph import reaches as _reaches
+from lightning_featgeo.capture.refusals import (
+    ambiguous,
+    encoders,
+    is_suspect,
+    last_children,
+    silent_weight,
+)
 from lightning_featgeo.capture.stash import Budget
 from lightning_featgeo.capture.taps import FeatureTap, display_name
-from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.types import Tensor
 
-_SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I)
 _CLASS_COUNT_NAMES = ("num_classes", "n_classes", "num_labels", "nb_classes")
-
-
-def is_suspect(path: str) -> bool:
-    """Whether a path has a name that classifiers don't have: a projector, a predictor, a teacher, a probe."""
-    return bool(_SUSPECT.search(path))
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,6 @@ class Choice:
     module: torch.nn.Module
     name: str
     why: str
-
-
-def _outputs(module: torch.nn.Module) -> int:
-    value = getattr(module, "out_features", getattr(module, "out_channels", 0))
-    return value if isinstance(value, int) else 0
-
-
-def _inputs(module: torch.nn.Module) -> int:
-    value = getattr(module, "in_features", getattr(module, "in_channels", 0))
-    return value if isinstance(value, int) else 0
 
 
 _CONVOLUTIONS = (
@@ -100,49 +90,6 @@ def known_class_count(*sources: Any) -> int | None:
     return None
 
 
-def ambiguous(
-    found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] | None = ()
-) -> ConfigurationError:
-    """The error for a head that can't be told: what was found, why it isn't enough, and the line to paste.
-
-    Args:
-        found: the candidates.
-        why: in words.
-        layers: modules whose output is worth watching, the best one last.
-        heads: modules whose input is, the best one last; () for the last candidate, None where no candidate ran.
-    """
-    lines = [f"  {name}: {_inputs(m)} → {_outputs(m)}" for name, m in found.items()]
-    shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]
-    listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
-    last = [] if heads is None else list(found)[-1:]
-    heads = heads or last
-    pasted = [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
-    pasted += [
-        f"  FeatureGeometryMonitor(layer={name!r})  # features = its output"
-        for name in dict.fromkeys([*reversed(layers), *last])
-    ]
-    return ConfigurationError(
-        f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
-        + "\n".join(pasted)
-        + _if_self_supervised([*found])
-    )
-
-
-def _if_self_supervised(paths: list[str]) -> str:
-    """A line more where a projector is among the candidates: its output, and that of what lies before it."""
-    split = [path.split(".") for path in paths]
-    shared = next((i for i, names in enumerate(zip(*split, strict=False)) if len(set(names)) > 1), 0)
-    parts = list(dict.fromkeys(".".join(names[: shared + 1]) for names in split))
-    projectors = [part for part in parts if re.match(r"proj", part.rpartition(".")[2], re.I)]
-    kept = [part for part in parts if not _SUSPECT.search(part)]
-    if not projectors or not kept:
-        return ""
-    both = [projectors[-1], kept[0]]
-    return (
-        f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: what the loss uses, and the features you keep"
-    )
-
-
 def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """What the model declares as its head (``get_classifier``, ``get_output_embeddings``), trainable or not."""
     paths = {id(module): display_name(path) for path, module in root.named_modules() if path}
@@ -156,7 +103,7 @@ def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
                 head = declare()
             except Exception:  # a base class that declares the getter and raises: it names no head
                 continue
-            if isinstance(head, torch.nn.Module) and id(head) in paths and _outputs(head):
+            if isinstance(head, torch.nn.Module) and id(head) in paths and refusals.outputs(head):
                 found[paths[id(head)]] = head
     return found
 
@@ -169,10 +116,10 @@ def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Cho
         return Choice(head, name, "the model declares it as its head")
     if declared or num_classes is None:
         return None
-    fitting = {n: m for n, m in found.items() if _outputs(m) == num_classes and _is_pointwise(m)}
-    fitting = fitting or {n: m for n, m in found.items() if _outputs(m) == num_classes}
+    fitting = {n: m for n, m in found.items() if refusals.outputs(m) == num_classes and _is_pointwise(m)}
+    fitting = fitting or {n: m for n, m in found.items() if refusals.outputs(m) == num_classes}
     if len(fitting) > 1:
-        fitting = {n: m for n, m in fitting.items() if not _SUSPECT.search(n)}
+        fitting = {n: m for n, m in fitting.items() if not is_suspect(n)}
     if len(fitting) != 1:
         return None
     name, head = next(iter(fitting.items()))
@@ -186,7 +133,7 @@ def possible_head_outside(
 ) -> Tensor | None:
     """Without a graph to read: a trainable matrix that no candidate owns and that fits behind the head's output."""
     owned = {id(p) for m in found.values() for p in m.parameters()}
-    width = _outputs(head)
+    width = refusals.outputs(head)
     for parameter in root.parameters():
         if id(parameter) not in owned and parameter.ndim == 2 and parameter.requires_grad and width in parameter.shape:
             return parameter
@@ -214,7 +161,7 @@ class Scout:
         if preferred is not None:
             self.found.pop(preferred.name, None)
         elif not self.found:
-            raise ambiguous(self.found, "the model has none that could be it", _last_children(root))
+            raise ambiguous(self.found, "the model has none that could be it", last_children(root))
         self.taps = {name: FeatureTap(module, name, "input", in_graph) for name, module in self.found.items()}
 
     def open(self, is_open: Callable[[], bool] | None = None) -> None:
@@ -265,7 +212,7 @@ class Scout:
             raise ambiguous(
                 self.found,
                 "none of them ran in the first batches (was the model compiled and called before? Compile it anew)",
-                list(outermost)[-1:] or _last_children(self.root),
+                list(outermost)[-1:] or last_children(self.root),
                 None,
             )
         scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
@@ -282,10 +229,10 @@ class Scout:
                 self.found,
                 f"{last!r} ran last, and the loss compares its output with the batch's own input (an autoencoder or "
                 "denoiser?): its input is a hidden layer of the decoder. The embedding is what the encoder puts out",
-                _encoders(outermost, order, last),
+                encoders(outermost, order, last),
                 [last],
             )
-        if _SUSPECT.search(last):
+        if is_suspect(last):
             raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
         if order.count(last) > 1:
             raise ambiguous(
@@ -295,7 +242,7 @@ class Scout:
         if loss is None and len(set(order)) > 1:
             other_name = [name for name in order if name != last][-1]
             before = self.found[other_name]
-            if _inputs(before) == _inputs(head) != _outputs(before):
+            if refusals.inputs(before) == refusals.inputs(head) != refusals.outputs(before):
                 raise ambiguous(self.found, f"{other_name!r} and {last!r} seem to read the same features")
         other = rival_weight(loss, head) if loss is not None else None
         if other is None and (loss is None or not _reaches(loss, head)):
@@ -328,33 +275,3 @@ class Scout:
         for tap in self.taps.values():
             if tap is not keep:
                 tap.remove()
-
-
-def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Sequence[str]) -> ConfigurationError:
-    """The error for a head whose weight is used by a function (a fused loss, ``F.linear``) and that is never called."""
-    layers = [path for path in outermost if path != name and not path.startswith(name + ".")]
-    hidden = [path for path in found if path != name]
-    line = (layers or hidden or ["encoder"])[-1]
-    return ConfigurationError(
-        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, "
-        f"so nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
-        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output"
-    )
-
-
-def _last_children(root: torch.nn.Module) -> list[str]:
-    return [display_name(name) for name, _ in root.named_children()][-1:]
-
-
-def _encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:
-    """Modules before the one that holds the last candidate, the one just before it last."""
-
-    def holds(path: str) -> bool:
-        return last == path or last.startswith(path + ".")
-
-    shared = last.split(".")[0]
-    inside = [path.rpartition(".")[0] or path for path in dict.fromkeys(order)]
-    apart = [path for path in dict.fromkeys([*outermost, *inside]) if path and path.split(".")[0] != shared]
-    nested = [path for path in dict.fromkeys(inside) if path and path != shared and not holds(path)]
-    means = [path for path in apart or nested if not re.search(r"var|std|sigma", path.rpartition(".")[2], re.I)]
-    return means[-3:] or [name for name in dict.fromkeys(order) if name != last][-1:]

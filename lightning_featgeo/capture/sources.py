@@ -6,8 +6,7 @@ what was caught after it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +14,10 @@ import torch
 
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.entrance import Entrance
-from lightning_featgeo.capture.heads import (
-    Choice,
-    Scout,
-    candidates,
-    choose_by_declaration,
-    is_suspect,
-    silent_weight,
-)
+from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
 from lightning_featgeo.capture.loss_graph import LossGraph, Reading
+from lightning_featgeo.capture.names import unique_segments
+from lightning_featgeo.capture.refusals import is_suspect, silent_weight
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -35,27 +29,6 @@ FeaturesFrom = str | Callable[[Any, Any], Any]
 PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
 EVERY = 64  # batches between two looks at which calls the loss is trained through
 NAMED = "named by head="
-
-
-def segment(name: str) -> str:
-    """A module path or loader name as a segment of a logged name: ``[a-z0-9_]``."""
-    return re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "x"
-
-
-def unique_segments(names: Iterable[str], what: str) -> list[str]:
-    """Names as segments of logged names.
-
-    Raises:
-        ConfigurationError: if two of them become the same: their values would be averaged.
-    """
-    made: dict[str, str] = {}
-    for name in names:
-        other = made.setdefault(segment(name), name)
-        if other != name or list(names).count(name) > 1:
-            raise ConfigurationError(
-                f"{what} {other!r} and {name!r} would both be logged as {segment(name)!r}; rename one"
-            )
-    return list(made)
 
 
 @dataclass(frozen=True)
@@ -98,7 +71,7 @@ class Sources:
         trains: bool = False,
     ) -> None:
         known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
-        self._known, self._root, self._trains = known_taps, root, trains
+        self._known, self.root, self._trains = known_taps, root, trains
         self._in_graph = not _compat.uses_cuda_graphs(root)
         self._features = features
         self._inside = is_inside_step
@@ -131,7 +104,7 @@ class Sources:
         found: dict[str, tuple[torch.nn.Module, str, str]] = {}
         for pattern in patterns:
             path, _, wanted = pattern.partition(":")
-            for name, module in find_modules(self._root, path).items():
+            for name, module in find_modules(self.root, path).items():
                 found[f"{name}:{wanted}" if wanted else name] = module, name, wanted
         names = unique_segments(found, "layers")
         for i, (shown, (module, name, wanted)) in enumerate(found.items()):
@@ -185,34 +158,6 @@ class Sources:
         if self.reading is not None:
             return self.reading.classifies
         return not is_suspect(self.taps[0].name)
-
-    def decodes(self, path: str) -> bool | None:
-        """Whether a layer belongs to the decoder of an encoder-decoder, as paths and transformers' configurations tell.
-
-        None: nothing tells.
-        """
-        if "encoder" in path.split("."):
-            return False
-        configs = (getattr(module, "config", None) for module in self._root.modules())
-        both = any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
-        return True if both else None
-
-    def time_first(self, path: str) -> bool:
-        """Whether a watched layer's own output is (tokens, batch, dimensions), as torch's modules say of themselves."""
-        tap = next((tap for tap in self.taps if tap.name == path.partition(":")[0]), None)
-        of_torch = (torch.nn.RNNBase, torch.nn.MultiheadAttention, torch.nn.Transformer)
-        inner = getattr(tap.module, "layers", None) if tap is not None else None
-        module = inner[0].self_attn if inner and hasattr(inner[0], "self_attn") else getattr(tap, "module", None)
-        return (
-            tap is not None and tap.side == "output" and isinstance(module, of_torch)
-            and getattr(module, "batch_first", True) is False
-        )  # fmt: skip
-
-    def reads_last(self, path: str) -> bool:
-        """Whether a head classifies sequences by their last token, as transformers' decoders do."""
-        modules = {display_name(name): module for name, module in self._root.named_modules()}
-        holder = modules.get(path.rpartition(".")[0])
-        return self.head is not None and type(holder).__name__.endswith("ForSequenceClassification")
 
     def _counts(self) -> bool:
         """Whether a call that runs now is one of the step."""
@@ -286,7 +231,7 @@ class Sources:
         watched = self.taps and self.taps[0].module is self.head
         if watched and not self.taps[0].calls:
             if graph.reads_weight(self.head):
-                raise silent_weight(self.layers[0].path, candidates(self._root), self.entrance.names())
+                raise silent_weight(self.layers[0].path, candidates(self.root), self.entrance.names())
             return
         self.reading = graph.reading(self.head, inputs)
 
@@ -295,7 +240,7 @@ class Sources:
 
         Returns whether any was.
         """
-        modules = {display_name(path): module for path, module in self._root.named_modules()}
+        modules = {display_name(path): module for path, module in self.root.named_modules()}
         changed = False
         for index, tap in enumerate(self.taps):
             module = modules.get(tap.name)
@@ -317,7 +262,7 @@ class Sources:
         """Take the head that another rank, or an earlier run, has found: here, nothing ran that could tell."""
         if self.scouting:
             self._end_of_search(None)
-            name, module = self._one(self._root, path)
+            name, module = self._one(self.root, path)
             self._use_head(Choice(module, name, why))
 
     def open(self) -> None:
@@ -329,7 +274,7 @@ class Sources:
                 if preferred is not None and self.head is not None:
                     preferred = replace(preferred, module=self.head)
                 self._scout.remove()
-                self._scout = Scout(self._root, self._in_graph, preferred)
+                self._scout = Scout(self.root, self._in_graph, preferred)
             self._scout.open(self._counts)
         for tap in self.taps:
             tap.open(is_open=self._counts)

@@ -15,45 +15,22 @@ from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows import tree
-from lightning_featgeo.rows.batches import Selector, batch_size, find_groups, summarize
+from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
 from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import priorities
-from lightning_featgeo.rows.evidence import Chosen, Evidence, refuse_parts
+from lightning_featgeo.rows.evidence import Evidence
+from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
-from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, spread
+from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
+from lightning_featgeo.rows.role import USUAL_ROLE, Role
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.view_grammar import Views
 from lightning_featgeo.rows.views import Layout, Layouts
 from lightning_featgeo.types import Tensor
 
 MOST_PARTS = 32  # tensors of a batch that are compared
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a watched layer is in its model.
-
-    Attributes:
-        trains: its batches are trained on.
-        is_classifier: it feeds a classifier: a second call in a batch is no second view.
-        has_views: signals of views were asked for: the same input twice is two views.
-        decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
-        time_first: it puts out (tokens, batch, dimensions).
-        reads_last: its head classifies a sequence by the last token.
-        several_loaders: the batch's outermost parts are batches of different loaders.
-    """
-
-    trains: bool = False
-    is_classifier: bool = False
-    has_views: bool = False
-    decodes: bool | None = None
-    time_first: bool = False
-    reads_last: bool = False
-    several_loaders: bool = False
-
-
-USUAL_ROLE = Role()
 
 
 @dataclass
@@ -145,7 +122,13 @@ class RowAssembler:
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for one, part, layout in zip(found, pooled, layouts, strict=True):
             origin, view = layout.origin[part.sample], layout.view[part.sample]
-            label = None if labels is None else self._labels_of(part, labels.to(device), origin, layout.origin)
+            label = (
+                None
+                if labels is None
+                else labels_of(
+                    part, labels.to(device), origin, layout.origin, self.chosen_pool, self.notes, self.views is None
+                )
+            )
             if label is not None and (not one.is_labelled or one.call.is_reordered):
                 label = torch.full_like(label, UNLABELLED)
             present |= {"labels"} if label is not None else set()
@@ -169,7 +152,7 @@ class RowAssembler:
                 view=view,
                 position=part.position,
                 keep=keep,
-                targets=None if targets is None else _where_known(known, targets.to(device), at),
+                targets=None if targets is None else targets_of(known, targets.to(device), at),
                 groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )
             parts.append(Part(rows, layout.may_hold_first_view))
@@ -295,25 +278,6 @@ class RowAssembler:
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
             )
 
-    def _labels_of(self, pooled: Pooled, labels: Tensor, origin: Tensor, of_inputs: Tensor) -> Tensor | None:
-        """The label of each row, or None where the labels are not one class a row."""
-        if labels.ndim == 2 and self.chosen_pool == "tokens" and len(pooled.rows) == pooled.inputs * labels.shape[1]:
-            known = (origin >= 0) & (origin < len(labels))
-            table = labels[origin.clamp(0, max(0, len(labels) - 1)), pooled.position]
-            return torch.where(known, table, UNLABELLED)
-        if labels.ndim in (2, 3) and pooled.label_axes is not None and len(pooled.label_axes) == labels.ndim:
-            ordered = labels[of_inputs.clamp(0, len(labels) - 1)]
-            ordered = torch.where((of_inputs >= 0).reshape(-1, *[1] * (labels.ndim - 1)), ordered, UNLABELLED)
-            return spread(ordered, pooled.label_axes)
-        if labels.ndim != 1:
-            how = " With pool='b c h w -> (b h w) c' each pixel is a row, and has its label" if labels.ndim == 3 else ""
-            self.notes[f"labels {summarize(labels)} are not one class a row: they are left out.{how}"] = None
-            return None
-        if labels.numel() == 0:
-            return torch.full_like(origin, UNLABELLED)
-        known = (origin >= 0) & (origin < len(labels)) if self.views is None else origin >= 0
-        return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)
-
 
 @dataclass(frozen=True)
 class Assembled:
@@ -334,10 +298,3 @@ class Part:
 
     rows: Rows
     may_hold_first_view: bool
-
-
-def _where_known(known: Tensor, targets: Tensor, at: Tensor) -> Tensor:
-    """Each row's target as (n, t); NaN where it can't be told."""
-    table = targets[:, None] if targets.ndim == 1 else targets
-    found = table[at] if len(table) else table.new_zeros(len(at), table.shape[1])
-    return torch.where(known[:, None], found, torch.nan)

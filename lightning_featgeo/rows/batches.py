@@ -12,11 +12,18 @@ import torch
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.rows import tree
+from lightning_featgeo.rows.label_search import (
+    LABEL_KEYS,
+    flat,
+    is_list_of_samples,
+    label_parts,
+    looks_like_classes,
+    rank,
+)
 from lightning_featgeo.types import Tensor
 
 Selector = str | int | Callable[[Any], Any] | None
 
-LABEL_KEYS = ("labels", "label", "targets", "target", "y", "class", "classes", "category", "label_ids")
 MASK_KEYS = ("attention_mask", "mask")  # true where a token is real
 PADDING_KEYS = ("padding_mask", "key_padding_mask", "src_key_padding_mask")  # torch's: true at padding
 DECODER_MASK_KEYS = ("decoder_attention_mask",)
@@ -36,27 +43,6 @@ def inputs_of(batch: Any) -> list[Tensor]:
     """What is taken for the batch's input, where a loss may be compared with it: its first tensor of numbers."""
     found = (t for _, t in tree.tensors(batch) if t.is_floating_point() and t.ndim > 1)
     return [t for t in [next(found, None)] if t is not None]
-
-
-def is_list_of_samples(batch: Any) -> bool:
-    """Whether a batch is a plain list of dicts, one a sample, that nobody has put together."""
-    return isinstance(batch, list) and len(batch) > 0 and all(tree.is_mapping(one) for one in batch)
-
-
-def _looks_like_classes(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.ndim in (1, 2)
-        and not value.is_floating_point()
-        and not value.is_complex()
-        and value.dtype != torch.bool
-    )
-
-
-def _flat(value: Any) -> Any:
-    """Labels of shape (b, 1) are labels of shape (b,)."""
-    one = _looks_like_classes(value) and value.ndim == 2 and value.shape[1] == 1
-    return value.squeeze(1) if one else value
 
 
 def summarize(batch: Any) -> str:
@@ -107,9 +93,9 @@ def _paste(batch: Any, what: str) -> str:
     parts = tree.children(batch) if not isinstance(batch, torch.Tensor) else []
     size = batch_size(batch)
     fitting = [(key, value) for key, value in parts if _is_column(value, size)]
-    columns: list[Any] = [key for key, value in fitting if what != "labels" or _looks_like_classes(value)]
+    columns: list[Any] = [key for key, value in fitting if what != "labels" or looks_like_classes(value)]
     if not columns and what == "labels":
-        deep = [path for path, value in tree.tensors(batch) if len(path) > 1 and _looks_like_classes(value)]
+        deep = [path for path, value in tree.tensors(batch) if len(path) > 1 and looks_like_classes(value)]
         columns = [tree.dotted(path) for path in deep]
     return f" Paste: {what}={columns[-1]!r}" if columns else f" Paste: {what}=None, if there is none"
 
@@ -138,13 +124,13 @@ def find_labels(batch: Any, selector: Selector = "auto") -> Tensor | None:
             return None  # find_targets has them
         if isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.ndim in (1, 2):
             value = value.to(torch.int64)
-        if value is not None and not (_looks_like_classes(value) or is_label_map(value)):
+        if value is not None and not (looks_like_classes(value) or is_label_map(value)):
             raise ConfigurationError(
                 f"labels={selector!r} gives {summarize(value)}; class labels are integers of shape (batch,), "
                 "(batch, tokens) or (batch, height, width), regression targets floating-point numbers of shape "
                 "(batch,) or (batch, t)"
             )
-        return _flat(value)
+        return flat(value)
     found = label_parts(batch)
     return found[0][1] if found else _label_map(batch)
 
@@ -160,78 +146,6 @@ def _label_map(batch: Any) -> Tensor | None:
     found = [value for path, value in tree.tensors(batch) if is_label_map(value)]
     images = any(value.ndim == 4 and value.is_floating_point() for _, value in tree.tensors(batch))
     return found[0] if images and len(found) == 1 else None
-
-
-def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
-    """Where "auto" finds class labels, with their paths; the first is the one that is taken.
-
-    Under a usual key, on any level, the outer ones first; else the only column of integers behind the input of a tuple.
-    """
-    if is_list_of_samples(batch):
-        return _stacked(batch)
-    named = [
-        (path, _flat(value))
-        for path, value in tree.tensors(batch)
-        if path and _names_labels(path) and (_looks_like_classes(value)) and not _in_a_list_of_samples(batch, path)
-    ]
-    if named:
-        return sorted(named, key=lambda one: (len(one[0]), _rank(one[0])))
-    if not tree.is_sequence(batch):
-        nested = [(key, part) for key, part in tree.children(batch) if tree.children(part)]
-        return next((_below(key, found) for key, part in nested if (found := label_parts(part))), [])
-    parts = tree.children(batch)
-    behind: list[tuple[tree.Path, Tensor]] = [
-        ((key,), _flat(v)) for key, v in parts[1:] if _looks_like_classes(v) and _flat(v).ndim == 1
-    ]
-    if behind:
-        return behind if len(behind) == 1 else []
-    for key, part in [*parts[1:], *parts[:1]]:
-        if not tree.children(part) or is_list_of_samples(part):
-            continue
-        if key and tree.is_sequence(part):  # (input, (labels, names)): the first of these is no input
-            columns: list[tuple[tree.Path, Tensor]] = [
-                ((i,), _flat(v)) for i, v in tree.children(part) if _looks_like_classes(v)
-            ]
-            columns = [one for one in columns if one[1].ndim == 1]
-            columns = columns if len(columns) == 1 else []
-        else:
-            columns = [one for one in label_parts(part) if one[1].ndim == 1]
-        if columns:
-            return _below(key, columns)
-    return []
-
-
-def _names_labels(path: tree.Path) -> bool:
-    """Whether a usual name of labels stands at a path's end, or on the way to its only tensor."""
-    return str(path[-1]).lower() in LABEL_KEYS or any(str(key).lower() in LABEL_KEYS for key in path[:-1])
-
-
-def _rank(path: tree.Path) -> int:
-    names = [LABEL_KEYS.index(key) for part in path if (key := str(part).lower()) in LABEL_KEYS]
-    return min(names, default=len(LABEL_KEYS))
-
-
-def _below(key: str | int, found: list[tuple[tree.Path, Tensor]]) -> list[tuple[tree.Path, Tensor]]:
-    return [((key, *path), value) for path, value in found]
-
-
-def _in_a_list_of_samples(batch: Any, path: tree.Path) -> bool:
-    """Whether a part belongs to one sample of several (the boxes of one image)."""
-    return any(is_list_of_samples(tree.at(batch, path[:end])) for end in range(len(path)))
-
-
-def _stacked(samples: Any) -> list[tuple[tree.Path, Tensor]]:
-    """Labels of samples that were not put together: one number each, under the same usual key."""
-    for key in LABEL_KEYS:
-        values = [dict(tree.children(one)).get(key) for one in samples]
-        whole = [v for v in values if (isinstance(v, int) and not isinstance(v, bool)) or _is_a_number(v)]
-        if len(whole) == len(samples):
-            return [((key,), torch.stack([torch.as_tensor(v).reshape(()).to(torch.int64) for v in whole]))]
-    return []
-
-
-def _is_a_number(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_floating_point()
 
 
 def _looks_like_targets(value: Any) -> bool:
@@ -260,7 +174,7 @@ def find_targets(batch: Any, selector: Selector = "auto", beside_labels: bool = 
     named: list[tuple[tree.Path, Tensor]] = [
         (path, value) for path, value in tree.tensors(batch) if path and str(path[-1]).lower() in LABEL_KEYS
     ]
-    for _, value in sorted(named, key=lambda one: (len(one[0]), _rank(one[0]))):
+    for _, value in sorted(named, key=lambda one: (len(one[0]), rank(one[0]))):
         if _looks_like_targets(value):
             return value
     if tree.is_sequence(batch) and len(batch) > 1:
@@ -279,8 +193,8 @@ def find_groups(batch: Any, selector: Selector) -> Tensor | None:
     """
     if selector is None:
         return None
-    value = _flat(select(batch, selector, "groups"))
-    if not _looks_like_classes(value) or value.ndim != 1:
+    value = flat(select(batch, selector, "groups"))
+    if not looks_like_classes(value) or value.ndim != 1:
         raise ConfigurationError(f"groups={selector!r} gives {summarize(value)}; groups are integers of shape (batch,)")
     found: Tensor = value
     return found

@@ -13,35 +13,27 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
-from lightning_featgeo.rows.likeness import resemble
-from lightning_featgeo.rows.provenance import BY_MEMORY, Origin, main_inputs, origin_of
+from lightning_featgeo.rows.chosen import (
+    Chosen,
+    are_alike,
+    by_row,
+    first_view,
+    is_another_view,
+    numbers,
+    on_the_way,
+    only,
+    part_and_piece,
+    shown_anew,
+)
+from lightning_featgeo.rows.origin import BY_MEMORY, Origin, main_inputs
+from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.rows.tree import Path, dotted
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # batches whose values are compared: the first ones, then one in so many
 IN_ORDER = "taken in order (not verified: what enters the network is no copy of the batch)"
-UNSEEN = "taken in order (not verified: what enters the network can't be seen)"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A call that counts.
-
-    Attributes:
-        call: it.
-        origin: whose samples it holds; None: unknown.
-        view: of its rows, one for all or one a row.
-        keep: (m,) False for rows of samples that don't count; None: all do.
-        is_labelled: whether rows have their samples' labels: mixtures, and rows in an unknown order, have none.
-    """
-
-    call: Call
-    origin: Origin | None = None
-    view: int | Tensor = 0
-    keep: Tensor | None = None
-    is_labelled: bool = True
+UNSEEN = "taken in order (not verified: what enters the network can't be seen, as where torch.compile is in use)"
 
 
 @dataclass
@@ -73,7 +65,7 @@ class Evidence:
             for number, part in enumerate(parts):
                 if calls[0].entered[0] is part:  # the usual case, at the least cost
                     self.batches += 1
-                    return [_on_the_way(calls[0], Origin(None, number, 0, part.shape[0], BY_MEMORY, span=(0, 1)))]
+                    return [on_the_way(calls[0], Origin(None, number, 0, part.shape[0], BY_MEMORY, span=(0, 1)))]
         of_calls = [
             (call.features.shape[:1], call.state, tuple(x.shape for x in main_inputs(call.entered or ()))[:1])
             for call in calls
@@ -87,7 +79,7 @@ class Evidence:
         else:
             found = [new or old for new, old in zip(found, self._known[pattern], strict=True)]
         self.batches += 1
-        return [_on_the_way(call, origin) for call, origin in zip(calls, found, strict=True)]
+        return [on_the_way(call, origin) for call, origin in zip(calls, found, strict=True)]
 
     def choose(
         self,
@@ -146,18 +138,18 @@ class Evidence:
     ) -> list[Origin | None]:
         """Without the samples of loaders beside that of the labels (of the first one, if there are no labels)."""
         tops = [path[0] if len(path) > 1 else None for path, _ in parts]
-        used = [tops[n] for one in origins if one is not None for n in _numbers(one)]
+        used = [tops[n] for one in origins if one is not None for n in numbers(one)]
         own = home[0] if home is not None and len(home) > 1 else None
         if home is None and self.several_loaders:
             names = [path[0] for path, _ in parts]
-            tops, own = list(names), next((names[n] for one in origins if one is not None for n in _numbers(one)), None)
-            used = [tops[n] for one in origins if one is not None for n in _numbers(one)]
+            tops, own = list(names), next((names[n] for one in origins if one is not None for n in numbers(one)), None)
+            used = [tops[n] for one in origins if one is not None for n in numbers(one)]
         if own is None or own not in used or len(set(used)) == 1:
             return list(origins)
         others = dict.fromkeys(dotted((top,)) for top in used if top is not None and top != own)
         self.notes[f"samples of another loader ({', '.join(others)}) are left out"] = None
         allowed = [number for number, top in enumerate(tops) if top == own]
-        return [None if one is None else _only(one, allowed) for one in origins]
+        return [None if one is None else only(one, allowed) for one in origins]
 
     def _known_calls(
         self, calls: Sequence[Call], origins: Sequence[Origin | None], dropout: bool, is_classifier: bool
@@ -186,7 +178,7 @@ class Evidence:
                     continue
                 origin = replace(origin, piece=origin.piece + (1 << 40) * (1 + number))
             if not isinstance(origin.part, int) or not isinstance(origin.piece, int):
-                found.append(_by_row(call, origin, views))
+                found.append(by_row(call, origin, views))
                 continue
             key = (origin.part, origin.piece)
             full = origin.changed or not origin.piece
@@ -194,16 +186,16 @@ class Evidence:
                 self.notes["calls on a part of each sample are left out (a prefix that is decoded from?)"] = None
                 continue
             shape = given[0].shape[1:] if shape is None and given else shape
-            earlier = [one for one in found if one.origin is not None and _key(one.origin) == key]
+            earlier = [one for one in found if one.origin is not None and part_and_piece(one.origin) == key]
             keep = None
             if earlier:
-                fresh = _fresh(origin, earlier)
-                if fresh is False and dropout and _is_another_view(call, earlier):
+                new = shown_anew(origin, earlier)
+                if new is False and dropout and is_another_view(call, earlier):
                     key = (origin.part, hash(("again", len(earlier))))
-                elif fresh is False:
+                elif new is False:
                     self.notes["a batch is evaluated several times: its first evaluation counts"] = None
                     continue
-                keep = fresh if isinstance(fresh, torch.Tensor) else None
+                keep = new if isinstance(new, torch.Tensor) else None
             view = views.setdefault(key, len(views))
             found.append(Chosen(call, origin, view, keep, not origin.is_mixed))
         found = self._without_others(found, len(views))
@@ -226,14 +218,14 @@ class Evidence:
         if views < 3 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed:
             return found
         if views not in self._alike or self.batches <= FIRST or self.batches % EVERY == 0:
-            self._alike[views] = _are_alike(found, inputs)
+            self._alike[views] = are_alike(found, inputs)
         if self._alike[views]:
             return found
         self.notes[
             f"{views} inputs of the batch do not resemble each other (negatives, passages?): rows of the first one "
             "count. If all are views, say so with views="
         ] = None
-        return [one for one in map(_first_view, found) if one is not None]
+        return [one for one in map(first_view, found) if one is not None]
 
     def _leave_out_unknown(
         self, call: Call, calls: Sequence[Call], is_classifier: bool, found: list[Chosen],
@@ -250,7 +242,7 @@ class Evidence:
                 index = torch.arange(given[0].shape[0], device=call.features.device)
                 key = -1 - len(calls) - len(found)
                 origin = Origin(index % n, 0, index // n + key * (1 << 20), len(index), IN_ORDER, changed=True)
-                found.append(_by_row(call, origin, views))
+                found.append(by_row(call, origin, views))
                 self.notes["images of another size are taken as further crops of the same samples, in order"] = None
                 return
         self.notes[
@@ -273,144 +265,3 @@ class Evidence:
             ] = None
             return fitting[:1]
         return list(calls)
-
-
-def _on_the_way(call: Call, origin: Origin | None) -> Origin | None:
-    """The origin of a call's features, where rows were taken between the network's modules; None if they don't fit."""
-    if origin is not None and call.rows is not None:
-        fits = not len(call.rows) or int(call.rows.max()) < origin.rows
-        origin = origin.taken(call.rows % origin.rows) if fits else None
-    same = origin is not None and call.features.ndim and origin.rows == call.features.shape[0]
-    return origin if same else None
-
-
-def _numbers(origin: Origin) -> list[int]:
-    return [origin.part] if isinstance(origin.part, int) else origin.part[_held(origin)].unique().tolist()
-
-
-def _held(origin: Origin) -> Tensor | slice:
-    return slice(None) if origin.samples is None else origin.samples >= 0
-
-
-def _key(origin: Origin) -> tuple[int, int] | None:
-    return (origin.part, origin.piece) if isinstance(origin.part, int) and isinstance(origin.piece, int) else None
-
-
-def _only(origin: Origin, allowed: Sequence[int]) -> Origin | None:
-    """An origin without rows of other parts; None if nothing is left."""
-    if isinstance(origin.part, int):
-        return origin if origin.part in allowed else None
-    inside = torch.isin(origin.part, torch.tensor(list(allowed), device=origin.part.device))
-    samples = torch.arange(origin.rows, device=origin.part.device) if origin.samples is None else origin.samples
-    return Origin(torch.where(inside, samples, -1), origin.part, origin.piece, origin.rows, origin.how)
-
-
-def _by_row(call: Call, origin: Origin, views: dict[tuple[int, int], int]) -> Chosen:
-    """A call that holds several of the batch's tensors, or several pieces of each sample."""
-    first = torch.zeros(origin.rows, dtype=torch.int64, device=call.features.device)
-    part = first + origin.part if isinstance(origin.part, int) else origin.part.to(first.device)
-    piece = first + origin.piece if isinstance(origin.piece, int) else origin.piece.to(first.device)
-    view = first.clone()
-    held = torch.ones_like(first, dtype=torch.bool) if origin.samples is None else origin.samples.to(first.device) >= 0
-    pairs, many = torch.unique(torch.stack([part[held], piece[held]], dim=1), dim=0, return_counts=True)
-    if isinstance(origin.part, int) and len(set(many.tolist())) > 1 and not origin.changed:
-        return Chosen(call, origin, 0)  # as many pieces as a sample happens to have: steps or tokens, no views
-    for one, other in pairs.tolist():
-        number = views.setdefault((one, other), len(views))
-        view[(part == one) & (piece == other)] = number
-    return Chosen(call, origin, view, None, not origin.is_mixed)
-
-
-def _indices(origin: Origin) -> Tensor:
-    return torch.arange(origin.rows) if origin.samples is None else origin.samples
-
-
-def _fresh(origin: Origin, earlier: Sequence[Chosen]) -> Tensor | bool:
-    """Which rows show samples that no earlier call has shown: a mask; False: none; True: all."""
-    taken = [one.origin for one in earlier if one.origin is not None]
-    if origin.span is not None and all(one.span is not None for one in taken):
-        ours = set(range(origin.span[0], origin.span[0] + origin.span[1] * origin.rows, origin.span[1]))
-        theirs = {
-            i for one in taken if one.span is not None
-            for i in range(one.span[0], one.span[0] + one.span[1] * one.rows, one.span[1])
-        }  # fmt: skip
-        if not ours & theirs:
-            return True
-        if ours <= theirs:
-            return False
-    device = next((one.samples.device for one in [*taken, origin] if one.samples is not None), None)
-    old = torch.cat([_indices(one).to(device) for one in taken])
-    mask = ~torch.isin(_indices(origin).to(device), old)
-    return mask if bool(mask.any()) else False
-
-
-def _is_another_view(call: Call, earlier: Sequence[Chosen]) -> bool:
-    """Whether the same input gave other features with the same weights: dropout, as in SimCSE."""
-    if any(one.call.state != call.state for one in earlier):
-        return False
-    return not any(
-        one.call.features.shape == call.features.shape and torch.equal(one.call.features, call.features)
-        for one in earlier
-    )
-
-
-def refuse_parts(inputs: int, call: Call, size: int) -> None:
-    """Features that are several a sample, and nobody knows what they are.
-
-    Raises:
-        ConfigurationError: with the lines that say what they are.
-    """
-    given = main_inputs(call.entered or ())
-    entered = given[0].shape[0] if given else 0
-    if not size or inputs <= size or entered != size or inputs % size:
-        return
-    k = inputs // size
-    raise ConfigurationError(
-        f"{size} samples entered the network and {inputs} rows of features came out: {k} a sample, which may be "
-        f"regions, frames or tokens of it, or views made inside of the model. Say which:\n"
-        f"  FeatureGeometryMonitor(views='v b')  # {k} views, one after the other\n"
-        f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
-        f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="
-    )
-
-
-def _are_alike(found: Sequence[Chosen], inputs: Sequence[Tensor]) -> bool:
-    """Whether all views resemble the first, as far as their inputs are numbers."""
-    rows = [(one, x.reshape(len(x), -1)) for one, x in zip(found, inputs, strict=True)]
-    first = _of_view(rows[0][0], rows[0][1], 0)
-    if first is None:
-        return True
-    for one, x in rows:
-        for number in [one.view] if isinstance(one.view, int) else one.view.unique().tolist():
-            other = _of_view(one, x, number)
-            if number and (other is None or not _resembles(other, first)):
-                return False
-    return True
-
-
-def _resembles(other: tuple[Tensor, Tensor], first: tuple[Tensor, Tensor]) -> bool:
-    if other[1].shape[1:] != first[1].shape[1:]:
-        return False
-    places = torch.searchsorted(first[0], other[0])
-    return not first[1].is_floating_point() or resemble(other[1], first[1], places)
-
-
-def _of_view(one: Chosen, x: Tensor, number: int) -> tuple[Tensor, Tensor] | None:
-    """Samples and inputs of one view, ordered by sample."""
-    if one.origin is None:
-        return None
-    samples = torch.arange(len(x), device=x.device) if one.origin.samples is None else one.origin.samples.to(x.device)
-    which = samples >= 0
-    which = which & (one.view.to(x.device) == number) if isinstance(one.view, Tensor) else which & (one.view == number)
-    if not bool(which.any()):
-        return None
-    order = samples[which].argsort()
-    return samples[which][order], x[which][order]
-
-
-def _first_view(one: Chosen) -> Chosen | None:
-    """Its rows of view 0; None if it has none."""
-    if isinstance(one.view, int):
-        return one if one.view == 0 else None
-    keep = one.view == 0
-    return replace(one, keep=keep if one.keep is None else keep & one.keep, view=0) if bool(keep.any()) else None

@@ -15,16 +15,8 @@ from typing import Any, Literal
 import torch
 
 from lightning_featgeo.rows import tree
-from lightning_featgeo.rows.batches import (
-    LABEL_KEYS,
-    Selector,
-    find_labels,
-    find_targets,
-    is_list_of_samples,
-    label_parts,
-    select,
-    summarize,
-)
+from lightning_featgeo.rows.batches import Selector, find_labels, find_targets, select, summarize
+from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 

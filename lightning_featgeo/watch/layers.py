@@ -7,17 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from lightning_featgeo.capture import facts
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows.assembler import Role, RowAssembler
+from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
 from lightning_featgeo.rows.labels import LabelReader
+from lightning_featgeo.rows.role import Role
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.settings import AUTO_CLASS_BYTES, WatchSettings
-from lightning_featgeo.watch.window import WatchedLayer
+from lightning_featgeo.watch.watched_layer import WatchedLayer
 
 
 def watched_layers(
@@ -91,13 +93,14 @@ def asks_for(settings: WatchSettings, need: str) -> bool:
 def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPlan) -> Role:
     """What a watched layer is in its model."""
     has_views = asks_for(settings, "views")
+    tap = next((tap for tap in sources.taps if tap.name == path.partition(":")[0]), None)
     return Role(
         trains=plan.stage == "train",
         is_classifier=sources.is_classifier and not has_views,
         has_views=has_views,
-        decodes=sources.decodes(path),
-        time_first=sources.time_first(path),
-        reads_last=sources.reads_last(path),
+        decodes=facts.decodes(sources.root, path),
+        time_first=facts.time_first(tap),
+        reads_last=sources.head is not None and facts.reads_last(sources.root, path),
         several_loaders=plan.several_loaders,
     )
 

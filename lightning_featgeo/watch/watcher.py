@@ -26,11 +26,12 @@ from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, class_count, watched_layers
 from lightning_featgeo.watch.phase import Phase
-from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
+from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.window import WatchedLayer, Window, counted
+from lightning_featgeo.watch.watched_layer import WatchedLayer
+from lightning_featgeo.watch.window import Window, compared_with, counted, key_of
 
 Key = tuple[str, int]  # of a window: stage, and number of its loader
 Make = Callable[[WindowPlan], list[WatchedLayer]]
@@ -254,11 +255,11 @@ class Watcher:
     ) -> list[ClosedWindow]:  # fmt: skip
         if told:
             with self.guard.around(f"computing the {window.plan.name} window", window.fail):
-                reports, compared = told[_key(window)], _compared(window, reference, told)
+                reports, compared = told[key_of(window)], compared_with(window, reference, told)
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
                 return window.close(number, epoch, step, self.ranks, reports, compared)
-        counts = counted(told[_key(window)]) if told else {}
+        counts = counted(told[key_of(window)]) if told else {}
         return closed_as_gap(window, number, epoch, step, counts, self.settings.asked or PRESETS["self_supervised"])
 
     def _agree(self, windows: Sequence[Window]) -> dict[Key, list[Report]]:
@@ -274,8 +275,8 @@ class Watcher:
         found = list(dict.fromkeys(tuple(paths) for paths, _ in heard if paths))
         if len(found) > 1:
             raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
-        told = {_key(w): [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
-        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[_key(w)])]
+        told = {key_of(w): [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
+        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[key_of(w)])]
         if self.ranks.several or not all(window.layers for window in wanted):  # alone, mostly nothing is to be made
             self.ranks.attempt(lambda: self._complete(wanted, found[0][0] if found else None))
         return told
@@ -299,22 +300,3 @@ class Watcher:
             self.history.describe(told.header)
             if self.ranks.rank == 0:
                 say(told.text)
-
-
-def _key(window: Window) -> Key:
-    """Names may be the same in two stages; this is not."""
-    return window.plan.stage, window.plan.number
-
-
-def _compared(window: Window, reference: Window | None, told: Mapping[Key, list[Report]]) -> Compared | Window:
-    """The window's reference, or why there is none: the same on all ranks."""
-    name = window.plan.reference
-    if name is None:
-        return Compared()
-    reports = told.get(_key(reference), []) if reference is not None else []
-    failed = [report.failed for report in reports if report.failed is not None]
-    if failed:
-        return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
-    if reference is None or len(reference.layers) != len(window.layers):
-        return Compared(why_not=f"the reference {name!r} has not run")
-    return reference

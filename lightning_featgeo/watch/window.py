@@ -7,116 +7,24 @@ closed into one :class:`~lightning_featgeo.history.Record` a layer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from lightning_featgeo.distributed.ranks import RankFailure, Ranks
-from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import Gap, Note, NoteKind
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
-from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
-from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
+from lightning_featgeo.watch.watched_layer import WatchedLayer
 
 SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
-
-
-@dataclass
-class WatchedLayer:
-    """One layer's share of a window: how its rows are put together, and what they are streamed into.
-
-    Args:
-        name: in the logged names; None for the first layer.
-        path: of the module.
-        assembler: makes rows of what was caught.
-        metric: takes them.
-        check: refuses rows of a dimension that the run can't go on with; asked before the first ones.
-        failed: why this layer is a gap.
-    """
-
-    name: str | None
-    path: str
-    assembler: RowAssembler
-    metric: GeometryMetric
-    check: Callable[[int], None] | None = None
-    failed: Gap | None = None
-    noted: set[str] = field(default_factory=set)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What its numbers are of: those of two runs can be compared where this is the same."""
-        made, metric = self.assembler, self.metric
-        found = {
-            "layer": self.path,
-            "dim": metric.dim,
-            "k": metric.neighbors.k,
-            "knn_vote_k": metric.neighbors.vote_k,
-            "bank_size": 0 if metric.bank is None else metric.bank.capacity,
-            "pool": made.chosen_pool or made.pool,
-            "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
-        }
-        if made.chosen_pool == "tokens":
-            found["tokens_per_sequence"] = made.tokens.per_sequence
-        if made.chosen_pool in ("tokens", "mean", "last"):
-            found["skip_tokens"] = made.tokens.skip
-        return found
-
-    def new_notes(self) -> list[Note]:
-        """What was assumed of the rows since the last window, and whether other evidence holds now."""
-        made = self.assembler
-        notes = [Note(NoteKind.ROWS, text) for text in made.notes if text not in self.noted]
-        self.noted.update(made.notes)
-        if made.evidence.changed and made.evidence.changed not in self.noted:
-            self.noted.add(made.evidence.changed)
-            told = f"rows were {made.evidence.summary}, and in some batches now: {made.evidence.changed}"
-            notes.append(Note(NoteKind.EVIDENCE, told))
-        return notes
-
-    def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
-        """Stream one batch, one tensor a forward call; returns its samples."""
-        made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
-        for piece in made.parts:
-            if self.check is not None and self.metric.dim is None:
-                self.check(piece.rows.features.shape[1])
-            if piece.may_hold_first_view or self.metric.reads_views:
-                self.metric.update_rows(piece.rows, made.present)
-        return made.samples
-
-    def result(self, compared: Compared, ranks: Ranks, last: bool, if_empty: str) -> WindowResult:
-        """Its numbers, or gaps if it failed on any rank.
-
-        Args:
-            compared: the reference's metric, and why there is none.
-            ranks: the processes to merge with.
-            last: see ``GeometryMetric.window``.
-            if_empty: the reason where no rank has seen features.
-        """
-        if self.failed is not None and not ranks.several:
-            return self._all_gaps(self.failed)
-        try:
-            result = self.metric.window(compared.metric, compared.why_not, ranks, last, self.failed)
-        except RankFailure as failure:
-            self.failed = failure.gap
-            return self._all_gaps(self.failed)
-        if self.metric.dim is None and result.values.get(COUNT_SIGNAL) == 0:
-            self.failed = Gap(GapKind.NO_ROWS, if_empty)
-            return self._all_gaps(self.failed)
-        return result
-
-    def _all_gaps(self, gap: Gap) -> WindowResult:
-        """Every signal has the same reason; before "auto" has seen a batch, those of the usual preset."""
-        preset = PRESETS["classifier" if self.metric.num_classes else "self_supervised"]
-        plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
-        names = plain if self.metric.signals is None else self.metric.signals
-        return WindowResult({}, {}, dict.fromkeys(names, gap), {}, {})
 
 
 @dataclass
@@ -300,3 +208,24 @@ def _did_not_run(path: str, name: str) -> str:
         f"no features were caught: {path!r} did not run in {name}. If the model was compiled and called before fit, "
         "compile it anew; if this stage uses another part of the model, name a layer that runs in it"
     )
+
+
+def key_of(window: Window) -> tuple[str, int]:
+    """Names may be the same in two stages; this is not."""
+    return window.plan.stage, window.plan.number
+
+
+def compared_with(
+    window: Window, reference: Window | None, told: Mapping[tuple[str, int], list[Report]]
+) -> Compared | Window:
+    """The window's reference, or why there is none: the same on all ranks."""
+    name = window.plan.reference
+    if name is None:
+        return Compared()
+    reports = told.get(key_of(reference), []) if reference is not None else []
+    failed = [report.failed for report in reports if report.failed is not None]
+    if failed:
+        return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
+    if reference is None or len(reference.layers) != len(window.layers):
+        return Compared(why_not=f"the reference {name!r} has not run")
+    return reference

@@ -1,0 +1,104 @@
+"""What is said where the head can't be told: the candidates, why none is clear, and lines to paste that work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from lightning_featgeo.capture.taps import display_name
+from lightning_featgeo.errors import ConfigurationError
+
+_SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I)
+
+
+def is_suspect(path: str) -> bool:
+    """Whether a path has a name that classifiers don't have: a projector, a predictor, a teacher, a probe."""
+    return bool(_SUSPECT.search(path))
+
+
+def outputs(module: torch.nn.Module) -> int:
+    """How many numbers (or channels) a layer gives; 0: it doesn't tell."""
+    value = getattr(module, "out_features", getattr(module, "out_channels", 0))
+    return value if isinstance(value, int) else 0
+
+
+def inputs(module: torch.nn.Module) -> int:
+    """How many numbers (or channels) a layer takes; 0: it doesn't tell."""
+    value = getattr(module, "in_features", getattr(module, "in_channels", 0))
+    return value if isinstance(value, int) else 0
+
+
+def ambiguous(
+    found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] | None = ()
+) -> ConfigurationError:
+    """The error for a head that can't be told: what was found, why it isn't enough, and the line to paste.
+
+    Args:
+        found: the candidates.
+        why: in words.
+        layers: modules whose output is worth watching, the best one last.
+        heads: modules whose input is, the best one last; () for the last candidate, None where no candidate ran.
+    """
+    lines = [f"  {name}: {inputs(m)} → {outputs(m)}" for name, m in found.items()]
+    shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]
+    listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
+    last = [] if heads is None else list(found)[-1:]
+    heads = heads or last
+    pasted = [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
+    pasted += [
+        f"  FeatureGeometryMonitor(layer={name!r})  # features = its output"
+        for name in dict.fromkeys([*reversed(layers), *last])
+    ]
+    return ConfigurationError(
+        f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
+        + "\n".join(pasted)
+        + _if_self_supervised([*found])
+    )
+
+
+def _if_self_supervised(paths: list[str]) -> str:
+    """A line more where a projector is among the candidates: its output, and that of what lies before it."""
+    split = [path.split(".") for path in paths]
+    shared = next((i for i, names in enumerate(zip(*split, strict=False)) if len(set(names)) > 1), 0)
+    parts = list(dict.fromkeys(".".join(names[: shared + 1]) for names in split))
+    projectors = [part for part in parts if re.match(r"proj", part.rpartition(".")[2], re.I)]
+    kept = [part for part in parts if not _SUSPECT.search(part)]
+    if not projectors or not kept:
+        return ""
+    both = [projectors[-1], kept[0]]
+    return (
+        f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: what the loss uses, and the features you keep"
+    )
+
+
+def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Sequence[str]) -> ConfigurationError:
+    """The error for a head whose weight is used by a function (a fused loss, ``F.linear``) and that is never called."""
+    layers = [path for path in outermost if path != name and not path.startswith(name + ".")]
+    hidden = [path for path in found if path != name]
+    line = (layers or hidden or ["encoder"])[-1]
+    return ConfigurationError(
+        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, "
+        f"so nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
+        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output"
+    )
+
+
+def last_children(root: torch.nn.Module) -> list[str]:
+    """Path of the last of a model's own modules."""
+    return [display_name(name) for name, _ in root.named_children()][-1:]
+
+
+def encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:
+    """Modules before the one that holds the last candidate, the one just before it last."""
+
+    def holds(path: str) -> bool:
+        return last == path or last.startswith(path + ".")
+
+    shared = last.split(".")[0]
+    inside = [path.rpartition(".")[0] or path for path in dict.fromkeys(order)]
+    apart = [path for path in dict.fromkeys([*outermost, *inside]) if path and path.split(".")[0] != shared]
+    nested = [path for path in dict.fromkeys(inside) if path and path != shared and not holds(path)]
+    means = [path for path in apart or nested if not re.search(r"var|std|sigma", path.rpartition(".")[2], re.I)]
+    return means[-3:] or [name for name in dict.fromkeys(order) if name != last][-1:]

@@ -1,0 +1,31 @@
+"""What a watched layer is in its model, as far as it decides how rows are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a watched layer is in its model.
+
+    Attributes:
+        trains: its batches are trained on.
+        is_classifier: it feeds a classifier: a second call in a batch is no second view.
+        has_views: signals of views were asked for: the same input twice is two views.
+        decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
+        time_first: it puts out (tokens, batch, dimensions).
+        reads_last: its head classifies a sequence by the last token.
+        several_loaders: the batch's outermost parts are batches of different loaders.
+    """
+
+    trains: bool = False
+    is_classifier: bool = False
+    has_views: bool = False
+    decodes: bool | None = None
+    time_first: bool = False
+    reads_last: bool = False
+    several_loaders: bool = False
+
+
+USUAL_ROLE = Role()

@@ -50,14 +50,9 @@ class LightningRun:
     """
 
     def __init__(
-        self,
-        settings: MonitorSettings,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        history: History,
-        taps: list[FeatureTap],
-        saved: Saved | None = None,
-    ) -> None:
+        self, settings: MonitorSettings, trainer: pl.Trainer, pl_module: pl.LightningModule, history: History,
+        taps: list[FeatureTap], saved: Saved | None = None,
+    ) -> None:  # fmt: skip
         self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
         self.stages: tuple[str, ...] = tuple(settings.stages)
         self.history, self.saved = history, saved

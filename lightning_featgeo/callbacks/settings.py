@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_featgeo.capture.names import segment, unique_segments
-from lightning_featgeo.capture.sources import FeaturesFrom
+from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG, named_signals
 from lightning_featgeo.rows.batches import Selector

@@ -1,10 +1,27 @@
-"""What modules say of themselves: which axis is the batch, whose mask is whose, which token is read."""
+"""What modules say of themselves: what they give, which axis is the batch, whose mask is whose."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from lightning_featgeo.capture.loss_graph import Reading
+from lightning_featgeo.capture.refusals import is_suspect
 from lightning_featgeo.capture.taps import FeatureTap, display_name
+
+
+def outputs(head: torch.nn.Module | None, reading: Reading | None) -> int | None:
+    """How many numbers a head gives, where that is known and they are no reconstruction."""
+    found = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return found if isinstance(found, int) and not (reading is not None and reading.reconstructs) else None
+
+
+def is_classifier(taps: Sequence[FeatureTap], head: torch.nn.Module | None, reading: Reading | None) -> bool:
+    """Whether what is watched goes into a classifier, as far as the head's name and the loss tell."""
+    if head is None or not taps or taps[0].module is not head:
+        return False
+    return reading.classifies if reading is not None else not is_suspect(taps[0].name)
 
 
 def decodes(root: torch.nn.Module, path: str) -> bool | None:

@@ -13,6 +13,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.types import Tensor
 
+EVERY = 64  # losses between two looks at which calls they are trained through
 _OF_CLASSES = re.compile(r"NllLoss|CrossEntropy|MultiMargin|MultilabelMargin|LogSoftmax")
 _OF_NUMBERS = re.compile(r"MseLoss|L1Loss|SmoothL1|HuberLoss")
 
@@ -87,6 +88,34 @@ class LossGraph:
         if self.loss is not None and not classifies and not compared and self.reads_weight(head):
             reconstructs = _is_as_wide(head, inputs)
         return Reading(classifies, reconstructs and not classifies)
+
+
+class ReachedCalls:
+    """Which of several calls in a batch each loss is trained through: looked at where their pattern is new."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[int, ...], list[bool | None]] = {}
+        self._losses = 0
+
+    def note(self, calls: Sequence[Sequence[Caught]], loss: Tensor) -> None:
+        """Mark the calls since the last loss.
+
+        Args:
+            calls: of each watched module, in this batch.
+            loss: whose backward begins.
+        """
+        fresh = [call for of_module in calls for call in of_module if call.reached is None]
+        if all(len(of_module) < 2 for of_module in calls):
+            for call in fresh:
+                call.reached = True  # it alone made the loss, as far as anybody sees
+            return
+        pattern = (*map(len, calls), len(fresh))
+        self._losses += 1
+        if pattern not in self._verdicts or self._losses % EVERY == 0:
+            graph = LossGraph(loss)
+            self._verdicts[pattern] = [graph.reached(call) for call in fresh]
+        for call, verdict in zip(fresh, self._verdicts[pattern], strict=True):
+            call.reached = verdict
 
 
 def _is_input(target: Tensor, given: Tensor) -> bool:

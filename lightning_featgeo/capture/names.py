@@ -1,11 +1,22 @@
-"""Module paths and loader names as segments of logged names."""
+"""What watched layers are called: in logs, in words; loader names as segments of logged names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from lightning_featgeo.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One watched layer: its name in logs (None for the first), path, in words, and the width the head takes in."""
+
+    name: str | None
+    path: str
+    described: str
+    width: int | None = None
 
 
 def segment(name: str) -> str:

@@ -6,8 +6,8 @@ what was caught after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,30 +15,18 @@ import torch
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.entrance import Entrance
 from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
-from lightning_featgeo.capture.loss_graph import LossGraph, Reading
-from lightning_featgeo.capture.names import unique_segments
-from lightning_featgeo.capture.refusals import is_suspect, silent_weight
+from lightning_featgeo.capture.loss_graph import LossGraph, ReachedCalls, Reading
+from lightning_featgeo.capture.names import Layer, unique_segments
+from lightning_featgeo.capture.refusals import silent_weight
 from lightning_featgeo.capture.stash import Caught
+from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
-from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.rows.batches import summarize
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 
-FeaturesFrom = str | Callable[[Any, Any], Any]
 PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
-EVERY = 64  # batches between two looks at which calls the loss is trained through
 NAMED = "named by head="
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One watched layer: its name in logs (None for the first), path, in words, and the width the head takes in."""
-
-    name: str | None
-    path: str
-    described: str
-    width: int | None = None
 
 
 class Sources:
@@ -76,9 +64,9 @@ class Sources:
         self._features = features
         self._inside = is_inside_step
         self._scout: Scout | None = None
-        self._waited = self._watched_losses = 0
+        self._waited = 0
         self._reorders = False
-        self._verdicts: dict[tuple[int, ...], list[bool | None]] = {}
+        self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
         self.taps: list[FeatureTap] = []
         self.layers: list[Layer] = []
@@ -143,22 +131,6 @@ class Sources:
         """Whether the head is still to be found in the first batch."""
         return not self.layers
 
-    @property
-    def outputs(self) -> int | None:
-        """How many numbers the head gives, where that is known and they are no reconstruction."""
-        found = getattr(self.head, "out_features", getattr(self.head, "out_channels", None))
-        reconstructs = self.reading is not None and self.reading.reconstructs
-        return found if isinstance(found, int) and not reconstructs else None
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether what is watched goes into a classifier, as far as the head's name and the loss tell."""
-        if self.head is None or not self.taps or self.taps[0].module is not self.head:
-            return False
-        if self.reading is not None:
-            return self.reading.classifies
-        return not is_suspect(self.taps[0].name)
-
     def _counts(self) -> bool:
         """Whether a call that runs now is one of the step."""
         return not _compat.is_inside_backward() and (self._inside is None or self._inside())
@@ -203,19 +175,8 @@ class Sources:
         return self._features is None and (self._scout is not None or unread)
 
     def note_loss(self, loss: Tensor) -> None:
-        """Of several calls in a batch, which ones the loss is trained through: looked at where their pattern is new."""
-        calls = [call for tap in self.taps for call in tap.calls if call.reached is None]
-        if all(len(tap.calls) < 2 for tap in self.taps):
-            for call in calls:
-                call.reached = True  # it alone made the loss, as far as anybody sees
-            return
-        pattern = (*(len(tap.calls) for tap in self.taps), len(calls))
-        self._watched_losses += 1
-        if pattern not in self._verdicts or self._watched_losses % EVERY == 0:
-            graph = LossGraph(loss)
-            self._verdicts[pattern] = [graph.reached(call) for call in calls]
-        for call, verdict in zip(calls, self._verdicts[pattern], strict=True):
-            call.reached = verdict
+        """Of several calls in a batch, which ones the loss is trained through."""
+        self._reached.note([tap.calls for tap in self.taps], loss)
 
     def _end_of_search(self, keep: FeatureTap | None) -> None:
         if self._scout is not None:
@@ -244,8 +205,8 @@ class Sources:
         changed = False
         for index, tap in enumerate(self.taps):
             module = modules.get(tap.name)
-            if module is None or module is tap.module or not _is_ours(tap, modules):
-                continue
+            if module is None or any(inner is tap.module for inner in module.modules()):
+                continue  # the same, or a wrapper around it
             changed = True
             if self.head is tap.module and tap.side == "input":
                 tap.remove()
@@ -310,7 +271,7 @@ class Sources:
         if self._features is None:
             taken = [self._calls(tap) for tap in self.taps]
         else:
-            taken = [[Call(t.detach()) for t in self._given(outputs, batch)]]
+            taken = [[Call(t.detach()) for t in given_features(self._features, outputs, batch)]]
         self.entrance.forget()
         return taken
 
@@ -327,32 +288,9 @@ class Sources:
         unseen = one.taken is None and one.node is None and self._reorders  # no graph, as in validation
         return Call(one.features, one.real, one.with_gradient, one.state, given, one.reached, rows, unknown or unseen)
 
-    def _given(self, outputs: Any, batch: Any) -> list[Tensor]:
-        """What ``features=`` finds."""
-        if callable(self._features):
-            value = self._features(outputs, batch)
-        elif isinstance(outputs, Mapping) and self._features in outputs:
-            value = outputs[self._features]
-        else:
-            known = [str(key) for key in outputs] if isinstance(outputs, Mapping) else []
-            hint = near_misses(str(self._features), known) if known else ""
-            raise ConfigurationError(
-                f"features={self._features!r}: the step returned {summarize(outputs)}, which has no such key.{hint} "
-                f'Return {{"loss": loss, {self._features!r}: features}} from the step'
-            )
-        tensors = list(value) if isinstance(value, (list, tuple)) else [value]
-        if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
-            raise ConfigurationError(f"features=… gave {summarize(value)}; it must give a tensor, or one a view")
-        return tensors
-
     def remove(self) -> None:
         """Unhook everything."""
         self._end_of_search(None)
         for tap in self.taps:
             tap.remove()
         self.entrance.forget()
-
-
-def _is_ours(tap: FeatureTap, modules: Mapping[str, torch.nn.Module]) -> bool:
-    """Whether a module that stands in a tap's place is another one of the user's, and not a wrapper around it."""
-    return not any(inner is tap.module for inner in modules[tap.name].modules())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lightning_featgeo._version import __version__
-from lightning_featgeo.capture.sources import Layer
+from lightning_featgeo.capture.names import Layer
 from lightning_featgeo.cuda_ext import backend_info
 from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG

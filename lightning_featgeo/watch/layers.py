@@ -81,7 +81,7 @@ def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) 
     learns_others = reading is not None and reading.reconstructs and settings.labels == "auto" and not given
     return LabelReader(
         settings.labels, class_count(settings, stated, sources, None), settings.ignore_index, settings.groups,
-        outputs=sources.outputs, stated=given, ignored=learns_others,
+        outputs=facts.outputs(sources.head, sources.reading), stated=given, ignored=learns_others,
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
     tap = next((tap for tap in sources.taps if tap.name == path.partition(":")[0]), None)
     return Role(
         trains=plan.stage == "train",
-        is_classifier=sources.is_classifier and not has_views,
+        is_classifier=facts.is_classifier(sources.taps, sources.head, sources.reading) and not has_views,
         has_views=has_views,
         decodes=facts.decodes(sources.root, path),
         time_first=facts.time_first(tap),
@@ -109,7 +109,7 @@ def class_count(settings: WatchSettings, stated: int | None, sources: Sources, w
     """C as given, else the head's outputs, else as stated; None if "auto" finds its memory too large."""
     if settings.num_classes is not None:
         return settings.num_classes
-    outputs = sources.outputs
+    outputs = facts.outputs(sources.head, sources.reading)
     classes = max(outputs, 2) if outputs is not None else stated
     too_large = classes is not None and classes * (width or 1) * 12 > AUTO_CLASS_BYTES
     return None if settings.signals == "auto" and too_large else classes

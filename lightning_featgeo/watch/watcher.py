@@ -51,15 +51,9 @@ class Watcher:
     """
 
     def __init__(
-        self,
-        settings: WatchSettings,
-        sources: Sources,
-        ranks: Ranks,
-        history: History,
-        stated_classes: int | None,
-        policy: Policy,
-        id_key: Any = None,
-    ) -> None:
+        self, settings: WatchSettings, sources: Sources, ranks: Ranks, history: History, stated_classes: int | None,
+        policy: Policy, id_key: Any = None,
+    ) -> None:  # fmt: skip
         self.settings, self.sources, self.ranks, self.history = settings, sources, ranks, history
         self.stated_classes, self.policy, self.id_key = stated_classes, policy, id_key
         self.guard = Guard(settings.on_error, tells=ranks.rank == 0)

@@ -6,7 +6,7 @@ Two views of an image must not become two samples: ``layouts`` says which is whi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class RowAssembler:
         labels, targets = self.labels.read(batch)
         self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
-        chosen = [one if isinstance(one, Call) else Call(one) for one in calls]
+        chosen = [self._batch_first(one if isinstance(one, Call) else Call(one)) for one in calls]
         size = self._samples(chosen, labels, batch)
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         found = self._choose(chosen, tensors, batch, labels, size)
@@ -157,6 +157,10 @@ class RowAssembler:
             )
             parts.append(Part(rows, layout.may_hold_first_view))
         return Assembled(parts, size, frozenset(present))
+
+    def _batch_first(self, call: Call) -> Call:
+        turned = self.role.time_first and call.features.ndim == 3 and self.pool is None
+        return replace(call, features=call.features.transpose(0, 1)) if turned else call
 
     # --- whose rows ------------------------------------------------------------------------------------------
 
@@ -237,8 +241,6 @@ class RowAssembler:
         call, samples = one.call.features, one.origin.samples if one.origin is not None else None
         if call.ndim == 1 and self.width is not None and self.width > 1 and call.shape[0] == self.width:
             call = call[None]  # an axis of one sample that was squeezed away
-        if self.role.time_first and call.ndim == 3 and self.pool is None:
-            call = call.transpose(0, 1)
         if self.chosen_pool is None:
             of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
             self._refuse_time_first(call, labels, batch)

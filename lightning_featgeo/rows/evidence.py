@@ -117,9 +117,9 @@ class Evidence:
         return [Chosen(call) for call in self._unknown_calls(calls, is_classifier, size)]
 
     def _say(self, how: str) -> None:
-        """Keep the first batch's words, and those of a batch of which less, or something else, is known."""
+        """Keep the first batch's words, and those of a batch of which less is known."""
         self.summary = self.summary or how
-        if how.startswith("known") != self.summary.startswith("known"):
+        if self.summary.startswith("known") and not how.startswith("known"):
             self.changed = self.changed or how
 
     # --- which calls -----------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Evidence:
 
         Images are believed to be crops, which need not resemble each other element by element.
         """
-        inputs = [main_inputs(one.call.entered or ())[0] for one in found if one.call.entered]
+        inputs = [x for one in found for x in main_inputs(one.call.entered or ())[:1]]
         changed = any(one.origin is not None and one.origin.changed for one in found)
         if views < 3 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed:
             return found

@@ -46,6 +46,12 @@ def time_first(tap: FeatureTap | None) -> bool:
     return isinstance(module, of_torch) and getattr(module, "batch_first", True) is False
 
 
+def may_be_time_first(root: torch.nn.Module) -> bool:
+    """Whether any of torch's recurrent or attention modules in a model has the batch on its second axis."""
+    of_torch = (torch.nn.RNNBase, torch.nn.MultiheadAttention)
+    return any(isinstance(m, of_torch) and m.batch_first is False for m in root.modules())
+
+
 def reads_last(root: torch.nn.Module, path: str) -> bool:
     """Whether a head classifies sequences by their last token, as transformers' decoders do."""
     modules = {display_name(name): module for name, module in root.named_modules()}

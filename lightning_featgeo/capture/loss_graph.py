@@ -57,6 +57,8 @@ class LossGraph:
 
     def reached(self, call: Caught) -> bool | None:
         """Whether the loss is trained through one call; None: that can't be told."""
+        if any("BackwardBackward" in node.name() for node in self._nodes):
+            return None  # a loss of derivatives: the graph of their making hides what they are of
         if self.loss is None or call.with_gradient is None or (call.with_gradient and call.node is None):
             return None
         return call.node is not None and call.node in self._seen

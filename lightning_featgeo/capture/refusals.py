@@ -53,7 +53,7 @@ def ambiguous(
     ]
     return ConfigurationError(
         f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
-        + "\n".join(pasted)
+        + "\n".join(pasted or ['  FeatureGeometryMonitor(features="z")  # the step returns it'])
         + _if_self_supervised([*found])
     )
 
@@ -87,7 +87,8 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
 
 def last_children(root: torch.nn.Module) -> list[str]:
     """Path of the last of a model's own modules."""
-    return [display_name(name) for name, _ in root.named_children()][-1:]
+    scripted = torch.jit.ScriptModule
+    return [display_name(name) for name, module in root.named_children() if not isinstance(module, scripted)][-1:]
 
 
 def encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
-from lightning_featgeo.rows.draw import priorities
+from lightning_featgeo.rows.draw import drawn
 from lightning_featgeo.rows.evidence import Evidence
 from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
@@ -64,7 +63,7 @@ class RowAssembler:
     notes: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layouts = Layouts(self.views, self.notes)
+        self.layouts = Layouts(self.views, self.notes, self.role.is_classifier)
         self.evidence = Evidence(self.notes, self.role.several_loaders)
         self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
@@ -143,7 +142,8 @@ class RowAssembler:
             if label is not None and labels is not None and labels.ndim == 2:  # of tokens: the loss reads no others
                 keep = label >= 0 if keep is None else keep & (label >= 0)
             number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
-            keep = self._drawn(number, part, keep)
+            if self.chosen_pool == "tokens" or part.grouped:
+                keep = drawn(number, part.position, keep, part.inputs, self.tokens.per_sequence, self.seed + 1)
             rows = build_rows(
                 part.rows,
                 labels=label,
@@ -208,24 +208,11 @@ class RowAssembler:
             origin = index if one.origin.samples is None else one.origin.samples.to(device)
             several = isinstance(one.view, torch.Tensor)
             view = one.view.to(device) if isinstance(one.view, torch.Tensor) else torch.full_like(index, one.view)
-            keep = None if one.origin.samples is None else origin >= 0
+            keep = None if one.origin.samples is None or one.origin.changed else origin >= 0
             if one.keep is not None:
                 keep = one.keep.to(device) if keep is None else keep & one.keep.to(device)
             layouts.append(Layout(origin, view, several or bool(one.view == 0), several, keep))
         return layouts
-
-    def _drawn(self, number: Tensor, part: Pooled, keep: Tensor | None) -> Tensor | None:
-        """Which tokens count where only so many of a sequence do: those with the smallest hashes of their place."""
-        most, length = self.tokens.per_sequence, len(number) // max(1, part.inputs)
-        if most is None or length <= most or not (self.chosen_pool == "tokens" or part.grouped):
-            return keep
-        order = priorities(number, part.position, self.seed + 1)  # not the bank's own draw
-        order = order if keep is None else torch.where(keep, order, EMPTY_PRIORITY)
-        order = order.reshape(part.inputs, length)
-        # not kthvalue: on CUDA it is an error under torch.use_deterministic_algorithms(True)
-        last = order.topk(most, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
-        drawn = (order <= last).reshape(-1)
-        return drawn if keep is None else drawn & keep
 
     def _samples(self, calls: list[Call], labels: Tensor | None, batch: Any) -> int:
         if self.views is None:
@@ -256,7 +243,7 @@ class RowAssembler:
             mask = one.call.real
         elif call.ndim == 3:
             fits = samples is not None and one.origin is not None and one.origin.rows == call.shape[0]
-            mask = self.masks.read(batch, tuple(call.shape[:2]), samples if fits else None)
+            mask = self.masks.read(batch, tuple(call.shape[:2]), samples if fits else None, one.call.entered)
         return pool_rows(call, self.chosen_pool, mask, self.tokens.skip)
 
     def _tell_of_pooling(self, call: Tensor, labels: Tensor | None) -> None:
@@ -274,10 +261,18 @@ class RowAssembler:
         """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
         size = batch_size(batch) if labels is None else int(labels.shape[0])
         views = bool(size) and call.ndim == 3 and call.shape[0] % max(1, size or 1) == 0
-        if self.pool is None and call.ndim == 3 and size is not None and not views and size == call.shape[1]:
+        square = self.role.may_be_time_first and not self.role.time_first and size == call.shape[0]
+        if (
+            self.pool is None
+            and call.ndim == 3
+            and (not views or square)
+            and size is not None
+            and size == call.shape[1]
+        ):
             raise ConfigurationError(
                 f"features are {tuple(call.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
+                + (", or pool='b t d -> b d' if axis 0 is" if square else "")
             )
 
 

@@ -6,7 +6,10 @@ every epoch, and no random number generator is touched.
 
 from __future__ import annotations
 
+import torch
+
 from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.types import Int64, Tensor
 
 _POSITIONS = 2**24  # rows a sample can have before two of them share a priority
@@ -15,3 +18,28 @@ _POSITIONS = 2**24  # rows a sample can have before two of them share a priority
 def priorities(sample: Int64[Tensor, " n"], position: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
     """Uniform in [0, 2⁶²); equal for rows of the same sample and position, whatever their view."""
     return ops.hash_priority(sample * _POSITIONS + position, seed)
+
+
+def drawn(
+    number: Tensor, position: Tensor, keep: Tensor | None, inputs: int, most: int | None, seed: int
+) -> Tensor | None:
+    """Which tokens count where only so many of a sequence do: those with the smallest hashes of their place.
+
+    Args:
+        number: (b·t,) of each token's sequence, sequences one after the other.
+        position: (b·t,) in the sequence.
+        keep: (b·t,) False for padding; None: there is none.
+        inputs: b.
+        most: tokens of a sequence that count; None: all.
+        seed: of the draw, another one than the bank's.
+    """
+    length = len(number) // max(1, inputs)
+    if most is None or length <= most:
+        return keep
+    order = priorities(number, position, seed)
+    order = order if keep is None else torch.where(keep, order, EMPTY_PRIORITY)
+    order = order.reshape(inputs, length)
+    # not kthvalue: on CUDA it is an error under torch.use_deterministic_algorithms(True)
+    last = order.topk(most, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
+    chosen = (order <= last).reshape(-1)
+    return chosen if keep is None else chosen & keep

@@ -20,6 +20,7 @@ from lightning_featgeo.rows.chosen import (
     by_row,
     first_view,
     is_another_view,
+    is_stale,
     numbers,
     on_the_way,
     only,
@@ -46,12 +47,14 @@ class Evidence:
         several_loaders: the batch's outermost parts are batches of different loaders.
         summary: why rows are believed to be their samples', in words; "" before a batch.
         changed: what it has become since, "" while it holds.
+        has_views: two inputs of the batch are views of the same samples, whatever they look like.
     """
 
     notes: dict[str, None] = field(default_factory=dict)
     several_loaders: bool = False
     summary: str = ""
     changed: str = ""
+    has_views: bool = False
     batches: int = 0
     _moved: bool = False
     _alike: dict[int, bool] = field(default_factory=dict)
@@ -73,11 +76,17 @@ class Evidence:
         pattern = (tuple(of_calls), tuple(part.shape[:1] for part in parts))
         reads = self.batches < FIRST or self.batches % EVERY == 0 or self._moved or pattern not in self._known
         found = [origin_of(call.entered, parts, reads) if call.entered else None for call in calls]
+        if not reads:
+            before = self._known[pattern]
+            pairs = zip(found, before, calls, strict=True)
+            if any(new is None and is_stale(old, call, parts) for new, old, call in pairs):
+                reads = True  # what entered is no more what it was
+                found = [origin_of(call.entered, parts) if call.entered else None for call in calls]
+            else:
+                found = [new or old for new, old in zip(found, before, strict=True)]
         if reads:
             self._known[pattern] = [one if one is not None and one.is_identity else None for one in found]
-            self._moved = any(one is not None and not one.is_identity and one.how != BY_MEMORY for one in found)
-        else:
-            found = [new or old for new, old in zip(found, self._known[pattern], strict=True)]
+            self._moved |= any(one is not None and not one.is_identity and one.how != BY_MEMORY for one in found)
         self.batches += 1
         return [on_the_way(call, origin) for call, origin in zip(calls, found, strict=True)]
 
@@ -104,6 +113,7 @@ class Evidence:
             size: samples in the batch.
             has_views: the same input twice is two views, also of labelled samples and in evaluation.
         """
+        self.has_views = has_views
         calls = self._trained_on(calls) if trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
         if any(one is not None for one in origins):
@@ -198,15 +208,16 @@ class Evidence:
                 keep = new if isinstance(new, torch.Tensor) else None
             view = views.setdefault(key, len(views))
             found.append(Chosen(call, origin, view, keep, not origin.is_mixed))
-        found = self._without_others(found, len(views))
-        if len(views) > 1 and len({part for part, _ in views}) > 1:
+        alone = self._without_others(found, len(views))
+        if alone is found and len(views) > 1:
+            what = (
+                f"{len(views)} inputs of the batch" if len({part for part, _ in views}) > 1 else "parts or copies of it"
+            )
             self.notes[
-                f"{len(views)} inputs of the batch are taken as views of the same samples; signals of one view use the "
-                "first. If they are other samples (pairs, triplets), say so with views=None"
+                f"{what} are taken as {len(views)} views of a sample; signals of one view use the first. If they are "
+                "other samples, say so with views=None"
             ] = None
-        elif len(views) > 1:
-            self.notes[f"{len(views)} views of each sample; signals of one view use the first"] = None
-        return found
+        return alone
 
     def _without_others(self, found: list[Chosen], views: int) -> list[Chosen]:
         """Of three inputs and more, those that resemble the first: negatives and passages are no views of it.
@@ -215,15 +226,15 @@ class Evidence:
         """
         inputs = [x for one in found for x in main_inputs(one.call.entered or ())[:1]]
         changed = any(one.origin is not None and one.origin.changed for one in found)
-        if views < 3 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed:
+        if views < 2 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed or self.has_views:
             return found
         if views not in self._alike or self.batches <= FIRST or self.batches % EVERY == 0:
             self._alike[views] = are_alike(found, inputs)
         if self._alike[views]:
             return found
         self.notes[
-            f"{views} inputs of the batch do not resemble each other (negatives, passages?): rows of the first one "
-            "count. If all are views, say so with views="
+            "inputs of the batch do not resemble each other (pairs, negatives, passages?): rows of the first one "
+            "count. If they are views, ask for signals of views, such as signals=['alignment', 'lidar']"
         ] = None
         return [one for one in map(first_view, found) if one is not None]
 
@@ -258,6 +269,12 @@ class Evidence:
             self.notes["a batch is evaluated several times: its first evaluation counts"] = None
             calls = first
         fitting = [call for call in calls if call.features.ndim and call.features.shape[0] == size]
+        images = all(x.ndim == 4 for call in calls for x in main_inputs(call.entered or ())[:1])
+        if len(fitting) > 2 and not (self.has_views or images):
+            self.notes[
+                f"{len(calls)} calls in a batch, on no copy of it (an iteration, sampling?): the first call counts"
+            ] = None
+            return fitting[:1]
         if is_classifier and fitting and len(calls) > 1:
             self.notes[
                 f"a batch calls the classifier {len(calls)} times: the first call counts. If they are views, say so "

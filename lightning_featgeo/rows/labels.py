@@ -8,7 +8,6 @@ only, and is counted. Neural collapse of multi-label features is defined on rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,9 +51,7 @@ class LabelReader:
     notes: dict[str, None] = field(default_factory=dict)
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
-        """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets.
-
-        Either may be None.
+        """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets; or None.
 
         Raises:
             ConfigurationError: if a named selector finds nothing.
@@ -154,10 +151,13 @@ class LabelReader:
         if not real.numel() or int(real.max()) < max(self.num_classes, 1):
             return True
         self.kind = "none"
-        self.notes[
-            f"{summarize(labels)} holds numbers up to {int(real.max())}, and the head has {self.num_classes} outputs: "
-            "these are no classes of it (an index, a length?). If they are, say num_classes= and labels="
-        ] = None
+        outside = real[real >= self.num_classes].unique()
+        told = f"{summarize(labels)} holds numbers up to {int(real.max())}, and the head has {self.outputs} outputs: "
+        if len(outside) == 1 and bool((real < self.num_classes).any()):
+            told += f"if {int(outside)} marks rows without a class, say ignore_index={int(outside)}"
+        else:
+            told += "these are no classes of it (an index, a length?). If they are, say num_classes= and labels="
+        self.notes[told] = None
         return False
 
     def _next_token(self, labels: Tensor, batch: Any) -> Tensor:
@@ -195,7 +195,7 @@ class LabelReader:
 
     def _note_candidates(self, batch: Any) -> None:
         """Say so where several parts could be labels, or where they could be those of tokens."""
-        parts = list(batch[1:]) if isinstance(batch, Sequence) and not isinstance(batch, str) else []
+        parts = list(batch[1:]) if isinstance(batch, (tuple, list)) else []
         whole = [p for p in parts if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex())]
         if len(whole) == 1 and whole[0].ndim == 2:
             self.notes[f"{summarize(whole[0])} may be labels of tokens: if so, name them with labels=1"] = None
@@ -204,15 +204,17 @@ class LabelReader:
 
     def _only_one_that_fits(self, batch: Any) -> Tensor | None:
         """Of several columns of integers, the one that alone can be classes of the head (others: indices, lengths)."""
-        parts = list(batch[1:]) if isinstance(batch, Sequence) and not isinstance(batch, str) else []
+        parts = list(batch[1:]) if isinstance(batch, (tuple, list)) else []
         whole = [p for p in parts if isinstance(p, torch.Tensor) and p.ndim == 1 and _is_whole_type(p)]
+        if any(isinstance(p, torch.Tensor) and p.ndim > 1 and _is_whole_type(p) for p in parts):
+            return None  # labels of a sequence, and lengths
         if self.column is None and len(whole) > 1 and self.num_classes is not None and len(whole[0]):
             fitting = [i for i, p in enumerate(whole) if int(p.max()) < self.num_classes]
             self.column = fitting[0] if len(fitting) == 1 else -1
             if self.column >= 0:
                 self.notes[
-                    f"of {len(whole)} columns of integers, that in place {self.column} alone fits the head's "
-                    f"{self.num_classes} outputs: it is taken for the labels"
+                    f"of {len(whole)} columns of integers, one alone fits the head's {self.num_classes} outputs: it is "
+                    f"taken for the labels, as labels={_place(batch, whole[self.column])} would"
                 ] = None
         usable = self.column is not None and 0 <= self.column < len(whole)
         return whole[self.column] if usable and self.column is not None else None
@@ -266,6 +268,10 @@ class LabelReader:
         if bool(((weights.sum(dim=1) - 1).abs() < _ALMOST).all()):
             return "soft"
         return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
+
+
+def _place(batch: Any, part: Tensor) -> int:
+    return next((i for i, one in enumerate(batch) if one is part), -1)
 
 
 def _is_whole_type(value: Tensor) -> bool:

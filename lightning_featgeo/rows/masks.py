@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,14 +33,19 @@ class MaskReader:
     decodes: bool | None = None
     _turned: dict[str, bool | None] = field(default_factory=dict)  # key -> whether it marks padding; None: no mask
 
-    def read(self, batch: Any, shape: tuple[int, ...], samples: Tensor | None) -> Tensor | None:
+    def read(
+        self, batch: Any, shape: tuple[int, ...], samples: Tensor | None, entered: Sequence[Tensor] | None = None
+    ) -> Tensor | None:
         """(b, t), true where a token is real; None: all are.
 
         Args:
             batch: what the step got.
             shape: (b, t) of the tokens.
             samples: which of the batch's samples each of the b is; None: in order.
+            entered: what entered the network, if that was seen: images have no padding.
         """
+        if entered and self.selector == "auto" and all(x.ndim > 3 for x in entered):
+            return None
         if self.selector != "auto":
             found = find_mask(batch, self.selector)
             return found if found is None or samples is None else found[samples.clamp(min=0).to(found.device)]

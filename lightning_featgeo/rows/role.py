@@ -15,6 +15,7 @@ class Role:
         has_views: signals of views were asked for: the same input twice is two views.
         decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
         time_first: it puts out (tokens, batch, dimensions).
+        may_be_time_first: a part of the model does.
         reads_last: its head classifies a sequence by the last token.
         several_loaders: the batch's outermost parts are batches of different loaders.
     """
@@ -24,6 +25,7 @@ class Role:
     has_views: bool = False
     decodes: bool | None = None
     time_first: bool = False
+    may_be_time_first: bool = False
     reads_last: bool = False
     several_loaders: bool = False
 

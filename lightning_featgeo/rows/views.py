@@ -38,10 +38,12 @@ class Layouts:
     Args:
         views: as ``RowAssembler`` takes it.
         notes: what was assumed, to be printed.
+        is_classifier: the layer feeds a classifier: rows beyond the batch's samples are none of them.
     """
 
     views: Views = "auto"
     notes: dict[str, None] = field(default_factory=dict)
+    is_classifier: bool = False
     flattened: bool | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +82,14 @@ class Layouts:
                 view = first_view + torch.where(origin >= 0, index // per_view, 0)
                 if self.said.by_sample and n % per_view == 0:
                     origin, view = index // (n // per_view), first_view + index % (n // per_view)
+                elif self.said.is_auto and self.is_classifier and n > per_view and n % per_view == 0:
+                    self.notes[
+                        f"a call of the classifier holds {n} rows for {size} samples: the first {size} count. If they "
+                        "are views, say so with views="
+                    ] = None
+                    layouts.append(Layout(origin, torch.zeros_like(view), True, False, index < per_view))
+                    before += n
+                    continue
                 elif self.said.is_auto and n > per_view and n % per_view == 0:
                     self.notes[
                         f"{n} rows for {size} samples are taken as {n // per_view} views, one after the other; if "

@@ -60,7 +60,8 @@ class Guard:
         except Exception as error:
             if self.on_error == "raise" or (refuses and isinstance(error, ConfigurationError)):
                 raise
-            reason = f"{doing} failed with {explain(error)}"
+            setting = isinstance(error, ConfigurationError)
+            reason = f"{doing}: {error}" if setting else f"{doing} failed with {explain(error)}"
             fail(Gap(GapKind.REPORTED, reason))
             self.warn(f"{reason}. Training goes on; {lost}", f"{doing} {type(error).__name__}")
 

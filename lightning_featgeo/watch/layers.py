@@ -100,6 +100,7 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
         has_views=has_views,
         decodes=facts.decodes(sources.root, path),
         time_first=facts.time_first(tap),
+        may_be_time_first=facts.may_be_time_first(sources.root),
         reads_last=sources.head is not None and facts.reads_last(sources.root, path),
         several_loaders=plan.several_loaders,
     )

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from lightning_featgeo import (
-    ConfigurationError,
-    FeatureGeometryMonitor,
-    FeatureGeometryWarning,
-    GeometryMetric,
-    Neighbors,
-)
-from lightning_featgeo.errors import GapKind
+from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric, Neighbors
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, GapKind
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
 from tests._helpers.data import digits

@@ -50,17 +50,23 @@ def _job(name: str, seed: int) -> tuple[dict[str, Any], float]:
     return run, time.perf_counter() - start
 
 
+def _runs(wanted: list[tuple[str, int]], jobs: int) -> Iterator[tuple[dict[str, Any], float]]:
+    """The runs as they end, in so many processes; one job runs in this one."""
+    if jobs == 1:
+        yield from (_job(*each) for each in wanted)
+        return
+    with ProcessPoolExecutor(jobs, get_context("forkserver")) as pool:
+        for future in as_completed([pool.submit(_job, *each) for each in wanted]):
+            yield future.result()
+
+
 def train(path: Path, jobs: int, names: list[str], seeds: range) -> None:
     """Run what is not in the file yet."""
     done = {(run["method"], run["seed"]) for run in stored(path)} if path.exists() else set()
     wanted = [(n, s) for s in seeds for n in names if (n, s) not in done and (n not in LONG or not 40 <= s < TUNING)]
     start = time.perf_counter()
-    with (
-        gzip.open(path, "at", encoding="utf-8") as file,
-        ProcessPoolExecutor(jobs, get_context("forkserver")) as pool,
-    ):
-        for count, future in enumerate(as_completed([pool.submit(_job, *each) for each in wanted]), 1):
-            run, seconds = future.result()
+    with gzip.open(path, "at", encoding="utf-8") as file:
+        for count, (run, seconds) in enumerate(_runs(wanted, jobs), 1):
             file.write(json.dumps({**run, "seconds": round(seconds, 2)}) + "\n")
             if count % 20 == 0:
                 file.flush()

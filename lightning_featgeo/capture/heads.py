@@ -232,7 +232,7 @@ class Scout:
                 encoders(outermost, order, last),
                 [last],
             )
-        if is_suspect(last):
+        if is_suspect(last) and not reads.regresses:
             raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
         if order.count(last) > 1:
             raise ambiguous(

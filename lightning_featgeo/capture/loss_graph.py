@@ -23,11 +23,12 @@ class Reading:
     """What a loss does with a head's output.
 
     ``classifies``: it is scored against classes, with no other weight between. ``reconstructs``: it is compared with
-    the batch's input.
+    the batch's input. ``regresses``: with other numbers of the batch.
     """
 
     classifies: bool = False
     reconstructs: bool = False
+    regresses: bool = False
 
 
 class LossGraph:
@@ -73,10 +74,10 @@ class LossGraph:
 
         Args:
             head: the module.
-            inputs: the batch's tensors.
+            inputs: the batch's tensors of numbers, its input first.
         """
         weights = _weights(head)
-        classifies = reconstructs = compared = False
+        classifies = reconstructs = compared = regresses = False
         for node in self._nodes:
             name = node.name()
             of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
@@ -86,10 +87,11 @@ class LossGraph:
             if of_numbers:
                 target = _compat.saved_target(node)
                 compared = compared or target is not None
-                reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs))
+                reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs[:1]))
+                regresses = regresses or (target is not None and any(_is_equal(target, x) for x in inputs[1:]))
         if self.loss is not None and not classifies and not compared and self.reads_weight(head):
             reconstructs = _is_as_wide(head, inputs)
-        return Reading(classifies, reconstructs and not classifies)
+        return Reading(classifies, reconstructs and not classifies, regresses)
 
 
 class ReachedCalls:
@@ -124,11 +126,16 @@ def _is_input(target: Tensor, given: Tensor) -> bool:
     """Whether a loss's target is the batch's input: numbers with a feature axis, and no marks of classes."""
     if given.ndim < 2 or not target.is_floating_point() or target.numel() != given.numel() or given.shape[-1] == 1:
         return False
+    return _is_equal(target, given) and not bool(((target == 0) | (target == 1)).all())
+
+
+def _is_equal(target: Tensor, given: Tensor) -> bool:
+    """Whether a loss's target holds the numbers of one of the batch's tensors."""
+    if target.numel() != given.numel() or not target.numel():
+        return False
     if _compat.address(target) == _compat.address(given) and target.shape == given.shape:
-        same = True
-    else:
-        same = bool((target.reshape(-1) == given.reshape(-1).to(target.dtype)).all())
-    return same and not bool(((target == 0) | (target == 1)).all())
+        return True
+    return bool((target.reshape(-1) == given.reshape(-1).to(target.dtype)).all())
 
 
 def _is_as_wide(head: torch.nn.Module, inputs: Sequence[Tensor]) -> bool:

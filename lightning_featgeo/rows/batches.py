@@ -40,9 +40,10 @@ def batch_size(batch: Any) -> int | None:
 
 
 def inputs_of(batch: Any) -> list[Tensor]:
-    """What is taken for the batch's input, where a loss may be compared with it: its first tensor of numbers."""
-    found = (t for _, t in tree.tensors(batch) if t.is_floating_point() and t.ndim > 1)
-    return [t for t in [next(found, None)] if t is not None]
+    """The batch's tensors of numbers, with which a loss may compare what the network gives: its input, then others."""
+    found = [t for _, t in tree.tensors(batch) if t.is_floating_point() and t.ndim > 0]
+    first = next((t for t in found if t.ndim > 1), None)
+    return [] if first is None else [first, *(t for t in found if t is not first)]
 
 
 def summarize(batch: Any) -> str:

@@ -92,7 +92,8 @@ def asks_for(settings: WatchSettings, need: str) -> bool:
 
 def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPlan) -> Role:
     """What a watched layer is in its model."""
-    has_views = asks_for(settings, "views")
+    asked = () if settings.signals == "all" else settings.asked  # a preset of views says that there are some
+    has_views = any("views" in CATALOG[name].requires for name in asked)
     tap = next((tap for tap in sources.taps if tap.name == path.partition(":")[0]), None)
     return Role(
         trains=plan.stage == "train",

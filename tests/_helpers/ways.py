@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 def in_place() -> Still:
     model = Still(Block())
-    model.net.compile(fullgraph=True)
+    model.net.compile(fullgraph=True, backend="aot_eager")
     return model
 
 
@@ -89,7 +89,7 @@ class Late(Still):
 COMPILED: dict[str, Callable[[], Any]] = {
     "torch.compile, default": wrapped,
     "torch.compile, reduce-overhead": lambda: wrapped(mode="reduce-overhead"),
-    "torch.compile, fullgraph": lambda: wrapped(fullgraph=True),
+    "torch.compile, fullgraph": lambda: wrapped(fullgraph=True, backend="aot_eager"),
     "module.compile() in place": in_place,
     "compiled in configure_model": lambda: Late(net()),
     "the whole LightningModule compiled": lambda: torch.compile(Still(net())),

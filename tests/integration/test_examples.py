@@ -2,13 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from lightning_featgeo import History
 from lightning_featgeo.metrics.catalog import PRESETS
-from tests._helpers.processes import LIMIT, run_script
+from tests._helpers.processes import run_script
 from tests._helpers.wandb_file import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -24,12 +22,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None:
-    done = subprocess.run(  # one of them with an interpreter of its own
-        [sys.executable, str(EXAMPLES / "digits.py")],
-        capture_output=True, text=True, timeout=LIMIT, env=own_environment(), check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    output = done.stdout + done.stderr
+    output = run("digits.py")  # one with an interpreter of its own is in test_wandb_examples
     assert "featgeo: stopping, converged geometry" in output
     for part in ("featgeo/train/…", "featgeo/val/…", "effective_rank", "nc2_equiangle", "wandb leet"):
         assert part in output

@@ -108,7 +108,7 @@ def test_views_of_unequal_size_are_gaps_that_say_so() -> None:
     record = monitor.history.records[-1]
     assert {"alignment", "lidar"} <= record.gaps.keys()
     assert record.values["n_samples"] == 200  # those of the first view
-    assert "can't be divided by the batch's 64 samples" in monitor.history.run["described"]
+    assert "2 views of a sample" in monitor.history.run["described"]
 
 
 def test_student_and_teacher_are_watched_together() -> None:

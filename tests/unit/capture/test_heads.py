@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
@@ -227,3 +228,26 @@ def test_a_hidden_layer_as_wide_as_the_classes_is_not_taken_before_a_cosine_head
 
     with pytest.raises(ConfigurationError, match="'weight'"):
         picked(Narrow(), num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["bbox_pred", "predictor", "proj_out"])
+def test_a_telling_name_is_a_doubt_and_no_veto(name: str) -> None:
+    class Named(Classifier):
+        def __init__(self) -> None:
+            super().__init__(nn.Sequential(nn.Linear(64, 32), nn.ReLU()))
+            setattr(self, name, nn.Linear(32, 10))
+
+        def forward(self, x):
+            return getattr(self, name)(self.net(x))
+
+    class Boxes(Named):
+        def training_step(self, batch, batch_idx):
+            return mse_loss(self(batch[0]), batch[2])
+
+    assert picked(Named()) == name
+    train, val = loaders()
+    x, y = next(iter(train))
+    boxes = DataLoader(TensorDataset(x, y, torch.randn(len(x), 10)), 20)
+    monitor = FeatureGeometryMonitor(signals=["feature_std"], on_error="raise")
+    trainer(monitor, max_epochs=1).fit(Boxes(), boxes, val)
+    assert f"'{name}'" in monitor.history.run["layers"][0]

@@ -18,7 +18,10 @@ from typing import Any
 
 import torch
 
-_PRELOAD = ["torch", "torch.distributed", "lightning.pytorch", "lightning_featgeo.callbacks", "sklearn.datasets"]
+_PRELOAD = [
+    "torch", "torch.distributed", "lightning.pytorch", "lightning_featgeo.callbacks", "sklearn.datasets",
+    "tests._helpers.preloaded",
+]  # fmt: skip
 LIMIT = 1800.0  # seconds: a guard against hanging, not a bound on how long anything takes
 
 

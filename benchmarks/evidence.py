@@ -104,7 +104,7 @@ class Net(L.LightningModule):
 
 
 class Clock(L.Callback):
-    """CPU seconds of each step, and of the evidence in it. Listed first, so that its own end comes before the monitor's."""
+    """CPU seconds of each step, and of the evidence in it."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, float]] = []

@@ -78,10 +78,12 @@ def is_inside_torch_func(x: torch.Tensor) -> bool:
     return bool(getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)(x))
 
 
+_RUNNING_BACKWARD = getattr(torch._C, "_current_graph_task_id", None)
+
+
 def is_inside_backward() -> bool:
     """Whether this thread runs a backward (which may run a forward again); False where torch can't be asked."""
-    ask = getattr(torch._C, "_current_graph_task_id", None)
-    return callable(ask) and ask() != -1
+    return _RUNNING_BACKWARD is not None and _RUNNING_BACKWARD() != -1
 
 
 def address(x: torch.Tensor) -> int | None:

@@ -42,11 +42,12 @@ class Entered:
 
 @dataclass
 class Recording:
-    """Outermost calls since the batch began."""
+    """Outermost calls since the batch began. ``is_alone``: one module makes them all, and its end is not waited for."""
 
     calls: list[Entered] = field(default_factory=list)
     depth: int = 0
     used: set[int] = field(default_factory=set)
+    is_alone: bool = False
     is_open: Callable[[], bool] = lambda: True
 
 
@@ -57,7 +58,7 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
     if recording is None or id(module) != owner:
         return
-    recording.depth += 1
+    recording.depth = 1 if recording.is_alone else recording.depth + 1
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             given = [args[0]]
@@ -96,18 +97,24 @@ class Entrance:
         self._searched = 0
         self._outermost: dict[int, torch.nn.Module] = {}
         self._handles: list[RemovableHandle] = []
+        self._hooks: dict[int, tuple[Callable[..., None], Callable[..., None]]] = {}
         self._recording = Recording()
 
     def open(self) -> None:
         """A step begins."""
         self.close()
-        modules = list(self._outermost.values()) if self._searched >= SEARCHED else list(_hookable(self.root))
+        searches = self._searched < SEARCHED
+        modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
+        alone = not searches and len(modules) == 1  # then its end says nothing more
         for module in modules:
-            told: dict[str, Any] = {"key": self.key, "owner": id(module)}
-            before, after = functools.partial(_before, **told), functools.partial(_after, **told)
+            if id(module) not in self._hooks:
+                told: dict[str, Any] = {"key": self.key, "owner": id(module)}
+                self._hooks[id(module)] = functools.partial(_before, **told), functools.partial(_after, **told)
+            before, after = self._hooks[id(module)]
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open)
+            if not alone:
+                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open, is_alone=alone)
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
@@ -137,16 +144,19 @@ class Entrance:
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
         entered = self._recording.calls
+        if self._recording.is_alone and not (is_input and id(module) in self._outermost):
+            before = [next((e for e in reversed(entered) if e.start <= call.order), None) for call in calls]
+            return [() if one is None else tuple(one.given) for one in before]
         sources = [one for one in entered if one.module != id(module) and not self._derived(one, entered)]
         found: list[tuple[Tensor, ...]] = []
-        before = -1
+        last = -1
         for index, call in enumerate(calls):
             holding = next((e for e in entered if e.start <= call.order <= e.stop), None)
             if holding is not None and not (is_input and holding.module == id(module)):
                 found.append(self._given(holding, entered))
             else:
-                found.append(self._behind(call, index, len(calls), before, sources, entered))
-            before = call.order
+                found.append(self._behind(call, index, len(calls), last, sources, entered))
+            last = call.order
         return found
 
     def _given(self, one: Entered, entered: list[Entered]) -> tuple[Tensor, ...]:

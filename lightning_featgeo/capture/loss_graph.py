@@ -108,11 +108,12 @@ class ReachedCalls:
             calls: of each watched module, in this batch.
             loss: whose backward begins.
         """
-        fresh = [call for of_module in calls for call in of_module if call.reached is None]
         if all(len(of_module) < 2 for of_module in calls):
-            for call in fresh:
-                call.reached = True  # it alone made the loss, as far as anybody sees
+            for of_module in calls:
+                for call in of_module:
+                    call.reached = True  # it alone made the loss, as far as anybody sees
             return
+        fresh = [call for of_module in calls for call in of_module if call.reached is None]
         pattern = (*map(len, calls), len(fresh))
         self._losses += 1
         if pattern not in self._verdicts or self._losses % EVERY == 0:

@@ -64,11 +64,6 @@ class Evidence:
         """Whose samples each call holds, as far as it is known."""
         if all(call.entered is None for call in calls):
             return [None] * len(calls)
-        if len(calls) == 1 and calls[0].entered is not None and len(calls[0].entered) == 1:
-            for number, part in enumerate(parts):
-                if calls[0].entered[0] is part:  # the usual case, at the least cost
-                    self.batches += 1
-                    return [on_the_way(calls[0], Origin(None, number, 0, part.shape[0], BY_MEMORY, span=(0, 1)))]
         of_calls = [
             (call.features.shape[:1], call.state, tuple(x.shape for x in main_inputs(call.entered or ()))[:1])
             for call in calls
@@ -114,6 +109,9 @@ class Evidence:
             has_views: the same input twice is two views, also of labelled samples and in evaluation.
         """
         self.has_views = has_views
+        usual = self._the_batch_itself(calls, parts)
+        if usual is not None:
+            return usual
         calls = self._trained_on(calls) if trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
         if any(one is not None for one in origins):
@@ -125,6 +123,20 @@ class Evidence:
         if calls:
             self._say(IN_ORDER if any(call.entered for call in calls) else UNSEEN)
         return [Chosen(call) for call in self._unknown_calls(calls, is_classifier, size)]
+
+    def _the_batch_itself(self, calls: Sequence[Call], parts: Sequence[tuple[Path, Tensor]]) -> list[Chosen] | None:
+        """The usual case, at the least cost: one call, on one of the batch's own tensors."""
+        if len(calls) != 1 or self.several_loaders:
+            return None
+        (call,) = calls
+        if call.entered is None or len(call.entered) != 1 or call.rows is not None:
+            return None
+        for number, (path, part) in enumerate(parts):
+            if call.entered[0] is part and len(path) < 2 and part.shape[:1] == call.features.shape[:1]:
+                self.batches += 1
+                self.summary = self.summary or f"known by {BY_MEMORY}"
+                return [Chosen(call, Origin(None, number, 0, part.shape[0], BY_MEMORY, span=(0, 1)))]
+        return None
 
     def _say(self, how: str) -> None:
         """Keep the first batch's words, and those of a batch of which less is known."""

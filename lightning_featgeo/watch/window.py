@@ -206,7 +206,8 @@ def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
 def _did_not_run(path: str, name: str) -> str:
     return (
         f"no features were caught: {path!r} did not run in {name}. If the model was compiled and called before fit, "
-        "compile it anew; if this stage uses another part of the model, name a layer that runs in it"
+        "compile it anew; if this stage uses another part of the model, name a layer that runs in it, or watch the "
+        "training: stages=('train', 'val')"
     )
 
 

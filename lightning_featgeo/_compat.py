@@ -90,17 +90,26 @@ def address(x: torch.Tensor) -> int | None:
     """Where a tensor's memory begins; None where it has none of its own (fake, wrapped, sparse)."""
     try:
         return x.untyped_storage().data_ptr() or None
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # what torch raises for tensors without a storage, by their kind
         return None
 
 
-def saved_target(node: Any) -> torch.Tensor | None:
-    """What a loss's node compares with; None where torch doesn't tell, or has let go of it."""
+def saved(node: Any, name: str) -> Any:
+    """What an autograd node keeps under a name ("target", "dim"); None where it doesn't, or has let go of it."""
     try:
-        found = getattr(node, "_saved_target", None)
+        return getattr(node, f"_saved_{name}", None)
     except RuntimeError:  # freed by a backward
         return None
-    return found if isinstance(found, torch.Tensor) else None
+
+
+def wraps_compiled(module: torch.nn.Module) -> bool:
+    """Whether this is what ``torch.compile(module)`` returned; False where it is renamed."""
+    return hasattr(module, "_orig_mod")
+
+
+def is_compiled_in_place(module: torch.nn.Module) -> bool:
+    """Whether ``module.compile()`` was called; False where torch doesn't tell: it then compiles once more."""
+    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 # --- Lightning -------------------------------------------------------------------------------------------------------

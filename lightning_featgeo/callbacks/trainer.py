@@ -42,12 +42,10 @@ def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
 
 def combines_loaders(trainer: pl.Trainer, stage: str) -> bool:
     """Whether each batch of a stage is made of batches of several loaders: then its parts are other samples."""
-    if stage != "train":
-        loaders = getattr(trainer, f"{stage}_dataloaders", None)
-        return any(hasattr(one, "iterables") and _is_collection(one.iterables) for one in _listed(loaders))
-    given = getattr(trainer.fit_loop._data_source, "instance", None) if hasattr(trainer, "fit_loop") else None
-    loaders = trainer.train_dataloader if given is not None else None
-    return _is_collection(getattr(loaders, "iterables", loaders))
+    if stage == "train":
+        return _is_collection(getattr(trainer.train_dataloader, "iterables", trainer.train_dataloader))
+    loaders = _listed(getattr(trainer, f"{stage}_dataloaders", None))
+    return any(_is_collection(getattr(one, "iterables", None)) for one in loaders)
 
 
 def fail_if_cut(windows: Sequence[Window], trainer: pl.Trainer, stage: str) -> None:

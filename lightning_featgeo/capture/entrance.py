@@ -25,6 +25,7 @@ from lightning_featgeo.capture.values import leaves
 from lightning_featgeo.types import Tensor
 
 SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
+SEARCHES = 4  # times that this begins anew, where a watched module runs in none of these
 _NODES = 200  # of the autograd graph that are looked through between two modules
 _KEYS = itertools.count()
 
@@ -94,7 +95,7 @@ class Entrance:
 
     def __init__(self, root: torch.nn.Module, is_open: Callable[[], bool]) -> None:
         self.key, self.root, self._is_open = next(_KEYS), root, is_open
-        self._searched = 0
+        self._searched = self._searches = 0
         self._outermost: dict[int, torch.nn.Module] = {}
         self._handles: list[RemovableHandle] = []
         self._hooks: dict[int, tuple[Callable[..., None], Callable[..., None]]] = {}
@@ -143,6 +144,13 @@ class Entrance:
 
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
+        found = self._of(calls, module, is_input)
+        if not all(found) and self._searched >= SEARCHED and self._searches < SEARCHES:
+            self._searches += 1
+            self.search_again()
+        return found
+
+    def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
         if self._recording.is_alone and not (is_input and id(module) in self._outermost):
             before = [next((e for e in reversed(entered) if e.start <= call.order), None) for call in calls]
@@ -227,8 +235,8 @@ def _hookable(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
     waiting = [root]
     while waiting:
         module = waiting.pop()
-        wraps, inside = hasattr(module, "_orig_mod"), getattr(module, "_compiled_call_impl", None) is not None
-        if module in seen or inside or isinstance(module, torch.jit.ScriptModule):
+        wraps = _compat.wraps_compiled(module)
+        if module in seen or _compat.is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule):
             continue
         seen.add(module)
         if wraps or not compiles:  # anything else may be called from compiled code

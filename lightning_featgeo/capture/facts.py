@@ -9,12 +9,12 @@ import torch
 from lightning_featgeo.capture.loss_graph import Reading
 from lightning_featgeo.capture.refusals import is_suspect
 from lightning_featgeo.capture.taps import FeatureTap, display_name
+from lightning_featgeo.capture.widths import out_width
 
 
 def outputs(head: torch.nn.Module | None, reading: Reading | None) -> int | None:
     """How many numbers a head gives, where that is known and they are no reconstruction."""
-    found = getattr(head, "out_features", getattr(head, "out_channels", None))
-    return found if isinstance(found, int) and not (reading is not None and reading.reconstructs) else None
+    return None if reading is not None and reading.reconstructs else out_width(head)
 
 
 def is_classifier(taps: Sequence[FeatureTap], head: torch.nn.Module | None, reading: Reading | None) -> bool:

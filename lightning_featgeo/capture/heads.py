@@ -15,9 +15,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.capture import refusals
-from lightning_featgeo.capture.loss_graph import LossGraph, rival_weight
-from lightning_featgeo.capture.loss_graph import reaches as _reaches
+from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
     ambiguous,
     encoders,
@@ -27,6 +25,7 @@ from lightning_featgeo.capture.refusals import (
 )
 from lightning_featgeo.capture.stash import Budget
 from lightning_featgeo.capture.taps import FeatureTap, display_name
+from lightning_featgeo.capture.widths import in_width, out_width
 from lightning_featgeo.types import Tensor
 
 _CLASS_COUNT_NAMES = ("num_classes", "n_classes", "num_labels", "nb_classes")
@@ -103,7 +102,7 @@ def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
                 head = declare()
             except Exception:  # a base class that declares the getter and raises: it names no head
                 continue
-            if isinstance(head, torch.nn.Module) and id(head) in paths and refusals.outputs(head):
+            if isinstance(head, torch.nn.Module) and id(head) in paths and out_width(head):
                 found[paths[id(head)]] = head
     return found
 
@@ -116,8 +115,8 @@ def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Cho
         return Choice(head, name, "the model declares it as its head")
     if declared or num_classes is None:
         return None
-    fitting = {n: m for n, m in found.items() if refusals.outputs(m) == num_classes and _is_pointwise(m)}
-    fitting = fitting or {n: m for n, m in found.items() if refusals.outputs(m) == num_classes}
+    fitting = {n: m for n, m in found.items() if out_width(m) == num_classes and _is_pointwise(m)}
+    fitting = fitting or {n: m for n, m in found.items() if out_width(m) == num_classes}
     if len(fitting) > 1:
         fitting = {n: m for n, m in fitting.items() if not is_suspect(n)}
     if len(fitting) != 1:
@@ -133,7 +132,7 @@ def possible_head_outside(
 ) -> Tensor | None:
     """Without a graph to read: a trainable matrix that no candidate owns and that fits behind the head's output."""
     owned = {id(p) for m in found.values() for p in m.parameters()}
-    width = refusals.outputs(head)
+    width = out_width(head)
     for parameter in root.parameters():
         if id(parameter) not in owned and parameter.ndim == 2 and parameter.requires_grad and width in parameter.shape:
             return parameter
@@ -242,10 +241,10 @@ class Scout:
         if loss is None and len(set(order)) > 1:
             other_name = [name for name in order if name != last][-1]
             before = self.found[other_name]
-            if refusals.inputs(before) == refusals.inputs(head) != refusals.outputs(before):
+            if in_width(before) == in_width(head) != out_width(before):
                 raise ambiguous(self.found, f"{other_name!r} and {last!r} seem to read the same features")
-        other = rival_weight(loss, head) if loss is not None else None
-        if other is None and (loss is None or not _reaches(loss, head)):
+        other = graph.rival_weight(head)
+        if other is None and not graph.reads_weight(head):
             other = possible_head_outside(self.root, self.found, head)
         if other is not None:
             path = next((n for n, p in self.root.named_parameters() if p is other), "a weight")

@@ -11,6 +11,7 @@ import torch
 
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.stash import Caught
+from lightning_featgeo.capture.widths import out_width
 from lightning_featgeo.types import Tensor
 
 EVERY = 64  # losses between two looks at which calls they are trained through
@@ -69,6 +70,20 @@ class LossGraph:
         nodes = [call.node for call in calls if call.node is not None]
         return max((len(_walk(node, lambda _: False)) for node in nodes), default=0)
 
+    def rival_weight(self, head: torch.nn.Module) -> Tensor | None:
+        """A weight matrix that acts on the loss without passing through the head: a tied, cosine or second head.
+
+        None if there is none, or if the graph doesn't show the head's weight (compiled models).
+        """
+        if self.loss is None or not self.reads_weight(head):
+            return None
+        weights = _weights(head)
+        for node in _walk(self.loss.grad_fn, lambda n: _applies(n, weights)):
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, torch.Tensor) and variable.ndim >= 2 and id(variable) not in weights:
+                return variable
+        return None
+
     def reading(self, head: torch.nn.Module, inputs: Sequence[Tensor]) -> Reading:
         """What is done with a head's output.
 
@@ -85,7 +100,7 @@ class LossGraph:
                 continue
             classifies = classifies or bool(of_classes)
             if of_numbers:
-                target = _compat.saved_target(node)
+                target = _compat.saved(node, "target")
                 compared = compared or target is not None
                 reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs[:1]))
                 regresses = regresses or (target is not None and any(_is_equal(target, x) for x in inputs[1:]))
@@ -141,11 +156,8 @@ def _is_equal(target: Tensor, given: Tensor) -> bool:
 
 def _is_as_wide(head: torch.nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether a head gives as many numbers as its network was given, where no loss of torch tells what is compared."""
-    outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
-    first = next((x for x in inputs if x.is_floating_point() and x.ndim > 1), None)
-    if first is None or not isinstance(outputs, int) or outputs < 2:
-        return False
-    return outputs == (first.shape[1] if first.ndim != 3 else first.shape[-1])
+    outputs, first = out_width(head) or 0, next((x for x in inputs if x.is_floating_point() and x.ndim > 1), None)
+    return outputs > 1 and first is not None and outputs == (first.shape[1] if first.ndim != 3 else first.shape[-1])
 
 
 def _leads_to_output(node: Any, weights: set[int]) -> bool:
@@ -200,26 +212,3 @@ def _applies(node: Any, weights: set[int]) -> bool:
     """Whether a node multiplies by a head's weight: one of its inputs leads to it, and there is another input."""
     children: Sequence[Any] = [child for child, _ in node.next_functions if child is not None]
     return any(_leads_to(child, weights) for child in children) and not _leads_to(node, weights)
-
-
-def reaches(loss: Tensor, head: torch.nn.Module) -> bool:
-    """Whether the loss's graph shows the head's weight at all (a compiled model's graph is opaque)."""
-    weights = _weights(head)
-    if loss.grad_fn is None:
-        return False
-    return any(id(getattr(n, "variable", None)) in weights for n in _walk(loss.grad_fn, lambda _: False))
-
-
-def rival_weight(loss: Tensor, head: torch.nn.Module) -> Tensor | None:
-    """A weight matrix that acts on the loss without passing through the head: a tied, cosine or second head.
-
-    Returns None if there is none, or if the graph doesn't show the head's weight (compiled models).
-    """
-    if loss.grad_fn is None or not reaches(loss, head):
-        return None
-    weights = _weights(head)
-    for node in _walk(loss.grad_fn, lambda n: _applies(n, weights)):
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, torch.Tensor) and variable.ndim >= 2 and id(variable) not in weights:
-            return variable
-    return None

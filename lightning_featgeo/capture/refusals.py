@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lightning_featgeo.capture.taps import display_name
+from lightning_featgeo.capture.widths import in_width, out_width
 from lightning_featgeo.errors import ConfigurationError
 
 _SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|probe\w*|aux\w*)(?=$|[._\d])", re.I)
@@ -16,18 +17,6 @@ _SUSPECT = re.compile(r"(^|[._])(proj\w*|pred\w*|teacher\w*|ema|momentum\w*|prob
 def is_suspect(path: str) -> bool:
     """Whether a path has a name that classifiers don't have: a projector, a predictor, a teacher, a probe."""
     return bool(_SUSPECT.search(path))
-
-
-def outputs(module: torch.nn.Module) -> int:
-    """How many numbers (or channels) a layer gives; 0: it doesn't tell."""
-    value = getattr(module, "out_features", getattr(module, "out_channels", 0))
-    return value if isinstance(value, int) else 0
-
-
-def inputs(module: torch.nn.Module) -> int:
-    """How many numbers (or channels) a layer takes; 0: it doesn't tell."""
-    value = getattr(module, "in_features", getattr(module, "in_channels", 0))
-    return value if isinstance(value, int) else 0
 
 
 def ambiguous(
@@ -41,7 +30,7 @@ def ambiguous(
         layers: modules whose output is worth watching, the best one last.
         heads: modules whose input is, the best one last; () for the last candidate, None where no candidate ran.
     """
-    lines = [f"  {name}: {inputs(m)} → {outputs(m)}" for name, m in found.items()]
+    lines = [f"  {name}: {in_width(m) or 0} → {out_width(m) or 0}" for name, m in found.items()]
     shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]
     listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
     last = [] if heads is None else list(found)[-1:]

@@ -8,30 +8,71 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo._compat import saved
 from lightning_featgeo.types import Tensor
 
 _TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")
 _STEPS = 12  # nodes with one input, such as activations and normalisation, that are looked through
+FIRST, EVERY = 3, 64  # batches in which indices are read: the first ones, then one in so many
 
 
 @dataclass(frozen=True)
 class Taken:
-    """``rows``: (b,) which rows were taken, in order; None: that can't be told."""
+    """Rows that were taken of a tensor, not read yet: that would wait for the device.
 
-    rows: Tensor | None
+    ``pieces``: which rows, one piece after the other, as indices, marks or a range; None: that can't be told.
+    ``length``: how many there were to take from; None: unknown.
+    """
+
+    pieces: tuple[Tensor | range, ...] | None
+    length: int | None = None
+
+    def rows(self) -> Tensor | None:
+        """(b,) which rows, in order; None: that can't be told, or they are not taken one by one."""
+        if self.pieces is None or any(isinstance(one, Tensor) and one.ndim != 1 for one in self.pieces):
+            return None
+        device = next((one.device for one in self.pieces if isinstance(one, Tensor)), None)
+        return torch.cat([_as_indices(one, device) for one in self.pieces])
+
+
+def _as_indices(piece: Tensor | range, device: torch.device | None) -> Tensor:
+    if isinstance(piece, range):
+        return torch.arange(piece.start, piece.stop, piece.step, device=device)
+    return piece.nonzero()[:, 0] if piece.dtype == torch.bool else piece.to(torch.int64)
+
+
+class Order:
+    """Whether rows come in another order, or others of them, than what entered: looked at once a batch is over."""
+
+    def __init__(self) -> None:
+        self.changes = False
+        self._looked = 0
+
+    def rows(self, taken: Taken | None) -> tuple[Tensor | None, bool]:
+        """Which rows were taken, None for all of them in order; and whether that can't be told."""
+        if taken is None:
+            return None, False
+        rows = taken.rows()
+        if rows is None:
+            self.changes = True
+            return None, True
+        if not self.changes and (self._looked < FIRST or self._looked % EVERY == 0):
+            self.changes = not torch.equal(rows, torch.arange(len(rows), device=rows.device))
+        self._looked += 1
+        return (rows if self.changes else None), False
 
 
 def taken_rows(node: Any) -> Taken | None:
     """Whether rows were taken just before a module, as its input's node of the autograd graph tells; None: no.
 
-    Looked for through nodes with one input only: what lies behind another layer's weight is not seen.
+    Looked for through nodes with one input only: what lies behind another layer's weight is not seen. Only shapes are
+    read, and indices are referred to: nothing waits for a device.
     """
     for _ in range(_STEPS):
         if node is None:
             return None
-        name = node.name()
-        if _TAKES.match(name):
-            found = _read(node, name)
+        if _TAKES.match(node.name()):
+            found = _read(node, node.name())
             if found is not None:
                 return found
         inputs = [child for child, _ in node.next_functions if child is not None]
@@ -43,61 +84,46 @@ def taken_rows(node: Any) -> Taken | None:
 
 def _read(node: Any, name: str) -> Taken | None:
     """What a node took along the first axis; None: nothing."""
-    try:
-        if name.startswith("IndexSelect"):
-            return Taken(node._saved_index) if node._saved_dim == 0 else None
-        if name.startswith("Index"):
-            first = node._saved_indices[0]
-            if first is None:
-                return None
-            rows = first.nonzero()[:, 0] if first.dtype == torch.bool else first
-            whole = rows.ndim == 1 and bool((rows == torch.arange(len(rows), device=rows.device)).all())
-            return None if whole else Taken(rows if rows.ndim == 1 else None)
-        if name.startswith(("Stack", "Cat")):
-            return _of_pieces(node) if node._saved_dim == 0 else None
-        if name.startswith("Flip"):
-            return Taken(None) if 0 in node._saved_dims else None
-        if name.startswith("Roll"):
-            return Taken(None) if 0 in node._saved_dims or not node._saved_dims else None
-        dim = getattr(node, "_saved_dim", 0)
-        return Taken(None) if dim == 0 else None
-    except (AttributeError, RuntimeError, IndexError):
-        return None
+    if name.startswith("Index"):
+        piece = _piece(node, 0)
+        return None if piece is None else Taken((piece[1],), piece[2])
+    if name.startswith(("Stack", "Cat")):
+        return _of_pieces(node) if saved(node, "dim") == 0 else None
+    if name.startswith(("Flip", "Roll")):
+        dims = saved(node, "dims")
+        return Taken(None) if dims is not None and (0 in dims or not dims) else None
+    return Taken(None) if saved(node, "dim") in (0, None) else None
 
 
 def _of_pieces(node: Any) -> Taken | None:
-    """Rows that were put together of pieces of one tensor; None: in its order, or of several tensors."""
-    rows: list[Tensor] = []
-    parents = set()
-    for child, number in node.next_functions:
-        piece = None if child is None else _piece(child, number)
-        if piece is None:
-            return None
-        parents.add(piece[0])
-        rows.append(piece[1])
-    if len(parents) != 1 or not rows:
+    """Rows that were put together of pieces of one tensor; None: of several tensors, which is taken for their order."""
+    found = [None if child is None else _piece(child, number) for child, number in node.next_functions]
+    pieces = [one for one in found if one is not None]
+    if len(pieces) < len(found) or len({parent for parent, _, _ in pieces}) != 1:
         return None
-    taken = torch.cat([one.cpu() for one in rows])
-    return None if torch.equal(taken, torch.arange(len(taken))) else Taken(taken)
+    return Taken(tuple(rows for _, rows, _ in pieces), pieces[0][2])
 
 
-def _piece(child: Any, number: int) -> tuple[Any, Tensor] | None:
-    """The tensor that a piece is of, and its rows; None where that can't be told."""
+def _piece(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:
+    """The tensor that a piece is of, its rows, and how many there are; None where that can't be told."""
     name, parent = child.name(), child.next_functions[0][0]
-    if name.startswith("Select") and child._saved_dim == 0:
-        return parent, torch.tensor([child._saved_index])
-    if name.startswith("Slice") and child._saved_dim == 0:
-        length = int(child._saved_self_sym_sizes[0])
-        return parent, torch.arange(length)[child._saved_start : child._saved_end : child._saved_step]
-    if name.startswith("Unbind") and child._saved_dim == 0:
-        return parent, torch.tensor([number])
-    if name.startswith("SplitBackward") and child._saved_dim == 0:
-        length, size = int(child._saved_self_sym_sizes[0]), int(child._saved_split_size)
-        return parent, torch.arange(length)[number * size : (number + 1) * size]
-    if name.startswith("IndexSelect") and child._saved_dim == 0:
-        return parent, child._saved_index
-    if name.startswith("IndexBackward") and child._saved_indices[0] is not None:
-        first = child._saved_indices[0]
-        rows = first.nonzero()[:, 0] if first.dtype == torch.bool else first
-        return (parent, rows) if rows.ndim == 1 else None
+    sizes = saved(child, "self_sym_sizes")
+    length = int(sizes[0]) if sizes else None
+    if name.startswith("IndexBackward"):
+        indices = saved(child, "indices")
+        return None if not indices or indices[0] is None else (parent, indices[0], length)
+    if saved(child, "dim") != 0:
+        return None
+    if name.startswith("IndexSelect"):
+        return parent, saved(child, "index"), length
+    if name.startswith("Select"):
+        at = int(saved(child, "index"))
+        return parent, range(at, at + 1), length
+    if name.startswith("Unbind"):
+        return parent, range(number, number + 1), None
+    if length is not None and name.startswith("Slice"):
+        return parent, range(length)[saved(child, "start") : saved(child, "end") : saved(child, "step")], length
+    if length is not None and name.startswith("SplitBackward"):
+        size = int(saved(child, "split_size"))
+        return parent, range(length)[number * size : (number + 1) * size], length
     return None

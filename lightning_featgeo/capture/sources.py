@@ -18,9 +18,11 @@ from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by
 from lightning_featgeo.capture.loss_graph import LossGraph, ReachedCalls, Reading
 from lightning_featgeo.capture.names import Layer, unique_segments
 from lightning_featgeo.capture.refusals import silent_weight
+from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
+from lightning_featgeo.capture.widths import in_width
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
@@ -65,7 +67,7 @@ class Sources:
         self._inside = is_inside_step
         self._scout: Scout | None = None
         self._waited = 0
-        self._reorders = False
+        self._order = Order()
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
         self.taps: list[FeatureTap] = []
@@ -122,9 +124,8 @@ class Sources:
                 other.remove()
         self.head, self._why = choice.module, choice.why
         self.taps = [tap or self._tap(choice.module, choice.name, "input")]
-        width = getattr(choice.module, "in_features", getattr(choice.module, "in_channels", None))
-        known_width = width if isinstance(width, int) else None
-        self.layers = [Layer(None, choice.name, f"the input of {choice.name!r} ({choice.why})", known_width)]
+        described = f"the input of {choice.name!r} ({choice.why})"
+        self.layers = [Layer(None, choice.name, described, in_width(choice.module))]
 
     @property
     def scouting(self) -> bool:
@@ -239,7 +240,8 @@ class Sources:
             self._scout.open(self._counts)
         for tap in self.taps:
             tap.open(is_open=self._counts)
-        self.entrance.open()
+        if self._features is None:
+            self.entrance.open()
 
     def pause(self) -> None:
         """Don't catch what backward runs again."""
@@ -255,7 +257,8 @@ class Sources:
 
     def forget(self) -> None:
         """Stop catching, and let go of what was caught."""
-        self._reorders = self._reorders or any(call.taken is not None for tap in self.taps for call in tap.calls)
+        for call in (call for tap in self.taps for call in tap.calls):
+            self._order.rows(call.taken)  # of training, for an evaluation that has no graph
         for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
             tap.forget()
         self.entrance.forget()
@@ -278,15 +281,16 @@ class Sources:
     def _calls(self, tap: FeatureTap) -> list[Call]:
         caught = tap.take()
         entered = self.entrance.of(caught, tap.module, tap.side == "input") if caught else []
-        self._reorders = self._reorders or any(one.taken is not None for one in caught)
         return [self._call(one, given) for one, given in zip(caught, entered, strict=True) if one.features is not None]
 
     def _call(self, one: Caught, given: tuple[Tensor, ...]) -> Call:
         assert one.features is not None
-        rows = None if one.taken is None else one.taken.rows
-        unknown = one.taken is not None and rows is None
-        unseen = one.taken is None and one.node is None and self._reorders  # no graph, as in validation
-        return Call(one.features, one.real, one.with_gradient, one.state, given, one.reached, rows, unknown or unseen)
+        rows, unknown = self._order.rows(one.taken)
+        unseen = one.taken is None and one.node is None and self._order.changes  # no graph, as in validation
+        length = None if one.taken is None else one.taken.length
+        return Call(
+            one.features, one.real, one.with_gradient, one.state, given, one.reached, rows, length, unknown or unseen
+        )
 
     def remove(self) -> None:
         """Unhook everything."""

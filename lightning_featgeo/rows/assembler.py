@@ -64,7 +64,7 @@ class RowAssembler:
 
     def __post_init__(self) -> None:
         self.layouts = Layouts(self.views, self.notes, self.role.is_classifier)
-        self.evidence = Evidence(self.notes, self.role.several_loaders)
+        self.evidence = Evidence(self.notes, self.role)
         self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
     def assemble(
@@ -121,13 +121,10 @@ class RowAssembler:
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for one, part, layout in zip(found, pooled, layouts, strict=True):
             origin, view = layout.origin[part.sample], layout.view[part.sample]
-            label = (
-                None
-                if labels is None
-                else labels_of(
-                    part, labels.to(device), origin, layout.origin, self.chosen_pool, self.notes, self.views is None
-                )
-            )
+            label = None
+            if labels is not None:
+                of_inputs, bounded = layout.origin, self.views is None
+                label = labels_of(part, labels.to(device), origin, of_inputs, self.chosen_pool, self.notes, bounded)
             if label is not None and (not one.is_labelled or one.call.is_reordered):
                 label = torch.full_like(label, UNLABELLED)
             present |= {"labels"} if label is not None else set()
@@ -171,16 +168,7 @@ class RowAssembler:
             self.evidence.summary = f"taken as views={self.views!r} says"
             return [Chosen(call) for call in calls]
         home = self.labels.home(batch) if labels is not None else None
-        return self.evidence.choose(
-            calls,
-            tensors,
-            home,
-            self.role.trains,
-            self.role.is_classifier,
-            labels is not None,
-            size,
-            self.role.has_views,
-        )
+        return self.evidence.choose(calls, tensors, home, labels is not None, size)
 
     def _other_samples(self, found: list[Chosen], tensors: list[tuple[tree.Path, Tensor]], size: int) -> int | None:
         """How many samples the batch has, where they are not those of its labels (nodes of labelled graphs)."""
@@ -262,13 +250,8 @@ class RowAssembler:
         size = batch_size(batch) if labels is None else int(labels.shape[0])
         views = bool(size) and call.ndim == 3 and call.shape[0] % max(1, size or 1) == 0
         square = self.role.may_be_time_first and not self.role.time_first and size == call.shape[0]
-        if (
-            self.pool is None
-            and call.ndim == 3
-            and (not views or square)
-            and size is not None
-            and size == call.shape[1]
-        ):
+        turned = call.ndim == 3 and size is not None and size == call.shape[1] and (not views or square)
+        if self.pool is None and turned:
             raise ConfigurationError(
                 f"features are {tuple(call.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
                 "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"

@@ -72,9 +72,9 @@ def select(batch: Any, selector: Selector, what: str) -> Any:
     try:
         if isinstance(selector, str):
             return tree.follow(batch, selector)
-        if tree.is_sequence(batch) or tree.is_mapping(batch):
-            return batch[selector]
-        return tree.children(batch)[selector][1]  # type: ignore[index]
+        if isinstance(selector, int) and not tree.is_mapping(batch):
+            return tree.children(batch)[selector][1]
+        return batch[selector]
     except (KeyError, IndexError, TypeError):
         raise ConfigurationError(f"{what}={selector!r}: {_lacks(batch, selector)}{_paste(batch, what)}") from None
 

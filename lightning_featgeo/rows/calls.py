@@ -19,6 +19,7 @@ class Call:
         entered: the tensors that may have entered the network for it; None: nobody looked.
         reached: whether the loss is trained through it; None: unknown.
         rows: of what the network made, which rows were taken into it, (b,); None: all, in order.
+        rows_of: how many rows there were to take from; None: unknown.
         is_reordered: rows were taken in an order that can't be told.
     """
 
@@ -29,4 +30,5 @@ class Call:
     entered: tuple[Tensor, ...] | None = None
     reached: bool | None = None
     rows: Tensor | None = None
+    rows_of: int | None = None
     is_reordered: bool = False

@@ -38,8 +38,7 @@ class Chosen:
 def on_the_way(call: Call, origin: Origin | None) -> Origin | None:
     """The origin of a call's features, where rows were taken between the network's modules; None if they don't fit."""
     if origin is not None and call.rows is not None:
-        fits = not len(call.rows) or int(call.rows.max()) < origin.rows
-        origin = origin.taken(call.rows % origin.rows) if fits else None
+        origin = origin.taken(call.rows % origin.rows) if call.rows_of in (None, origin.rows) else None
     same = origin is not None and call.features.ndim and origin.rows == call.features.shape[0]
     return origin if same else None
 

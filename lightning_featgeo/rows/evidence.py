@@ -29,6 +29,7 @@ from lightning_featgeo.rows.chosen import (
 )
 from lightning_featgeo.rows.origin import BY_MEMORY, Origin, main_inputs
 from lightning_featgeo.rows.provenance import origin_of
+from lightning_featgeo.rows.role import USUAL_ROLE, Role
 from lightning_featgeo.rows.tree import Path, dotted
 from lightning_featgeo.types import Tensor
 
@@ -44,17 +45,15 @@ class Evidence:
 
     Args:
         notes: what was assumed or left out, to be printed.
-        several_loaders: the batch's outermost parts are batches of different loaders.
+        role: what the layer is in its model.
         summary: why rows are believed to be their samples', in words; "" before a batch.
         changed: what it has become since, "" while it holds.
-        has_views: two inputs of the batch are views of the same samples, whatever they look like.
     """
 
     notes: dict[str, None] = field(default_factory=dict)
-    several_loaders: bool = False
+    role: Role = USUAL_ROLE
     summary: str = ""
     changed: str = ""
-    has_views: bool = False
     batches: int = 0
     _moved: bool = False
     _alike: dict[int, bool] = field(default_factory=dict)
@@ -86,15 +85,7 @@ class Evidence:
         return [on_the_way(call, origin) for call, origin in zip(calls, found, strict=True)]
 
     def choose(
-        self,
-        calls: Sequence[Call],
-        parts: Sequence[tuple[Path, Tensor]],
-        home: Path | None,
-        trains: bool,
-        is_classifier: bool,
-        labelled: bool,
-        size: int,
-        has_views: bool = False,
+        self, calls: Sequence[Call], parts: Sequence[tuple[Path, Tensor]], home: Path | None, labelled: bool, size: int
     ) -> list[Chosen]:
         """The calls that count.
 
@@ -102,31 +93,27 @@ class Evidence:
             calls: of one batch, in order.
             parts: the batch's tensors with their paths.
             home: where the labels are in the batch; None: there are none, or nobody knows.
-            trains: whether the batch is trained on: then calls without gradient are no rows of the loss.
-            is_classifier: whether the layer feeds a classifier: then a second call is no view.
             labelled: whether the batch has labels.
             size: samples in the batch.
-            has_views: the same input twice is two views, also of labelled samples and in evaluation.
         """
-        self.has_views = has_views
         usual = self._the_batch_itself(calls, parts)
         if usual is not None:
             return usual
-        calls = self._trained_on(calls) if trains else list(calls)
+        calls = self._trained_on(calls) if self.role.trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
-            found = self._known_calls(calls, origins, has_views or (trains and not labelled), is_classifier)
+            found = self._known_calls(calls, origins, self.role.has_views or (self.role.trains and not labelled))
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
             self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
             return found
         if calls:
             self._say(IN_ORDER if any(call.entered for call in calls) else UNSEEN)
-        return [Chosen(call) for call in self._unknown_calls(calls, is_classifier, size)]
+        return [Chosen(call) for call in self._unknown_calls(calls, size)]
 
     def _the_batch_itself(self, calls: Sequence[Call], parts: Sequence[tuple[Path, Tensor]]) -> list[Chosen] | None:
         """The usual case, at the least cost: one call, on one of the batch's own tensors."""
-        if len(calls) != 1 or self.several_loaders:
+        if len(calls) != 1 or self.role.several_loaders:
             return None
         (call,) = calls
         if call.entered is None or len(call.entered) != 1 or call.rows is not None:
@@ -162,7 +149,7 @@ class Evidence:
         tops = [path[0] if len(path) > 1 else None for path, _ in parts]
         used = [tops[n] for one in origins if one is not None for n in numbers(one)]
         own = home[0] if home is not None and len(home) > 1 else None
-        if home is None and self.several_loaders:
+        if home is None and self.role.several_loaders:
             names = [path[0] for path, _ in parts]
             tops, own = list(names), next((names[n] for one in origins if one is not None for n in numbers(one)), None)
             used = [tops[n] for one in origins if one is not None for n in numbers(one)]
@@ -173,9 +160,7 @@ class Evidence:
         allowed = [number for number, top in enumerate(tops) if top == own]
         return [None if one is None else only(one, allowed) for one in origins]
 
-    def _known_calls(
-        self, calls: Sequence[Call], origins: Sequence[Origin | None], dropout: bool, is_classifier: bool
-    ) -> list[Chosen]:
+    def _known_calls(self, calls: Sequence[Call], origins: Sequence[Origin | None], dropout: bool) -> list[Chosen]:
         """Each sample once a view. ``dropout``: the same input twice before a backward is two views."""
         found: list[Chosen] = []
         views: dict[tuple[int, int], int] = {}
@@ -183,13 +168,13 @@ class Evidence:
         exact = any(one is not None and not one.changed for one in origins)
         for number, (call, origin) in enumerate(zip(calls, origins, strict=True)):
             if origin is None:
-                self._leave_out_unknown(call, calls, is_classifier, found, views)
+                self._leave_out_unknown(call, calls, found, views)
                 continue
             given = main_inputs(call.entered or ())
             if origin.is_mixed:
                 self.notes["rows are mixtures of samples (mixup, CutMix): they have no class"] = None
             if origin.changed:
-                if is_classifier and (exact or found):
+                if self.role.is_classifier and (exact or found):
                     self.notes[
                         "calls on changed copies of the samples are left out: a classifier's first call counts. If "
                         "they are views, say so with views="
@@ -238,7 +223,7 @@ class Evidence:
         """
         inputs = [x for one in found for x in main_inputs(one.call.entered or ())[:1]]
         changed = any(one.origin is not None and one.origin.changed for one in found)
-        if views < 2 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed or self.has_views:
+        if views < 2 or len(inputs) < len(found) or inputs[0].ndim > 3 or changed or self.role.has_views:
             return found
         if views not in self._alike or self.batches <= FIRST or self.batches % EVERY == 0:
             self._alike[views] = are_alike(found, inputs)
@@ -251,13 +236,12 @@ class Evidence:
         return [one for one in map(first_view, found) if one is not None]
 
     def _leave_out_unknown(
-        self, call: Call, calls: Sequence[Call], is_classifier: bool, found: list[Chosen],
-        views: dict[tuple[int, int], int],
-    ) -> None:  # fmt: skip
+        self, call: Call, calls: Sequence[Call], found: list[Chosen], views: dict[tuple[int, int], int]
+    ) -> None:
         """Beside calls that are known, one that is not is left out; smaller crops beside global ones are views."""
         first = found[0] if found else None
         given, known = main_inputs(call.entered or ()), main_inputs(first.call.entered or ()) if first else []
-        if first is not None and first.origin is not None and given and known and not is_classifier:
+        if first is not None and first.origin is not None and given and known and not self.role.is_classifier:
             n = int(first.origin.rows)
             images = given[0].is_floating_point() and given[0].ndim == known[0].ndim == 4
             crops = images and given[0].shape[1:] != known[0].shape[1:] and given[0].shape[0] == call.features.shape[0]
@@ -273,7 +257,7 @@ class Evidence:
             "(generated, decoded, replayed or changed ones); if they are views, say so with views="
         ] = None
 
-    def _unknown_calls(self, calls: Sequence[Call], is_classifier: bool, size: int) -> list[Call]:
+    def _unknown_calls(self, calls: Sequence[Call], size: int) -> list[Call]:
         """Calls whose samples nobody knows: those of the first weights, and of a classifier the first that fits."""
         first = [call for call in calls if call.state == calls[0].state] if calls else []
         rows = sum(call.features.shape[0] for call in first if call.features.ndim)
@@ -282,12 +266,12 @@ class Evidence:
             calls = first
         fitting = [call for call in calls if call.features.ndim and call.features.shape[0] == size]
         images = all(x.ndim == 4 for call in calls for x in main_inputs(call.entered or ())[:1])
-        if len(fitting) > 2 and not (self.has_views or images):
+        if len(fitting) > 2 and not (self.role.has_views or images):
             self.notes[
                 f"{len(calls)} calls in a batch, on no copy of it (an iteration, sampling?): the first call counts"
             ] = None
             return fitting[:1]
-        if is_classifier and fitting and len(calls) > 1:
+        if self.role.is_classifier and fitting and len(calls) > 1:
             self.notes[
                 f"a batch calls the classifier {len(calls)} times: the first call counts. If they are views, say so "
                 "with views="

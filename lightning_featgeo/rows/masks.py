@@ -68,13 +68,13 @@ class MaskReader:
         return [(key, named[key]) for key in keys if key in named]
 
     def _meaning(self, key: str, mask: Tensor, batch: Any) -> bool | None:
-        """Whether a mask is true at padding; None: it marks something else."""
+        """Whether a mask is true at padding; None: it marks something else, or nothing yet."""
         if key in ("attention_mask", *DECODER_MASK_KEYS):
             return False
         if key not in self._turned:
             marked = mask != 0
             if bool(marked.all()) or not bool(marked.any()):
-                return key in PADDING_KEYS  # it says nothing yet
+                return None  # no padding in this batch, whichever way round
             inputs = [t for _, t in tree.tensors(batch) if t is not mask and t.ndim > 1 and t.shape[:2] == mask.shape]
             at_zero = any(_is_constant(t[~marked]) for t in inputs)
             at_one = any(_is_constant(t[marked]) for t in inputs)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_featgeo.capture.entrance import SEARCHED
 from lightning_featgeo.capture.sources import Sources
@@ -20,12 +24,12 @@ class Net(nn.Module):
         return self.head(self.neck(self.encoder(x)))
 
 
-def entered(net: Net, step: object, times: int = 1, grad: bool = True) -> list[list[Tensor]]:
+def entered(net: Net, step: Callable[[Net], Any], times: int = 1, grad: bool = True) -> list[list[Tensor]]:
     sources = Sources(net, None, "head", None, None, [])
     for _ in range(times):
         sources.open()
         with torch.set_grad_enabled(grad):
-            step(net)  # type: ignore[operator]
+            step(net)
         (calls,) = sources.take(None, None)
     assert not net._forward_hooks  # no hook is left between steps
     assert not net.encoder._forward_pre_hooks
@@ -46,7 +50,7 @@ X, X2 = torch.randn(4, 6), torch.randn(4, 6)
         lambda net: net.head(net.encoder[1](net.encoder[0](X)) * 2),
     ],
 )
-def test_a_call_is_traced_to_the_networks_input(step: object, grad: bool, times: int) -> None:
+def test_a_call_is_traced_to_the_networks_input(step: Callable[[Net], Any], grad: bool, times: int) -> None:
     ((found,),) = entered(Net(), step, times, grad)
     assert found is X
 
@@ -99,3 +103,45 @@ def test_a_replaced_module_is_found_again() -> None:
     net(X)
     assert len(sources.take(None, None)[0]) == 1
     assert sources.head is net.head
+
+
+class Values(TorchDispatchMode):
+    """Notes what would wait for a device: a value that is read on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func) in ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"):
+            self.read.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_inside_a_step() -> None:
+    """Rows are taken just before the head, as where a sequence's last token is classified."""
+    net, last = Net(), torch.tensor([3, 1, 0, 2])
+    sources = Sources(net, None, "head", None, None, [])
+    for _ in range(SEARCHED + 2):
+        sources.open()
+        with Values() as values:
+            hidden = net.neck(net.encoder(X))
+            net.head(hidden[last])
+            net.head(torch.cat([hidden[2:], hidden[:2]]))
+        (calls,) = sources.take(None, None)
+        assert values.read == []
+        assert [call.rows.tolist() for call in calls if call.rows is not None] == [[3, 1, 0, 2], [2, 3, 0, 1]]
+
+
+def test_a_stage_that_calls_other_modules_is_searched_anew() -> None:
+    net = Net()
+    sources = Sources(net, None, "head", None, None, [])
+    steps = [lambda: net(X)] * (SEARCHED + 1) + [lambda: net.head(net.neck(net.encoder(X)))] * 3
+    seen = []
+    for step in steps:
+        sources.open()
+        with torch.no_grad():
+            step()
+        (calls,) = sources.take(None, None)
+        seen.append(any(one is X for one in calls[0].entered or ()))
+    assert seen == [True] * (SEARCHED + 1) + [False, True, True]

@@ -76,11 +76,11 @@ def test_the_boxes_of_one_image_are_no_labels_of_the_batch() -> None:
 
 def test_what_a_step_takes_out_of_its_batch_is_still_there() -> None:
     inner = {"labels": Y, "x": X}
-    batch = {"inputs": inner, "parts": [X, Y], "data": Data(X, Y)}
-    kept = tree.snapshot(batch)
+    parts, data = [X, Y], Data(X, Y)
+    kept = tree.snapshot({"inputs": inner, "parts": parts, "data": data})
     inner.pop("labels")
-    batch["parts"].clear()  # type: ignore[attr-defined]
-    batch["data"].y = None  # type: ignore[attr-defined]
+    parts.clear()
+    del data.y
     assert kept["inputs"]["labels"] is Y
     assert kept["parts"] == [X, Y]
     assert kept["data"].y is Y
@@ -148,3 +148,11 @@ def test_pixels_have_the_classes_of_their_map(stride: int) -> None:
     pooled = RowAssembler(labels=LabelReader(num_classes=4))
     assert "labels" not in pooled.assemble([maps], (torch.randn(3, 3, 8, 8), labels), 0).present
     assert "pool='b c h w -> (b h w) c'" in str(pooled.notes)
+
+
+def test_lengths_beside_the_labels_of_a_sequence_are_no_classes() -> None:
+    """As batches for CTC: spectrograms, their lengths, targets, and how many of them."""
+    batch = (torch.randn(8, 40, 3), torch.arange(8) + 30, torch.randint(1, 6, (8, 5)), torch.arange(8) % 4 + 1)
+    reader = LabelReader(num_classes=6, outputs=6, stated=False)
+    assert reader.read(batch) == (None, None)
+    assert "could be labels" in str(reader.notes)

@@ -67,3 +67,13 @@ def test_a_mask_of_other_tokens_is_said() -> None:
     found, notes = read({"x": IDS[:, :4], "attention_mask": REAL[:, :4]})
     assert found is None
     assert "does not fit tokens (3, 5)" in notes
+
+
+@pytest.mark.parametrize("key", ["mask", "padding_mask"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_batch_without_padding_says_nothing_and_loses_no_token(key: str, value: bool) -> None:
+    reader = MaskReader("auto")
+    assert reader.read({"x": IDS, key: torch.full((3, 5), value)}, (3, 5), None) is None
+    later = reader.read({"x": IDS, key: ~REAL}, (3, 5), None)
+    assert later is not None
+    assert torch.equal(later, REAL)

@@ -185,13 +185,15 @@ def test_values_are_compared_in_the_first_batches_and_then_now_and_then(monkeypa
     assert read == [True] * 8  # where it once was not in order: always
 
 
+@pytest.mark.parametrize("beside", [(), (torch.ones(32),)], ids=["alone", "with a mask"])
 @pytest.mark.parametrize("first", [X, X.clone()], ids=["the batch itself", "a copy of it"])
-def test_a_step_that_begins_to_mix_or_to_shuffle_is_noticed_at_once(first: Tensor) -> None:
+def test_a_step_that_begins_to_mix_or_to_shuffle_is_noticed_at_once(first: Tensor, beside: tuple[Tensor, ...]) -> None:
     order = torch.randperm(32, generator=torch.Generator().manual_seed(9))
     for later, labels in ((0.6 * X + 0.4 * X[order], [-1] * 32), (X[order], Y[order].tolist())):
         made = RowAssembler(labels=LabelReader(num_classes=4))
         for _ in range(7):
-            found = made.assemble([call(first)], (X, Y), 0)
+            found = made.assemble([Call(F, entered=(first, *beside))], (X, Y), 0)
             assert rows(found)["label"] == Y.tolist()
         for _ in range(3):
-            assert rows(made.assemble([call(later)], (X, Y), 0))["label"] == labels
+            found = made.assemble([Call(F, entered=(later, *beside))], (X, Y), 0)
+            assert rows(found)["label"] == labels

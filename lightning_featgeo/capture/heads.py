@@ -229,7 +229,7 @@ class Scout:
                 f"{last!r} ran last, and the loss compares its output with the batch's own input (an autoencoder or "
                 "denoiser?): its input is a hidden layer of the decoder. The embedding is what the encoder puts out",
                 encoders(outermost, order, last),
-                [last],
+                None,
             )
         if is_suspect(last) and not reads.regresses:
             raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")

@@ -28,7 +28,7 @@ def ambiguous(
         found: the candidates.
         why: in words.
         layers: modules whose output is worth watching, the best one last.
-        heads: modules whose input is, the best one last; () for the last candidate, None where no candidate ran.
+        heads: modules whose input is, the best one last; () for the last candidate, None for none.
     """
     lines = [f"  {name}: {in_width(m) or 0} → {out_width(m) or 0}" for name, m in found.items()]
     shown = lines if len(lines) <= 12 else [f"  … {len(lines) - 12} more", *lines[-12:]]

@@ -195,5 +195,6 @@ def refuse_parts(inputs: int, call: Call, size: int) -> None:
         f"regions, frames or tokens of it, or views made inside of the model. Say which:\n"
         f"  FeatureGeometryMonitor(views='v b')  # {k} views, one after the other\n"
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
+        f"  FeatureGeometryMonitor(views=None)  # parts: each row counts by itself, without a label\n"
         f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="
     )

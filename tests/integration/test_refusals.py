@@ -205,6 +205,12 @@ def test_every_line_to_paste_works(kind: str) -> None:
         assert {"feature_std", "effective_rank"} <= values.keys(), line
 
 
+def test_of_an_autoencoder_the_embedding_is_offered_and_no_variance_or_decoder() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        fitted("variational autoencoder")
+    assert re.findall(r"FeatureGeometryMonitor\((.*?)\)", str(error.value)) == ["layer='mu'", "layer='encoder'"]
+
+
 @pytest.mark.parametrize("kind", ["autoencoder", "variational autoencoder"])
 def test_a_reconstruction_is_no_classification_whatever_the_batch_is_labelled_with(kind: str) -> None:
     monitor = fitted(kind, head="decoder.2")

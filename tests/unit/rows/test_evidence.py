@@ -133,7 +133,7 @@ def test_the_loss_decides_between_calls() -> None:
 def test_features_that_are_several_a_sample_are_refused_with_lines() -> None:
     with pytest.raises(ConfigurationError, match="3 a sample") as error:
         assembled(call(X, F.repeat(3, 1)))
-    for line in ("views='v b'", "views='b v'"):
+    for line in ("views='v b'", "views='b v'", "views=None"):
         assert f"FeatureGeometryMonitor({line})" in str(error.value)
     assert len(rows(assembled(call(X, F.repeat(3, 1)), views="v b"))["sample"]) == 96
 

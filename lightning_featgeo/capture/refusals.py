@@ -91,4 +91,4 @@ def encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[
     apart = [path for path in dict.fromkeys([*outermost, *inside]) if path and path.split(".")[0] != shared]
     nested = [path for path in dict.fromkeys(inside) if path and path != shared and not holds(path)]
     means = [path for path in apart or nested if not re.search(r"var|std|sigma", path.rpartition(".")[2], re.I)]
-    return means[-3:] or [name for name in dict.fromkeys(order) if name != last][-1:]
+    return means[-3:] or [name for name in dict.fromkeys(order) if name != last][-1:] or [last]

@@ -103,6 +103,17 @@ class Variational(Autoencoder):
         return (self.decoder(z) - x).square().mean() + 0.01 * (mu.square() + log_var.exp() - log_var).mean()
 
 
+class TiedAutoencoder(Net):
+    """Its decoder is its encoder's weight: no other module is there to be named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(12, 5)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return mse_loss(linear(self.encoder(x).relu(), self.encoder.weight.T), x)
+
+
 class UNet(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -172,6 +183,7 @@ REFUSED: dict[str, tuple[type[Net], Tensor, dict[str, Any]]] = {
     "two heads": (TwoHeads, X, {}),
     "autoencoder": (Autoencoder, X, {}),
     "variational autoencoder": (Variational, X, {}),
+    "tied autoencoder": (TiedAutoencoder, X, {}),
     "U-Net": (UNet, IMAGES, {}),
     "towers": (Towers, X, {}),
     "predictor": (Predictor, X, {}),

@@ -1,18 +1,19 @@
 """What a report compares, what it says, and the command that writes it."""
 
 import json
-import subprocess
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_featgeo.history.fingerprint import differences, fingerprint
-from lightning_featgeo.report import ReportError, charts, write_report
+from lightning_featgeo.report import ReportError, __main__, charts, write_report
 from lightning_featgeo.report.curves import panels
 from lightning_featgeo.report.data import MOST_NUMBERS
 from lightning_featgeo.report.words import headline
 from tests._helpers.histories import FACTS, SIGNALS, data_of, record, runs_below, stop, write
+from tests._helpers.processes import run_script
 
 
 @pytest.mark.parametrize(
@@ -157,12 +158,10 @@ def test_libraries_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.jsonl")
-    command = [sys.executable, "-m", "lightning_featgeo.report", "a.jsonl", "-o", "out/r.html"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "out/r.html" in done.stdout
-    assert done.stderr == ""
+    monkeypatch.chdir(tmp_path)
+    printed = run_script(Path(__main__.__file__), "a.jsonl", "-o", "out/r.html")
+    assert re.fullmatch(r"featgeo: out/r\.html \(\d\.\d\d MB\); open it in a browser\n", printed)
     page = (tmp_path / "out" / "r.html").read_text()
     assert "https://cdn" not in page

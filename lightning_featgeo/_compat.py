@@ -115,6 +115,17 @@ def is_compiled_in_place(module: torch.nn.Module) -> bool:
 # --- Lightning -------------------------------------------------------------------------------------------------------
 
 
+_LIGHTNINGS = ("lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def is_lightnings(thing: Any, name: str) -> bool:
+    """Whether this is an instance of Lightning's class of that name.
+
+    ``pytorch_lightning`` is a second copy of all classes of ``lightning.pytorch``, so ``isinstance`` knows one half.
+    """
+    return any(c.__name__ == name and c.__module__.split(".")[0] in _LIGHTNINGS for c in type(thing).__mro__)
+
+
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -134,6 +145,25 @@ def state_key(callback: Any, **told: Any) -> str:
     generate = getattr(callback, "_generate_state_key", None)
     key = generate(**told) if callable(generate) else f"{type(callback).__qualname__}{told!r}"
     return str(key)
+
+
+def is_in_spawned_processes(trainer: Any) -> bool:
+    """Whether a fit runs in processes of its own that end with it (``ddp_spawn``): this one's objects are copies."""
+    return is_lightnings(getattr(trainer.strategy, "launcher", None), "_MultiProcessingLauncher")
+
+
+def loads_together(trainer: Any, stage: str) -> bool:
+    """Whether each batch of an evaluation holds a batch of every loader (``CombinedLoader`` but for "sequential").
+
+    False where Lightning doesn't tell.
+    """
+    in_fit = stage == "val" and trainer.state.fn == "fit"
+    loop = trainer.fit_loop.epoch_loop.val_loop if in_fit else getattr(trainer, f"{_LOOPS[stage]}_loop", None)
+    mode = getattr(getattr(loop, "_combined_loader", None), "_mode", "sequential")
+    return bool(mode != "sequential")
+
+
+_LOOPS = {"val": "validate", "test": "test"}
 
 
 def device_mesh(strategy: Any) -> Any:

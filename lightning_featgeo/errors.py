@@ -47,6 +47,7 @@ class NoteKind(StrEnum):
     REPEATS = "repeats"  # samples may have been counted twice
     ROWS = "rows"  # what was assumed of the rows, or left out
     EVIDENCE = "evidence"  # why rows are believed to be their samples' has changed during the run
+    FROZEN = "frozen"  # no weight before the watched layer is trained: its features can't move
     NEAR_DUPLICATES = "near-duplicates"  # rows of several samples are the same up to rounding
     OTHER = "other"
 

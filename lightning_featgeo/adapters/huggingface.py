@@ -92,7 +92,9 @@ class GeometryCallback(TrainerCallback):
     def _evaluate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """An evaluation begins: its window holds the rows of this loop, and of no other call."""
         loader = kwargs.get("dataloader", args[0] if args else None)
-        self.evaluation.open("val", loader, step=self.trainer.state.global_step)
+        prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        name = str(prefix).removeprefix("eval").lstrip("_")  # of one of several evaluation sets
+        self.evaluation.open(name or "val", loader, step=self.trainer.state.global_step)
         self._evaluating = True
         try:
             return original(*args, **kwargs)

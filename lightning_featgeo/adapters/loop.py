@@ -21,7 +21,7 @@ from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import keeps_order
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 from lightning_featgeo.watch.watcher import Watcher
-from lightning_featgeo.watch.window import Window
+from lightning_featgeo.watch.window import Window, key_of
 
 
 @documents(WatchSettings)
@@ -131,8 +131,8 @@ class FeatureWatch:
         watcher = self.watcher
         # a wrong setting ends the run only where nothing is lost: before anything was trained
         refuses = not watcher.phase.announced and window.start_step == 0 and self._is_untouched()
-        if window.plan.stage not in watcher.phase.looked:
-            watcher.phase.looked.add(window.plan.stage)
+        if key_of(window) not in watcher.phase.looked:
+            watcher.phase.looked.add(key_of(window))
             with watcher.guard.around(f"looking at a {window.plan.name} batch", window.fail, refuses=refuses):
                 watcher.sources.settle(None)
                 watcher.look(batch)

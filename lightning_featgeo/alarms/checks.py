@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lightning_featgeo.alarms.past import Finding
+from lightning_featgeo.errors import NoteKind
+from lightning_featgeo.history.record import Record
 
 
 @dataclass
@@ -26,3 +29,19 @@ class Streak:
     since_epoch: float = 0.0
     since_step: int = 0
     finding: Finding | None = None
+
+
+def unmoved(record: Record, checks: Sequence[Check], signals: Sequence[str]) -> str:
+    """Why features have not come to rest but can't move at all, "" where they can.
+
+    Weights that are frozen say so in the record's notes; where nobody could tell, nothing has moved since the first
+    check, which then stays the only one.
+    """
+    frozen = next((str(note) for note in record.notes if note.kind is NoteKind.FROZEN), "")
+    if frozen or len(checks) != 1:
+        return frozen
+    first = checks[0].values
+    seen = [name for name in signals if name in first and name in record.values]
+    if not seen or any(record.values[name] != first[name] for name in seen):
+        return ""
+    return "the features have not moved at all so far: are the weights before them frozen?"

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning_featgeo.alarms.alarm import Alarm, build
-from lightning_featgeo.alarms.checks import Check, Streak
+from lightning_featgeo.alarms.checks import Check, Streak, unmoved
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
@@ -100,7 +100,7 @@ class Detector:
         gaps = [reason for reason in self.recent if reason]
         if len(self.recent) < 2 or 2 * len(gaps) < len(self.recent):
             return ""
-        return f"{len(gaps)} of the last {len(self.recent)} windows had no value: {gaps[-1]}"
+        return f"{len(gaps)} of the last {len(self.recent)} windows were no checks: {gaps[-1]}"
 
     @property
     def why(self) -> str:
@@ -193,6 +193,8 @@ class Detector:
         return bool(missing) and all(gap.kind is GapKind.NO_EARLIER for gap in missing)
 
     def _told_nothing(self, record: Record) -> str:
+        if self.kind.of_training and (still := unmoved(record, self.checks, self.kind.signals)):
+            return still
         missing = [name for name in self.kind.signals if name not in record.values]
         if missing and (self.kind.mode == "all" or len(missing) == len(self.kind.signals)):
             return str(record.gaps.get(missing[0], f"{missing[0]} has no value"))

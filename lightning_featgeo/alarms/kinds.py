@@ -39,12 +39,14 @@ class Kind:
     """What is looked for.
 
     ``watches``: one of them is enough (``mode="any"``), or all that have values must hold (``mode="all"``).
+    ``of_training``: windows in which the features can't move, as no weight before them is trained, are no checks.
     ``causes``, ``steps``: by a watch's title.
     """
 
     name: str
     watches: tuple[Watch, ...]
     mode: Literal["any", "all"] = "any"
+    of_training: bool = False
     causes: dict[str, list[str]] = field(default_factory=dict)
     steps: dict[str, list[str]] = field(default_factory=dict)
 
@@ -109,6 +111,7 @@ CONVERGED = Kind(
         Watch("cdnv", Plateau(), "converged geometry", patience=2, needed=False),
     ),
     mode="all",
+    of_training=True,
     causes={"converged geometry": ["training has reached the plateau of its features"]},
     steps={
         "converged geometry": [

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
-
 from lightning_featgeo import _compat
 from lightning_featgeo.alarms import Alarm
+from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, near_misses
 from lightning_featgeo.sinks import WandbSink, sinks_of
 from lightning_featgeo.watch.announcement import fill, say
@@ -47,7 +45,7 @@ def check_actions(given: Any) -> tuple[Action, ...]:
     return tuple(actions)
 
 
-def check_possible(actions: Sequence[Action], trainer: pl.Trainer) -> None:
+def check_possible(actions: Sequence[Action], trainer: Trainer) -> None:
     """Refuse what this trainer can't do.
 
     Raises:
@@ -65,7 +63,7 @@ def action_name(action: Action) -> str:
     return action if isinstance(action, str) else getattr(action, "__qualname__", type(action).__qualname__)
 
 
-def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
+def do(action: Action, trainer: Trainer, alarm: Alarm) -> None:
     """One action, on every rank. "stop" only speaks: the stopper has told the trainer already.
 
     "alert" has happened: every alarm reaches the loggers that have alerts; naming it demands such a logger.
@@ -82,7 +80,7 @@ def do(action: Action, trainer: pl.Trainer, alarm: Alarm) -> None:
         trainer.save_checkpoint(_path(trainer, alarm))
 
 
-def _path(trainer: pl.Trainer, alarm: Alarm) -> str:
+def _path(trainer: Trainer, alarm: Alarm) -> str:
     """Beside the run's other files; remote stores keep their address."""
     folder = str(trainer.log_dir or trainer.default_root_dir)  # log_dir is the same on every rank
     name = f"{alarm.kind}-step={alarm.step}.ckpt"
@@ -98,11 +96,12 @@ class Checkpoints:
 
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def look(self, trainer: pl.Trainer) -> None:
+    def look(self, trainer: Trainer) -> None:
         """Note what is new."""
-        for callback in trainer.checkpoint_callbacks:
+        callbacks: Sequence[Any] = trainer.checkpoint_callbacks
+        for callback in callbacks:
             step = _compat.last_saved_step(callback)
-            if isinstance(callback, ModelCheckpoint) and step:  # 0: nothing was saved since the run began
+            if _compat.is_lightnings(callback, "ModelCheckpoint") and step:  # 0: nothing was saved since the run began
                 for path in (callback.last_model_path, callback.best_model_path, *callback.best_k_models):
                     self._note(str(path), step)
 

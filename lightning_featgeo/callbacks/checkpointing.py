@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as pl
-
+from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.history import History
@@ -96,18 +95,15 @@ class Saved:
             )
 
 
-def refuse_other_curves(checkpoint: Mapping[str, Any], key: str, here: Sequence[str], kind: str) -> None:
-    """Refuse a checkpoint whose curves are of another layer or stage.
-
-    Args:
-        checkpoint: of Lightning.
-        key: state key of the monitor that asks.
-        here: state keys of all of the trainer's monitors.
-        kind: what state keys of monitors begin with.
+def refuse_other_curves(checkpoint: Mapping[str, Any], monitor: Any, trainer: Trainer) -> None:
+    """Refuse a checkpoint whose curves are of another layer or stage than those of the monitor that asks.
 
     Raises:
         ConfigurationError: with what it holds, and what to do.
     """
+    key, kind = monitor.state_key, type(monitor).__qualname__
+    callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
+    here = [callback.state_key for callback in callbacks if isinstance(callback, type(monitor))]
     states = checkpoint.get("callbacks") or {}
     others = [state for state in states if state.startswith(kind) and state not in here]
     if others and key not in states:
@@ -127,6 +123,28 @@ def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def state_of(run: Any) -> dict[str, Any]:
+    """What a checkpoint keeps of a run that goes on."""
+    found: dict[str, Any] = {}
+    with run.guard.around("saving the monitor's state"):
+        found = run_state(run.watcher)
+        window = run.open_train_window()
+        if window is not None:
+            found["open"] = open_state(run.trainer, run.watcher, window)
+    return found
+
+
+def go_on(run: Any) -> None:
+    """With the training window that was open when the checkpoint was written; the loader is there by now."""
+    saved = run.saved
+    if saved is not None and saved.open is not None and "train" in run.caught_stages:
+        with run.guard.around("going on with the open training window", run.watcher.failing("train")):
+            run.open("train")
+            window = run.open_train_window()
+            if window is not None:
+                reopen(run.trainer, run.watcher, window, saved.open)
+
+
 def run_state(watcher: Watcher) -> dict[str, Any]:
     """What is watched, and who was whose neighbour in the last windows."""
     seen = next((w.layers for w in watcher.windows.values() if any(part.metric.dim for part in w.layers)), [])
@@ -144,7 +162,7 @@ def run_state(watcher: Watcher) -> dict[str, Any]:
     }
 
 
-def open_state(trainer: pl.Trainer, watcher: Watcher, window: Window) -> dict[str, Any]:
+def open_state(trainer: Trainer, watcher: Watcher, window: Window) -> dict[str, Any]:
     """The training window that is half full: with its rows, if whoever resumes can add the rest to them."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     at_an_end = progress.is_last_batch or progress.current.ready == 0
@@ -164,7 +182,7 @@ def open_state(trainer: pl.Trainer, watcher: Watcher, window: Window) -> dict[st
     }  # fmt: skip
 
 
-def reopen(trainer: pl.Trainer, watcher: Watcher, window: Window, state: Mapping[str, Any]) -> None:
+def reopen(trainer: Trainer, watcher: Watcher, window: Window, state: Mapping[str, Any]) -> None:
     """Go on with the training window that was open; ``state``: as :func:`open_state` gave it."""
     window.start_step, window.samples = int(state["start_step"]), int(state["samples"])
     window.batches, window.seconds = int(state["batches"]), float(state["seconds"])

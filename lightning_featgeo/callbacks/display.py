@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as pl
-
+from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.settings import Display
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
@@ -48,7 +47,7 @@ class LoggerDisplay:
         display: what the user has asked for.
     """
 
-    def __init__(self, trainer: pl.Trainer, guard: Guard, display: Display) -> None:
+    def __init__(self, trainer: Trainer, guard: Guard, display: Display) -> None:
         self.guard, self.asked_for = guard, display
         self.sinks = sinks_of(trainer.loggers) if trainer.is_global_zero else []
         self._shown: dict[str, _Shown] = {}

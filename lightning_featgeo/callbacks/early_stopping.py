@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_featgeo import _compat
@@ -18,6 +17,7 @@ from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
 from lightning_featgeo.alarms.alarm import rule_name
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
+from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
@@ -38,7 +38,8 @@ class GeometryEarlyStopping(EarlyStopping):
         warmup: first checks that are not judged and are nobody's best, ≥ 0. None: the kind's own, 0 for a logged name.
         action: "stop", "warn", "alert" (a W&B alert), "checkpoint" (saves one, named after the alarm), or a callable
             that is given the ``Alarm``; or several of these. A callable runs on every rank.
-        stage, layer: of a kind, as in the logged names; ``layer=None`` is the first watched layer.
+        stage, layer: of a kind, as in the logged names. None: the first validation loader (training, where there is no
+            validation), and the first watched layer.
         hysteresis: share by which a limit is eased once its rule holds, so that it does not flicker, [0, 1).
         min_effect: changes smaller than so many times the signal's noise (its standard error, or how it jumps between
             checks) are none, ≥ 0.
@@ -57,7 +58,7 @@ class GeometryEarlyStopping(EarlyStopping):
         patience: int | None = None,
         warmup: int | None = None,
         action: Action | Sequence[Action] | None = None,
-        stage: str = "val",
+        stage: str | None = None,
         layer: str | None = None,
         hysteresis: float = 0.2,
         min_effect: float = 3.0,
@@ -82,9 +83,13 @@ class GeometryEarlyStopping(EarlyStopping):
             )
         self.detectors = [
             Detector(kind, of_stage, of_layer, patience, warmup, hysteresis, min_effect)
-            for kind, of_stage, of_layer in (_read(each, rule, stage, layer) for each in watched)
+            for kind, of_stage, of_layer in (_read(each, rule, stage or "val", layer) for each in watched)
         ]
         self.watched, self.rule = tuple(watched), rule
+        self._stated_stage = self.detectors[0].stage
+        self._following = [
+            d for each, d in zip(watched, self.detectors, strict=True) if each in KINDS and stage is None
+        ]
         super().__init__(
             monitor=self.detectors[0].names[0], patience=patience or 1, strict=False, check_finite=False, verbose=False
         )
@@ -92,6 +97,7 @@ class GeometryEarlyStopping(EarlyStopping):
         self._checkpoints = Checkpoints()
         self._told_unsure: set[int] = set()
         self._resumed = False
+        self._stage: str | None = None  # "fit", "validate", …: what the trainer runs
 
     @property
     def state_key(self) -> str:
@@ -101,7 +107,7 @@ class GeometryEarlyStopping(EarlyStopping):
         return _compat.state_key(
             self,
             monitor=self.watched, rule=[rule_name(each) for each in rules],
-            patience=first.patience, warmup=first.warmup, stage=first.stage, layer=first.layer,
+            patience=first.patience, warmup=first.warmup, stage=self._stated_stage, layer=first.layer,
             hysteresis=first.hysteresis, min_effect=first.min_effect,
             action=[action_name(action) for action in self.actions],
         )  # fmt: skip
@@ -122,15 +128,22 @@ class GeometryEarlyStopping(EarlyStopping):
         """Why nothing can be told, "" if it can."""
         return next((detector.why for detector in self.detectors if detector.why), "")
 
+    def follow(self, stages: Sequence[str]) -> None:
+        """Watch the first of the stages that have windows, where none was named."""
+        for detector in self._following if stages else ():
+            detector.stage = self._stated_stage if self._stated_stage in stages else stages[0]
+        self.monitor = self.detectors[0].names[0]
+
     # --- a run begins ------------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to stand alone: values come from a monitor.
 
         Raises:
             ConfigurationError: with the line to paste.
         """
         super().setup(trainer, pl_module, stage)
+        self._stage = stage
         callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
         if not any(hasattr(callback, "known_geometry_names") for callback in callbacks):
             me = type(self).__name__
@@ -141,7 +154,11 @@ class GeometryEarlyStopping(EarlyStopping):
         if stage == "fit":
             check_possible(self.actions, trainer)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What a run has not taken up is of no later one."""
+        self._stage, self._resumed = None, False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new run has no past, unless it was loaded or the trainer goes on; none has stopped yet."""
         if not self._resumed and (trainer.global_step == 0 or trainer.ckpt_path is not None):
             for detector in self.detectors:
@@ -164,7 +181,7 @@ class GeometryEarlyStopping(EarlyStopping):
         for detector in self.detectors:
             detector.hear(record)
 
-    def observe(self, trainer: pl.Trainer, record: Record, guard: Guard) -> list[Alarm]:
+    def observe(self, trainer: Trainer, record: Record, guard: Guard) -> list[Alarm]:
         """Look at a window that just closed; returns the alarms that are due now."""
         if _compat.skips_early_stopping(self, trainer) or getattr(trainer, "fast_dev_run", False):
             return []
@@ -176,7 +193,7 @@ class GeometryEarlyStopping(EarlyStopping):
         self.alarms += found
         return found
 
-    def stop(self, trainer: pl.Trainer, alarm: Alarm) -> bool:
+    def stop(self, trainer: Trainer, alarm: Alarm) -> bool:
         """Tell the trainer to stop, if that is the action and this is the first alarm; returns whether it was."""
         if "stop" not in self.actions or self.stopping_reason_message is not None:
             return False
@@ -194,14 +211,14 @@ class GeometryEarlyStopping(EarlyStopping):
                 self._told_unsure.add(index)
                 yield f'can\'t tell whether there is "{detector.kind.name}" in {detector.prefix}: {detector.blind}'
 
-    def act(self, trainer: pl.Trainer, alarm: Alarm, guard: Guard) -> None:
+    def act(self, trainer: Trainer, alarm: Alarm, guard: Guard) -> None:
         """Do what is to be done about an alarm, each on its own."""
         for action in self.actions:
             told = f"the alarm's action {action_name(action)}"
             with guard.around(told, lost="the alarm stands"):
                 do(action, trainer, alarm)
 
-    def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
         """Lightning's check at an epoch's end: nothing to do, the rules were asked when the window closed."""
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -216,7 +233,9 @@ class GeometryEarlyStopping(EarlyStopping):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was seen before."""
+        """Go on from what was seen before: in a fit. To evaluate a checkpoint is no reason to take up its past."""
+        if self._stage not in (None, "fit"):
+            return
         super().load_state_dict(state_dict)
         for detector, state in zip(self.detectors, state_dict["detectors"], strict=True):
             detector.load_state_dict(state)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import checkpointing, stock_monitors
+from lightning_featgeo.callbacks import checkpointing, stock_monitors, words
 from lightning_featgeo.callbacks.checkpointing import Saved
+from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.publishing import silence_advice
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
@@ -49,6 +49,7 @@ class FeatureGeometryMonitor(Callback):
         self._saved: Saved | None = None
         self._state_of_run: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
         self._undo: list[Callable[[], None]] = []
+        self._stage: str | None = None  # "fit", "validate", …: what the trainer runs
 
     @property
     def state_key(self) -> str:
@@ -59,7 +60,11 @@ class FeatureGeometryMonitor(Callback):
 
     # --- a run begins and ends -------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Something begins: only a fit goes on with the curves of a checkpoint."""
+        self._stage = stage
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the layer, hook it, and look at who watches our names."""
         run = self._start(trainer, pl_module)
         with run.guard.around("checking which callbacks monitor our curves", refuses=True):
@@ -72,17 +77,22 @@ class FeatureGeometryMonitor(Callback):
         """Every name that the running fit can log, as far as is known; also tells stoppers that a monitor is there."""
         return self._run.known_names() if self._run is not None else []
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def known_stages(self) -> list[str]:
+        """Stages whose windows can be judged while training goes on, as they are logged; validation first."""
+        run, watched = self._run, () if self._run is None else self._run.stages
+        return [name for stage in ("val", "train") if run and stage in watched for name in run.names(stage)]
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All monitors have started: see whether everybody's names fit."""
         stock_monitors.check_names(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether everybody's names fit. After a resume, the training window that was open goes on."""
         stock_monitors.check_names(trainer)
         if self._run is not None:
-            self._run.go_on()
+            checkpointing.go_on(self._run)
 
-    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> LightningRun:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
         saved = self._saved if trainer.state.fn == "fit" else None
         self.teardown(trainer, pl_module, "restart")
         if saved is not None:
@@ -97,25 +107,26 @@ class FeatureGeometryMonitor(Callback):
             self._undo.append(silence_advice())
         return self._run
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Unhook, and give stock monitors back what was changed."""
         if self._run is not None:
             if self._run.fits:
-                self._state_of_run = self._run.state()
+                self._state_of_run = checkpointing.state_of(self._run)
             elif stage in ("validate", "test"):
                 self.history.end("finished")
             self._run.finish()
             self._run = None
         for undo in self._undo:
             undo()
-        self._undo, self._saved = [], None  # what a run has not taken up is of no later one
+        self._undo, self._saved, self._stage = [], None, None  # what a run has not taken up is of no later one
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The history says that the run has finished."""
         if self._run is not None:
             self.history.end("finished")
+            words.of_end_of_fit(self._run)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already. A checkpoint may still be written."""
         if self._run is not None and self._run.fits:
             self.history.end(f"died of {explain(exception)}"[:500])
@@ -123,44 +134,43 @@ class FeatureGeometryMonitor(Callback):
 
     # --- training --------------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Last epoch's values are stale now; an epoch's training window opens."""
-        if self._run is None:
+        run = self._run
+        if run is None:
             return
-        self._run.publisher.forget_stale()
-        self._run.train_loader_starts()
+        run.publisher.forget_stale()
+        run.train_loader_starts()
         if self.settings.every_n_train_steps is None:
-            self._open_if_due("train", trainer)
+            run.open_if_due("train")
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Catch this batch, for a window or to find the head."""
         run = self._run
         if run is None:
             return
-        run.check("train", batch)
+        run.check("train", 0, batch)
         if ("train", 0) not in run.watcher.shards:
             run.train_loader_starts(from_start=False)
         if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
-            self._open_if_due("train", trainer)  # after a resume, Lightning may leave out on_train_epoch_start
-        elif not run.is_open("train") and not run.phase.trained and self._due(trainer, "train"):
+            run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
+        elif not run.is_open("train") and not run.phase.trained and run.is_due("train"):
             run.open_late(checkpointing.RESTARTS)
-        if run.is_open("train") or run.watcher.sources.unsettled:
+        if run.is_open("train") or run.watcher.sources.unsettled or batch_idx == 0:  # 0: is anything before it trained?
             run.watcher.begin_batch("train", batch)
 
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """The forward is done: what backward runs again (activation checkpointing) is not caught."""
         if self._run is not None and self._run.phase.catching == "train":
             self._run.forward_done(loss)
 
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Manual optimisation may run further forwards."""
         if self._run is not None and self._run.phase.catching == "train":
             self._run.watcher.sources.resume()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stream what was caught; close a window of n steps."""
         run, steps = self._run, self.settings.every_n_train_steps
@@ -174,59 +184,59 @@ class FeatureGeometryMonitor(Callback):
         if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the epoch's training window."""
         if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
             self._close("train")
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A window of n steps that never filled says so."""
-        if self._run is not None and self.settings.every_n_train_steps is not None:
-            self._run.warn_if_never_filled(self.settings.every_n_train_steps)
+        if self._run is not None:
+            words.of_end_of_training(self._run)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a window for each validation loader."""
         self._evaluation_start("val", "validate", trainer, pl_module)
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a window for each test loader."""
         self._evaluation_start("test", "test", trainer, pl_module)
 
     def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("val", batch)
+        self._evaluation_batch_start("val", dataloader_idx, batch)
 
     def on_test_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Catch this batch."""
-        self._evaluation_batch_start("test", batch)
+        self._evaluation_batch_start("test", dataloader_idx, batch)
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Stream what was caught."""
         self._evaluation_batch_end("val", dataloader_idx, outputs, batch)
 
     def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Stream what was caught."""
         self._evaluation_batch_end("test", dataloader_idx, outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the windows."""
         self._evaluation_end("val", trainer)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the windows."""
         self._evaluation_end("test", trainer)
 
-    def _evaluation_start(self, stage: str, alone: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _evaluation_start(self, stage: str, alone: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage not in (self.settings.stages if self._run is None else self._run.stages):
             return
         if trainer.state.fn == alone:  # not inside fit
@@ -238,11 +248,11 @@ class FeatureGeometryMonitor(Callback):
             run.publisher.forget_stale(f"featgeo/{name}/")
         # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
         if not (trainer.sanity_checking and run.watcher.sources.scouting):
-            self._open_if_due(stage, trainer)
+            run.open_if_due(stage)
 
-    def _evaluation_batch_start(self, stage: str, batch: Any) -> None:
+    def _evaluation_batch_start(self, stage: str, loader: int, batch: Any) -> None:
         if self._run is not None:
-            self._run.check(stage, batch)
+            self._run.check(stage, loader, batch)
             if stage in self._run.phase.open:
                 self._run.watcher.begin_batch(stage, batch)
 
@@ -250,7 +260,7 @@ class FeatureGeometryMonitor(Callback):
         if self._run is not None and self._run.phase.catching == stage:
             self._run.end_batch(stage, loader, outputs, batch)
 
-    def _evaluation_end(self, stage: str, trainer: pl.Trainer) -> None:
+    def _evaluation_end(self, stage: str, trainer: Trainer) -> None:
         run = self._run
         if run is None or not run.is_open(stage):
             return
@@ -265,35 +275,21 @@ class FeatureGeometryMonitor(Callback):
             self._number += self._run.close(stage, self._number, inside_epoch)
             self._run.stoppers.act()
 
-    def _open_if_due(self, stage: str, trainer: pl.Trainer) -> None:
-        """Open the stage's windows, if it is watched and this epoch's turn."""
-        if self._run is not None and self._due(trainer, stage):
-            self._run.open(stage)
-
-    def _due(self, trainer: pl.Trainer, stage: str) -> bool:
-        every_time = trainer.state.fn != "fit" or trainer.sanity_checking
-        this_epoch = every_time or (trainer.current_epoch + 1) % self.settings.every_n_epochs == 0
-        return self._run is not None and stage in self._run.caught_stages and this_epoch
-
     def state_dict(self) -> dict[str, Any]:
         """Closed windows, what is watched, and the open training window: see ``checkpointing``."""
-        of_run = self._state_of_run if self._run is None else self._run.state()
+        of_run = self._state_of_run if self._run is None else checkpointing.state_of(self._run)
         return checkpointing.save(self._number, self.history, of_run)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. One that can't be read is no reason to end a run: the curves begin anew."""
-        if self.settings.resume:
+        if self.settings.resume and self._stage in (None, "fit"):
             self._saved = Saved.read(state_dict)
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose curves are of another layer or stage.
 
         Raises:
             ConfigurationError: with what it holds, and what to do.
         """
         if trainer.state.fn == "fit" and self.settings.resume:
-            ours: Sequence[Any] = getattr(trainer, "callbacks", [])
-            here = [callback.state_key for callback in ours if isinstance(callback, FeatureGeometryMonitor)]
-            checkpointing.refuse_other_curves(checkpoint, self.state_key, here, type(self).__qualname__)
+            checkpointing.refuse_other_curves(checkpoint, self, trainer)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import lightning.pytorch as pl
 import torch
 
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
@@ -79,7 +79,7 @@ class Publisher:
     """
 
     def __init__(
-        self, trainer: pl.Trainer, history: History, display: LoggerDisplay, guard: Guard, headline: str | None = None
+        self, trainer: Trainer, history: History, display: LoggerDisplay, guard: Guard, headline: str | None = None
     ) -> None:
         self.trainer, self.history, self.display, self.guard = trainer, history, display, guard
         self._live: dict[str, set[str]] = {}
@@ -94,7 +94,7 @@ class Publisher:
 
     def publish(
         self,
-        pl_module: pl.LightningModule,
+        pl_module: LightningModule,
         closed: ClosedWindow,
         inside_epoch: bool,
         due: Sequence[Due],
@@ -132,7 +132,7 @@ class Publisher:
             with self.guard.around("reporting an alarm"):
                 self._alarmed(record, alarm, stopper.stop(self.trainer, alarm))
 
-    def _log(self, pl_module: pl.LightningModule, closed: ClosedWindow, values: Mapping[str, float]) -> None:
+    def _log(self, pl_module: LightningModule, closed: ClosedWindow, values: Mapping[str, float]) -> None:
         device, dtype = pl_module.device, _dtype(pl_module)
         for name, value in [(EPOCH, closed.record.epoch), *values.items()]:
             tensor = torch.tensor(value, dtype=dtype, device=device)
@@ -142,13 +142,13 @@ class Publisher:
             prefix = closed.record.prefix
             self._headline = next((prefix + s for s in wanted if s in closed.record.values), None)
         if self._headline is not None and self._headline in values:
-            # by the signal's name alone: bars cut the full one at its right
-            name = self._headline.rpartition("/")[2]
+            # short, as bars cut at the right; with our prefix, as the user may have a metric of the signal's name
+            name = "featgeo/" + self._headline.rpartition("/")[2]
             tensor = torch.tensor(values[self._headline], dtype=dtype, device=device)
             pl_module.log(name, tensor, on_step=False, on_epoch=True, prog_bar=True, logger=False, batch_size=1)
             self._live[closed.record.prefix].add(name)
 
-    def _log_inside_epoch(self, pl_module: pl.LightningModule, record: Record, values: Mapping[str, float]) -> None:
+    def _log_inside_epoch(self, pl_module: LightningModule, record: Record, values: Mapping[str, float]) -> None:
         dtype = _dtype(pl_module)
         self.trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
         for logger in self.trainer.loggers:
@@ -166,7 +166,7 @@ class Publisher:
         self.display.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.kind != "converged")
 
 
-def _dtype(pl_module: pl.LightningModule) -> torch.dtype:
+def _dtype(pl_module: LightningModule) -> torch.dtype:
     return torch.float32 if pl_module.device.type == "mps" else torch.float64
 
 

@@ -5,16 +5,16 @@ Catching, streaming, closing and announcing are done by ``watch.watcher``; the c
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
-import lightning.pytorch as pl
-
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import publishing, stock_monitors
+from lightning_featgeo.callbacks import publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
-from lightning_featgeo.callbacks.checkpointing import Saved, open_state, reopen, run_state
+from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
+from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import Stoppers
 from lightning_featgeo.capture.heads import known_class_count
@@ -26,7 +26,6 @@ from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
-from lightning_featgeo.watch.announcement import Announcement
 from lightning_featgeo.watch.layers import served_signals, watched_layers
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import in_order, keeps_order
@@ -50,7 +49,7 @@ class LightningRun:
     """
 
     def __init__(
-        self, settings: MonitorSettings, trainer: pl.Trainer, pl_module: pl.LightningModule, history: History,
+        self, settings: MonitorSettings, trainer: Trainer, pl_module: LightningModule, history: History,
         taps: list[FeatureTap], saved: Saved | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
@@ -68,12 +67,14 @@ class LightningRun:
             settings, sources, lightning.ranks_of(trainer), history, stated, Policy(), id_key=settings.display.id_key
         )
         self.guard, self.phase = self.watcher.guard, self.watcher.phase
-        self.watcher.make_layers, self.watcher.on_announcement = self.make_layers, self.announcement
+        self.watcher.make_layers = self.make_layers
+        self.watcher.on_announcement = functools.partial(words.announcement, self)
         self.stoppers = Stoppers(trainer, self.guard)
         self.display = LoggerDisplay(trainer, self.guard, settings.display)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
+        self.closed: set[str] = set()  # stages of which a window has closed
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
-        self._resolved: dict[str, tuple[str, ...]] = {}  # stage -> what "auto" and groups came to, once a batch told
+        self._resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
             settings.display.check_class_names(self.watcher.classes)
             if saved is not None:
@@ -146,6 +147,17 @@ class LightningRun:
         saved.check(self.watcher.paths, [], layers[0].metric.num_classes if layers else None)
         return layers
 
+    def open_if_due(self, stage: str) -> None:
+        """Open the stage's windows, if it is watched and this epoch's turn."""
+        if self.is_due(stage):
+            self.open(stage)
+
+    def is_due(self, stage: str) -> bool:
+        """Whether the stage is watched, and this epoch is its turn."""
+        every_time = not self.fits or self.trainer.sanity_checking
+        this_epoch = every_time or (self.trainer.current_epoch + 1) % self.settings.every_n_epochs == 0
+        return stage in self.caught_stages and this_epoch
+
     def open_late(self, reason: Gap) -> None:
         """A training window whose first part nobody has seen: a gap from the start."""
         self.open("train")
@@ -167,11 +179,12 @@ class LightningRun:
 
     # --- batches ---------------------------------------------------------------------------------------------
 
-    def check(self, stage: str, batch: Any) -> None:
-        """Look at the stage's first batch for settings that can't work, before its features are needed."""
-        if stage in self.phase.looked or stage not in self.stages:
+    def check(self, stage: str, number: int, batch: Any) -> None:
+        """Look at a loader's first batch for settings that can't work, before its features are needed."""
+        loader = stage, number
+        if loader in self.phase.looked or stage not in self.stages:
             return
-        self.phase.looked.add(stage)
+        self.phase.looked.add(loader)
         refuses = not self.phase.trained
         with self.guard.around(f"looking at a {stage} batch", self.watcher.failing(stage), refuses=refuses):
             if refuses and self.settings.display.id_key is not None:  # later, what is only shown must not cost a curve
@@ -179,7 +192,7 @@ class LightningRun:
             has_labels = self.watcher.look(batch)
             if self.settings.signals == "auto" and not has_labels:
                 unlabelled = [n for preset in PRESETS.values() for n in preset if "labels" not in CATALOG[n].requires]
-                self._settle_names(stage, tuple(dict.fromkeys(unlabelled)))
+                self._settle_names(loader, tuple(dict.fromkeys(unlabelled)))
 
     def forward_done(self, loss: Tensor) -> None:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
@@ -198,15 +211,15 @@ class LightningRun:
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:
         """Stream what was caught into the stage's window, if one is open."""
         key = (stage, number)
-        first = number == 0 and not self.phase.trained and self.phase.awaits_rows(stage)
+        first = not self.phase.trained and self.phase.awaits_rows(key)
         if self.watcher.end_batch(key, outputs, batch, refuses=first) and first:
             with self.guard.around("checking which callbacks monitor our curves", refuses=True):
-                self._settle_names(stage, self.watcher.windows[key].signals)
+                self._settle_names(key, self.watcher.windows[key].signals)
 
-    def _settle_names(self, stage: str, signals: tuple[str, ...]) -> None:
-        """What is computed in a stage is known now: whoever watches another name of it has to hear."""
-        if stage in self.stages:
-            self._resolved[stage] = signals
+    def _settle_names(self, loader: tuple[str, int], signals: tuple[str, ...]) -> None:
+        """What is computed of a loader is known now: whoever watches another name of it has to hear."""
+        if loader[0] in self.stages:
+            self._resolved[loader] = signals
             if self.fits:
                 stock_monitors.check_names(self.trainer)
 
@@ -215,8 +228,9 @@ class LightningRun:
         layers = [layer.name for layer in self.watcher.sources.layers] or [None]
         names: list[str] = []
         for stage in self.stages:
-            signals = self._resolved.get(stage, self.settings.signals)
-            names += publishing.known_names(signals, self.names(stage), layers)
+            for number, name in enumerate(self.names(stage)):
+                signals = self._resolved.get((stage, number), self.settings.signals)
+                names += publishing.known_names(signals, [name], layers)
         return [*names, *self.stoppers.names(names)]
 
     # --- closing ---------------------------------------------------------------------------------------------
@@ -226,6 +240,9 @@ class LightningRun:
 
         Once the count is taken, ``stoppers.act()`` is due: a checkpoint that is saved then holds everything.
         """
+        if self.phase.catching == stage:  # a step that was begun and left out
+            self.phase.catching = None
+            self.watcher.sources.forget()
         windows = self.watcher.of_stage(stage)
         if stage not in self.stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
@@ -234,6 +251,7 @@ class LightningRun:
             windows[0].seconds + self._uncharged,
             windows[0].started - self._uncharged,
         )
+        self.closed.add(stage)
         self._uncharged = 0.0
         epoch, step = lightning.fractional_epoch(self.trainer), int(self.trainer.global_step)
         lightning.fail_if_cut(windows, self.trainer, stage)
@@ -247,51 +265,8 @@ class LightningRun:
         self._uncharged = time.perf_counter() - begin
         return len(windows)
 
-    def warn_if_never_filled(self, steps: int) -> None:
-        """Say so if training ended before a window of n steps closed."""
-        if self.open_train_window() is not None and not any(r.stage == "train" for r in self.history):
-            self.guard.warn(
-                f"training ended before a window of {steps} steps was full: there is no curve", "never filled"
-            )
-
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""
         with self.guard.around("showing the last window"):
             self.display.close()
         self.watcher.sources.remove()
-
-    # --- checkpoints -----------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this run."""
-        found: dict[str, Any] = {}
-        with self.guard.around("saving the monitor's state"):
-            found = run_state(self.watcher)
-            window = self.open_train_window()
-            if window is not None:
-                found["open"] = open_state(self.trainer, self.watcher, window)
-        return found
-
-    def go_on(self) -> None:
-        """With the training window that was open when the checkpoint was written; the loader is there by now."""
-        if self.saved is not None and self.saved.open is not None and "train" in self.caught_stages:
-            with self.guard.around("going on with the open training window", self.watcher.failing("train")):
-                self.open("train")
-                window = self.open_train_window()
-                if window is not None:
-                    reopen(self.trainer, self.watcher, window, self.saved.open)
-
-    # --- words -----------------------------------------------------------------------------------------------
-
-    def announcement(self, window: Window) -> Announcement:
-        """What is said as soon as layer, dimension, classes, signals and memory are known."""
-        windows = sum(len(self.names(stage)) for stage in self.stages)
-        reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
-        silent = reference if reference is not None and not reference.plan.logged else None
-        held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
-        told = Announcement(
-            self.watcher.sources.layers, window, self.stages, windows, self.watcher.ranks.size, held,
-            name=lightning.run_name(self.trainer),
-        )  # fmt: skip
-        self.display.describe(told.header)
-        return told

@@ -12,10 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-
 from lightning_featgeo import _compat
+from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.sinks import EPOCH
 from lightning_featgeo.watch.announcement import say
@@ -23,7 +21,7 @@ from lightning_featgeo.watch.announcement import say
 PREFIXES = ("featgeo/", "featgeo_monitor/")
 
 
-def watchers(trainer: pl.Trainer) -> Iterator[tuple[Any, str]]:
+def watchers(trainer: Trainer) -> Iterator[tuple[Any, str]]:
     """Every callback and scheduler configuration that watches one of our names, and the name."""
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     for watcher in [*callbacks, *trainer.lr_scheduler_configs]:
@@ -32,7 +30,7 @@ def watchers(trainer: pl.Trainer) -> Iterator[tuple[Any, str]]:
                 yield watcher, name
 
 
-def check_names(trainer: pl.Trainer) -> None:
+def check_names(trainer: Trainer) -> None:
     """Refuse monitors of names that this run never logs, and two of ours that log the same name.
 
     Raises:
@@ -41,6 +39,8 @@ def check_names(trainer: pl.Trainer) -> None:
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     known: dict[str, Any] = {}
     for ours in callbacks:
+        for stopper in (one for one in callbacks if hasattr(one, "follow")) if hasattr(ours, "known_stages") else ():
+            stopper.follow(ours.known_stages())
         for name in ours.known_geometry_names() if hasattr(ours, "known_geometry_names") else ():
             other = known.setdefault(name, ours)
             if other is not ours and name.startswith("featgeo/") and name != EPOCH:
@@ -48,9 +48,10 @@ def check_names(trainer: pl.Trainer) -> None:
                     f"two FeatureGeometryMonitors would both log {name!r}, and Lightning would average them; watch "
                     'several layers with one monitor: FeatureGeometryMonitor(layer=["a", "b"])'
                 )
+    not_set_up = trainer.val_dataloaders is None and trainer.enable_validation
     for watcher, name in watchers(trainer):
-        first_loader = re.sub(r"^(featgeo\w*/(?:val|test))_\d+/", r"\1/", name)  # loaders may not be set up yet
-        if name not in known and first_loader not in known:
+        of_a_loader = re.sub(r"^(featgeo\w*)/(?!train/)[^/]+/", r"\1/val/", name) if not_set_up else name
+        if name not in known and of_a_loader not in known:
             who = type(getattr(watcher, "scheduler", watcher)).__name__
             raise ConfigurationError(
                 f"{who}(monitor={name!r}) watches a name that this run never logs.{near_misses(name, list(known))} "
@@ -59,17 +60,17 @@ def check_names(trainer: pl.Trainer) -> None:
             )
 
 
-def let_gaps_pass(trainer: pl.Trainer) -> list[Callable[[], None]]:
+def let_gaps_pass(trainer: Trainer) -> list[Callable[[], None]]:
     """Make stock monitors of our names skip a check whose value is a gap; returns how to undo it."""
     undo: list[Callable[[], None]] = []
     for watcher, name in watchers(trainer):
-        if isinstance(watcher, ModelCheckpoint):
+        if _compat.is_lightnings(watcher, "ModelCheckpoint"):
             restore = _compat.skip_ranking_on_gaps(watcher, name)
             undo += [] if restore is None else [restore]
         elif getattr(watcher, "strict", False):
             watcher.strict = False
             undo.append(functools.partial(setattr, watcher, "strict", True))
-            who = "EarlyStopping" if isinstance(watcher, EarlyStopping) else "the scheduler"
+            who = "EarlyStopping" if _compat.is_lightnings(watcher, "EarlyStopping") else "the scheduler"
             if trainer.is_global_zero:
                 say(
                     f"featgeo: {who} that watches {name!r} was set to strict=False: a gap skips its check instead of "

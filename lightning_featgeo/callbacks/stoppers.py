@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
-
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
+from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.sinks import ALARM
 from lightning_featgeo.watch.guard import Guard
@@ -28,7 +27,7 @@ class Judgement(NamedTuple):
 class Stoppers:
     """The stoppers of a trainer, and the alarms that nobody has acted on yet."""
 
-    def __init__(self, trainer: pl.Trainer, guard: Guard) -> None:
+    def __init__(self, trainer: Trainer, guard: Guard) -> None:
         self.trainer, self.guard = trainer, guard
         self._due: list[tuple[GeometryEarlyStopping, Alarm]] = []
 

@@ -9,20 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.strategies import ParallelStrategy
-
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks.settings import MonitorSettings
+from lightning_featgeo.callbacks.lightning_types import Trainer
+from lightning_featgeo.callbacks.settings import STAGES, MonitorSettings
 from lightning_featgeo.capture.names import segment
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.watch.window import Window
 
 
-def ranks_of(trainer: pl.Trainer) -> Ranks:
+def ranks_of(trainer: Trainer) -> Ranks:
     """The processes that see different data: all, or with tensor parallelism those of the data-parallel mesh."""
-    if not isinstance(trainer.strategy, ParallelStrategy):
+    if not _compat.is_lightnings(trainer.strategy, "ParallelStrategy"):
         return Ranks.alone()
     mesh = _compat.device_mesh(trainer.strategy)
     names = getattr(mesh, "mesh_dim_names", None) or ()
@@ -31,7 +29,7 @@ def ranks_of(trainer: pl.Trainer) -> Ranks:
     return Ranks()
 
 
-def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
+def loader_of(trainer: Trainer, stage: str, number: int) -> Any:
     """The stage's loader of that number, or None where it can't be told."""
     loaders = trainer.train_dataloader if stage == "train" else getattr(trainer, f"{stage}_dataloaders", None)
     if isinstance(loaders, Mapping) and stage != "train":
@@ -40,15 +38,17 @@ def loader_of(trainer: pl.Trainer, stage: str, number: int) -> Any:
     return given[number] if number < len(given) and (stage != "train" or len(given) == 1) else None
 
 
-def combines_loaders(trainer: pl.Trainer, stage: str) -> bool:
+def combines_loaders(trainer: Trainer, stage: str) -> bool:
     """Whether each batch of a stage is made of batches of several loaders: then its parts are other samples."""
     if stage == "train":
         return _is_collection(getattr(trainer.train_dataloader, "iterables", trainer.train_dataloader))
-    loaders = _listed(getattr(trainer, f"{stage}_dataloaders", None))
-    return any(_is_collection(getattr(one, "iterables", None)) for one in loaders)
+    loaders = getattr(trainer, f"{stage}_dataloaders", None)
+    if _is_collection(loaders) and _compat.loads_together(trainer, stage):
+        return True
+    return any(_is_collection(getattr(one, "iterables", None)) for one in _listed(loaders))
 
 
-def fail_if_cut(windows: Sequence[Window], trainer: pl.Trainer, stage: str) -> None:
+def fail_if_cut(windows: Sequence[Window], trainer: Trainer, stage: str) -> None:
     """Validation windows that a resume has begun in their middle are gaps: Lightning goes on in one that was cut."""
     if stage != "val" or trainer.state.fn != "fit" or trainer.ckpt_path is None:
         return
@@ -71,15 +71,18 @@ def _is_collection(loaders: Any) -> bool:
     return isinstance(loaders, (list, tuple, Mapping)) and len(loaders) > 1
 
 
-def stage_names(trainer: pl.Trainer, stage: str, loader_names: Any) -> list[str]:
+def stage_names(trainer: Trainer, stage: str, loader_names: Any) -> list[str]:
     """What the stage's loaders are called in logged names.
 
     Raises:
         ConfigurationError: if two of them would be called the same.
     """
     loaders = getattr(trainer, f"{stage}_dataloaders", None) if stage != "train" else None
-    given = [segment(n) for n in loader_names or ()] if stage != "train" else []
-    if isinstance(loaders, (list, tuple, Mapping)):
+    keys = [_of_loader(stage, str(key)) for key in loaders] if isinstance(loaders, Mapping) else []
+    given = [segment(n) for n in loader_names or keys] if stage != "train" else []
+    if loaders is not None and _compat.loads_together(trainer, stage):
+        given, count = [], 1  # one window, of the batches of all of them
+    elif isinstance(loaders, (list, tuple, Mapping)):
         count = len(loaders)
     else:
         count = max(1, len(given)) if loaders is None else 1  # None: not set up yet
@@ -92,19 +95,40 @@ def stage_names(trainer: pl.Trainer, stage: str, loader_names: Any) -> list[str]
     return names
 
 
-def stages_of_fit(settings: MonitorSettings, trainer: pl.Trainer) -> tuple[tuple[str, ...], str | None]:
+def _of_loader(stage: str, key: str) -> str:
+    """What a loader's key in a dict is called in logged names: never as the windows of another stage are."""
+    name = segment(key)
+    return f"{stage}_{name}" if name in STAGES and name != stage else name
+
+
+def stages_of_fit(settings: MonitorSettings, trainer: Trainer) -> tuple[tuple[str, ...], str | None]:
     """The stages of this fit, and a word on it: training windows where there is no validation."""
-    stages = tuple(settings.stages)
-    if "val" not in stages or trainer.enable_validation:
+    stages, never = tuple(settings.stages), _why_no_validation(trainer)
+    if "val" not in stages or never is None:
         return stages, None
     rest = tuple(s for s in stages if s not in ("val", "train"))
     return ("train", *rest), (
-        "featgeo: there is no validation loader, so the curves are training windows (featgeo/train/…); "
+        f"featgeo: {never}, so the curves are training windows (featgeo/train/…); "
         "they run over changing weights and augmented batches"
     )
 
 
-def fractional_epoch(trainer: pl.Trainer) -> float:
+def _why_no_validation(trainer: Trainer) -> str | None:
+    """Why no validation will run in this fit; None: it may."""
+    if not trainer.enable_validation:
+        return "there is no validation loader"
+    every, last, first = trainer.check_val_every_n_epoch, trainer.max_epochs, trainer.current_epoch
+    if (
+        every is not None
+        and last is not None
+        and last > first
+        and not any(e % every == 0 for e in range(first + 1, last + 1))
+    ):
+        return f"check_val_every_n_epoch={every} lets no validation run in this fit (max_epochs={last})"
+    return None
+
+
+def fractional_epoch(trainer: Trainer) -> float:
     """Epochs done, with the fraction of the running one; strictly increasing over a fit."""
     epoch = float(trainer.current_epoch)
     if trainer.state.fn != "fit":
@@ -114,7 +138,7 @@ def fractional_epoch(trainer: pl.Trainer) -> float:
     return epoch + (min(1.0, started / total) if math.isfinite(total) and total else started / (started + 1))
 
 
-def history_path(trainer: pl.Trainer) -> Path | None:
+def history_path(trainer: Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
     if trainer.loggers and type(trainer.loggers[0]).__name__ == "MLFlowLogger":
@@ -127,7 +151,7 @@ def history_path(trainer: pl.Trainer) -> Path | None:
     return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:4]}.jsonl"
 
 
-def run_name(trainer: pl.Trainer) -> tuple[str | None, str | None]:
+def run_name(trainer: Trainer) -> tuple[str | None, str | None]:
     """What its first logger calls the run, for people; and what no other run is called."""
     for logger in trainer.loggers:
         version = logger.version

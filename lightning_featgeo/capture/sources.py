@@ -21,9 +21,8 @@ from lightning_featgeo.capture.refusals import silent_weight
 from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
-from lightning_featgeo.capture.taps import FeatureTap, display_name, find_modules
+from lightning_featgeo.capture.taps import FeatureTap, display_name, find_head, find_layers
 from lightning_featgeo.capture.widths import in_width
-from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 
@@ -68,6 +67,7 @@ class Sources:
         self._scout: Scout | None = None
         self._waited = 0
         self._order = Order()
+        self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
         self.taps: list[FeatureTap] = []
@@ -75,7 +75,7 @@ class Sources:
         self.head: torch.nn.Module | None = None
         self.reading: Reading | None = None
         if head is not None:
-            name, module = self._one(root, head)
+            name, module = find_head(root, head)
             self.head = module
             if layer is None and features is None:
                 self._use_head(Choice(module, name, NAMED))
@@ -91,28 +91,18 @@ class Sources:
             self._scout = Scout(root, self._in_graph, choice)
 
     def _use_layers(self, patterns: list[str]) -> None:
-        found: dict[str, tuple[torch.nn.Module, str, str]] = {}
-        for pattern in patterns:
-            path, _, wanted = pattern.partition(":")
-            for name, module in find_modules(self.root, path).items():
-                found[f"{name}:{wanted}" if wanted else name] = module, name, wanted
+        found = find_layers(self.root, patterns)
         names = unique_segments(found, "layers")
         for i, (shown, (module, name, wanted)) in enumerate(found.items()):
             self.taps.append(self._tap(module, name, "output", wanted or None))
             self.layers.append(Layer(None if i == 0 else names[i], shown, f"the output of {shown!r}"))
 
-    @staticmethod
-    def _one(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
-        found = find_modules(root, path)
-        if len(found) > 1:
-            raise ConfigurationError(f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one")
-        return next(iter(found.items()))
-
     def _tap(self, module: torch.nn.Module, name: str, side: Any, wanted: str | None = None) -> FeatureTap:
         for tap in self._known:
             same = tap.module is module and tap.side == side and tap.wanted == wanted
             if same and tap.in_graph == self._in_graph:
-                tap.attach()
+                if _compat.compiles():
+                    tap.attach()
                 return tap
         tap = FeatureTap(module, name, side, self._in_graph, wanted)
         self._known.append(tap)
@@ -197,6 +187,10 @@ class Sources:
             return
         self.reading = graph.reading(self.head, inputs)
 
+    def is_frozen(self, index: int) -> bool:
+        """Whether, as the last training step told, no weight before the layer of that number is being trained."""
+        return index < len(self.taps) and self.taps[index].frozen
+
     def refresh(self) -> bool:
         """Look whether watched modules were replaced (a head for more classes), and watch the new ones.
 
@@ -224,7 +218,7 @@ class Sources:
         """Take the head that another rank, or an earlier run, has found: here, nothing ran that could tell."""
         if self.scouting:
             self._end_of_search(None)
-            name, module = self._one(self.root, path)
+            name, module = find_head(self.root, path)
             self._use_head(Choice(module, name, why))
 
     def open(self) -> None:
@@ -271,6 +265,8 @@ class Sources:
         """
         self.settle(None)  # if no loss told (evaluation alone), the order of running decides
         self.entrance.close()
+        if not self.ran_instead and not _compat.compiles() and not any(tap.calls for tap in self.taps):
+            self.ran_instead = self.entrance.names()
         if self._features is None:
             taken = [self._calls(tap) for tap in self.taps]
         else:

@@ -2,7 +2,8 @@
 
 The hook calls one op that clones into a Python list keyed by an integer. So a compiled graph keeps the call, compiles
 once for any number of calls a step, and the copy can't be overwritten by a later in-place op or a reused buffer.
-While the tap is closed the op does nothing; training code pays a call.
+The hook is there while a step runs, and gone before anybody exports, scripts, copies or pickles the model; a compiled
+graph would be compiled anew for that, so in a process that compiles it stays, and does nothing while the tap is closed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -62,9 +63,11 @@ class FeatureTap:
         in_graph: see ``stash``; False where CUDA graphs are replayed.
         wanted: of an output of several tensors, the key or position of the features.
 
-    A tap starts closed. ``open()`` begins to catch, ``take()`` closes it and returns one tensor per forward call,
-    in order; ``remove()`` unhooks and ``attach()`` hooks again under the same key, which a compiled graph remembers.
-    Hook before the first call of a compiled module: later hooks never fire.
+    A tap starts closed. ``open()`` begins to catch, ``take()`` closes it and returns one tensor per forward call, in
+    order; ``remove()`` unhooks for good. It always hooks under the same key, which a compiled graph remembers.
+
+    Raises:
+        ConfigurationError: for a TorchScript module, which takes no hook.
     """
 
     def __init__(
@@ -79,26 +82,39 @@ class FeatureTap:
         self.in_graph, self.wanted = in_graph, wanted
         self.key = next(_KEYS)
         self.caught_ever = False
+        self.frozen = False  # as the last training step told: no weight before it is being trained
         self._slot = Slot()
         self._handle: RemovableHandle | None = None
-        self.attach()
-
-    def attach(self) -> None:
-        """Hook the module; does nothing if it is hooked."""
-        if self._handle is not None:
-            return
-        if isinstance(self.module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
                 f"{self.name!r} is a TorchScript module, which takes no hook: watch the module around it with layer=, "
                 "the head behind it with head=, or return the features from the step and give features="
             )
-        told: dict[str, Any] = {"key": self.key, "owner": id(self.module), "in_graph": self.in_graph}
-        if self.side == "input":
-            before = functools.partial(_stash_input, **told)  # partials of plain functions can be pickled
-            self._handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            after = functools.partial(_stash_output, **told, name=self.name, wanted=self.wanted)
-            self._handle = self.module.register_forward_hook(after, with_kwargs=True)
+        if side == "input":
+            self._hook: Any = functools.partial(_stash_input, key=self.key, owner=id(module), in_graph=in_graph)
+        else:  # partials of plain functions can be pickled
+            self._hook = functools.partial(
+                _stash_output, key=self.key, owner=id(module), in_graph=in_graph, name=self.name, wanted=wanted
+            )
+        if _compat.compiles():
+            self.attach()  # hooks that come after the first call of a compiled module never fire
+
+    def attach(self) -> None:
+        """Hook the module; does nothing if it is hooked."""
+        if self._handle is None and self.side == "input":
+            self._handle = self.module.register_forward_pre_hook(self._hook, with_kwargs=True)
+        elif self._handle is None:
+            self._handle = self.module.register_forward_hook(self._hook, with_kwargs=True)
+
+    def rest(self) -> None:
+        """No step runs: unhook, unless compiled code has seen the hook."""
+        trained = [call for call in self._slot.calls if call.with_gradient]
+        if trained:
+            self.frozen = not any(call.needs_gradient for call in trained)
+        OPEN.pop(self.key, None)
+        if self._handle is not None and not _compat.compiles():
+            self._handle.remove()
+            self._handle = None
 
     def open(self, budget: Budget | None = None, is_open: Callable[[], bool] | None = None) -> None:
         """Forget what was caught, and start catching.
@@ -107,6 +123,7 @@ class FeatureTap:
             budget: how much may be held.
             is_open: whether a call counts, asked at each one. None: all.
         """
+        self.attach()
         self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
         OPEN[self.key] = self._slot
 
@@ -131,7 +148,7 @@ class FeatureTap:
             ConfigurationError: if what the module puts out has to be named.
             RuntimeError: if a copy could not be made (out of memory).
         """
-        OPEN.pop(self.key, None)
+        self.rest()
         slot, self._slot = self._slot, Slot()
         if isinstance(slot.error, ConfigurationError):
             raise slot.error
@@ -142,7 +159,7 @@ class FeatureTap:
 
     def forget(self) -> None:
         """Close, and let go of what was caught."""
-        OPEN.pop(self.key, None)
+        self.rest()
         self._slot = Slot()
 
     def remove(self) -> None:
@@ -179,3 +196,25 @@ def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Modu
             f"Paste: FeatureGeometryMonitor(layer={next(reversed(modules), 'net')!r})"
         )
     return found
+
+
+def find_layers(root: torch.nn.Module, patterns: Iterable[str]) -> dict[str, tuple[torch.nn.Module, str, str]]:
+    """Layers by paths or globs, or "path:key" for one of several tensors: shown name -> module, its path, the key."""
+    found: dict[str, tuple[torch.nn.Module, str, str]] = {}
+    for pattern in patterns:
+        path, _, wanted = pattern.partition(":")
+        for name, module in find_modules(root, path).items():
+            found[f"{name}:{wanted}" if wanted else name] = module, name, wanted
+    return found
+
+
+def find_head(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
+    """The path and module of the one head that is named.
+
+    Raises:
+        ConfigurationError: if there is none, or several fit.
+    """
+    found = find_modules(root, path)
+    if len(found) > 1:
+        raise ConfigurationError(f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one")
+    return next(iter(found.items()))

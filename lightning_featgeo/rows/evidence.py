@@ -55,6 +55,7 @@ class Evidence:
     summary: str = ""
     changed: str = ""
     batches: int = 0
+    _loader: str | int | None = None  # of several that a batch is made of, the one whose samples count
     _moved: bool = False
     _alike: dict[int, bool] = field(default_factory=dict)
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
@@ -153,8 +154,11 @@ class Evidence:
             names = [path[0] for path, _ in parts]
             tops, own = list(names), next((names[n] for one in origins if one is not None for n in numbers(one)), None)
             used = [tops[n] for one in origins if one is not None for n in numbers(one)]
-        if own is None or own not in used or len(set(used)) == 1:
+        if self._loader is not None and self.role.several_loaders:
+            own = self._loader  # also where its samples have come to an end before those of the others
+        elif own is None or own not in used or len(set(used)) == 1:
             return list(origins)
+        self._loader = own
         others = dict.fromkeys(dotted((top,)) for top in used if top is not None and top != own)
         self.notes[f"samples of another loader ({', '.join(others)}) are left out"] = None
         allowed = [number for number, top in enumerate(tops) if top == own]

@@ -6,8 +6,7 @@ Scalars don't pass here: ``pl_module.log`` (or, inside an epoch, ``logger.log_me
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from lightning.pytorch.loggers import Logger
+from typing import Any
 
 from lightning_featgeo.sinks.sink import ALARM, EPOCH, At, Sink
 from lightning_featgeo.sinks.stores import MLflowSink, TensorBoardSink, TrackioSink
@@ -23,7 +22,7 @@ _KINDS: dict[str, type[Sink]] = {
 }
 
 
-def sinks_of(loggers: Iterable[Logger]) -> list[Sink]:
+def sinks_of(loggers: Iterable[Any]) -> list[Sink]:
     """A sink for each logger that can show more than scalars, known by class name: importing wandb costs a second."""
     found = []
     for logger in loggers:

@@ -83,7 +83,7 @@ class Guard:
         if dropped:
             self.warn(f"{dropped} rows of {record.stage} had NaN or Inf and were left out", f"nan {record.stage}")
         for note in record.notes:
-            if note.kind is NoteKind.ROWS:  # said when the run began; the history keeps it
+            if note.kind in (NoteKind.ROWS, NoteKind.FROZEN):  # said when the run began, or meant so: the history's
                 continue
             kind = SmallSampleWarning if note.kind is NoteKind.SMALL_SAMPLE else FeatureGeometryWarning
             self.warn(f"{prefix.rstrip('/')}: {note}", f"note {prefix} {note.kind}", kind)

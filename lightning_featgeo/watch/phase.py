@@ -22,20 +22,20 @@ class Phase:
         announced: whether the run has said what it watches.
         catching: the stage whose step is being run, None between steps.
         open: stages whose windows are being fed.
-        looked: stages whose first batch was looked at.
+        looked: loaders (stage and number) whose first batch was looked at.
     """
 
     trained: bool = False
     announced: bool = False
     catching: str | None = None
     open: set[str] = field(default_factory=set)
-    looked: set[str] = field(default_factory=set)
-    _with_rows: set[str] = field(default_factory=set)
+    looked: set[tuple[str, int]] = field(default_factory=set)
+    _with_rows: set[tuple[str, int]] = field(default_factory=set)
 
-    def awaits_rows(self, stage: str) -> bool:
-        """Whether no rows have arrived in the stage's windows yet."""
-        return stage not in self._with_rows
+    def awaits_rows(self, loader: tuple[str, int]) -> bool:
+        """Whether no rows have arrived from this loader yet."""
+        return loader not in self._with_rows
 
-    def rows_arrived(self, stage: str) -> None:
-        """Rows have arrived in a window of this stage."""
-        self._with_rows.add(stage)
+    def rows_arrived(self, loader: tuple[str, int]) -> None:
+        """Rows have arrived from this loader."""
+        self._with_rows.add(loader)

@@ -16,6 +16,8 @@ from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.watch.plan import Compared
 from lightning_featgeo.watch.samplers import Shard
 
+FROZEN = "no weight before this layer is being trained (a frozen backbone), so its features can't move"
+
 
 @dataclass
 class WatchedLayer:
@@ -28,6 +30,8 @@ class WatchedLayer:
         metric: takes them.
         check: refuses rows of a dimension that the run can't go on with; asked before the first ones.
         failed: why this layer is a gap.
+        noted: what the notes of earlier windows have said.
+        frozen: whether no weight before it is being trained.
     """
 
     name: str | None
@@ -37,6 +41,7 @@ class WatchedLayer:
     check: Callable[[int], None] | None = None
     failed: Gap | None = None
     noted: set[str] = field(default_factory=set)
+    frozen: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -66,6 +71,8 @@ class WatchedLayer:
             self.noted.add(made.evidence.changed)
             told = f"rows were {made.evidence.summary}, and in some batches now: {made.evidence.changed}"
             notes.append(Note(NoteKind.EVIDENCE, told))
+        if self.frozen:
+            notes.append(Note(NoteKind.FROZEN, FROZEN))
         return notes
 
     def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:

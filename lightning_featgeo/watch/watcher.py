@@ -84,6 +84,7 @@ class Watcher:
         with self.guard.around("looking for modules that were replaced", lost="the old ones are watched"):
             if self.sources.refresh():
                 self.forget_layers()
+        self.sources.ran_instead = []
         for plan in plans:
             window = self.windows.setdefault((stage, plan.number), Window(plan))
             self._opened[stage].append((stage, plan.number))
@@ -176,7 +177,7 @@ class Watcher:
             if not any(caught):
                 return False
             if not self.phase.trained:
-                self.phase.rows_arrived(window.plan.stage)
+                self.phase.rows_arrived(key_of(window))
             if window.plan.logged and not self.phase.announced:
                 self.phase.announced = True
                 self._announce(window)
@@ -236,6 +237,9 @@ class Watcher:
 
         with self.guard.around(f"closing {names}", fail_all):
             told = self._agree(involved)
+        for window in closing:
+            for index, part in enumerate(window.layers):
+                part.frozen = self.sources.is_frozen(index)
         closed: list[ClosedWindow] = []
         for number, window in enumerate(closing, first_number):
             closed += self._close_one(window, number, epoch, step, told, reference)
@@ -252,7 +256,7 @@ class Watcher:
                 reports, compared = told[key_of(window)], compared_with(window, reference, told)
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
-                return window.close(number, epoch, step, self.ranks, reports, compared)
+                return window.close(number, epoch, step, self.ranks, reports, compared, self.sources.ran_instead)
         counts = counted(told[key_of(window)]) if told else {}
         return closed_as_gap(window, number, epoch, step, counts, self.settings.asked or PRESETS["self_supervised"])
 

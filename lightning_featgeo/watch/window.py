@@ -24,6 +24,7 @@ from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
+SHOWN_MODULES = 5  # names in a message
 SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
 
 
@@ -91,6 +92,7 @@ class Window:
         ranks: Ranks,
         reports: Sequence[Report],
         reference: Compared | Window,
+        ran_instead: Sequence[str] = (),
     ) -> list[ClosedWindow]:
         """A record for each layer, the same on every rank, with curves on rank 0. A failed one is all gaps.
 
@@ -99,6 +101,7 @@ class Window:
             ranks: the processes to merge with.
             reports: of every rank.
             reference: the window that it is compared with, or why there is none.
+            ran_instead: modules that the step called while nothing watched ran.
         """
         begin = time.perf_counter()
         for part in self.layers:
@@ -107,7 +110,7 @@ class Window:
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
         results = [
-            part.result(other, ranks, last, no_batch or _did_not_run(part.path, self.plan.name))
+            part.result(other, ranks, last, no_batch or _did_not_run(part.path, self.plan.name, ran_instead))
             for part, other in zip(self.layers, others, strict=True)
         ]
         counts = counted(reports)
@@ -203,11 +206,18 @@ def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
     return torch.cat(asked) if asked else None
 
 
-def _did_not_run(path: str, name: str) -> str:
-    return (
-        f"no features were caught: {path!r} did not run in {name}. If the model was compiled and called before fit, "
-        "compile it anew; if this stage uses another part of the model, name a layer that runs in it, or watch the "
-        "training: stages=('train', 'val')"
+def _did_not_run(path: str, name: str, instead: Sequence[str]) -> str:
+    told = f"no features were caught: {path!r} did not run in {name}"
+    if instead:
+        ran = ", ".join(repr(one) for one in instead[:SHOWN_MODULES])
+        told += (
+            f"; {ran} did. Paste FeatureGeometryMonitor(layer={instead[-1]!r}) to watch what runs there, or "
+            'FeatureGeometryMonitor(stages=("train", "val")) to watch the training'
+        )
+        return told
+    return told + (
+        ". If the model was compiled and called before fit, compile it anew; if this stage uses another part of the "
+        "model, name a layer that runs in it, or watch the training: stages=('train', 'val')"
     )
 
 

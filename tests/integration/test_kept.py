@@ -57,11 +57,11 @@ def test_the_progress_bar_shows_the_chosen_curve_under_a_name_that_fits() -> Non
     monitor = FeatureGeometryMonitor(display=Display(headline="effective_rank"), on_error="raise")
     run = trainer(monitor, Bar(), max_epochs=2)
     run.fit(Classifier(), *loaders())
-    assert [set(metrics) for metrics in shown[1:]] == [{"effective_rank"}] * 2
-    assert shown[-1]["effective_rank"] == pytest.approx(monitor.history.records[-1].values["effective_rank"])
+    assert [set(metrics) for metrics in shown[1:]] == [{"featgeo/effective_rank"}] * 2
+    assert shown[-1]["featgeo/effective_rank"] == pytest.approx(monitor.history.records[-1].values["effective_rank"])
     monitor = FeatureGeometryMonitor(signals=["nc1", "cdnv"], on_error="raise")
     run = trainer(monitor, max_epochs=1)
     run.fit(Classifier(), *loaders())
-    assert set(run.progress_bar_metrics) == {"nc1"}  # the first one
+    assert set(run.progress_bar_metrics) == {"featgeo/nc1"}  # the first one
     with pytest.raises(ConfigurationError, match=r"headline='efective_rank' is not among the signals.*effective_rank"):
         FeatureGeometryMonitor(display=Display(headline="efective_rank"))

@@ -144,9 +144,9 @@ def test_fast_dev_run_and_no_logger_and_several_loggers(tmp_path) -> None:
 def test_several_loaders_as_a_dict_and_watched_before_they_exist() -> None:
     train, val = loaders()
     monitor = strict(signals=["feature_std"])
-    watching = pl.callbacks.EarlyStopping("featgeo/val_1/feature_std", mode="max")
+    watching = pl.callbacks.EarlyStopping("featgeo/b/feature_std", mode="max")
     trainer(monitor, watching, max_epochs=1).fit(Classifier(), train, {"a": val, "b": val})
-    assert [r.stage for r in monitor.history] == ["val", "val_1"]
+    assert [r.stage for r in monitor.history] == ["a", "b"]
 
 
 def test_stale_values_of_step_windows_are_withdrawn_at_the_next_epoch() -> None:

@@ -63,7 +63,7 @@ def test_it_says_when_it_cannot_tell() -> None:
     for record in windows(feature_std=[None, None], start=3):
         detector.observe(record)
     assert detector.state == "cannot tell"
-    assert detector.why == "2 of the last 4 windows had no value: every row is the same"
+    assert detector.why == "2 of the last 4 windows were no checks: every row is the same"
     for record in windows(feature_std=[0.3, 0.3], start=5):
         detector.observe(record)
     assert detector.state == "alarm"
@@ -76,7 +76,7 @@ def test_windows_of_few_rows_are_no_checks() -> None:
     detector = watch(Drop(0.5))
     for record in windows(n_samples=[20.0] * 4, feature_std=[0.8, 0.3, 0.3, 0.3]):
         assert detector.observe(record) is None
-    assert detector.why == "4 of the last 4 windows had no value: only 20 rows, fewer than 32"
+    assert detector.why == "4 of the last 4 windows were no checks: only 20 rows, fewer than 32"
 
 
 def test_other_stages_and_layers_are_not_looked_at() -> None:
@@ -154,4 +154,4 @@ def test_a_first_window_that_has_none_before_it_is_no_failure() -> None:
     twice(Gap(GapKind.NO_EARLIER, "there is no window before this one"))
     assert detector.recent == []
     twice(Gap(GapKind.FAILED, "out of memory"))
-    assert detector.blind == "2 of the last 2 windows had no value: out of memory"
+    assert detector.blind == "2 of the last 2 windows were no checks: out of memory"

@@ -166,7 +166,7 @@ class FeatureGeometryMonitor(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Manual optimisation may run further forwards."""
-        if self._run is not None and self._run.phase.catching == "train":
+        if self._run is not None and self._run.phase.catching == "train" and not pl_module.automatic_optimization:
             self._run.watcher.sources.resume()
 
     def on_train_batch_end(

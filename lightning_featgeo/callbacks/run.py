@@ -26,7 +26,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
-from lightning_featgeo.watch.layers import served_signals, watched_layers
+from lightning_featgeo.watch.layers import class_count, served_signals, watched_layers
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import in_order, keeps_order
 from lightning_featgeo.watch.watched_layer import WatchedLayer
@@ -76,7 +76,7 @@ class LightningRun:
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self._resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
-            settings.display.check_class_names(self.watcher.classes)
+            settings.display.check_class_names(self.classes)
             if saved is not None:
                 if sources.scouting and len(saved.layers) == 1:
                     sources.adopt(saved.layers[0], "as in the checkpoint")
@@ -92,6 +92,11 @@ class LightningRun:
         """Stages whose features are caught: those that are logged, and the reference's."""
         extra = self.settings.reference == "train" and "train" not in self.stages and self.fits
         return (*self.stages, "train") if extra else self.stages
+
+    @property
+    def classes(self) -> int | None:
+        """C, as far as it is known."""
+        return class_count(self.settings, self.watcher.stated_classes, self.watcher.sources, None)
 
     def is_open(self, stage: str) -> bool:
         """Whether a window of this stage is being fed."""
@@ -198,7 +203,7 @@ class LightningRun:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
         sources, refuses = self.watcher.sources, not self.phase.trained
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
-            sources.pause()
+            sources.pause(for_good=self.pl_module.automatic_optimization)
             unknown, scouting = sources.reading is None, sources.scouting
             if unknown:
                 sources.settle(loss, inputs_of(self.watcher.batch))
@@ -206,7 +211,7 @@ class LightningRun:
             if unknown and sources.reading is not None:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
             if scouting and not sources.scouting:
-                self.settings.display.check_class_names(self.watcher.classes)
+                self.settings.display.check_class_names(self.classes)
 
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:
         """Stream what was caught into the stage's window, if one is open."""

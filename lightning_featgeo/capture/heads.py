@@ -169,11 +169,6 @@ class Scout:
         for tap in self.taps.values():
             tap.open(budget, is_open)
 
-    def pause(self) -> None:
-        """Stop watching while backward runs."""
-        for tap in self.taps.values():
-            tap.pause()
-
     def is_stale(self) -> bool:
         """Whether any of the candidates is no part of the model any more."""
         there = {id(module) for module in self.root.modules()}

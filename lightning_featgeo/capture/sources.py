@@ -21,7 +21,7 @@ from lightning_featgeo.capture.refusals import silent_weight
 from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
-from lightning_featgeo.capture.taps import FeatureTap, display_name, find_head, find_layers
+from lightning_featgeo.capture.taps import FeatureTap, Link, chain, display_name, find_head, find_layers
 from lightning_featgeo.capture.widths import in_width
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
@@ -67,6 +67,7 @@ class Sources:
         self._scout: Scout | None = None
         self._waited = 0
         self._order = Order()
+        self.chains: list[Link] = []  # who holds watched modules
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
@@ -209,6 +210,7 @@ class Sources:
             else:
                 tap.remove()
                 self.taps[index] = self._tap(module, tap.name, tap.side, tap.wanted)
+        self.chains = [link for tap in self.taps for link in chain(self.root, tap.module)]
         if changed:
             self.reading = None
             self.entrance.search_again()
@@ -237,12 +239,12 @@ class Sources:
         if self._features is None:
             self.entrance.open()
 
-    def pause(self) -> None:
-        """Don't catch what backward runs again."""
-        if self._scout is not None:
-            self._scout.pause()
-        for tap in self.taps:
-            tap.pause()
+    def pause(self, for_good: bool = False) -> None:
+        """Don't catch what backward runs again; ``for_good``: nor what the rest of this batch may run."""
+        for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
+            tap.pause(for_good)
+        if for_good:
+            self.entrance.close()
 
     def resume(self) -> None:
         """Catch again, behind what there is."""

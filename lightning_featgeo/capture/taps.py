@@ -127,8 +127,10 @@ class FeatureTap:
         self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
         OPEN[self.key] = self._slot
 
-    def pause(self) -> None:
-        """Stop catching for a while: activation checkpointing runs the forward again during backward."""
+    def pause(self, for_good: bool = False) -> None:
+        """Stop catching: activation checkpointing runs the forward again during backward. ``for_good``: unhook, too."""
+        if for_good:
+            self.rest()
         OPEN.pop(self.key, None)
 
     def resume(self) -> None:
@@ -168,6 +170,26 @@ class FeatureTap:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+
+Link = tuple[torch.nn.Module, str, torch.nn.Module | None]  # holder, name, what it holds
+
+
+def is_broken(links: Iterable[Link]) -> bool:
+    """Whether a module in these chains has been replaced."""
+    return any(holder._modules.get(name) is not module for holder, name, module in links)
+
+
+def chain(root: torch.nn.Module, module: torch.nn.Module) -> list[Link]:
+    """From a model down to a module in it."""
+    path = next((path for path, one in root.named_modules() if one is module), "")
+    links: list[Link] = []
+    holder = root
+    for name in path.split(".") if path else ():
+        inner = holder._modules[name]
+        links.append((holder, name, inner))
+        holder = inner if inner is not None else holder
+    return links
 
 
 def _matches(path: str, module: torch.nn.Module, pattern: str) -> bool:

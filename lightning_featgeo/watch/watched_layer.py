@@ -32,6 +32,7 @@ class WatchedLayer:
         failed: why this layer is a gap.
         noted: what the notes of earlier windows have said.
         frozen: whether no weight before it is being trained.
+        ran: whether anything of it was caught since the last result.
     """
 
     name: str | None
@@ -42,6 +43,7 @@ class WatchedLayer:
     failed: Gap | None = None
     noted: set[str] = field(default_factory=set)
     frozen: bool = False
+    ran: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class WatchedLayer:
 
     def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
         """Stream one batch, one tensor a forward call; returns its samples."""
+        self.ran = True
         made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
         for piece in made.parts:
             if self.check is not None and self.metric.dim is None:
@@ -101,7 +104,8 @@ class WatchedLayer:
         except RankFailure as failure:
             self.failed = failure.gap
             return self._all_gaps(self.failed)
-        if self.metric.dim is None and result.values.get(COUNT_SIGNAL) == 0:
+        ran, self.ran = self.ran, False
+        if not ran and result.values.get(COUNT_SIGNAL) == 0:
             self.failed = Gap(GapKind.NO_ROWS, if_empty)
             return self._all_gaps(self.failed)
         return result

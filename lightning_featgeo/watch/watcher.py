@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_featgeo.capture.sources import Sources
+from lightning_featgeo.capture.taps import is_broken
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.distributed.sharding import whole
 from lightning_featgeo.errors import Gap
@@ -24,7 +25,7 @@ from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement, say
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.layers import check_batch, class_count, watched_layers
+from lightning_featgeo.watch.layers import check_batch, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
@@ -138,6 +139,8 @@ class Watcher:
         """
         with self.guard.around("catching features", self.failing(stage)):
             self.batch = None if batch is None else snapshot(batch)
+            if is_broken(self.sources.chains) and self.sources.refresh():
+                self.forget_layers()
             self.sources.open()
             self.phase.catching = stage
 
@@ -198,11 +201,6 @@ class Watcher:
             ConfigurationError: if a selector finds nothing, or a named signal lacks its input.
         """
         return check_batch(self.settings, batch, self.stated_classes, self.sources)
-
-    @property
-    def classes(self) -> int | None:
-        """C, as far as it is known."""
-        return class_count(self.settings, self.stated_classes, self.sources, None)
 
     def failing(self, stage: str) -> Callable[[Gap], None]:
         """What makes all windows of a stage gaps."""

@@ -177,6 +177,28 @@ def wrapped_module(strategy: Any) -> torch.nn.Module | None:
     return model if isinstance(model, torch.nn.Module) else None
 
 
+def logger_prefix(logger: Any) -> str:
+    """What a logger puts before the names of scalars; "" where it doesn't tell."""
+    return str(getattr(logger, "_prefix", "") or "")
+
+
+def wandb_names(logger: Any, project: Any, name: Any) -> tuple[Any, Any]:
+    """Project and name as W&B's own run has them: it may have been begun before its logger. Else those given."""
+    run = logger.experiment if getattr(logger, "_experiment", None) is not None else None
+    return getattr(run, "project", None) or project, name or getattr(run, "name", None)
+
+
+def keeps_models(logger: Any) -> bool:
+    """Whether a ``WandbLogger`` was asked to upload checkpoints (``log_model``); False where it doesn't tell."""
+    return bool(getattr(logger, "_log_model", False))
+
+
+def logging_step(trainer: Any) -> int:
+    """The step under which Lightning files its own values: batches that stepped, however many optimisers there are."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
 def logger_run_name(logger: Any) -> str | None:
     """The run's name as its user gave it; None: the logger's version is shown in its place."""
     name = getattr(logger, "_run_name", None)

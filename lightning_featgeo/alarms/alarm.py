@@ -53,6 +53,11 @@ class Alarm:
     steps: list[str] = field(default_factory=list)
 
     @property
+    def is_failure(self) -> bool:
+        """Whether something goes wrong: what has converged has not."""
+        return self.kind != "converged"
+
+    @property
     def line(self) -> str:
         """The alarm in one sentence."""
         checks = f"{self.checks} check{'s' * (self.checks > 1)} in a row"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +79,26 @@ def do(action: Action, trainer: Trainer, alarm: Alarm) -> None:
         if trainer.is_global_zero:
             warnings.warn(alarm.report, FeatureGeometryWarning, stacklevel=2)
     elif action == "checkpoint":
-        trainer.save_checkpoint(_path(trainer, alarm))
+        path = _path(trainer, alarm)
+        trainer.save_checkpoint(path)
+        for sink in sinks_of(trainer.loggers) if trainer.is_global_zero else []:
+            sink.attach_checkpoint(Path(path))
 
 
 def _path(trainer: Trainer, alarm: Alarm) -> str:
-    """Beside the run's other files; remote stores keep their address."""
+    """A new file beside the run's history; remote stores keep their address. The same on every rank."""
     folder = str(trainer.log_dir or trainer.default_root_dir)  # log_dir is the same on every rank
-    name = f"{alarm.kind}-step={alarm.step}.ckpt"
-    return f"{folder.rstrip('/')}/featgeo/{name}" if "://" in folder else str(Path(folder) / "featgeo" / name)
+    told = [str(logger.version) for logger in trainer.loggers[:1] if logger.version is not None]
+    run = told[0] if told else datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = "-".join([alarm.kind, run, f"step={alarm.step}"])
+    path = f"{folder.rstrip('/')}/featgeo/{name}" if "://" in folder else str(Path(folder) / "featgeo" / name)
+    copy = next(n for n in itertools.count() if not os.path.exists(_numbered(path, n)))
+    found: str = trainer.strategy.broadcast(_numbered(path, copy))
+    return found
+
+
+def _numbered(path: str, copy: int) -> str:
+    return f"{path}-v{copy}.ckpt" if copy else f"{path}.ckpt"
 
 
 @dataclass

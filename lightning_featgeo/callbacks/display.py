@@ -1,14 +1,17 @@
 """What a run shows beyond scalars: spectra, histograms, depth charts, class tables, lonely rows; best and last.
 
-Numbers go to every window; pictures, which take time to draw, and tables to windows 1, 2, 4, 8, … and to the last one.
+They come with windows 1, 2, 4, 8, … and with the last one; numbers and histograms with every window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from lightning_featgeo import _compat
+from lightning_featgeo.callbacks.depth import Depth
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.settings import Display
 from lightning_featgeo.history.record import Record
@@ -20,8 +23,7 @@ from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import ClosedWindow
 
-PANELS = 8  # in the section of a stage
-DEPTH_SIGNALS = 3  # that are drawn over depth
+PANELS, LATER_PANELS = 8, 4  # in the section of the first stage, and of others
 HISTOGRAMS = ("log_density", "local_dimension")
 LAYOUT_ONLY = "layout only: the first two principal components; distances and clusters mean little"
 
@@ -34,6 +36,7 @@ class _Shown:
     marks: dict[float, str] = field(default_factory=dict)
     windows: int = 0
     last: ClosedWindow | None = None
+    step: int = 0
     best: tuple[float, str, ClosedWindow] | None = None
     layout: tuple[Tensor, Tensor] | None = None
 
@@ -48,10 +51,10 @@ class LoggerDisplay:
     """
 
     def __init__(self, trainer: Trainer, guard: Guard, display: Display) -> None:
-        self.guard, self.asked_for = guard, display
+        self.guard, self.asked_for, self.trainer = guard, display, trainer
         self.sinks = sinks_of(trainer.loggers) if trainer.is_global_zero else []
         self._shown: dict[str, _Shown] = {}
-        self._depth: dict[str, dict[str, dict[str, tuple[list[float], list[float]]]]] = {}
+        self._depth = Depth()
         self._defined: set[str] = set()
 
     @property
@@ -65,7 +68,8 @@ class LoggerDisplay:
         new = {name: signal.direction if signal is not None else "none" for name, signal in signals.items()}
         self._defined.update(new)
         prefix = closed.record.prefix
-        first = [prefix + signal for signal in closed.signals][:PANELS] if closed.record.layer is None else []
+        panels = PANELS if len(self._shown) < 1 else LATER_PANELS
+        first = [prefix + signal for signal in closed.signals][:panels] if closed.record.layer is None else []
         for sink in self.sinks if new else []:
             with self._guarded(sink, "naming metrics"):
                 sink.define(new, first)
@@ -113,7 +117,7 @@ class LoggerDisplay:
         self._miss_rows(shown)
         kept = self._shown.setdefault(record.prefix, _Shown())
         kept.windows += 1
-        kept.last = shown
+        kept.last, kept.step = shown, _compat.logging_step(self.trainer)
         if alarms:
             kept.marks[record.epoch] = ", ".join(alarms)
         if record.spectrum:
@@ -121,17 +125,18 @@ class LoggerDisplay:
             if len(kept.spectra) > 4 * tables.MAX_LINES:
                 kept.spectra[:] = tables.thin(kept.spectra, set(kept.marks))
         self._judge(kept, shown)
-        self._remember_depth(record, shown.signals)
+        self._depth.remember(record, shown.signals)
+        if not self._has_media(record):
+            return
         prefix = _curve_prefix(record)
         histograms = {prefix + name: curves[name] for name in HISTOGRAMS if name in curves}
         due = _is_due(kept.windows)
         for sink in self.sinks:
             with self._guarded(sink, "sending histograms"):
                 if histograms:
-                    sink.histograms(histograms, _at(shown))
-            if due or not sink.draws:
-                self._draw(sink, kept, with_tables=due)
+                    sink.histograms(histograms, _at(kept))
             if due:
+                self._draw(sink, kept)
                 self._tabulate(sink, kept, finished=False)
 
     def finish_windows(self, stages: Sequence[str]) -> None:
@@ -140,22 +145,43 @@ class LoggerDisplay:
             self._finish_stage(stage)
 
     def _finish_stage(self, stage: str) -> None:
-        series = self._depth.get(stage, {})
         windows = max((w.windows for p, w in self._shown.items() if p.startswith(f"featgeo/{stage}/")), default=0)
         for sink in self.sinks if _is_due(windows) else []:
-            self._draw_depth(sink, stage, series)
+            self._draw_depth(sink, stage)
+
+    def _draw_depth(self, sink: Sink, stage: str) -> None:
+        step = max(w.step for w in self._shown.values())
+        for signal, epoch, chart in self._depth.charts(stage):
+            with self._guarded(sink, "sending charts"):
+                sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
 
     def close(self) -> None:
         """The run ends: tables of the best and the last window, and the last pictures."""
         for sink in self.sinks:
             for kept in self._shown.values():
+                if kept.last is None or not self._has_media(kept.last.record):
+                    continue
                 if not _is_due(kept.windows):
-                    self._draw(sink, kept, with_tables=True)
+                    self._draw(sink, kept)
                 self._tabulate(sink, kept, finished=True)
-            for stage, series in self._depth.items():
-                self._draw_depth(sink, stage, series)
+            for stage in self._depth.stages:
+                self._draw_depth(sink, stage)
         self._shown.clear()
         self._depth.clear()
+
+    def best(self, values: Mapping[str, tuple[float, float]]) -> None:
+        """Best values so far, and their epochs."""
+        for sink in self.sinks if values else []:
+            with self._guarded(sink, "sending best values"):
+                sink.best(values)
+
+    def attach(self, path: Path | None) -> None:
+        """The history's file."""
+        if path is None or not path.exists():
+            return
+        for sink in self.sinks:
+            with self._guarded(sink, "attaching the history"):
+                sink.attach(path)
 
     def note(self, key: str, text: str, at: At) -> None:
         """A sentence beside the run."""
@@ -174,8 +200,11 @@ class LoggerDisplay:
     def _guarded(self, sink: Sink, doing: str) -> Any:
         return self.guard.around(f"{doing} to {sink.name}", lost="the curves are not affected")
 
-    def _draw(self, sink: Sink, kept: _Shown, with_tables: bool) -> None:
-        """Spectra; and what some loggers keep as tables as well: cosines of classes, and where rows lie."""
+    def _has_media(self, record: Record) -> bool:
+        return self.asked_for.media == "all" or (self.asked_for.media == "first" and record.layer is None)
+
+    def _draw(self, sink: Sink, kept: _Shown) -> None:
+        """Spectra, cosines of classes, and where rows lie."""
         shown = kept.last
         if shown is None:
             return
@@ -185,17 +214,15 @@ class LoggerDisplay:
                 sink.lines(
                     prefix + "spectrum",
                     tables.spectrum_lines(kept.spectra, kept.marks, f"Eigenvalues, {of}"),
-                    _at(shown),
+                    _at(kept),
                 )
-        if not with_tables:
-            return
         with self._guarded(sink, "sending charts"):
             title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
             found = tables.cosines(shown.curves, self._names(shown.curves), title)
             if found is not None:
-                sink.matrix(prefix + "class_cosines", found, _at(shown))
+                sink.matrix(prefix + "class_cosines", found, _at(kept))
             if "shown_rows" in shown.curves:
-                sink.scatter(prefix + "layout", self._layout(kept, shown), _at(shown))
+                sink.scatter(prefix + "layout", self._layout(kept, shown), _at(kept))
 
     def _layout(self, kept: _Shown, shown: ClosedWindow) -> tables.Scatter:
         rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
@@ -217,9 +244,9 @@ class LoggerDisplay:
         if kept.last is None:
             return
         moments = [("last", "the last window", kept.last)]
-        if kept.best is not None and finished:
+        if kept.best is not None and finished and kept.best[2] is not kept.last:
             moments.append(("best", f"the window with the best {kept.best[1]}", kept.best[2]))
-        at = _at(kept.last)
+        at = _at(kept)
         for when, words, shown in moments:
             prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
             title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
@@ -255,36 +282,15 @@ class LoggerDisplay:
         if kept.best is None or score > kept.best[0]:
             kept.best = score, by, shown
 
-    def _remember_depth(self, record: Record, asked: Sequence[str]) -> None:
-        stage = self._depth.setdefault(record.stage, {})
-        layer = record.facts.get("layer") or record.layer or "first layer"
-        for signal in asked[:DEPTH_SIGNALS]:
-            if signal in record.values:
-                epochs, values = stage.setdefault(signal, {}).setdefault(str(layer), ([], []))
-                epochs.append(record.epoch)
-                values.append(record.values[signal])
-
-    def _draw_depth(
-        self, sink: Sink, stage: str, series: Mapping[str, Mapping[str, tuple[list[float], list[float]]]]
-    ) -> None:
-        for signal, layers in series.items():
-            if len(layers) < 2:
-                continue
-            epoch = max(epochs[-1] for epochs, _ in layers.values())
-            step = max(w.last.record.step for w in self._shown.values() if w.last is not None)
-            thinned = {layer: tables.thin_points(*points) for layer, points in layers.items()}
-            chart = tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
-            with self._guarded(sink, "sending charts"):
-                sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
-
 
 def _is_due(windows: int) -> bool:
     """Whether pictures and tables are due: after 1, 2, 4, 8, … windows."""
     return windows & (windows - 1) == 0
 
 
-def _at(shown: ClosedWindow) -> At:
-    return At(shown.record.epoch, shown.record.step)
+def _at(kept: _Shown) -> At:
+    """Of the last window: its epoch, and the step of its scalars."""
+    return At(kept.last.record.epoch if kept.last is not None else 0.0, kept.step)
 
 
 def _curve_prefix(record: Record) -> str:

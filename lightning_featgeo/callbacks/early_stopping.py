@@ -41,6 +41,8 @@ class GeometryEarlyStopping(EarlyStopping):
         stage, layer: of a kind, as in the logged names. None: the first validation loader (training, where there is no
             validation), and the first watched layer.
         hysteresis: share by which a limit is eased once its rule holds, so that it does not flicker, [0, 1).
+        alerts: which alarms W&B and Trackio send on as messages: "failure" (all but "converged"), "all" or False.
+            ``action="alert"`` is "all", and demands W&B.
         min_effect: changes smaller than so many times the signal's noise (its standard error, or how it jumps between
             checks) are none, ≥ 0.
 
@@ -62,6 +64,7 @@ class GeometryEarlyStopping(EarlyStopping):
         layer: str | None = None,
         hysteresis: float = 0.2,
         min_effect: float = 3.0,
+        alerts: bool | str = "failure",
     ) -> None:
         for name, value, least in (("patience", patience, 1), ("warmup", warmup, 0)):
             if value is not None and (not isinstance(value, int) or value < least):
@@ -71,6 +74,9 @@ class GeometryEarlyStopping(EarlyStopping):
                 f"needs hysteresis in [0, 1) and min_effect ≥ 0, got {hysteresis} and {min_effect}"
             )
         self.actions = check_actions(self.default_action if action is None else action)
+        if alerts not in (True, False, "failure", "all"):
+            raise ConfigurationError(f'alerts={alerts!r}: choose "failure", "all" or False')
+        self.alerts = "all" if alerts is True or "alert" in self.actions else alerts
         watched = [monitor] if isinstance(monitor, str) else list(monitor)
         for each in [rule] if rule is None or isinstance(rule, Rule) else list(rule):
             if each is not None and not isinstance(each, Rule):
@@ -201,6 +207,10 @@ class GeometryEarlyStopping(EarlyStopping):
         _compat.mark_stopped(self, f"featgeo: stopping, {alarm.line}.")
         trainer.should_stop = True
         return True
+
+    def sends_alert(self, alarm: Alarm) -> bool:
+        """Whether an alarm is sent on as a message."""
+        return self.alerts == "all" or (self.alerts == "failure" and alarm.is_failure)
 
     def unsure(self) -> Iterator[str]:
         """Reasons, each once in a row, why nothing can be told where windows told nothing."""

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, PRESETS, resolve
-from lightning_featgeo.sinks import ALARM, EPOCH, At
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, resolve
+from lightning_featgeo.sinks import ALARM, EPOCH, At, Sink, sinks_of
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import ClosedWindow
 
@@ -85,6 +86,8 @@ class Publisher:
         self._live: dict[str, set[str]] = {}
         self._chosen = headline
         self._headline: str | None = None
+        self._best: dict[str, float] = {}
+        self._own_rows = any(sink.own_rows for sink in sinks_of(trainer.loggers))  # the same on all ranks
 
     def forget_stale(self, prefix: str = "featgeo/") -> None:
         """Take our values below a prefix out of ``callback_metrics``, which Lightning never clears."""
@@ -126,17 +129,35 @@ class Publisher:
             with self.guard.around("logging"):
                 self._log(pl_module, closed, values)
         if self.display.sinks:
+            self.display.best(self._better(record))
             with self.guard.around("showing a window"):
                 self.display.show(closed, [alarm.title for _, alarm in due])
         for stopper, alarm in due:
             with self.guard.around("reporting an alarm"):
-                self._alarmed(record, alarm, stopper.stop(self.trainer, alarm))
+                self._alarmed(record, alarm, stopper.stop(self.trainer, alarm), stopper.sends_alert(alarm))
+
+    def _better(self, record: Record) -> dict[str, tuple[float, float]]:
+        """Curves of which this window has the best value so far, those before a resume included."""
+        found = {}
+        for signal, value in record.values.items():
+            direction, name = CATALOG[signal].direction if signal in CATALOG else "none", record.prefix + signal
+            if direction != "none":
+                sign = 1.0 if direction == "higher" else -1.0
+                before = self._best.get(name)
+                if before is None:
+                    before = max((sign * v for _, v in self.history.series(name)), default=sign * value)
+                if sign * value >= before:
+                    found[name] = value, record.epoch
+                self._best[name] = max(before, sign * value)
+        return found
 
     def _log(self, pl_module: LightningModule, closed: ClosedWindow, values: Mapping[str, float]) -> None:
         device, dtype = pl_module.device, _dtype(pl_module)
         for name, value in [(EPOCH, closed.record.epoch), *values.items()]:
             tensor = torch.tensor(value, dtype=dtype, device=device)
-            pl_module.log(name, tensor, on_step=False, on_epoch=True, batch_size=1)
+            pl_module.log(name, tensor, on_step=False, on_epoch=True, batch_size=1, logger=not self._own_rows)
+        if self._own_rows:
+            self._to_loggers(closed.record, values)
         if self._headline is None:  # of the first stage and layer, the chosen signal or the first there is
             wanted = [self._chosen] if self._chosen is not None else closed.signals
             prefix = closed.record.prefix
@@ -151,19 +172,25 @@ class Publisher:
     def _log_inside_epoch(self, pl_module: LightningModule, record: Record, values: Mapping[str, float]) -> None:
         dtype = _dtype(pl_module)
         self.trainer.callback_metrics.update({n: torch.tensor(v, dtype=dtype) for n, v in values.items()})
-        for logger in self.trainer.loggers:
-            with self.guard.around(f"logging to {type(logger).__name__}"):
-                logger.log_metrics({**values, EPOCH: record.epoch}, step=int(self.trainer.global_step))
+        self._to_loggers(record, values)
 
-    def _alarmed(self, record: Record, alarm: Alarm, stops: bool) -> None:
-        """An alarm, to the history and to loggers; ``stops``: it ended the run."""
+    def _to_loggers(self, record: Record, values: Mapping[str, float]) -> None:
+        of_logger = {id(sink.logger): sink for sink in self.display.sinks}
+        at = At(record.epoch, _compat.logging_step(self.trainer))
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            with self.guard.around(f"logging to {type(logger).__name__}"):
+                of_logger.get(id(logger), Sink(logger)).scalars(values, at)
+
+    def _alarmed(self, record: Record, alarm: Alarm, stops: bool, alerts: bool) -> None:
+        """An alarm, to the history and to loggers; ``stops``: it ended the run; ``alerts``: somebody is to be told."""
         kind, key = ("stop", "featgeo_stop_reason") if stops else ("alarm", "featgeo_alarm")
         self.history.event(
             kind=kind, monitor=alarm.name, epoch=record.epoch, step=record.step, reason=alarm.line,
             alarm=alarm.as_dict(),
         )  # fmt: skip
-        self.display.note(key, alarm.line, At(record.epoch, record.step))
-        self.display.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.kind != "converged")
+        self.display.note(key, alarm.line, At(record.epoch, _compat.logging_step(self.trainer)))
+        if alerts:
+            self.display.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.is_failure)
 
 
 def _dtype(pl_module: LightningModule) -> torch.dtype:

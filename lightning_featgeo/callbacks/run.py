@@ -273,5 +273,6 @@ class LightningRun:
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""
         with self.guard.around("showing the last window"):
+            self.display.attach(self.history.path)
             self.display.close()
         self.watcher.sources.remove()

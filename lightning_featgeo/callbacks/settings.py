@@ -13,6 +13,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, named_signals
 from lightning_featgeo.rows.batches import Selector
 from lightning_featgeo.watch.settings import WatchSettings, check_whole
 
+MEDIA = ("first", "all", "none")
 STAGES = ("train", "val", "test")
 
 
@@ -26,6 +27,8 @@ class Display:
         matrix_classes: most classes in the matrix of cosines, from 2 to 100: those nearest to others.
         id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
         embedding_rows: number of feature rows, up to 1,000, for loggers that can show them in the plane.
+        media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".
+            Charts over depth come with several layers in any case.
 
     Raises:
         ConfigurationError: if a number is out of range, or ``class_names`` is one string.
@@ -36,6 +39,7 @@ class Display:
     matrix_classes: int = 20
     id_key: Selector = None
     embedding_rows: int = 0
+    media: str = "first"
 
     def __post_init__(self) -> None:
         for name, given, least, most in (
@@ -44,6 +48,8 @@ class Display:
         ):
             if not isinstance(given, int) or not least <= given <= most:
                 raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
+        if self.media not in MEDIA:
+            raise ConfigurationError(f"media={self.media!r}: choose of {', '.join(MEDIA)}")
         if isinstance(self.class_names, str):
             raise ConfigurationError("class_names is one string: give a list of names, in the order of class indices")
 

@@ -141,7 +141,10 @@ def fractional_epoch(trainer: Trainer) -> float:
 def history_path(trainer: Trainer) -> Path | None:
     """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
-    if trainer.loggers and type(trainer.loggers[0]).__name__ == "MLFlowLogger":
+    first: Any = trainer.loggers[0] if trainer.loggers else None
+    if _compat.is_lightnings(first, "WandbLogger") and trainer.is_global_zero:
+        folder = folder / str(first.name) / str(first.version)  # where ModelCheckpoint's files are
+    if type(first).__name__ == "MLFlowLogger":
         folder = Path(trainer.default_root_dir)  # the other one is MLflow's store, where a folder is an experiment
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return None
@@ -159,6 +162,8 @@ def run_name(trainer: Trainer) -> tuple[str | None, str | None]:
         kind = type(logger).__name__
         given = _compat.logger_run_name(logger) if kind in ("WandbLogger", "MLFlowLogger") else None
         project = None if kind == "MLFlowLogger" else logger.name
+        if kind == "WandbLogger":
+            project, given = _compat.wandb_names(logger, project, given)
         parts = [str(part) for part in (project, given or last) if part]
         if parts:
             return "/".join(parts), f"{logger.name}/{version}"

@@ -105,6 +105,8 @@ class Evidence:
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
             found = self._known_calls(calls, origins, self.role.has_views or (self.role.trains and not labelled))
+            if not found and self._loader is not None and self.role.several_loaders:
+                return []  # the loader whose samples count has come to its end before the others
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
             self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
             return found

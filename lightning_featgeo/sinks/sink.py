@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_featgeo import _compat
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table
 from lightning_featgeo.types import Tensor
@@ -17,7 +19,7 @@ ALARM = "alarm"  # beside the signals of a stage: 1 while an alarm stands, 0 whi
 
 
 class At(NamedTuple):
-    """When: the fractional epoch, and optimiser steps so far."""
+    """When: the fractional epoch, and the step under which Lightning files its own values now."""
 
     epoch: float
     step: int
@@ -26,10 +28,16 @@ class At(NamedTuple):
 class Sink:
     """One logger. Methods do nothing where a logger has no such thing."""
 
+    own_rows = False  # whether a row that Lightning logs for us could cost the user one of theirs
     draws = False  # whether charts become pictures: those cost time, so not every window gets them
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
+
+    def named(self, name: str) -> str:
+        """A name with the logger's own prefix, as Lightning puts it before those of scalars."""
+        prefix = _compat.logger_prefix(self.logger)
+        return f"{prefix}-{name}" if prefix else name
 
     @property
     def name(self) -> str:
@@ -65,6 +73,19 @@ class Sink:
 
     def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
         """Feature rows for the logger's own projector, with what is known of each."""
+
+    def scalars(self, values: Mapping[str, float], at: At) -> None:
+        """Values of a window, where Lightning doesn't log them: inside an epoch, or beside a logger of its own rows."""
+        self.logger.log_metrics({**values, EPOCH: at.epoch}, step=at.step)
+
+    def best(self, values: Mapping[str, tuple[float, float]]) -> None:
+        """The best value of each curve so far and its epoch, by logged name."""
+
+    def attach(self, path: Path) -> None:
+        """A file that belongs to the run, such as its history: it may grow until the run ends."""
+
+    def attach_checkpoint(self, path: Path) -> None:
+        """A checkpoint that an alarm has written, where the logger was asked to keep models."""
 
     def note(self, key: str, text: str, at: At) -> None:
         """A sentence beside the run, such as why it was stopped."""

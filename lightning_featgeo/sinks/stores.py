@@ -26,21 +26,23 @@ class TensorBoardSink(Sink):
     def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
         """A histogram over time."""
         for name, value in values.items():
-            self.logger.experiment.add_histogram(name, value, at.step)
+            self.logger.experiment.add_histogram(self.named(name), value, at.step)
 
     def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
         """An image."""
         if pictures.can_draw():
-            self.logger.experiment.add_figure(name, draw(), at.step, close=False)
+            self.logger.experiment.add_figure(self.named(name), draw(), at.step, close=False)
 
     def table(self, name: str, table: Table, at: At) -> None:
         """As text."""
-        self.logger.experiment.add_text(name, f"{table.title}\n\n{table.markdown()}", at.step)
+        self.logger.experiment.add_text(self.named(name), f"{table.title}\n\n{table.markdown()}", at.step)
 
     def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
         """For the projector, on which pip's ``tensorboard`` has a tab."""
         known = [[str(value) for value in row] for row in table.rows]
-        self.logger.experiment.add_embedding(rows, known, None, at.step, name.replace("/", "_"), table.columns)
+        self.logger.experiment.add_embedding(
+            rows, known, None, at.step, self.named(name).replace("/", "_"), table.columns
+        )
 
     def note(self, key: str, text: str, at: At) -> None:
         """As text."""
@@ -60,11 +62,13 @@ class MLflowSink(Sink):
     def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
         """An artifact for each window that is drawn."""
         if pictures.can_draw():
-            self.logger.experiment.log_figure(self.logger.run_id, draw(), f"{name}/step_{at.step:08d}.png")
+            self.logger.experiment.log_figure(self.logger.run_id, draw(), f"{self.named(name)}/step_{at.step:08d}.png")
 
     def table(self, name: str, table: Table, at: At) -> None:
         """An artifact."""
-        self.logger.experiment.log_text(self.logger.run_id, f"{table.title}\n\n{table.markdown()}", f"{name}.md")
+        self.logger.experiment.log_text(
+            self.logger.run_id, f"{table.title}\n\n{table.markdown()}", f"{self.named(name)}.md"
+        )
 
     def note(self, key: str, text: str, at: At) -> None:
         """As a tag."""
@@ -84,7 +88,7 @@ class TrackioSink(Sink):
         """Histogram media."""
         import trackio
 
-        made = {name: trackio.Histogram(value.tolist()) for name, value in values.items()}
+        made = {self.named(name): trackio.Histogram(value.tolist()) for name, value in values.items()}
         self.logger.experiment.log(made, step=at.step)
 
     def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
@@ -97,7 +101,7 @@ class TrackioSink(Sink):
             canvas: Any = figure.canvas
             canvas.draw()
             pixels = numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
-            self.logger.experiment.log({name: trackio.Image(pixels)}, step=at.step)
+            self.logger.experiment.log({self.named(name): trackio.Image(pixels)}, step=at.step)
 
     def table(self, name: str, table: Table, at: At) -> None:
         """A table."""
@@ -105,7 +109,7 @@ class TrackioSink(Sink):
 
         table = table.titled()
         made = trackio.Table(columns=table.columns, data=table.rows, allow_mixed_types=True)
-        self.logger.experiment.log({name: made}, step=at.step)
+        self.logger.experiment.log({self.named(name): made}, step=at.step)
 
     def alert(self, title: str, text: str, failure: bool) -> None:
         """Trackio shows it, and sends it to a webhook if one was given."""

@@ -160,6 +160,13 @@ def thin_points(x: list[float], y: list[float]) -> tuple[list[float], list[float
     return [x[i] for i in chosen], [y[i] for i in chosen]
 
 
+def principal(rows: Tensor, most: int) -> Tensor:
+    """(m, ≤ most) principal components of (m, d) rows, the largest first."""
+    centred = rows.double() - rows.double().mean(dim=0)
+    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ vt[:most].T
+
+
 def layout(rows: Tensor, samples: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
     """(m, 2) principal components of the rows, turned so that samples seen before lie as near as they can to where
     they were (orthogonal Procrustes): axes that flip between epochs would look like movement.
@@ -169,9 +176,7 @@ def layout(rows: Tensor, samples: Tensor, before: tuple[Tensor, Tensor] | None) 
         samples: (m,) whose they are.
         before: the layout and samples of the window before.
     """
-    centred = rows.double() - rows.double().mean(dim=0)
-    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
-    points = centred @ vt[:2].T
+    points = principal(rows, 2)
     if points.shape[1] < 2:
         points = torch.cat([points, points.new_zeros(len(points), 2 - points.shape[1])], dim=1)
     if before is None:

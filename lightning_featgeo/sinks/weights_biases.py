@@ -3,30 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_featgeo import _compat
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import EPOCH, At, Sink
-from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table
+from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table, principal
 from lightning_featgeo.types import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CURVE_PANELS, MEDIA_PANELS = 14, 6  # of a run, whatever it watches
+WIDEST_TABLE = 64  # columns of features
+SEEN = (  # media that have a panel as long as there are some left
+    "spectrum", "class_cosines", "classes_last", "lowest_density_last", "log_density", "depth_feature_std",
+)  # fmt: skip
+
 
 class WandbSink(Sink):
-    """A ``WandbLogger``. Rows are logged without a step: one behind W&B's own would be dropped."""
+    """A ``WandbLogger``.
 
-    def _log(self, values: dict[str, Any], at: At) -> None:
-        self.logger.experiment.log({EPOCH: at.epoch, **values})
+    Nothing here makes a row: what is logged waits (``commit=False``) for the row that Lightning, or the user, logs
+    next, and becomes part of it. So W&B's own step counts as without us, and drops no row of the user's with a step.
+    Of what has no panel of its own, everything still is there to be added to one.
+    """
+
+    own_rows = True
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logger)
+        self._waiting = -1, 0.0, frozenset[str]()  # W&B's step and our epoch, and what waits for that row
+        self._defined: set[str] = set()
+        self._panels = {CURVE_PANELS: 0, MEDIA_PANELS: 0}  # that there are
+
+    def _log(self, values: Mapping[str, Any], at: At, **more: Any) -> None:
+        run, named = self.logger.experiment, {self.named(name): value for name, value in values.items()}
+        step, epoch, waiting = self._waiting
+        if step != run.step:
+            waiting = frozenset()  # it has got its row
+        elif waiting & named.keys() or epoch != at.epoch:
+            run.log({}, commit=True)  # the last window still waits: it would be overwritten
+            waiting = frozenset()
+        run.log({**more, self.named(EPOCH): at.epoch, **named}, commit=False)
+        self._waiting = run.step, at.epoch, waiting | named.keys()
+
+    def _log_media(self, values: Mapping[str, Any], at: At) -> None:
+        for name in values:
+            if name not in self._defined:
+                self._define(name, MEDIA_PANELS, name.rpartition("/")[2] in SEEN)
+        self._log(values, at)
+
+    def _define(self, name: str, most: int, wanted: bool) -> None:
+        shown = wanted and self._panels[most] < most
+        self._panels[most] += shown
+        self._defined.add(name)
+        step = self.named(EPOCH)
+        self.logger.experiment.define_metric(self.named(name), step_metric=step, hidden=not shown or None)
 
     def define(self, names: Mapping[str, str], shown: Collection[str]) -> None:
-        """The fractional epoch as x axis, a summary of last and best, and no panel for what is not shown."""
-        run = self.logger.experiment
-        run.define_metric(EPOCH, hidden=True)
-        for name, direction in names.items():
-            best = {"higher": ",max", "lower": ",min"}.get(direction, "")
-            run.define_metric(name, step_metric=EPOCH, summary=f"last{best}", hidden=name not in shown or None)
+        """The fractional epoch as x axis, and no panel for what is not shown. The summary is a curve's last value."""
+        self.logger.experiment.define_metric(self.named(EPOCH), hidden=True)
+        for name in names:
+            self._define(name, CURVE_PANELS, name in shown)
+
+    def scalars(self, values: Mapping[str, float], at: At) -> None:
+        """They wait for the next row, as all else."""
+        self._log(values, at, **{"trainer/global_step": at.step})
+
+    def best(self, values: Mapping[str, tuple[float, float]]) -> None:
+        """Into the summary, which sweeps and the table of runs read: ``…/best`` and ``…/best_epoch``."""
+        summary = self.logger.experiment.summary
+        for name, (value, epoch) in values.items():
+            summary[f"{self.named(name)}/best"], summary[f"{self.named(name)}/best_epoch"] = value, epoch
+
+    def attach(self, path: Path) -> None:
+        """Among the run's files, whatever it holds when the run ends."""
+        self.logger.experiment.save(str(path), base_path=str(path.parent.parent), policy="end")
+
+    def attach_checkpoint(self, path: Path) -> None:
+        """As an artifact of its own, with ``WandbLogger(log_model=…)``."""
+        import wandb
+
+        if _compat.keeps_models(self.logger) and path.exists():
+            run = self.logger.experiment
+            artifact = wandb.Artifact(f"featgeo-alarm-{run.id}", type="model", metadata={"file": path.name})
+            artifact.add_file(str(path)) if path.is_file() else artifact.add_dir(str(path))
+            run.log_artifact(artifact)
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Into the run's config, under one key."""
@@ -36,14 +100,14 @@ class WandbSink(Sink):
         """Histogram media."""
         import wandb
 
-        self._log({name: wandb.Histogram(value.tolist()) for name, value in values.items()}, at)
+        self._log_media({name: wandb.Histogram(value.tolist()) for name, value in values.items()}, at)
 
     def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
         """An image, if matplotlib is installed."""
         import wandb
 
         if pictures.can_draw():
-            self._log({name: wandb.Image(draw())}, at)
+            self._log_media({name: wandb.Image(draw())}, at)
 
     def lines(self, name: str, chart: Lines, at: At) -> None:
         """A chart that can be hovered."""
@@ -51,7 +115,7 @@ class WandbSink(Sink):
 
         xs, ys = zip(*chart.series.values(), strict=True)
         plot = wandb.plot.line_series(xs=xs, ys=ys, keys=list(chart.series), title=chart.title, xname=chart.x)
-        self._log({name: plot}, at)
+        self._log_media({name: plot}, at)
 
     def matrix(self, name: str, matrix: Matrix, at: At) -> None:
         """A table, and a picture of it."""
@@ -65,7 +129,7 @@ class WandbSink(Sink):
 
         rows = [[*p, g, s] for p, g, s in zip(points.points, points.groups, points.samples, strict=True)]
         table = wandb.Table(columns=["x", "y", "class", "sample"], data=rows)
-        self._log({name: wandb.plot.scatter(table, "x", "y", title=points.title)}, at)
+        self._log_media({name: wandb.plot.scatter(table, "x", "y", title=points.title)}, at)
         super().scatter(name + "_picture", points, at)
 
     def table(self, name: str, table: Table, at: At) -> None:
@@ -73,15 +137,23 @@ class WandbSink(Sink):
         import wandb
 
         table = table.titled()
-        self._log({name: wandb.Table(columns=[*table.columns], data=table.rows, allow_mixed_types=True)}, at)
+        self._log_media({name: wandb.Table(columns=[*table.columns], data=table.rows, allow_mixed_types=True)}, at)
 
     def embedding(self, name: str, rows: Tensor, table: Table, at: At) -> None:
-        """Raw features beside what is known of them: W&B's own 2-D projection takes it from here."""
+        """Features beside what is known of them: W&B's own 2-D projection takes it from here.
+
+        Wide ones as their first principal components: W&B takes minutes for a table of a thousand wide rows.
+        """
         import wandb
 
-        columns: list[str | int] = [*table.columns, *(f"x{i}" for i in range(rows.shape[1]))]
+        name_of = "x"
+        if rows.shape[1] > WIDEST_TABLE:
+            rows, name_of = principal(rows, WIDEST_TABLE), "pc"
+        columns: list[str | int] = [*table.columns, *(f"{name_of}{i}" for i in range(rows.shape[1]))]
         data = [[*known, *row] for known, row in zip(table.rows, rows.tolist(), strict=True)]
-        self._log({name: wandb.Table(columns=columns, data=data, allow_mixed_types=True)}, at)
+        made = wandb.Table(columns=columns, data=data[:1])  # of the first row: to infer types of all takes minutes
+        made.data.extend(data[1:])
+        self._log_media({name: made}, at)
 
     def note(self, key: str, text: str, at: At) -> None:
         """Into the run's summary."""

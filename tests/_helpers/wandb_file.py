@@ -57,9 +57,15 @@ def _when_finished(path: Path, patience: float = 1800.0) -> list[wandb_internal_
         time.sleep(0.2)
 
 
+def _file(folder: Path) -> Path:
+    """Of the one run in a folder, be it the run's own or that of its logger."""
+    (path,) = (*folder.glob("run-*.wandb"), *folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return path
+
+
 def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Metric definitions, history rows and summary of the one finished run below a folder."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    path = _file(folder)
     metrics: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
@@ -79,7 +85,7 @@ def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]],
 
 def config(folder: Path) -> dict[str, Any]:
     """Config of the one finished run below a folder."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    path = _file(folder)
     found: dict[str, Any] = {}
     for record in _when_finished(path):
         if record.WhichOneof("record_type") in ("config", "run"):
@@ -97,5 +103,5 @@ def table(folder: Path, summary: dict[str, Any], key: str) -> dict[str, Any]:
 
 def alerts(folder: Path) -> list[wandb_internal_pb2.AlertRecord]:
     """Alerts of the one finished run below a folder."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    path = _file(folder)
     return [record.alert for record in _when_finished(path) if record.WhichOneof("record_type") == "alert"]

@@ -17,7 +17,7 @@ from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.report.runs import find
 from tests._helpers.detectors import windows
 from tests._helpers.models import Classifier, loaders, strict, trainer
-from tests._helpers.wandb_file import read
+from tests._helpers.wandb_file import alerts, read
 
 RANK = "featgeo/val/effective_rank"
 WAYS = ("step=", "plain", "commit=False", "both", "self.log", "at epoch ends", "logger", "inside validation")
@@ -157,9 +157,8 @@ def test_two_runs_in_a_folder_keep_their_checkpoints_and_histories_and_send_only
         alarm = GeometryAlarm(**at_once, action="checkpoint", alerts=switch)
         *_, run = offline(tmp_path, Logs(), strict(signals=["feature_std"]), alarm, max_epochs=1)
         assert len(alarms := alarm.alarms) == 1
-        assert [one.title for one in alarms if switch] == [
-            sent.title.removeprefix("featgeo: ") for sent in _alerts(run)
-        ]
+        sent = [message.title.removeprefix("featgeo: ") for message in alerts(Path(run.dir).parent)]
+        assert sent == [one.title for one in alarms if switch]
         assert all(path.read_bytes() == content for path, content in saved.items())
         saved = {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")}
         assert any(run.id in path.name for path in saved)

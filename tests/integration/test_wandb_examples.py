@@ -1,6 +1,5 @@
 """The examples for those online, as far as that can be shown offline: the sweep's command, the workspace's panels."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_featgeo.metrics.catalog import PRESETS
+from lightning_featgeo import wandb_workspace
+from tests._helpers.models import Classifier, loaders, strict, trainer
 from tests._helpers.processes import LIMIT, run_script
 from tests._helpers.wandb_file import read
 
@@ -45,19 +45,38 @@ def test_the_sweep_runs_as_its_agent_would_and_its_metric_is_there(tmp_path: Pat
     assert f"{name}/best" in summary
 
 
-def test_the_workspace_has_the_panels_in_order() -> None:
-    pytest.importorskip("wandb_workspaces", reason="needs the loggers: pip install -e '.[loggers]'")
-    spec = importlib.util.spec_from_file_location("wandb_workspace", EXAMPLES / "wandb_workspace.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.workspace("me", "mine", ["val"], PRESETS["classifier"])
+FIRST = [
+    "feature_std",
+    "effective_rank",
+    "id_two_nn",
+    "knn_accuracy",
+    "knn_log_density",
+    "nc1",
+    "nc2_equiangle",
+    "cdnv",
+]
+
+
+def test_the_workspace_has_a_panel_for_what_is_logged_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs: pip install -e '.[workspace]'")
+    monitor = strict(layer=["net.0", "net.1"], num_classes=10)
+    trainer(monitor, max_epochs=1, default_root_dir=tmp_path).fit(Classifier(), *loaders())
+    names = wandb_workspace.names_of_history(tmp_path)
+    made = wandb_workspace.workspace("me", "mine", names)
     first = made.sections[0]
     assert first.name == "Geometry, val"
-    assert [panel.y[0].removeprefix("featgeo/val/") for panel in first.panels] == [
-        "feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "knn_log_density", "nc1", "nc2_equiangle", "cdnv",
-        "alarm",
-    ]  # fmt: skip
+    assert [panel.y[0].removeprefix("featgeo/val/") for panel in first.panels] == [*FIRST, "alarm"]
     assert {panel.x for panel in first.panels} == {"featgeo/epoch"}
+    assert [section.name for section in made.sections[1:3]] == ["Pictures and tables, val", "Geometry, val, net_1"]
     sent = made._to_model().model_dump_json()  # what would be sent
     assert '"x_axis":"featgeo/epoch"' in sent
     assert "featgeo_tables/val/classes_best" in sent
+    text = wandb_workspace.report("me", "mine", [f"exp-{name}" for name in names])._to_model().model_dump_json()
+    assert "exp-featgeo/val/effective_rank" in text
+    assert wandb_workspace.main(["me/mine", "--run", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"val: {', '.join(FIRST)}\nval, net_1: ")
+    assert wandb_workspace.main(["mine", "--run", str(tmp_path)]) == 2
+    assert wandb_workspace.main(["me/mine", "--run", str(tmp_path / "nowhere")]) == 2
+    assert "ENTITY/PROJECT" in capsys.readouterr().err

@@ -191,16 +191,14 @@ def main(arguments: list[str] | None = None) -> int:
         if not found:
             raise ReportError(f"{given.run or given.project}: no geometry curve was logged")
         made = (report if given.report else workspace)(entity, project, names)
-    except (ReportError, OSError) as error:
+        for one in found:
+            print(f"{one.stage}{', ' + one.layer if one.layer else ''}: {', '.join(one.signals)}")
+        if given.save:
+            made.save()
+    except Exception as error:  # W&B's library has no one kind for "not logged in", "no such project" and the like
         print(f"featgeo: {error}", file=sys.stderr)
         return 2
-    for one in found:
-        print(f"{one.stage}{', ' + one.layer if one.layer else ''}: {', '.join(one.signals)}")
-    if given.save:
-        made.save()
-        print(f"featgeo: {made.url}")
-    else:
-        print("featgeo: nothing was made; --save makes it")
+    print(f"featgeo: {made.url}" if given.save else "featgeo: nothing was made; --save makes it")
     return 0
 
 

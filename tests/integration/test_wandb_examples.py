@@ -73,8 +73,12 @@ def test_the_workspace_has_a_panel_for_what_is_logged_in_order(
     sent = made._to_model().model_dump_json()  # what would be sent
     assert '"x_axis":"featgeo/epoch"' in sent
     assert "featgeo_tables/val/classes_best" in sent
-    text = wandb_workspace.report("me", "mine", [f"exp-{name}" for name in names])._to_model().model_dump_json()
-    assert "exp-featgeo/val/effective_rank" in text
+    blocks = wandb_workspace.report("me", "mine", [f"exp-{name}" for name in names]).blocks
+    grids = [block for block in blocks if hasattr(block, "panels")]  # its sets of runs are only told to a server
+    text = [panel._to_model().model_dump_json() for grid in grids for panel in grid.panels]
+    assert len(text) == len(FIRST) + 1 + 9
+    assert "exp-featgeo/val/effective_rank" in text[1]
+    assert "exp-featgeo_tables/val/classes_last" in "".join(text)
     assert wandb_workspace.main(["me/mine", "--run", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(f"val: {', '.join(FIRST)}\nval, net_1: ")
     assert wandb_workspace.main(["mine", "--run", str(tmp_path)]) == 2

@@ -110,7 +110,7 @@ def test_several_validation_loaders_and_their_names() -> None:
         assert f"featgeo/{expected[1]}/effective_rank" in run.callback_metrics
 
 
-def test_windows_of_n_steps_reach_loggers_at_their_step(tmp_path) -> None:
+def test_windows_of_n_steps_reach_loggers_where_lightning_files_their_last_batch(tmp_path) -> None:
     monitor = strict(stages="train", every_n_train_steps=3, signals=["feature_std"])
     logger = CSVLogger(tmp_path)
     run = trainer(monitor, max_epochs=2, logger=logger, log_every_n_steps=50)
@@ -121,7 +121,7 @@ def test_windows_of_n_steps_reach_loggers_at_their_step(tmp_path) -> None:
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     column, step = (rows[0].split(",").index(n) for n in ("featgeo/train/feature_std", "step"))
     logged = {int(r.split(",")[step]): float(r.split(",")[column]) for r in rows[1:] if r.split(",")[column]}
-    assert logged == pytest.approx({r.step: r.values["feature_std"] for r in monitor.history})
+    assert logged == pytest.approx({r.step - 1: r.values["feature_std"] for r in monitor.history})
     assert "featgeo/train/feature_std" in run.callback_metrics
 
 

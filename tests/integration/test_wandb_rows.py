@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping, Threshold
 from lightning_featgeo.alarms import KINDS, Detector
-from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
 from lightning_featgeo.report.runs import find
 from tests._helpers.detectors import windows
 from tests._helpers.models import Classifier, loaders, strict, trainer
@@ -188,3 +188,34 @@ def test_several_layers_send_charts_over_depth_and_nothing_else(tmp_path: Path) 
     shown = [name for name, one in metrics.items() if "featgeo" in name and not one["hidden"]]
     assert len(shown) <= 20
     assert math.isfinite(next(row[RANK] for row in rows if RANK in row))
+
+
+def test_the_history_names_the_run_that_was_begun_before_its_logger(tmp_path: Path) -> None:
+    run = wandb.init(project="mine", name="first", dir=tmp_path, mode="offline")
+    monitor = strict(signals=["feature_std"])
+    trainer(monitor, max_epochs=1, logger=WandbLogger(save_dir=tmp_path, offline=True)).fit(Classifier(), *loaders())
+    wandb.finish()
+    assert monitor.history.run["name"] == "mine/first"
+    assert run.id in str(monitor.history.path)
+
+
+def test_what_goes_wrong_with_wandb_costs_no_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finishes(Classifier):  # logs nothing: Lightning's own logger would end the run
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self(batch[0])
+
+        def on_train_epoch_end(self) -> None:
+            wandb.finish()
+
+    monitor = FeatureGeometryMonitor(signals=["feature_std"])
+    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
+    run = trainer(monitor, max_epochs=3, logger=logger)
+    with pytest.warns(FeatureGeometryWarning):
+        run.fit(Finishes(), *loaders())
+    assert [record.epoch for record in monitor.history] == [1.0, 2.0, 3.0]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monitor = strict(signals=["feature_std"])
+    logger = WandbLogger(project="test", save_dir=tmp_path)
+    trainer(monitor, max_epochs=2, logger=logger).fit(Classifier(), *loaders())
+    wandb.finish()
+    assert len(monitor.history) == 2

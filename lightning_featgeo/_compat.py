@@ -188,6 +188,11 @@ def wandb_names(logger: Any, project: Any, name: Any) -> tuple[Any, Any]:
     return getattr(run, "project", None) or project, name or getattr(run, "name", None)
 
 
+def has_ended(run: Any) -> bool:
+    """Whether a W&B run was finished: what is sent to it then waits in vain. False where it doesn't tell."""
+    return bool(getattr(run, "_is_finished", False))
+
+
 def keeps_models(logger: Any) -> bool:
     """Whether a ``WandbLogger`` was asked to upload checkpoints (``log_model``); False where it doesn't tell."""
     return bool(getattr(logger, "_log_model", False))

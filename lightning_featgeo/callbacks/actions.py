@@ -15,6 +15,7 @@ from typing import Any
 from lightning_featgeo import _compat
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.lightning_types import Trainer
+from lightning_featgeo.callbacks.trainer import folder_of_run
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, near_misses
 from lightning_featgeo.sinks import WandbSink, sinks_of
 from lightning_featgeo.watch.announcement import fill, say
@@ -91,7 +92,8 @@ def _path(trainer: Trainer, alarm: Alarm) -> str:
     told = [str(logger.version) for logger in trainer.loggers[:1] if logger.version is not None]
     run = told[0] if told else datetime.now().strftime("%Y%m%d-%H%M%S")
     name = "-".join([alarm.kind, run, f"step={alarm.step}"])
-    path = f"{folder.rstrip('/')}/featgeo/{name}" if "://" in folder else str(Path(folder) / "featgeo" / name)
+    beside = folder_of_run(trainer)  # as the history is
+    path = f"{folder.rstrip('/')}/featgeo/{name}" if "://" in folder else str(beside / name)
     copy = next(n for n in itertools.count() if not os.path.exists(_numbered(path, n)))
     found: str = trainer.strategy.broadcast(_numbered(path, copy))
     return found

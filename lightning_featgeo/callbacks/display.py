@@ -158,6 +158,7 @@ class LoggerDisplay:
     def close(self) -> None:
         """The run ends: tables of the best and the last window, and the last pictures."""
         for sink in self.sinks:
+            sink.ends()
             for kept in self._shown.values():
                 if kept.last is None or not self._has_media(kept.last.record):
                     continue

@@ -164,6 +164,11 @@ class FeatureGeometryMonitor(Callback):
         if self._run is not None and self._run.phase.catching == "train":
             self._run.forward_done(loss)
 
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Comes between forward and backward."""
+        if self._run is not None and self._run.phase.catching == "train" and pl_module.automatic_optimization:
+            self._run.watcher.sources.pause(for_good=True)
+
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Manual optimisation may run further forwards."""
         if self._run is not None and self._run.phase.catching == "train" and not pl_module.automatic_optimization:
@@ -188,11 +193,6 @@ class FeatureGeometryMonitor(Callback):
         """Close the epoch's training window."""
         if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
             self._close("train")
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A window of n steps that never filled says so."""
-        if self._run is not None:
-            words.of_end_of_training(self._run)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a window for each validation loader."""

@@ -144,18 +144,21 @@ class Publisher:
             if direction != "none":
                 sign = 1.0 if direction == "higher" else -1.0
                 before = self._best.get(name)
-                if before is None:
-                    before = max((sign * v for _, v in self.history.series(name)), default=sign * value)
-                if sign * value >= before:
+                if before is None:  # the first one here: of a run that was resumed, the best so far is told anew
+                    series = [*self.history.series(name), (record.epoch, value)]
+                    epoch, best = max(series, key=lambda point: sign * point[1])
+                    found[name], before = (best, epoch), sign * best
+                elif sign * value >= before:
                     found[name] = value, record.epoch
                 self._best[name] = max(before, sign * value)
         return found
 
     def _log(self, pl_module: LightningModule, closed: ClosedWindow, values: Mapping[str, float]) -> None:
         device, dtype = pl_module.device, _dtype(pl_module)
+        as_usual = False if self._own_rows else None
         for name, value in [(EPOCH, closed.record.epoch), *values.items()]:
             tensor = torch.tensor(value, dtype=dtype, device=device)
-            pl_module.log(name, tensor, on_step=False, on_epoch=True, batch_size=1, logger=not self._own_rows)
+            pl_module.log(name, tensor, on_step=False, on_epoch=True, batch_size=1, logger=as_usual)
         if self._own_rows:
             self._to_loggers(closed.record, values)
         if self._headline is None:  # of the first stage and layer, the chosen signal or the first there is
@@ -178,7 +181,8 @@ class Publisher:
         of_logger = {id(sink.logger): sink for sink in self.display.sinks}
         at = At(record.epoch, _compat.logging_step(self.trainer))
         for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
-            with self.guard.around(f"logging to {type(logger).__name__}"):
+            told = f"logging to {type(logger).__name__}"
+            with self.guard.around(told, lost="monitor.history and its file have the window"):
                 of_logger.get(id(logger), Sink(logger)).scalars(values, at)
 
     def _alarmed(self, record: Record, alarm: Alarm, stops: bool, alerts: bool) -> None:

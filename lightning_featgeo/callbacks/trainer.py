@@ -138,20 +138,26 @@ def fractional_epoch(trainer: Trainer) -> float:
     return epoch + (min(1.0, started / total) if math.isfinite(total) and total else started / (started + 1))
 
 
-def history_path(trainer: Trainer) -> Path | None:
-    """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # asked on every rank: it is a broadcast
+def folder_of_run(trainer: Trainer) -> Path:
+    """Where a run's files are, as rank 0 says; asked on every rank, as it is a broadcast."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
     first: Any = trainer.loggers[0] if trainer.loggers else None
     if _compat.is_lightnings(first, "WandbLogger") and trainer.is_global_zero:
         folder = folder / str(first.name) / str(first.version)  # where ModelCheckpoint's files are
     if type(first).__name__ == "MLFlowLogger":
         folder = Path(trainer.default_root_dir)  # the other one is MLflow's store, where a folder is an experiment
+    return folder / "featgeo"
+
+
+def history_path(trainer: Trainer) -> Path | None:
+    """A new file next to the run; None for ``fast_dev_run`` and on other ranks."""
+    folder = folder_of_run(trainer)
     if getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return None
     if "://" in str(folder) or ":/" in str(folder):  # a remote store: no local file stands beside that run
         return None
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")  # names sort as they were begun
-    return folder / "featgeo" / f"{stamp}-{uuid.uuid4().hex[:4]}.jsonl"
+    return folder / f"{stamp}-{uuid.uuid4().hex[:4]}.jsonl"
 
 
 def run_name(trainer: Trainer) -> tuple[str | None, str | None]:

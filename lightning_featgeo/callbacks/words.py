@@ -25,8 +25,7 @@ def announcement(run: Any, window: Window) -> Announcement:
     return told
 
 
-def of_end_of_training(run: Any) -> None:
-    """Say so if training ended before a window of n steps closed."""
+def _of_unfilled_window(run: Any) -> None:
     steps = run.settings.every_n_train_steps
     unfilled = run.open_train_window() is not None and not any(record.stage == "train" for record in run.history)
     if steps is not None and unfilled:
@@ -35,6 +34,7 @@ def of_end_of_training(run: Any) -> None:
 
 def of_end_of_fit(run: Any) -> None:
     """Say what its user would look for in vain."""
+    _of_unfilled_window(run)
     if "val" in run.stages and "val" not in run.closed and run.phase.trained:
         run.guard.warn(
             "no validation ran in this fit, so there is no curve of it: look at check_val_every_n_epoch and "

@@ -81,6 +81,9 @@ class Sink:
     def best(self, values: Mapping[str, tuple[float, float]]) -> None:
         """The best value of each curve so far and its epoch, by logged name."""
 
+    def ends(self) -> None:
+        """The run ends: what is sent from now on are its last pictures and tables."""
+
     def attach(self, path: Path) -> None:
         """A file that belongs to the run, such as its history: it may grow until the run ends."""
 

@@ -36,17 +36,35 @@ class WandbSink(Sink):
         super().__init__(logger)
         self._waiting = -1, 0.0, frozenset[str]()  # W&B's step and our epoch, and what waits for that row
         self._defined: set[str] = set()
+        self._ends = False
         self._panels = {CURVE_PANELS: 0, MEDIA_PANELS: 0}  # that there are
 
-    def _log(self, values: Mapping[str, Any], at: At, **more: Any) -> None:
-        run, named = self.logger.experiment, {self.named(name): value for name, value in values.items()}
+    @property
+    def run(self) -> Any:
+        """W&B's own run.
+
+        Raises:
+            RuntimeError: if its user has finished it.
+        """
+        run = self.logger.experiment
+        if _compat.has_ended(run):
+            raise RuntimeError("the W&B run was finished (wandb.finish) before the fit's end")
+        return run
+
+    def ends(self) -> None:
+        """What comes now has no row of Lightning's to wait for."""
+        self._ends = True
+
+    def _log(self, values: Mapping[str, Any], at: At) -> None:
+        run, named = self.run, {self.named(name): value for name, value in values.items()}
         step, epoch, waiting = self._waiting
         if step != run.step:
             waiting = frozenset()  # it has got its row
         elif waiting & named.keys() or epoch != at.epoch:
             run.log({}, commit=True)  # the last window still waits: it would be overwritten
             waiting = frozenset()
-        run.log({**more, self.named(EPOCH): at.epoch, **named}, commit=False)
+        step_of_lightning = {"trainer/global_step": at.step} if self._ends else {}  # else its row has it, or the user's
+        run.log({**step_of_lightning, self.named(EPOCH): at.epoch, **named}, commit=False)
         self._waiting = run.step, at.epoch, waiting | named.keys()
 
     def _log_media(self, values: Mapping[str, Any], at: At) -> None:
@@ -60,41 +78,41 @@ class WandbSink(Sink):
         self._panels[most] += shown
         self._defined.add(name)
         step = self.named(EPOCH)
-        self.logger.experiment.define_metric(self.named(name), step_metric=step, hidden=not shown or None)
+        self.run.define_metric(self.named(name), step_metric=step, hidden=not shown or None)
 
     def define(self, names: Mapping[str, str], shown: Collection[str]) -> None:
         """The fractional epoch as x axis, and no panel for what is not shown. The summary is a curve's last value."""
-        self.logger.experiment.define_metric(self.named(EPOCH), hidden=True)
+        self.run.define_metric(self.named(EPOCH), hidden=True)
         for name in names:
             self._define(name, CURVE_PANELS, name in shown)
 
     def scalars(self, values: Mapping[str, float], at: At) -> None:
         """They wait for the next row, as all else."""
-        self._log(values, at, **{"trainer/global_step": at.step})
+        self._log(values, at)
 
     def best(self, values: Mapping[str, tuple[float, float]]) -> None:
         """Into the summary, which sweeps and the table of runs read: ``…/best`` and ``…/best_epoch``."""
-        summary = self.logger.experiment.summary
+        summary = self.run.summary
         for name, (value, epoch) in values.items():
             summary[f"{self.named(name)}/best"], summary[f"{self.named(name)}/best_epoch"] = value, epoch
 
     def attach(self, path: Path) -> None:
         """Among the run's files, whatever it holds when the run ends."""
-        self.logger.experiment.save(str(path), base_path=str(path.parent.parent), policy="end")
+        self.run.save(str(path), base_path=str(path.parent.parent), policy="end")
 
     def attach_checkpoint(self, path: Path) -> None:
         """As an artifact of its own, with ``WandbLogger(log_model=…)``."""
         import wandb
 
         if _compat.keeps_models(self.logger) and path.exists():
-            run = self.logger.experiment
+            run = self.run
             artifact = wandb.Artifact(f"featgeo-alarm-{run.id}", type="model", metadata={"file": path.name})
             artifact.add_file(str(path)) if path.is_file() else artifact.add_dir(str(path))
             run.log_artifact(artifact)
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Into the run's config, under one key."""
-        self.logger.experiment.config.update({"featgeo": dict(facts)}, allow_val_change=True)
+        self.run.config.update({"featgeo": dict(facts)}, allow_val_change=True)
 
     def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
         """Histogram media."""
@@ -157,11 +175,11 @@ class WandbSink(Sink):
 
     def note(self, key: str, text: str, at: At) -> None:
         """Into the run's summary."""
-        self.logger.experiment.summary[key] = text
+        self.run.summary[key] = text
 
     def alert(self, title: str, text: str, failure: bool) -> None:
         """W&B sends it on, by mail or chat, as its user has chosen."""
-        self.logger.experiment.alert(title=title, text=text, level="WARN" if failure else "INFO")
+        self.run.alert(title=title, text=text, level="WARN" if failure else "INFO")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -103,7 +103,6 @@ def test_windows_inside_an_epoch_wait_for_the_next_row_and_none_is_overwritten(t
     _, rows, *_ = offline(tmp_path, Logs("step="), monitor, max_epochs=2, log_every_n_steps=50)
     found = [row["featgeo/train/effective_rank"] for row in rows if "featgeo/train/effective_rank" in row]
     assert found == pytest.approx([value for _, value in monitor.history.series("featgeo/train/effective_rank")])
-    assert [row["trainer/global_step"] for row in rows if "featgeo/train/effective_rank" in row] == list(range(8))
 
 
 def test_two_optimisers_are_filed_as_lightning_files_them(tmp_path: Path) -> None:
@@ -219,3 +218,23 @@ def test_what_goes_wrong_with_wandb_costs_no_window(tmp_path: Path, monkeypatch:
     trainer(monitor, max_epochs=2, logger=logger).fit(Classifier(), *loaders())
     wandb.finish()
     assert len(monitor.history) == 2
+
+
+def test_the_best_before_a_resume_is_in_the_summary_of_the_run_that_goes_on(tmp_path: Path) -> None:
+    first = strict(signals=["feature_std"])
+    run = trainer(first, max_epochs=2)
+    run.fit(Classifier(), *loaders())
+    for record in first.history:  # a best that the resumed run does not reach
+        record.values["feature_std"] += 5.0
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again = strict(signals=["feature_std"])
+    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
+    going_on = trainer(again, max_epochs=3, logger=logger)
+    going_on.fit(Classifier(), *loaders(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    wandb.finish()
+    *_, summary = read(tmp_path)
+    series = {value: epoch for epoch, value in first.history.series("featgeo/val/feature_std")}
+    best = max(series)
+    assert summary["featgeo/val/feature_std/best"] == pytest.approx(best)
+    assert summary["featgeo/val/feature_std/best_epoch"] == series[best]
+    assert summary["featgeo/val/feature_std"] < best

@@ -19,7 +19,8 @@ from tests._helpers.models import Classifier, loaders, strict, trainer
 
 HOOKS = (
     "on_fit_start", "on_train_start", "on_train_epoch_start", "on_before_zero_grad", "on_before_optimizer_step",
-    "on_train_batch_end", "on_validation_batch_end", "on_validation_epoch_end", "on_train_epoch_end", "on_train_end", "on_fit_end",
+    "on_train_batch_end", "on_validation_batch_end", "on_validation_epoch_end", "on_train_epoch_end", "on_train_end",
+    "on_fit_end",
 )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def address(x: torch.Tensor) -> int | None:
     """Where a tensor's memory begins; None where it has none of its own (fake, wrapped, sparse)."""
     try:
         return x.untyped_storage().data_ptr() or None
-    except (RuntimeError, NotImplementedError):  # what torch raises for tensors without a storage, by their kind
+    except (RuntimeError, NotImplementedError):  # sparse; fake and wrapped: they have no storage
         return None
 
 
@@ -152,6 +152,9 @@ def is_in_spawned_processes(trainer: Any) -> bool:
     return is_lightnings(getattr(trainer.strategy, "launcher", None), "_MultiProcessingLauncher")
 
 
+_LOOPS = {"val": "validate", "test": "test"}
+
+
 def loads_together(trainer: Any, stage: str) -> bool:
     """Whether each batch of an evaluation holds a batch of every loader (``CombinedLoader`` but for "sequential").
 
@@ -161,9 +164,6 @@ def loads_together(trainer: Any, stage: str) -> bool:
     loop = trainer.fit_loop.epoch_loop.val_loop if in_fit else getattr(trainer, f"{_LOOPS[stage]}_loop", None)
     mode = getattr(getattr(loop, "_combined_loader", None), "_mode", "sequential")
     return bool(mode != "sequential")
-
-
-_LOOPS = {"val": "validate", "test": "test"}
 
 
 def device_mesh(strategy: Any) -> Any:

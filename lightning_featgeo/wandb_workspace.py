@@ -84,7 +84,7 @@ def names_of_project(path: str) -> list[str]:
     import wandb
 
     for run in wandb.Api().runs(path, order="-created_at"):
-        names = [name for name in run.summary.keys() if "featgeo/" in name]  # noqa: SIM118 (no mapping)
+        names = [name for name in run.summary.keys() if "featgeo/" in name]  # noqa: SIM118 - W&B's summary has keys, and can't be iterated
         if logged(names):
             return names
     raise ReportError(

@@ -93,8 +93,8 @@ class GeometryCallback(TrainerCallback):
         """An evaluation begins: its window holds the rows of this loop, and of no other call."""
         loader = kwargs.get("dataloader", args[0] if args else None)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
-        name = str(prefix).removeprefix("eval").lstrip("_")  # of one of several evaluation sets
-        self.evaluation.open(name or "val", loader, step=self.trainer.state.global_step)
+        name = "val" if prefix == "eval" else str(prefix).removeprefix("eval_")  # of one of several evaluation sets
+        self.evaluation.open(name, loader, step=self.trainer.state.global_step)
         self._evaluating = True
         try:
             return original(*args, **kwargs)

@@ -6,18 +6,17 @@ They come with windows 1, 2, 4, 8, … and with the last one; numbers and histog
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks.depth import Depth
 from lightning_featgeo.callbacks.lightning_types import Trainer
+from lightning_featgeo.callbacks.remembered import Depth, Shown
 from lightning_featgeo.callbacks.settings import Display
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
-from lightning_featgeo.sinks import At, Sink, pictures, sinks_of, tables
+from lightning_featgeo.sinks import At, Sink, every_sink, pictures, tables
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
@@ -26,19 +25,6 @@ from lightning_featgeo.watch.plan import ClosedWindow
 PANELS, LATER_PANELS = 8, 4  # in the section of the first stage, and of others
 HISTOGRAMS = ("log_density", "local_dimension")
 LAYOUT_ONLY = "layout only: the first two principal components; distances and clusters mean little"
-
-
-@dataclass
-class _Shown:
-    """What was shown for one stage and layer."""
-
-    spectra: tables.Spectra = field(default_factory=list)
-    marks: dict[float, str] = field(default_factory=dict)
-    windows: int = 0
-    last: ClosedWindow | None = None
-    step: int = 0
-    best: tuple[float, str, ClosedWindow] | None = None
-    layout: tuple[Tensor, Tensor] | None = None
 
 
 class LoggerDisplay:
@@ -52,10 +38,24 @@ class LoggerDisplay:
 
     def __init__(self, trainer: Trainer, guard: Guard, display: Display) -> None:
         self.guard, self.asked_for, self.trainer = guard, display, trainer
-        self.sinks = sinks_of(trainer.loggers) if trainer.is_global_zero else []
-        self._shown: dict[str, _Shown] = {}
+        self._every = every_sink(trainer.loggers) if trainer.is_global_zero else []
+        self._shown: dict[str, Shown] = {}
         self._depth = Depth()
         self._defined: set[str] = set()
+
+    @property
+    def loggers(self) -> list[Sink]:
+        """A sink for each logger; one that was finished in the middle of the fit is left out, and said."""
+        for sink in [sink for sink in self._every if sink.is_over]:
+            self._every.remove(sink)
+            told = f"{sink.name} was finished before the fit's end: it is sent nothing more, monitor.history has all"
+            self.guard.warn(told, told)
+        return self._every
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Those of loggers that can show more than scalars."""
+        return [sink for sink in self.loggers if type(sink) is not Sink]
 
     @property
     def details(self) -> Details | None:
@@ -115,7 +115,7 @@ class LoggerDisplay:
             return
         record, curves = shown.record, shown.curves
         self._miss_rows(shown)
-        kept = self._shown.setdefault(record.prefix, _Shown())
+        kept = self._shown.setdefault(record.prefix, Shown())
         kept.windows += 1
         kept.last, kept.step = shown, _compat.logging_step(self.trainer)
         if alarms:
@@ -124,7 +124,7 @@ class LoggerDisplay:
             kept.spectra.append((record.epoch, record.spectrum))
             if len(kept.spectra) > 4 * tables.MAX_LINES:
                 kept.spectra[:] = tables.thin(kept.spectra, set(kept.marks))
-        self._judge(kept, shown)
+        kept.judge(shown, self.asked_for.headline)
         self._depth.remember(record, shown.signals)
         if not self._has_media(record):
             return
@@ -204,7 +204,7 @@ class LoggerDisplay:
     def _has_media(self, record: Record) -> bool:
         return self.asked_for.media == "all" or (self.asked_for.media == "first" and record.layer is None)
 
-    def _draw(self, sink: Sink, kept: _Shown) -> None:
+    def _draw(self, sink: Sink, kept: Shown) -> None:
         """Spectra, cosines of classes, and where rows lie."""
         shown = kept.last
         if shown is None:
@@ -225,7 +225,7 @@ class LoggerDisplay:
             if "shown_rows" in shown.curves:
                 sink.scatter(prefix + "layout", self._layout(kept, shown), _at(kept))
 
-    def _layout(self, kept: _Shown, shown: ClosedWindow) -> tables.Scatter:
+    def _layout(self, kept: Shown, shown: ClosedWindow) -> tables.Scatter:
         rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
         points = tables.layout(rows, samples, kept.layout)
         kept.layout = points, samples
@@ -237,7 +237,7 @@ class LoggerDisplay:
     def _class_of(self, label: int, shown: ClosedWindow) -> str:
         return tables.class_name(label, self._names(shown.curves)) if label >= 0 else "unlabelled"
 
-    def _tabulate(self, sink: Sink, kept: _Shown, finished: bool) -> None:
+    def _tabulate(self, sink: Sink, kept: Shown, finished: bool) -> None:
         """Tables of the last window; at the run's end also of the best one, with rows for a projector.
 
         The best one's are sent at the last epoch: a logger's axis doesn't run backwards. Its title has its own.
@@ -270,26 +270,13 @@ class LoggerDisplay:
         ]
         return tables.Table(["sample", "class"], rows)
 
-    # --- what is kept ----------------------------------------------------------------------------------------
-
-    def _judge(self, kept: _Shown, shown: ClosedWindow) -> None:
-        """Keep the best window: by kNN accuracy, else by the first signal of which one way is better."""
-        values = shown.record.values
-        directed = [s for s in shown.signals if s in CATALOG and CATALOG[s].direction != "none"]
-        by = next((s for s in ("knn_accuracy", self.asked_for.headline, *directed) if s in directed), None)
-        if by is None or by not in values:
-            return
-        score = values[by] if CATALOG[by].direction == "higher" else -values[by]
-        if kept.best is None or score > kept.best[0]:
-            kept.best = score, by, shown
-
 
 def _is_due(windows: int) -> bool:
     """Whether pictures and tables are due: after 1, 2, 4, 8, … windows."""
     return windows & (windows - 1) == 0
 
 
-def _at(kept: _Shown) -> At:
+def _at(kept: Shown) -> At:
     """Of the last window: its epoch, and the step of its scalars."""
     return At(kept.last.record.epoch if kept.last is not None else 0.0, kept.step)
 

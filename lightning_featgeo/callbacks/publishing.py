@@ -15,7 +15,7 @@ from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, resolve
-from lightning_featgeo.sinks import ALARM, EPOCH, At, Sink, sinks_of
+from lightning_featgeo.sinks import ALARM, EPOCH, At, sinks_of
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import ClosedWindow
 
@@ -178,12 +178,10 @@ class Publisher:
         self._to_loggers(record, values)
 
     def _to_loggers(self, record: Record, values: Mapping[str, float]) -> None:
-        of_logger = {id(sink.logger): sink for sink in self.display.sinks}
         at = At(record.epoch, _compat.logging_step(self.trainer))
-        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
-            told = f"logging to {type(logger).__name__}"
-            with self.guard.around(told, lost="monitor.history and its file have the window"):
-                of_logger.get(id(logger), Sink(logger)).scalars(values, at)
+        for sink in self.display.loggers:
+            with self.guard.around(f"logging to {sink.name}", lost="monitor.history and its file have the window"):
+                sink.scalars(values, at)
 
     def _alarmed(self, record: Record, alarm: Alarm, stops: bool, alerts: bool) -> None:
         """An alarm, to the history and to loggers; ``stops``: it ended the run; ``alerts``: somebody is to be told."""

@@ -37,10 +37,11 @@ def check_names(trainer: Trainer) -> None:
         ConfigurationError: with near misses and what to change.
     """
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
+    stages = [name for ours in callbacks if hasattr(ours, "known_stages") for name in ours.known_stages()]
+    for stopper in (one for one in callbacks if hasattr(one, "follow")):
+        stopper.follow(stages)
     known: dict[str, Any] = {}
     for ours in callbacks:
-        for stopper in (one for one in callbacks if hasattr(one, "follow")) if hasattr(ours, "known_stages") else ():
-            stopper.follow(ours.known_stages())
         for name in ours.known_geometry_names() if hasattr(ours, "known_geometry_names") else ():
             other = known.setdefault(name, ours)
             if other is not ours and name.startswith("featgeo/") and name != EPOCH:

@@ -12,7 +12,7 @@ from lightning_featgeo.sinks.sink import ALARM, EPOCH, At, Sink
 from lightning_featgeo.sinks.stores import MLflowSink, TensorBoardSink, TrackioSink
 from lightning_featgeo.sinks.weights_biases import WandbSink
 
-__all__ = ["ALARM", "EPOCH", "At", "Sink", "WandbSink", "sinks_of"]
+__all__ = ["ALARM", "EPOCH", "At", "Sink", "WandbSink", "every_sink", "sinks_of"]
 
 _KINDS: dict[str, type[Sink]] = {
     "WandbLogger": WandbSink,
@@ -22,11 +22,14 @@ _KINDS: dict[str, type[Sink]] = {
 }
 
 
+def every_sink(loggers: Iterable[Any]) -> list[Sink]:
+    """A sink for each logger, known by class name: importing wandb costs a second."""
+    return [
+        next((_KINDS[c.__name__] for c in type(logger).__mro__ if c.__name__ in _KINDS), Sink)(logger)
+        for logger in loggers
+    ]
+
+
 def sinks_of(loggers: Iterable[Any]) -> list[Sink]:
-    """A sink for each logger that can show more than scalars, known by class name: importing wandb costs a second."""
-    found = []
-    for logger in loggers:
-        kind = next((_KINDS[c.__name__] for c in type(logger).__mro__ if c.__name__ in _KINDS), None)
-        if kind is not None:
-            found.append(kind(logger))
-    return found
+    """A sink for each logger that can show more than scalars."""
+    return [sink for sink in every_sink(loggers) if type(sink) is not Sink]

@@ -40,6 +40,11 @@ class Sink:
         return f"{prefix}-{name}" if prefix else name
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return False
+
+    @property
     def name(self) -> str:
         """The logger's class."""
         return type(self.logger).__name__

@@ -41,15 +41,13 @@ class WandbSink(Sink):
 
     @property
     def run(self) -> Any:
-        """W&B's own run.
+        """W&B's own run."""
+        return self.logger.experiment
 
-        Raises:
-            RuntimeError: if its user has finished it.
-        """
-        run = self.logger.experiment
-        if _compat.has_ended(run):
-            raise RuntimeError("the W&B run was finished (wandb.finish) before the fit's end")
-        return run
+    @property
+    def is_over(self) -> bool:
+        """Whether the user has finished the run: what is sent to it then waits in vain."""
+        return _compat.has_ended(self.run)
 
     def ends(self) -> None:
         """What comes now has no row of Lightning's to wait for."""

@@ -97,6 +97,7 @@ class WatchedLayer:
             last: see ``GeometryMetric.window``.
             if_empty: the reason where no rank has seen features.
         """
+        ran, self.ran = self.ran, False
         if self.failed is not None and not ranks.several:
             return self._all_gaps(self.failed)
         try:
@@ -104,7 +105,6 @@ class WatchedLayer:
         except RankFailure as failure:
             self.failed = failure.gap
             return self._all_gaps(self.failed)
-        ran, self.ran = self.ran, False
         if not ran and result.values.get(COUNT_SIGNAL) == 0:
             self.failed = Gap(GapKind.NO_ROWS, if_empty)
             return self._all_gaps(self.failed)

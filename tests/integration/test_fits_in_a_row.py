@@ -146,3 +146,13 @@ def test_combined_loaders_of_validation(mode: str) -> None:
         "max_size_cycle": [("val", 256)],  # four times
     }
     assert found == expected[mode]
+
+
+@pytest.mark.parametrize("training_first", [True, False])
+def test_alarms_follow_validation_whichever_monitor_logs_it(training_first: bool) -> None:
+    signals = ["feature_std", "effective_rank"]
+    monitors = [strict(stages="train", signals=signals), strict(layer="net.0", signals=signals)]
+    stop = GeometryEarlyStopping("collapse")
+    trainer(*monitors[:: 1 if training_first else -1], stop, max_epochs=2).fit(Classifier(), *loaders())
+    assert stop.detectors[0].prefix == "featgeo/val/"
+    assert len(stop.detectors[0].checks) == 2

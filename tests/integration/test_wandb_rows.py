@@ -209,8 +209,11 @@ def test_what_goes_wrong_with_wandb_costs_no_window(tmp_path: Path, monkeypatch:
     monitor = FeatureGeometryMonitor(signals=["feature_std"])
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
     run = trainer(monitor, max_epochs=3, logger=logger)
-    with pytest.warns(FeatureGeometryWarning):
+    with pytest.warns(FeatureGeometryWarning) as told:
         run.fit(Finishes(), *loaders())
+    ours = [str(one.message) for one in told if isinstance(one.message, FeatureGeometryWarning)]
+    assert len(ours) == 1
+    assert "WandbLogger was finished before the fit's end" in ours[0]
     assert [record.epoch for record in monitor.history] == [1.0, 2.0, 3.0]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monitor = strict(signals=["feature_std"])

@@ -1,11 +1,15 @@
-"""Charts of several layers: a signal over time, one line a layer."""
+"""What is remembered for charts and tables that tell of many windows: of one layer, and over depth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from lightning_featgeo.history.record import Record
+from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.sinks import tables
+from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.plan import ClosedWindow
 
 DEPTH_SIGNALS = 3  # that are drawn over depth
 Points = tuple[list[float], list[float]]  # epochs, values
@@ -43,3 +47,27 @@ class Depth:
     def clear(self) -> None:
         """Forget all."""
         self._series.clear()
+
+
+@dataclass
+class Shown:
+    """What was shown for one stage and layer."""
+
+    spectra: tables.Spectra = field(default_factory=list)
+    marks: dict[float, str] = field(default_factory=dict)
+    windows: int = 0
+    last: ClosedWindow | None = None
+    step: int = 0
+    best: tuple[float, str, ClosedWindow] | None = None
+    layout: tuple[Tensor, Tensor] | None = None
+
+    def judge(self, shown: ClosedWindow, headline: str | None) -> None:
+        """Keep the best window: by kNN accuracy, else by the first signal of which one way is better."""
+        values = shown.record.values
+        directed = [s for s in shown.signals if s in CATALOG and CATALOG[s].direction != "none"]
+        by = next((s for s in ("knn_accuracy", headline, *directed) if s in directed), None)
+        if by is None or by not in values:
+            return
+        score = values[by] if CATALOG[by].direction == "higher" else -values[by]
+        if self.best is None or score > self.best[0]:
+            self.best = score, by, shown

@@ -161,8 +161,8 @@ class GeometryEarlyStopping(EarlyStopping):
             check_possible(self.actions, trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """What a run has not taken up is of no later one."""
-        self._stage, self._resumed = None, False
+        """Whatever began is over: a state that is loaded now is for the next fit."""
+        self._stage = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new run has no past, unless it was loaded or the trainer goes on; none has stopped yet."""

@@ -49,7 +49,6 @@ class FeatureGeometryMonitor(Callback):
         self._saved: Saved | None = None
         self._state_of_run: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
         self._undo: list[Callable[[], None]] = []
-        self._stage: str | None = None  # "fit", "validate", …: what the trainer runs
 
     @property
     def state_key(self) -> str:
@@ -59,10 +58,6 @@ class FeatureGeometryMonitor(Callback):
         return _compat.state_key(self, layer=s.layer, head=s.head, features=told, stages=sorted(s.stages))
 
     # --- a run begins and ends -------------------------------------------------------------------------------
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Something begins: only a fit goes on with the curves of a checkpoint."""
-        self._stage = stage
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the layer, hook it, and look at who watches our names."""
@@ -118,7 +113,7 @@ class FeatureGeometryMonitor(Callback):
             self._run = None
         for undo in self._undo:
             undo()
-        self._undo, self._saved, self._stage = [], None, None  # what a run has not taken up is of no later one
+        self._undo, self._saved = [], None  # what a run has not taken up is of no later one
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The history says that the run has finished."""
@@ -282,7 +277,7 @@ class FeatureGeometryMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. One that can't be read is no reason to end a run: the curves begin anew."""
-        if self.settings.resume and self._stage in (None, "fit"):
+        if self.settings.resume:
             self._saved = Saved.read(state_dict)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

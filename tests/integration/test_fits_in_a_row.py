@@ -26,7 +26,7 @@ def test_what_a_fold_has_seen_is_of_no_other_fold(between: str, tmp_path: Path) 
     monitor, stop, alarm = strict(signals=signals), GeometryEarlyStopping("collapse"), GeometryAlarm("converged")
     val = loaders()[1]
     for fold, width in enumerate((48, 24, 32)):  # a checkpoint of other dimensions is no reason to refuse either
-        best = ModelCheckpoint(tmp_path, f"{fold}")
+        best = ModelCheckpoint(tmp_path, f"{fold}", monitor="val_loss", mode="max")  # that is the first epoch's
         run = trainer(monitor, stop, alarm, best, max_epochs=3, enable_checkpointing=True)
         run.fit(classifier(width), *loaders(shuffle=False))
         alone = strict(signals=signals)
@@ -35,6 +35,7 @@ def test_what_a_fold_has_seen_is_of_no_other_fold(between: str, tmp_path: Path) 
         assert [r.window for r in monitor.history] == [0, 1, 2]
         assert [len(one.checks) for one in (*stop.detectors, *alarm.detectors)] == [3, 3]
         getattr(run, between)(None, val, ckpt_path="best", weights_only=True, verbose=False)
+        assert [len(one.checks) for one in (*stop.detectors, *alarm.detectors)] == [3, 3]  # as the fit has left them
 
 
 def test_a_fit_that_resumes_still_takes_up_the_past_after_an_evaluation(tmp_path: Path) -> None:

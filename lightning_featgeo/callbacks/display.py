@@ -38,24 +38,19 @@ class LoggerDisplay:
 
     def __init__(self, trainer: Trainer, guard: Guard, display: Display) -> None:
         self.guard, self.asked_for, self.trainer = guard, display, trainer
-        self._every = every_sink(trainer.loggers) if trainer.is_global_zero else []
+        self.loggers = every_sink(trainer.loggers) if trainer.is_global_zero else []
+        self.sinks = [sink for sink in self.loggers if type(sink) is not Sink]  # that can show more than scalars
         self._shown: dict[str, Shown] = {}
         self._depth = Depth()
         self._defined: set[str] = set()
 
-    @property
-    def loggers(self) -> list[Sink]:
-        """A sink for each logger; one that was finished in the middle of the fit is left out, and said."""
-        for sink in [sink for sink in self._every if sink.is_over]:
-            self._every.remove(sink)
+    def leave_out_finished(self) -> None:
+        """A logger that was finished in the middle of the fit is sent nothing more, and that is said."""
+        for sink in [sink for sink in self.loggers if sink.is_over]:
+            self.loggers.remove(sink)
             told = f"{sink.name} was finished before the fit's end: it is sent nothing more, monitor.history has all"
             self.guard.warn(told, told)
-        return self._every
-
-    @property
-    def sinks(self) -> list[Sink]:
-        """Those of loggers that can show more than scalars."""
-        return [sink for sink in self.loggers if type(sink) is not Sink]
+        self.sinks = [sink for sink in self.loggers if type(sink) is not Sink]
 
     @property
     def details(self) -> Details | None:
@@ -155,8 +150,13 @@ class LoggerDisplay:
             with self._guarded(sink, "sending charts"):
                 sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
 
-    def close(self) -> None:
-        """The run ends: tables of the best and the last window, and the last pictures."""
+    def close(self, history: Path | None = None) -> None:
+        """The run ends: tables of the best and the last window, the last pictures, and the history's file."""
+        self.leave_out_finished()
+        for sink in self.sinks:
+            with self._guarded(sink, "attaching the history"):
+                if history is not None and history.exists():
+                    sink.attach(history)
         for sink in self.sinks:
             sink.ends()
             for kept in self._shown.values():
@@ -175,14 +175,6 @@ class LoggerDisplay:
         for sink in self.sinks if values else []:
             with self._guarded(sink, "sending best values"):
                 sink.best(values)
-
-    def attach(self, path: Path | None) -> None:
-        """The history's file."""
-        if path is None or not path.exists():
-            return
-        for sink in self.sinks:
-            with self._guarded(sink, "attaching the history"):
-                sink.attach(path)
 
     def note(self, key: str, text: str, at: At) -> None:
         """A sentence beside the run."""

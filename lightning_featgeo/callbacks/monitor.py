@@ -268,7 +268,8 @@ class FeatureGeometryMonitor(Callback):
         """Close the stage's windows; what alarms ask for comes last."""
         if self._run is not None:
             self._number += self._run.close(stage, self._number, inside_epoch)
-            self._run.stoppers.act()
+            if self._run.stoppers.stoppers:
+                self._run.stoppers.act()
 
     def state_dict(self) -> dict[str, Any]:
         """Closed windows, what is watched, and the open training window: see ``checkpointing``."""

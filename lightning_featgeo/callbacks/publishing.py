@@ -121,6 +121,8 @@ class Publisher:
         values.update(diagnostics(record, prefix))
         self.forget_stale(prefix)
         self._live[prefix] = set(values)
+        if self.display.loggers:
+            self.display.leave_out_finished()
         if self.display.sinks:
             self.display.define(values, closed)
         if inside_epoch:

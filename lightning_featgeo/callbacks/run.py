@@ -16,7 +16,7 @@ from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.settings import MonitorSettings
-from lightning_featgeo.callbacks.stoppers import Stoppers
+from lightning_featgeo.callbacks.stoppers import UNWATCHED, Stoppers
 from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
@@ -263,7 +263,8 @@ class LightningRun:
         reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         closed = self.watcher.close(windows, first_number, epoch, step, reference)
         begin = time.perf_counter()
-        for one, (due, state) in zip(closed, self.stoppers.judge(closed), strict=True):
+        judged = self.stoppers.judge(closed) if self.stoppers.stoppers else [UNWATCHED] * len(closed)
+        for one, (due, state) in zip(closed, judged, strict=True):
             self.publisher.publish(self.pl_module, one, inside_epoch, due, state)
         if self.display.sinks:
             self.display.finish_windows([window.plan.name for window in windows])
@@ -273,6 +274,5 @@ class LightningRun:
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""
         with self.guard.around("showing the last window"):
-            self.display.attach(self.history.path)
-            self.display.close()
+            self.display.close(self.history.path)
         self.watcher.sources.remove()

@@ -24,18 +24,17 @@ class Judgement(NamedTuple):
     state: float | None
 
 
+UNWATCHED = Judgement([], None)
+
+
 class Stoppers:
     """The stoppers of a trainer, and the alarms that nobody has acted on yet."""
 
     def __init__(self, trainer: Trainer, guard: Guard) -> None:
         self.trainer, self.guard = trainer, guard
         self._due: list[tuple[GeometryEarlyStopping, Alarm]] = []
-
-    @property
-    def stoppers(self) -> list[GeometryEarlyStopping]:
-        """The trainer's callbacks that judge windows."""
-        callbacks: Sequence[Any] = getattr(self.trainer, "callbacks", [])
-        return [callback for callback in callbacks if isinstance(callback, GeometryEarlyStopping)]
+        callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
+        self.stoppers = [callback for callback in callbacks if isinstance(callback, GeometryEarlyStopping)]
 
     def names(self, logged: Sequence[str]) -> list[str]:
         """Logged names of the alarms' states, where something is logged beside them."""
@@ -44,11 +43,10 @@ class Stoppers:
 
     def judge(self, closed: Sequence[ClosedWindow]) -> list[Judgement]:
         """What the stoppers say of windows that have closed together, window by window."""
-        stoppers = self.stoppers
-        for stopper in stoppers:
+        for stopper in self.stoppers:
             for one in closed:
                 stopper.hear(one.record)  # all of them first: one may be compared with another
-        return [self._ask(one.record) if stoppers else Judgement([], None) for one in closed]
+        return [self._ask(one.record) for one in closed]
 
     def _ask(self, record: Record) -> Judgement:
         due: list[tuple[GeometryEarlyStopping, Alarm]] = []

@@ -188,10 +188,6 @@ class Sources:
             return
         self.reading = graph.reading(self.head, inputs)
 
-    def is_frozen(self, index: int) -> bool:
-        """Whether, as the last training step told, no weight before the layer of that number is being trained."""
-        return index < len(self.taps) and self.taps[index].frozen
-
     def refresh(self) -> bool:
         """Look whether watched modules were replaced (a head for more classes), and watch the new ones.
 

@@ -235,9 +235,9 @@ class Watcher:
 
         with self.guard.around(f"closing {names}", fail_all):
             told = self._agree(involved)
-        for window in closing:
-            for index, part in enumerate(window.layers):
-                part.frozen = self.sources.is_frozen(index)
+        for window in closing:  # taps: none with features=, one a layer else
+            for part, tap in zip(window.layers, self.sources.taps, strict=False):
+                part.frozen = tap.frozen
         closed: list[ClosedWindow] = []
         for number, window in enumerate(closing, first_number):
             closed += self._close_one(window, number, epoch, step, told, reference)

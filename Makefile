@@ -7,6 +7,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH_INDEX ?=
 
+# Every test process computes on one thread: idle ones would spin. NumPy is imported before conftest.py could say so.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
+
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
 .PHONY: demo test test-fast coverage lint browser figures gpu-check clean
@@ -15,15 +18,15 @@ demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
 
 test: $(VENV)/test.stamp $(VENV)/ops.stamp lint browser
-	$(PY) -m pytest -q
+	$(PYTEST)
 
 # The same tests, and which lines they run.
 coverage: $(VENV)/test.stamp $(VENV)/ops.stamp
-	$(PY) -m pytest --cov --cov-report=term:skip-covered -q
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # An inner loop, without what takes seconds.
 test-fast: $(VENV)/test.stamp $(VENV)/ops.stamp
-	$(PY) -m pytest tests/unit -m "not slow" -q
+	$(PYTEST) tests/unit -m "not slow"
 
 # A browser for the report's tests, unless there is one. As root (a container) from the distribution, else playwright's
 # own. Without any, those tests are skipped and say so.

@@ -17,6 +17,7 @@ from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.sinks import At, Sink, every_sink, pictures, tables
+from lightning_featgeo.sinks.tables import Chart
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
@@ -125,14 +126,12 @@ class LoggerDisplay:
             return
         prefix = _curve_prefix(record)
         histograms = {prefix + name: curves[name] for name in HISTOGRAMS if name in curves}
-        due = _is_due(kept.windows)
-        for sink in self.sinks:
+        for sink in self.sinks if histograms else []:
             with self._guarded(sink, "sending histograms"):
-                if histograms:
-                    sink.histograms(histograms, _at(kept))
-            if due:
-                self._draw(sink, kept)
-                self._tabulate(sink, kept, finished=False)
+                sink.histograms(histograms, _at(kept))
+        if _is_due(kept.windows):
+            self._draw(kept)
+            self._tabulate(kept, finished=False)
 
     def finish_windows(self, stages: Sequence[str]) -> None:
         """All layers of these stages have been shown: the charts over depth."""
@@ -141,14 +140,13 @@ class LoggerDisplay:
 
     def _finish_stage(self, stage: str) -> None:
         windows = max((w.windows for p, w in self._shown.items() if p.startswith(f"featgeo/{stage}/")), default=0)
-        for sink in self.sinks if _is_due(windows) else []:
-            self._draw_depth(sink, stage)
+        if _is_due(windows):
+            self._draw_depth(stage)
 
-    def _draw_depth(self, sink: Sink, stage: str) -> None:
+    def _draw_depth(self, stage: str) -> None:
         step = max(w.step for w in self._shown.values())
         for signal, epoch, chart in self._depth.charts(stage):
-            with self._guarded(sink, "sending charts"):
-                sink.lines(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
+            self._send(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
 
     def close(self, history: Path | None = None) -> None:
         """The run ends: tables of the best and the last window, the last pictures, and the history's file."""
@@ -159,14 +157,14 @@ class LoggerDisplay:
                     sink.attach(history)
         for sink in self.sinks:
             sink.ends()
-            for kept in self._shown.values():
-                if kept.last is None or not self._has_media(kept.last.record):
-                    continue
-                if not _is_due(kept.windows):
-                    self._draw(sink, kept)
-                self._tabulate(sink, kept, finished=True)
-            for stage in self._depth.stages:
-                self._draw_depth(sink, stage)
+        for kept in self._shown.values() if self.sinks else ():
+            if kept.last is None or not self._has_media(kept.last.record):
+                continue
+            if not _is_due(kept.windows):
+                self._draw(kept)
+            self._tabulate(kept, finished=True)
+        for stage in self._depth.stages if self.sinks else ():
+            self._draw_depth(stage)
         self._shown.clear()
         self._depth.clear()
 
@@ -196,26 +194,26 @@ class LoggerDisplay:
     def _has_media(self, record: Record) -> bool:
         return self.asked_for.media == "all" or (self.asked_for.media == "first" and record.layer is None)
 
-    def _draw(self, sink: Sink, kept: Shown) -> None:
+    def _send(self, name: str, chart: Chart, at: At) -> None:
+        for sink in self.sinks:
+            with self._guarded(sink, "sending charts"):
+                sink.chart(name, chart, at)
+
+    def _draw(self, kept: Shown) -> None:
         """Spectra, cosines of classes, and where rows lie."""
         shown = kept.last
         if shown is None:
             return
         prefix, of = _curve_prefix(shown.record), shown.record.prefix.rstrip("/")
-        with self._guarded(sink, "sending charts"):
-            if kept.spectra:
-                sink.lines(
-                    prefix + "spectrum",
-                    tables.spectrum_lines(kept.spectra, kept.marks, f"Eigenvalues, {of}"),
-                    _at(kept),
-                )
-        with self._guarded(sink, "sending charts"):
-            title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
-            found = tables.cosines(shown.curves, self._names(shown.curves), title)
-            if found is not None:
-                sink.matrix(prefix + "class_cosines", found, _at(kept))
-            if "shown_rows" in shown.curves:
-                sink.scatter(prefix + "layout", self._layout(kept, shown), _at(kept))
+        if kept.spectra:
+            chart = tables.spectrum_lines(kept.spectra, kept.marks, f"Eigenvalues, {of}")
+            self._send(prefix + "spectrum", chart, _at(kept))
+        title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
+        found = tables.cosines(shown.curves, self._names(shown.curves), title)
+        if found is not None:
+            self._send(prefix + "class_cosines", found, _at(kept))
+        if "shown_rows" in shown.curves:
+            self._send(prefix + "layout", self._layout(kept, shown), _at(kept))
 
     def _layout(self, kept: Shown, shown: ClosedWindow) -> tables.Scatter:
         rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
@@ -229,7 +227,7 @@ class LoggerDisplay:
     def _class_of(self, label: int, shown: ClosedWindow) -> str:
         return tables.class_name(label, self._names(shown.curves)) if label >= 0 else "unlabelled"
 
-    def _tabulate(self, sink: Sink, kept: Shown, finished: bool) -> None:
+    def _tabulate(self, kept: Shown, finished: bool) -> None:
         """Tables of the last window; at the run's end also of the best one, with rows for a projector.
 
         The best one's are sent at the last epoch: a logger's axis doesn't run backwards. Its title has its own.
@@ -243,16 +241,19 @@ class LoggerDisplay:
         for when, words, shown in moments:
             prefix = shown.record.prefix.replace("featgeo/", "featgeo_tables/", 1)
             title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}: {words}"
-            with self._guarded(sink, "sending tables"):
-                names = self._names(shown.curves)
-                classes = tables.class_table(shown.curves, names, title)
-                lowest = tables.lowest_rows(shown.curves, names, shown.ids, shown.positions, title)
-                if classes is not None:
-                    sink.table(f"{prefix}classes_{when}", classes, at)
-                if lowest is not None:
-                    sink.table(f"{prefix}lowest_density_{when}", lowest, at)
-                if finished and "shown_rows" in shown.curves:
-                    sink.embedding(f"{prefix}embedding_{when}", shown.curves["shown_rows"], self._known(shown), at)
+            names = self._names(shown.curves)
+            found = {
+                "classes": tables.class_table(shown.curves, names, title),
+                "lowest_density": tables.lowest_rows(shown.curves, names, shown.ids, shown.positions, title),
+            }
+            known = self._known(shown) if finished and "shown_rows" in shown.curves else None
+            for sink in self.sinks:
+                with self._guarded(sink, "sending tables"):
+                    for name, table in found.items():
+                        if table is not None:
+                            sink.table(f"{prefix}{name}_{when}", table, at)
+                    if known is not None:
+                        sink.embedding(f"{prefix}embedding_{when}", shown.curves["shown_rows"], known, at)
 
     def _known(self, shown: ClosedWindow) -> tables.Table:
         labels, samples = shown.curves["shown_labels"].tolist(), shown.curves["shown_samples"].tolist()

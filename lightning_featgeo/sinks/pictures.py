@@ -1,14 +1,16 @@
-"""Charts as matplotlib figures, for loggers that take pictures. No global state: ``pyplot`` is not touched."""
+"""Charts as pictures, drawn by matplotlib for loggers that take them. No global state: ``pyplot`` is not touched."""
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter
+from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter
 
 if TYPE_CHECKING:
+    import numpy
     from matplotlib.figure import Figure
 
 HOW_TO = "pip install matplotlib"
@@ -17,6 +19,19 @@ HOW_TO = "pip install matplotlib"
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
+
+
+@functools.lru_cache(maxsize=1)  # the next logger is shown the same chart
+def drawn(chart: Chart) -> numpy.ndarray[Any, Any]:
+    """(height, width, 3) bytes: a chart's picture, drawn once for all loggers."""
+    import numpy
+
+    figure = (
+        lines(chart) if isinstance(chart, Lines) else matrix(chart) if isinstance(chart, Matrix) else scatter(chart)
+    )
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _new(width: float, height: float, title: str) -> tuple[Figure, Any]:

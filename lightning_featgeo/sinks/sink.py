@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lightning_featgeo import _compat
-from lightning_featgeo.sinks import pictures
-from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table
+from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Table
 from lightning_featgeo.types import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EPOCH = "featgeo/epoch"
 ALARM = "alarm"  # beside the signals of a stage: 1 while an alarm stands, 0 while none does, a gap if nobody can tell
@@ -58,20 +54,29 @@ class Sink:
     def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
         """One histogram a name."""
 
-    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
-        """A picture."""
+    def picture(self, name: str, chart: Chart, at: At) -> None:
+        """A chart's picture; nothing where matplotlib is missing."""
+
+    def chart(self, name: str, chart: Chart, at: At) -> None:
+        """A chart, as the logger shows its kind best."""
+        if isinstance(chart, Lines):
+            self.lines(name, chart, at)
+        elif isinstance(chart, Matrix):
+            self.matrix(name, chart, at)
+        else:
+            self.scatter(name, chart, at)
 
     def lines(self, name: str, chart: Lines, at: At) -> None:
         """Several lines in one chart."""
-        self.figure(name, lambda: pictures.lines(chart), at)
+        self.picture(name, chart, at)
 
     def matrix(self, name: str, matrix: Matrix, at: At) -> None:
         """A matrix in colours."""
-        self.figure(name, lambda: pictures.matrix(matrix), at)
+        self.picture(name, matrix, at)
 
     def scatter(self, name: str, points: Scatter, at: At) -> None:
         """Points in the plane."""
-        self.figure(name, lambda: pictures.scatter(points), at)
+        self.picture(name, points, at)
 
     def table(self, name: str, table: Table, at: At) -> None:
         """A table."""

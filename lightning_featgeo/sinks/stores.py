@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import At, Sink
-from lightning_featgeo.sinks.tables import Table
+from lightning_featgeo.sinks.tables import Chart, Table
 from lightning_featgeo.types import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class TensorBoardSink(Sink):
@@ -28,10 +25,10 @@ class TensorBoardSink(Sink):
         for name, value in values.items():
             self.logger.experiment.add_histogram(self.named(name), value, at.step)
 
-    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+    def picture(self, name: str, chart: Chart, at: At) -> None:
         """An image."""
         if pictures.can_draw():
-            self.logger.experiment.add_figure(self.named(name), draw(), at.step, close=False)
+            self.logger.experiment.add_image(self.named(name), pictures.drawn(chart), at.step, dataformats="HWC")
 
     def table(self, name: str, table: Table, at: At) -> None:
         """As text."""
@@ -59,10 +56,11 @@ class MLflowSink(Sink):
         for key, value in _flat(facts).items():
             self.logger.experiment.set_tag(self.logger.run_id, f"featgeo.{key}", str(value)[:4000])
 
-    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+    def picture(self, name: str, chart: Chart, at: At) -> None:
         """An artifact for each window that is drawn."""
         if pictures.can_draw():
-            self.logger.experiment.log_figure(self.logger.run_id, draw(), f"{self.named(name)}/step_{at.step:08d}.png")
+            file = f"{self.named(name)}/step_{at.step:08d}.png"
+            self.logger.experiment.log_image(self.logger.run_id, pictures.drawn(chart), file)
 
     def table(self, name: str, table: Table, at: At) -> None:
         """An artifact."""
@@ -91,17 +89,12 @@ class TrackioSink(Sink):
         made = {self.named(name): trackio.Histogram(value.tolist()) for name, value in values.items()}
         self.logger.experiment.log(made, step=at.step)
 
-    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+    def picture(self, name: str, chart: Chart, at: At) -> None:
         """An image."""
-        import numpy
         import trackio
 
         if pictures.can_draw():
-            figure = draw()
-            canvas: Any = figure.canvas
-            canvas.draw()
-            pixels = numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
-            self.logger.experiment.log({self.named(name): trackio.Image(pixels)}, step=at.step)
+            self.logger.experiment.log({self.named(name): trackio.Image(pictures.drawn(chart))}, step=at.step)
 
     def table(self, name: str, table: Table, at: At) -> None:
         """A table."""

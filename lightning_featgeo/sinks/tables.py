@@ -35,7 +35,7 @@ class Table:
         return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lines:
     """Lines in one chart: (x, y) points by key."""
 
@@ -46,7 +46,7 @@ class Lines:
     logarithmic: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """A square matrix of cosines with a name for each row and column."""
 
@@ -55,7 +55,7 @@ class Matrix:
     values: list[list[float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scatter:
     """Points in the plane, coloured by group."""
 
@@ -63,6 +63,9 @@ class Scatter:
     points: list[list[float]]
     groups: list[str]
     samples: list[str] = field(default_factory=list)
+
+
+Chart = Lines | Matrix | Scatter
 
 
 def class_name(index: int, names: Sequence[str] | None) -> str:

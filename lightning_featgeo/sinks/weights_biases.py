@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning_featgeo import _compat
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import EPOCH, At, Sink
-from lightning_featgeo.sinks.tables import Lines, Matrix, Scatter, Table, principal
+from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Table, principal
 from lightning_featgeo.types import Tensor
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CURVE_PANELS, MEDIA_PANELS = 14, 6  # of a run, whatever it watches
 WIDEST_TABLE = 64  # columns of features
@@ -118,12 +115,12 @@ class WandbSink(Sink):
 
         self._log_media({name: wandb.Histogram(value.tolist()) for name, value in values.items()}, at)
 
-    def figure(self, name: str, draw: Callable[[], Figure], at: At) -> None:
+    def picture(self, name: str, chart: Chart, at: At) -> None:
         """An image, if matplotlib is installed."""
         import wandb
 
         if pictures.can_draw():
-            self._log_media({name: wandb.Image(draw())}, at)
+            self._log_media({name: wandb.Image(pictures.drawn(chart))}, at)
 
     def lines(self, name: str, chart: Lines, at: At) -> None:
         """A chart that can be hovered."""

@@ -38,7 +38,7 @@ def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None
 
 
 def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
-    output = run("ssl_digits.py", "--epochs", "12", "--figure", "picture.png")
+    output = run("ssl_digits.py", "--epochs", "8", "--figure", "picture.png")
     assert "self_supervised: a sample has several views" in output
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     rows = {
@@ -126,7 +126,7 @@ def test_hydra_builds_monitor_stopper_and_alarm() -> None:
 
 
 def test_regression_takes_its_own_curves_and_shows_over_compression() -> None:
-    output = run("regression.py", "--epochs", "15")
+    output = run("regression.py", "--epochs", "10")
     assert "regressor: the labels are floating-point targets" in output
     table = output.split("weight decay")[1].splitlines()[1:6]
     ratios = [float(line.split()[2]) for line in table if line.split()[2] != "–"]

@@ -5,6 +5,7 @@ The report, the tables of notebooks and resumed runs are made from it.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -36,6 +37,7 @@ class History:
         self.run: dict[str, Any] = {}
         self.records: list[Record] = []
         self.events: list[dict[str, Any]] = []
+        self._file: _LineFile | None = None
 
     def describe(self, run: dict[str, Any]) -> None:
         """Write down what the run is: layer, signals, versions."""
@@ -66,20 +68,19 @@ class History:
             self.event(**event)
 
     def _write(self, line: dict[str, Any]) -> None:
+        text = json.dumps(line, allow_nan=False, default=_plain)
         if self.path is None:
             return
-        text = json.dumps(line, allow_nan=False, default=_plain) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
+        if self._file is None or self._file.path != self.path:
+            self._file = _LineFile(self.path)
+        waited, error = self._file.waiting, self._file.append(text)
+        if error is not None and not waited:
             warnings.warn(
-                f"featgeo: the history can't be written to {self.path} ({error}); it goes on in memory only",
+                f"featgeo: the history can't be written to {self.path} ({error}); it is kept in memory, and writing "
+                "is tried again at each window and at the run's end",
                 FeatureGeometryWarning,
                 stacklevel=2,
             )
-            self.path = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,6 +171,51 @@ class History:
             self.records.append(checked_record(line["window"]))
         elif "event" in line:
             self.events.append(checked_event(line["event"]))
+
+
+class _LineFile:
+    """Appends whole lines. What could not be written waits, and is tried again with the next line.
+
+    Args:
+        path: of the file; its folder is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[str] = []
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not on disk yet."""
+        return len(self._waiting)
+
+    def append(self, line: str) -> OSError | None:
+        """Write what waits and this line, which has no end of its own; returns what kept them from it."""
+        self._waiting.append(line + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write("".join(self._waiting).encode())
+        except OSError as error:
+            return error
+        self._waiting.clear()
+        return None
+
+    def _write(self, data: bytes) -> None:
+        """All of it or nothing, and never behind half a line: one cut by a crash would take ours with it."""
+        with self.path.open("ab+", buffering=0) as file:
+            start = file.seek(0, os.SEEK_END)
+            if start:
+                file.seek(-1, os.SEEK_END)
+                data = data if file.read(1) == b"\n" else b"\n" + data
+            done = 0
+            try:
+                while done < len(data):
+                    done += file.write(data[done:]) or 0
+            except OSError:
+                with contextlib.suppress(OSError):
+                    if os.fstat(file.fileno()).st_size == start + done:  # nobody else has written behind it
+                        file.truncate(start)
+                raise
 
 
 def _shown(value: Any) -> str:

@@ -108,7 +108,7 @@ def test_a_full_disk_under_the_history_loses_no_curve(monkeypatch: pytest.Monkey
     monkeypatch.setattr(monitor_module, "history_path", lambda trainer: Path("/dev/full"))
     monitor = FeatureGeometryMonitor(signals=SIGNALS)
     run = trainer(monitor, max_epochs=2)
-    with pytest.warns(FeatureGeometryWarning, match="No space left on device.*in memory only"):
+    with pytest.warns(FeatureGeometryWarning, match="No space left on device.*kept in memory"):
         run.fit(Classifier(), *loaders())
     assert len(monitor.history) == 2
     assert "featgeo/val/effective_rank" in run.callback_metrics

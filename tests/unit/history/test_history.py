@@ -1,11 +1,15 @@
+import errno
+import io
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_featgeo import History
-from lightning_featgeo.errors import Gap, GapKind
+from lightning_featgeo.errors import FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.record import Record
 
 
@@ -58,3 +62,50 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     history = History(tmp_path / "h.jsonl")
     history.end("finished")
     assert History.load(tmp_path / "h.jsonl").run["end"] == "finished"
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, full = History(tmp_path / "h.jsonl"), False
+    write = io.FileIO.write
+
+    class Disk(io.FileIO):
+        def write(self, data):
+            if full and len(data) > 10:  # a disk takes what fits, and only then refuses
+                return write(self, data[:10])
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(self, data)
+
+    def opened(path: Path, mode: str = "r", buffering: int = -1, **more) -> Any:
+        return Disk(path, mode.replace("b", "")) if mode == "ab+" else open(path, mode, buffering, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    records = [Record(i, "val", None, float(i), i, {"feature_std": 0.5 + i}) for i in range(9)]
+    for i, record in enumerate(records[:8]):
+        full = i in (2, 3, 5)
+        if i in (2, 5):
+            with pytest.warns(FeatureGeometryWarning, match="No space left on device"):
+                history.append(record)
+        else:
+            history.append(record)
+        on_disk = History.load(tmp_path / "h.jsonl").records  # whole at every moment
+        assert on_disk == records[: {2: 2, 3: 2, 5: 5}.get(i, i + 1)]
+    full = True
+    with pytest.warns(FeatureGeometryWarning):
+        history.append(records[8])
+    full = False
+    history.end("ended as planned")
+    read = History.load(tmp_path / "h.jsonl")
+    assert read.records == records
+    assert read.run["end"] == "ended as planned"
+
+
+def test_a_line_that_was_cut_does_not_take_the_next_one_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    History(file).append(Record(0, "val", None, 1.0, 10, {"feature_std": 0.8}))
+    with file.open("a") as opened:
+        opened.write('{"window": {"window": 1, "sta')  # the process was killed here
+    History(file).append(Record(1, "val", None, 2.0, 20, {"feature_std": 0.7}))
+    with pytest.warns(FeatureGeometryWarning, match="1 lines of .* can't be read"):
+        read = History.load(file)
+    assert [record.window for record in read] == [0, 1]

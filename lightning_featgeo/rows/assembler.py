@@ -25,6 +25,7 @@ from lightning_featgeo.rows.masks import MaskReader
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
 from lightning_featgeo.rows.role import USUAL_ROLE, Role
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
+from lightning_featgeo.rows.splits import of_stage
 from lightning_featgeo.rows.view_grammar import Views
 from lightning_featgeo.rows.views import Layout, Layouts
 from lightning_featgeo.types import Tensor
@@ -111,6 +112,7 @@ class RowAssembler:
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
         targets = None if targets is None or targets.shape[0] != size else targets
+        own = self._own_samples(batch, size)
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
         ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
@@ -136,6 +138,9 @@ class RowAssembler:
                 keep = layout.keep[part.sample] if keep is None else keep & layout.keep[part.sample]
             if fresh is not None and fresh < size:
                 keep = origin < fresh if keep is None else keep & (origin < fresh)
+            if own is not None:
+                of_others = known & ~own.to(device)[at]
+                keep = ~of_others if keep is None else keep & ~of_others
             if label is not None and labels is not None and labels.ndim == 2:  # of tokens: the loss reads no others
                 keep = label >= 0 if keep is None else keep & (label >= 0)
             number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
@@ -182,6 +187,14 @@ class RowAssembler:
             "(graphs, sets), and rows are unlabelled"
         ] = None
         return n
+
+    def _own_samples(self, batch: Any, size: int) -> Tensor | None:
+        """(size,) which samples the stage is about; None: all."""
+        found = of_stage(batch, self.role.stage, size, self.mask)
+        if found is None:
+            return None
+        self.notes[f"of each batch only the samples that {found[1]} marks are rows"] = None
+        return found[0]
 
     def _layouts(
         self, found: list[Chosen], inputs: list[int], size: int, batch: Any, device: torch.device, labelled: bool

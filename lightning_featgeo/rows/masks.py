@@ -48,6 +48,8 @@ class MaskReader:
             return None
         if self.selector != "auto":
             found = find_mask(batch, self.selector)
+            if found is not None and found.ndim == 1:
+                return None  # it marks samples: see ``splits``
             return found if found is None or samples is None else found[samples.clamp(min=0).to(found.device)]
         for key, mask in self._candidates(batch):
             turned = self._meaning(key, mask, batch)

@@ -11,6 +11,7 @@ class Role:
 
     Attributes:
         trains: its batches are trained on.
+        stage: of its batches: "train", "val" or "test".
         is_classifier: it feeds a classifier: a second call in a batch is no second view.
         has_views: signals of views were asked for: the same input twice is two views.
         decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
@@ -21,6 +22,7 @@ class Role:
     """
 
     trains: bool = False
+    stage: str = ""
     is_classifier: bool = False
     has_views: bool = False
     decodes: bool | None = None

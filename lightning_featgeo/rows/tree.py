@@ -36,11 +36,13 @@ def children(value: Any) -> list[tuple[str | int, Any]]:
         return list(enumerate(value))
     if kind is dict:
         return list(value.items())
-    if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, type)) or callable(value):
+    if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, type)):
         return []
     try:
         if is_mapping(value):
             return [(key, value[key]) for key in list(value.keys())]
+        if callable(value):  # a function; a graph of PyTorch Geometric is called too, and is a mapping first
+            return []
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return list(zip(value._fields, value, strict=True))
         if isinstance(value, (tuple, list)):

@@ -97,6 +97,7 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
     tap = next((tap for tap in sources.taps if tap.name == path.partition(":")[0]), None)
     return Role(
         trains=plan.stage == "train",
+        stage=plan.stage,
         is_classifier=facts.is_classifier(sources.taps, sources.head, sources.reading) and not has_views,
         has_views=has_views,
         decodes=facts.decodes(sources.root, path),

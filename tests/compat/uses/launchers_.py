@@ -1,0 +1,73 @@
+"""torchrun, with and without a restart, and Ray Train with its Lightning strategy: two processes each, on a CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.compat import ranked
+from tests.compat.kit import Keeper, use
+
+ROOT = Path(__file__).parents[3]
+
+
+def torchrun(*arguments: str, options: tuple[str, ...] = ()) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.compat.ranked", *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@use("torch", "torchrun, two processes, DDP")
+def plain(watch: Any) -> tuple[Keeper, Any]:
+    folder = Path(tempfile.mkdtemp())
+    torchrun(str(folder))
+    return ranked.gathered(folder)
+
+
+@use("torch", "torchrun, a rank dies in the third epoch, restarted from last.ckpt")
+def elastic(watch: Any) -> tuple[Keeper, Any]:
+    folder = Path(tempfile.mkdtemp())
+    torchrun(str(folder), "2", options=("--max-restarts=1", "--monitor-interval=0.1"))
+    keeper, history = ranked.gathered(folder)
+    windows = [record.epoch for record in history]
+    assert windows == [1.0, 2.0, 3.0], f"windows of epochs {windows}"
+    return keeper, history
+
+
+@use("ray", "TorchTrainer with RayDDPStrategy, two CPU workers")
+def ray_train(watch: Any) -> tuple[Keeper, Any]:
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    folder = Path(tempfile.mkdtemp())
+    ray.init(num_cpus=3, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    try:
+        TorchTrainer(
+            _ray_worker,
+            train_loop_config={"folder": str(folder)},
+            scaling_config=ScalingConfig(num_workers=2),
+            run_config=RunConfig(storage_path=str(folder / "ray")),
+        ).fit()
+    finally:
+        ray.shutdown()
+    return ranked.gathered(folder)
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+
+    from tests.compat import ranked
+
+    ranked.train(
+        config["folder"], prepare_trainer, strategy=RayDDPStrategy(), plugins=[RayLightningEnvironment()],
+        devices="auto",
+    )  # fmt: skip

@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: demo test test-fast coverage lint browser figures gpu-check clean
+.PHONY: compat demo test test-fast coverage lint browser figures gpu-check clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
@@ -72,6 +72,18 @@ $(VENV)/ops.stamp: $(OPS) | $(VENV)/torch.stamp
 gpu-check:
 	$(PYTHON) -m lightning_featgeo.cuda_ext build --cuda
 	PYTHONPATH=. LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py $(CHECKS)
+
+# Other people's libraries, in two environments of their own (some 10 GB): `make compat`, or `make compat USES=timm_`.
+compat: .venv-compat/vision.stamp .venv-compat/series.stamp
+	for env in vision series; do .venv-compat/$$env/bin/python -m tests.compat $(USES); done
+	.venv-compat/vision/bin/python -m tests.compat.table
+
+.venv-compat/%.stamp: tests/compat/%.txt
+	$(PYTHON) -m venv .venv-compat/$*
+	.venv-compat/$*/bin/python -m pip install --quiet -U pip "setuptools>=77" wheel
+	.venv-compat/$*/bin/python -m pip install --quiet $$(grep '^torch' $<)
+	.venv-compat/$*/bin/python -m pip install --quiet -r $<
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info lightning_featgeo/cuda_ext/*.so

@@ -191,6 +191,13 @@ class Scout:
             ConfigurationError: if nothing ran or anything contradicts the last candidate.
         """
         graph = LossGraph(loss)
+        if graph.is_of_nothing(self.root):
+            raise ambiguous(
+                self.found,
+                "the step's loss is a constant: it is trained through no layer (does the model only collect features?)",
+                list(outermost)[-1:] or last_children(self.root),
+                None,
+            )
         heads = {name: tap for name, tap in self.taps.items() if tap.calls}
         self._refuse_silent_weights(graph, outermost)
         if graph.visible(self.found.values()):

@@ -41,6 +41,11 @@ class LossGraph:
         self._seen = set(self._nodes)
         self._variables = {id(v) for n in self._nodes if (v := getattr(n, "variable", None)) is not None}
 
+    def is_of_nothing(self, root: torch.nn.Module) -> bool:
+        """Whether there is nothing behind the loss but a number that asks for a gradient, divided by the engine."""
+        alone = 0 < len(self._nodes) <= 3 and len(self._variables) == 1
+        return alone and not self.reads_weight(root)
+
     def reads_weight(self, module: torch.nn.Module) -> bool:
         """Whether any of a module's own parameters is in the graph."""
         return any(id(p) in self._variables for p in module.parameters())
@@ -98,7 +103,7 @@ class LossGraph:
             of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
             if not (of_classes or of_numbers) or not _leads_to_output(node, weights):
                 continue
-            classifies = classifies or bool(of_classes)
+            classifies = classifies or (bool(of_classes) and not _is_constant(_compat.saved(node, "target")))
             if of_numbers:
                 target = _compat.saved(node, "target")
                 compared = compared or target is not None
@@ -136,6 +141,12 @@ class ReachedCalls:
             self._verdicts[pattern] = [graph.reached(call) for call in fresh]
         for call, verdict in zip(fresh, self._verdicts[pattern], strict=True):
             call.reached = verdict
+
+
+def _is_constant(target: Any) -> bool:
+    """Whether floating-point targets are all the same: a term of the loss, and no labels of a batch."""
+    several = isinstance(target, torch.Tensor) and target.is_floating_point() and target.numel() > 1
+    return several and bool((target == target.reshape(-1)[0]).all())
 
 
 def _is_input(target: Tensor, given: Tensor) -> bool:

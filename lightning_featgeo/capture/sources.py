@@ -142,7 +142,9 @@ class Sources:
             self._read(loss, inputs)
             return
         chosen = scout.preferred
-        if chosen is not None and self.taps[0].calls:
+        if chosen is not None and self.taps[0].calls and loss is None and self._trains:
+            return  # it ran; whether the loss reads it, training will tell
+        if chosen is not None and self.taps[0].calls and not self._is_beside(chosen, scout, loss):
             self._end_of_search(None)
             self._read(loss, inputs)
             return
@@ -159,6 +161,12 @@ class Sources:
         self._known.append(tap)
         self._use_head(choice, tap)
         self._read(loss, inputs)
+
+    def _is_beside(self, chosen: Choice, scout: Scout, loss: Tensor | None) -> bool:
+        """Whether a head that was chosen before anything ran did run, and the loss is trained through others only."""
+        graph = LossGraph(loss)
+        others = graph.visible(scout.found.values()) and scout.ran
+        return others and not graph.reaches(chosen.module, self.taps[0].calls)
 
     @property
     def unsettled(self) -> bool:

@@ -108,7 +108,7 @@ class RowAssembler:
         inputs = [p.inputs for p in pooled]
         if self.layouts.said.is_auto:
             for one, n in zip(found, inputs, strict=True):
-                refuse_parts(n, one.call, size)
+                refuse_parts(n, one.call, size, unknown=one.origin is None)
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
         targets = None if targets is None or targets.shape[0] != size else targets

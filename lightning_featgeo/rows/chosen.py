@@ -179,20 +179,27 @@ def first_view(one: Chosen) -> Chosen | None:
     return replace(one, keep=keep if one.keep is None else keep & one.keep, view=0) if bool(keep.any()) else None
 
 
-def refuse_parts(inputs: int, call: Call, size: int) -> None:
+def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False) -> None:
     """Features that are several a sample, and nobody knows what they are.
+
+    Args:
+        inputs: rows of features, as they come out of pooling.
+        call: that brought them.
+        size: samples in the batch.
+        unknown: whether nothing shows whose rows they are, though what entered was seen.
 
     Raises:
         ConfigurationError: with the lines that say what they are.
     """
     given = main_inputs(call.entered or ())
     entered = given[0].shape[0] if given else 0
-    if not size or inputs <= size or entered != size or inputs % size:
+    if not size or inputs <= size or inputs % size or not (entered == size or (unknown and given)):
         return
     k = inputs // size
+    came = f"{size} samples entered the network" if entered == size else f"the batch has {size} samples"
     raise ConfigurationError(
-        f"{size} samples entered the network and {inputs} rows of features came out: {k} a sample, which may be "
-        f"regions, frames or tokens of it, or views made inside of the model. Say which:\n"
+        f"{came} and {inputs} rows of features came out: {k} a sample, which may be regions, frames, windows or "
+        f"tokens of it, or views made on the way. Say which:\n"
         f"  FeatureGeometryMonitor(views='v b')  # {k} views, one after the other\n"
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
         f"  FeatureGeometryMonitor(views=None)  # parts: each row counts by itself, without a label\n"

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 
 AS_IS, ONE_ARGUMENT, REFUSED, WRONG, FAILED = "as is", "one argument", "refused", "wrong", "failed"
+NO_CLASSES = "no class curves"  # the right rows, and labels that are there and not used
 GOOD = (AS_IS, ONE_ARGUMENT, REFUSED)
 torch.set_num_threads(1)
 RELATIVE = 1e-3  # float32 features streamed by us, the same rows in float64 by the keeper
@@ -222,7 +223,7 @@ class Outcome:
 def tried(use: Use) -> Outcome:
     """A use, first without arguments, then with the one that was printed."""
     first = _once(use, {})
-    if first.verdict in (AS_IS, WRONG, FAILED) or use.then is None:
+    if first.verdict in (AS_IS, WRONG, FAILED, NO_CLASSES) or use.then is None:
         return first
     printed = [f"{name}={value!r}".replace("'", '"') for name, value in use.then.items()]
     missing = [line for line in printed if line not in first.said.replace("'", '"')]
@@ -269,7 +270,11 @@ def _once(use: Use, arguments: dict[str, Any]) -> Outcome:
     found.said = " ".join(dict.fromkeys(ours))
     history = getattr(monitor, "history", monitor)
     found.watched = found.watched or str(history.run.get("described", ""))
-    return _judged(found, keeper, history, text)
+    try:
+        return _judged(found, keeper, history, text)
+    except Exception as error:  # rows that the keeper can't compute with
+        found.said = f"the keeper: {error!r}"
+        return found
 
 
 def _judged(found: Outcome, keeper: Keeper, history: Any, text: str) -> Outcome:
@@ -299,7 +304,7 @@ def _judged(found: Outcome, keeper: Keeper, history: Any, text: str) -> Outcome:
         labelled = keeper.labels is not None and "nc1" in right
         if labelled and "nc1" not in found.compared:
             gaps = {str(record.gaps[name]) for name in ("nc1", "knn_accuracy") if name in record.gaps}
-            found.verdict, found.said = WRONG, f"labels are there and not used: {sorted(gaps) or text[-1500:]}"
+            found.verdict, found.said = NO_CLASSES, f"labels are there and not used: {sorted(gaps) or text[-1500:]}"
     return found
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.compat.kit import AS_IS, FAILED, ONE_ARGUMENT, REFUSED, WRONG
+from tests.compat.kit import AS_IS, FAILED, NO_CLASSES, ONE_ARGUMENT, REFUSED, WRONG
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -25,6 +25,7 @@ means: all of them agree to a thousandth.
 | as is | right without an argument |
 | one argument | refused, or gaps, with a line to paste; with that line, right |
 | refused | nothing was logged but the reason |
+| no class curves | the right rows, but labels that are there are not used |
 | wrong | numbers of other rows |
 | failed | an error, or a line that doesn't work |
 
@@ -38,15 +39,18 @@ def main() -> None:
     uses = [use for result in results.values() for use in result["uses"]]
     counts = Counter(use["verdict"] for use in uses)
     parts = [HEAD, _counts(counts, len({use["library"] for use in uses}))]
-    for result in results.values():
-        parts.append(_library(result))
+    parts += [_library(result) for result in results.values()]
     PAGE.write_text("\n".join(parts), encoding="utf-8")
-    print(", ".join(f"{verdict} {counts[verdict]}" for verdict in (AS_IS, ONE_ARGUMENT, REFUSED, WRONG, FAILED)))
+    print(
+        ", ".join(
+            f"{verdict} {counts[verdict]}" for verdict in (AS_IS, ONE_ARGUMENT, REFUSED, NO_CLASSES, WRONG, FAILED)
+        )
+    )
 
 
 def _counts(counts: Counter[str], libraries: int) -> str:
     total = counts.total()
-    cells = [f"{counts[v]} {v}" for v in (AS_IS, ONE_ARGUMENT, REFUSED, WRONG, FAILED)]
+    cells = [f"{counts[v]} {v}" for v in (AS_IS, ONE_ARGUMENT, REFUSED, NO_CLASSES, WRONG, FAILED)]
     return (
         f"**{total} uses of {libraries} libraries: {', '.join(cells)}** ({100 * counts[AS_IS] / total:.0f} % as is).\n"
     )

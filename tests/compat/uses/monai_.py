@@ -39,7 +39,12 @@ def segment(net: Any, module: Any, side: int, watch: Any) -> tuple[Keeper, Any]:
     return keeper, monitor
 
 
-@use("monai", "UNet", why="one row a volume: what the top block, which ends in the classes, is given, averaged")
+@use(
+    "monai",
+    "UNet",
+    then={"head": "net.model.2.1.conv.unit0.conv"},
+    why="one row a volume: what the top block, which ends in the classes, is given, averaged",
+)
 def unet(watch: Any) -> tuple[Keeper, Any]:
     net = UNet(spatial_dims=3, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2), num_res_units=2)
     return segment(net, lambda net: net.model[2][1].conv.unit0, 16, watch)
@@ -48,7 +53,7 @@ def unet(watch: Any) -> tuple[Keeper, Any]:
 @use("monai", "SwinUNETR", why=WHY)
 def swin(watch: Any) -> tuple[Keeper, Any]:
     net = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
-    return segment(net, lambda net: net.out.conv.conv, 32, watch)
+    return segment(net, lambda net: net.out.conv.conv, 64, watch)
 
 
 @use("monai", "UNETR", why=WHY)

@@ -59,7 +59,8 @@ def classify(name: str, side: int, watch: Any, **arguments: Any) -> tuple[Keeper
 for name in CLASSIFIERS:
     side = 224 if name in ("maxvit_t",) else 96 if name == "googlenet" else 64
     more = {"aux_logits": True, "init_weights": True} if name == "googlenet" else {}
-    USES.append(Use("torchvision", name, partial(classify, name, side, **more)))
+    then = {"head": "net.fc"} if more else None  # its two auxiliary classifiers are scored too
+    USES.append(Use("torchvision", name, partial(classify, name, side, **more), then))
 
 
 @use("torchvision", "vit (VisionTransformer)")
@@ -162,6 +163,6 @@ def detect(name: str, watch: Any) -> tuple[Keeper, Any]:
     return keeper, monitor
 
 
-for name, (_, layer) in DETECTORS.items():
+for name in DETECTORS:
     why = "boxes are no samples; the backbone's finest map is what one row an image can be taken from"
-    USES.append(Use("torchvision", name, partial(detect, name), {"layer": layer}, why))
+    USES.append(Use("torchvision", name, partial(detect, name), why=why))

@@ -205,8 +205,11 @@ class LightningRun:
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
             sources.pause(for_good=self.pl_module.automatic_optimization)
             unknown, scouting = sources.reading is None, sources.scouting
+            before = sources.head
             if unknown:
                 sources.settle(loss, inputs_of(self.watcher.batch))
+            if before is not None and sources.head is not before:
+                self.phase.announced = False  # another head than was said before training
             sources.note_loss(loss)
             if unknown and sources.reading is not None:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet

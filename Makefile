@@ -75,7 +75,8 @@ gpu-check:
 
 # Other people's libraries, in two environments of their own (some 10 GB): `make compat`, or `make compat USES=timm_`.
 compat: .venv-compat/vision.stamp .venv-compat/series.stamp
-	for env in vision series; do .venv-compat/$$env/bin/python -m tests.compat $(USES); done
+	-.venv-compat/vision/bin/python -m tests.compat $(USES)
+	-.venv-compat/series/bin/python -m tests.compat $(USES)
 	.venv-compat/vision/bin/python -m tests.compat.table
 
 .venv-compat/%.stamp: tests/compat/%.txt

@@ -207,7 +207,7 @@ class LightningRun:
             unknown, scouting = sources.reading is None, sources.scouting
             before = sources.head
             if unknown:
-                sources.settle(loss, inputs_of(self.watcher.batch))
+                sources.settle(loss, inputs_of(self.watcher.batch), self.pl_module.automatic_optimization)
             if before is not None and sources.head is not before:
                 self.phase.announced = False  # another head than was said before training
             sources.note_loss(loss)

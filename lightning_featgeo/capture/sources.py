@@ -127,12 +127,13 @@ class Sources:
         """Whether a call that runs now is one of the step."""
         return not _compat.is_inside_backward() and (self._inside is None or self._inside())
 
-    def settle(self, loss: Tensor | None, inputs: Sequence[Tensor] = ()) -> None:
+    def settle(self, loss: Tensor | None, inputs: Sequence[Tensor] = (), alone: bool = True) -> None:
         """Decide on the head from what ran in this batch, if that is still open.
 
         Args:
             loss: of the step; None: nothing is trained.
             inputs: the batch's tensors, to tell a reconstruction.
+            alone: whether it is the step's only loss: a head that it doesn't read may be read by another.
 
         Raises:
             ConfigurationError: if it can't be told; with the candidates and the line to paste.
@@ -142,18 +143,14 @@ class Sources:
             self._read(loss, inputs)
             return
         chosen = scout.preferred
-        if chosen is not None and self.taps[0].calls and loss is None and self._trains:
-            return  # it ran; whether the loss reads it, training will tell
-        if chosen is not None and self.taps[0].calls and not self._is_beside(chosen, scout, loss):
+        if chosen is not None and loss is None and self._trains:
+            return  # training will tell more
+        if chosen is not None and self.taps[0].calls and not (alone and self._is_beside(chosen, scout, loss)):
             self._end_of_search(None)
             self._read(loss, inputs)
             return
-        if chosen is not None and loss is None and self._trains:
-            return  # training will tell more
-        if not scout.ran and self._waited < PATIENCE:
+        if not scout.ran and (chosen is not None or self._waited < PATIENCE):
             self._waited += 1  # a step that was skipped
-            return
-        if chosen is not None and not scout.ran:
             return
         choice = scout.decide(loss, inputs, self.entrance.names())
         tap = scout.taps[choice.name]
@@ -165,8 +162,9 @@ class Sources:
     def _is_beside(self, chosen: Choice, scout: Scout, loss: Tensor | None) -> bool:
         """Whether a head that was chosen before anything ran did run, and the loss is trained through others only."""
         graph = LossGraph(loss)
-        others = graph.visible(scout.found.values()) and scout.ran
-        return others and not graph.reaches(chosen.module, self.taps[0].calls)
+        return (
+            scout.ran and graph.visible(scout.found.values()) and not graph.reaches(chosen.module, self.taps[0].calls)
+        )
 
     @property
     def unsettled(self) -> bool:

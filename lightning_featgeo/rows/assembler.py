@@ -112,7 +112,7 @@ class RowAssembler:
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
         targets = None if targets is None or targets.shape[0] != size else targets
-        own = self._own_samples(batch, size)
+        own = self._own_samples(batch, tensors, size)
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
         ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
@@ -188,9 +188,9 @@ class RowAssembler:
         ] = None
         return n
 
-    def _own_samples(self, batch: Any, size: int) -> Tensor | None:
+    def _own_samples(self, batch: Any, tensors: list[tuple[tree.Path, Tensor]], size: int) -> Tensor | None:
         """(size,) which samples the stage is about; None: all."""
-        found = of_stage(batch, self.role.stage, size, self.mask)
+        found = of_stage(batch, tensors, self.role.stage, size, self.mask)
         if found is None:
             return None
         self.notes[f"of each batch only the samples that {found[1]} marks are rows"] = None

@@ -52,7 +52,7 @@ def _run(module: str, only: str, dry: bool) -> int:
         outcome = tried(use)
         found.append(outcome)
         print(
-            f"{use.library:24}{use.name:36}{outcome.verdict:14}{time.perf_counter() - begin:6.1f} s  {outcome.watched}"
+            f"{use.package:24}{use.name:36}{outcome.verdict:14}{time.perf_counter() - begin:6.1f} s  {outcome.watched}"
         )
         if only or outcome.verdict not in ("as is",):
             print("    " + outcome.said.replace("\n", "\n    "))
@@ -62,7 +62,7 @@ def _run(module: str, only: str, dry: bool) -> int:
     if not dry and not only:
         RESULTS.mkdir(exist_ok=True)
         facts = {
-            name: _version(name) for name in {use.library for use in USES} | {"torch", "lightning", "torchmetrics"}
+            name: _version(name) for name in {use.package for use in USES} | {"torch", "lightning", "torchmetrics"}
         }
         text = json.dumps({"versions": dict(sorted(facts.items())), "uses": [o.as_dict() for o in found]}, indent=1)
         (RESULTS / f"{module}.json").write_text(text + "\n", encoding="utf-8")

@@ -18,151 +18,17 @@ from io import StringIO
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
+from tests.compat.keeper import Keeper
 
 AS_IS, ONE_ARGUMENT, REFUSED, WRONG, FAILED = "as is", "one argument", "refused", "wrong", "failed"
 NO_CLASSES = "no class curves"  # the right rows, and labels that are there and not used
 GOOD = (AS_IS, ONE_ARGUMENT, REFUSED)
 torch.set_num_threads(1)
 RELATIVE = 1e-3  # float32 features streamed by us, the same rows in float64 by the keeper
-
-
-class Keeper(pl.Callback):
-    """Keeps the rows of the last window itself.
-
-    Args:
-        module: from the module that is trained to the one whose features are meant.
-        rows: from what that module was given in a batch's calls (or what it put out), and the batch, to (n, d) rows;
-            None: the single tensor of the first call, which is (n, d) already.
-        labels: from the batch to the (n,) labels of those rows; None: there are none.
-        output: take what the module puts out.
-        stage: "val" or "train".
-    """
-
-    def __init__(
-        self,
-        module: Callable[[Any], nn.Module],
-        rows: Callable[[list[Any], Any], Tensor] | None = None,
-        labels: Callable[[Any], Tensor] | None = None,
-        output: bool = False,
-        stage: str = "val",
-    ) -> None:
-        self.module, self.rows, self.labels, self.output, self.stage = module, rows, labels, output, stage
-        self.kept: list[tuple[Tensor, Tensor | None]] = []
-        self._calls: list[Any] | None = None
-        self._handle: Any = None
-        self.called = 0
-
-    # --- where a trainer calls; whoever has none calls these itself ------------------------------------------------
-
-    def hook(self, model: Any) -> None:
-        """On the module, once."""
-        if self._handle is None:
-            module = self.module(model)
-            if self.output:
-                self._handle = module.register_forward_hook(lambda _, given, out: self._see(out))
-            else:
-                self._handle = module.register_forward_pre_hook(
-                    lambda _, args, kwargs: self._see(args[0] if args else next(iter(kwargs.values()))),
-                    with_kwargs=True,
-                )
-
-    def begin(self) -> None:
-        """A window."""
-        self.kept = []
-
-    def open(self) -> None:
-        """A batch."""
-        self._calls = []
-
-    def close(self, batch: Any) -> None:
-        """A batch's end."""
-        calls, self._calls = self._calls, None
-        if calls:
-            rows = self.rows(calls, batch) if self.rows is not None else calls[0]
-            labels = None if self.labels is None else torch.as_tensor(self.labels(batch)).cpu().clone()
-            self.kept.append((rows.detach().double().cpu().clone(), labels))
-
-    def _see(self, value: Any) -> None:
-        if self._calls is not None:
-            self.called += 1
-            self._calls.append(_detached(value))
-
-    # --- Lightning -------------------------------------------------------------------------------------------------
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self.hook(pl_module)
-
-    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.stage == "val" and not trainer.sanity_checking:
-            self.begin()
-
-    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if self.stage == "val" and not trainer.sanity_checking:
-            self.open()
-
-    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        if self.stage == "val" and not trainer.sanity_checking:
-            self.close(batch)
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.stage == "train":
-            self.begin()
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if self.stage == "train":
-            self.open()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        if self.stage == "train":
-            self.close(batch)
-
-    # --- what is right ---------------------------------------------------------------------------------------------
-
-    def values(self) -> dict[str, float]:
-        """Of the last window, by two-pass formulas in float64; labels below 0 are none."""
-        x = torch.cat([rows for rows, _ in self.kept]).numpy()
-        found = {"n_samples": float(len(x))}
-        centred = x - x.mean(0)
-        s = np.linalg.svd(centred, compute_uv=False)[: min(len(x) - 1, x.shape[1])]
-        if s.sum() > 0:
-            p = s[s > 0] / s.sum()
-            found["effective_rank"] = float(np.exp(-(p * np.log(p)).sum()))
-            found["top_eigenvalue_share"] = float(s[0] ** 2 / (s**2).sum())
-        norms = np.linalg.norm(x, axis=1, keepdims=True)
-        if norms.min() > 0:
-            found["feature_std"] = float((x / norms).std(0, ddof=1).mean() * np.sqrt(x.shape[1]))
-        if self.labels is not None:
-            y = torch.cat([labels for _, labels in self.kept if labels is not None]).reshape(-1).numpy()
-            found |= _classes(x, y)
-        return found
-
-
-def _classes(x: Any, y: Any) -> dict[str, float]:
-    x, y = x[y >= 0], y[y >= 0]
-    groups = [x[y == label] for label in np.unique(y)]
-    if len(groups) < 2:
-        return {}
-    means = np.stack([group.mean(0) for group in groups])
-    m = means - means.mean(0)
-    _, s, vt = np.linalg.svd(m, full_matrices=False)
-    kept = s > 1e-7 * s[0]
-    spread = np.concatenate([group - group.mean(0) for group in groups]) @ vt[kept].T / s[kept]
-    return {"nc1": float((spread**2).sum() / len(x))}  # trace of within times pseudo-inverse of between, over classes
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, (list, tuple)):
-        return [_detached(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _detached(part) for key, part in value.items()}
-    return value
 
 
 # --- uses ----------------------------------------------------------------------------------------------------------
@@ -173,7 +39,7 @@ class Use:
     """Somebody's way of training.
 
     Args:
-        library: whose; the name of its distribution.
+        package: whose; the name of its distribution.
         name: of what is trained.
         run: trains with a monitor (what ``watch`` makes, by its arguments) and returns the keeper, and whose history
             it is: the monitor, the adapter or a ``History``.
@@ -181,7 +47,7 @@ class Use:
         why: where more than the usual was taken for right, or less: a sentence for the table.
     """
 
-    library: str
+    package: str
     name: str
     run: Callable[[Callable[..., Any]], tuple[Keeper, Any]]
     then: dict[str, Any] | None = None
@@ -191,11 +57,11 @@ class Use:
 USES: list[Use] = []
 
 
-def use(library: str, name: str, then: dict[str, Any] | None = None, why: str = "") -> Callable[[Any], Any]:
+def use(package: str, name: str, then: dict[str, Any] | None = None, why: str = "") -> Callable[[Any], Any]:
     """Declares a function to be a use."""
 
     def declare(run: Any) -> Any:
-        USES.append(Use(library, name, run, then, why))
+        USES.append(Use(package, name, run, then, why))
         return run
 
     return declare
@@ -205,7 +71,7 @@ def use(library: str, name: str, then: dict[str, Any] | None = None, why: str = 
 class Outcome:
     """What came of a use."""
 
-    library: str
+    package: str
     name: str
     verdict: str
     watched: str = ""
@@ -239,7 +105,7 @@ def tried(use: Use) -> Outcome:
 
 
 def _once(use: Use, arguments: dict[str, Any]) -> Outcome:
-    found = Outcome(use.library, use.name, FAILED, why=use.why)
+    found = Outcome(use.package, use.name, FAILED, why=use.why)
     printed = StringIO()
     made: list[Any] = []
 
@@ -261,7 +127,8 @@ def _once(use: Use, arguments: dict[str, Any]) -> Outcome:
         if cause is not None:
             found.verdict, found.said = REFUSED, str(cause)
             return found
-        found.said = "".join(traceback.format_exception(error))[-3000:]
+        traceback.print_exception(error)
+        found.said = "".join(traceback.format_exception_only(error)).strip()
         return found
     text = printed.getvalue()
     watched = re.search(r"featgeo: watching ((?:.|\n           )*)", text)

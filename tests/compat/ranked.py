@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_featgeo import FeatureGeometryMonitor, History
-from tests.compat.kit import Keeper, Module, images, loaders, trainer, without_factories
+from tests.compat.keeper import Keeper
+from tests.compat.kit import Module, images, loaders, trainer, without_factories
 
 
 def loss(net: Any, batch: Any) -> Any:

@@ -29,7 +29,7 @@ means: all of them agree to a thousandth.
 | wrong | numbers of other rows |
 | failed | an error, or a line that doesn't work |
 
-`make compat` runs all of them, in an environment of its own (some 10 GB; 20 minutes on two cores).
+`make compat` runs all of them, in two environments of their own (some 10 GB).
 """
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     uses = [use for result in results.values() for use in result["uses"]]
     counts = Counter(use["verdict"] for use in uses)
-    parts = [HEAD, _counts(counts, len({use["library"] for use in uses}))]
+    parts = [HEAD, _counts(counts, len({use["package"] for use in uses}))]
     parts += [_library(result) for result in results.values()]
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     print(
@@ -57,13 +57,13 @@ def _counts(counts: Counter[str], libraries: int) -> str:
 
 
 def _library(result: dict[str, Any]) -> str:
-    names = list(dict.fromkeys(use["library"] for use in result["uses"]))
+    names = list(dict.fromkeys(use["package"] for use in result["uses"]))
     versions = result["versions"]
     title = ", ".join(f"{name} {versions.get(name, '')}".strip() for name in names)
     beside = ", ".join(f"{n} {versions[n]}" for n in ("torch", "lightning", "torchmetrics") if n not in names)
     lines = [f"## {title}", "", f"Beside {beside}.", "", "| use | verdict | watched | |", "|---|---|---|---|"]
     for use in result["uses"]:
-        library = f"{use['library']}: " if len(names) > 1 else ""
+        library = f"{use['package']}: " if len(names) > 1 else ""
         said = use["why"] or ("" if use["verdict"] in (AS_IS, ONE_ARGUMENT) else use["said"].split("\n")[0][:160])
         verdict = use["verdict"] + (f": `{use['argument']}`" if use["argument"] else "")
         cells = [library + use["name"], verdict, use["watched"].split(" rows ")[0], said]

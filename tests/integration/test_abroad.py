@@ -115,6 +115,27 @@ def test_a_declared_head_that_the_loss_does_not_read_is_not_taken() -> None:
     assert monitor.history.run["of"]["layer"] == "projector"
 
 
+def test_a_declared_head_stays_where_another_loss_of_the_step_may_read_it() -> None:
+    class Alternates(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization, self.auxiliary = False, nn.Linear(16, 4)
+
+        def get_classifier(self) -> nn.Module:
+            return self.fc
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            features, optimizer = self.encoder(batch[0]), self.optimizers()
+            scores = self.fc(features)
+            for loss in (self.auxiliary(features.detach()).square().mean(), cross_entropy(scores, batch[1])):
+                self.manual_backward(loss)
+            optimizer.step()
+
+    monitor = FeatureGeometryMonitor()
+    trainer(monitor, max_epochs=1).fit(Alternates(), data(), data())
+    assert monitor.history.run["of"]["layer"] == "fc"
+
+
 def test_a_target_that_is_constant_is_no_label() -> None:
     net = Net()
     scores = net.fc(net.encoder(X))

@@ -12,7 +12,8 @@ from anomalib.engine import Engine
 from anomalib.models import Draem, Fastflow, Ganomaly, Padim, Patchcore, ReverseDistillation
 from torchvision.transforms.functional import to_pil_image
 
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 SIDE = 64
 LAST = "the backbone's last map of those that are compared, averaged"

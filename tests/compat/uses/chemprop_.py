@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from chemprop import data, models, nn
 
-from tests.compat.kit import Keeper, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import trainer, use
 
 SMILES = ["C" * n + tail for n in range(1, 13) for tail in ("", "O", "N", "Cl", "C(=O)O", "c1ccccc1", "C#N", "Br")]
 

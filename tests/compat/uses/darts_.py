@@ -11,7 +11,8 @@ from darts.models import BlockRNNModel, NBEATSModel, RNNModel, TCNModel, TFTMode
 from darts.utils.likelihood_models.torch import GaussianLikelihood
 from torch import Tensor
 
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 
 def series(n: int = 160) -> tuple[TimeSeries, TimeSeries]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tests.compat.kit import Keeper, Module, images, loaders, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import Module, images, loaders, trainer, use
 
 UNET: dict[str, Any] = {
     "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "block_out_channels": (16, 32), "norm_num_groups": 4,

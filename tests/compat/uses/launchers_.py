@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.compat import ranked
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 ROOT = Path(__file__).parents[3]
 

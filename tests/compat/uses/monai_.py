@@ -10,7 +10,8 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR, DenseNet121, SwinUNETR, UNet, ViT
 from torch.nn.functional import cross_entropy
 
-from tests.compat.kit import Keeper, Module, images, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import Module, images, trainer, use
 
 WHY = "one row a volume: the map before the last convolution, averaged"
 

@@ -12,7 +12,8 @@ from neuralforecast.losses.pytorch import MQLoss
 from neuralforecast.models import LSTM, NBEATS, NHITS, TFT, PatchTST
 from torch import Tensor, cat, nn
 
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 HORIZON = 6

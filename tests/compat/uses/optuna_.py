@@ -9,7 +9,8 @@ from optuna.integration import PyTorchLightningPruningCallback
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tests.compat.kit import Keeper, Module, images, loaders, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import Module, images, loaders, trainer, use
 
 CURVE = "featgeo/val/effective_rank"
 

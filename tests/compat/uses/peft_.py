@@ -19,7 +19,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from tests.compat.kit import Keeper, Module, images, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import Module, images, trainer, use
 
 VOCABULARY, LENGTH, IGNORED = 40, 12, -100
 

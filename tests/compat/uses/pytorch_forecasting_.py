@@ -19,7 +19,8 @@ from pytorch_forecasting import (
 from pytorch_forecasting.metrics import MAE, NormalDistributionLoss, QuantileLoss
 from torch import Tensor, cat, nn
 
-from tests.compat.kit import Keeper, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import trainer, use
 
 ENCODER, DECODER = 12, 6
 

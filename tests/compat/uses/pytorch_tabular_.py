@@ -20,7 +20,8 @@ from pytorch_tabular.models import (
 from pytorch_tabular.ssl_models import DenoisingAutoEncoderConfig
 from torch import nn
 
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 NUMBERS, KINDS = [f"number_{i}" for i in range(4)], ["kind", "colour"]
 LINEAR_HEAD = {"layers": "", "dropout": 0.0, "initialization": "kaiming"}

@@ -10,7 +10,8 @@ import scvi
 from anndata import AnnData
 from torch import Tensor, nn, where
 
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import use
 
 TRAIN: dict[str, Any] = {
     "max_epochs": 2, "accelerator": "cpu", "check_val_every_n_epoch": 1, "train_size": 0.6, "batch_size": 32,

@@ -9,7 +9,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.compat.kit import USES, Keeper, Module, Use, images, loaders, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import USES, Module, Use, images, loaders, trainer, use
 
 WHY = "one row an image: the map before the segmentation head, averaged"
 

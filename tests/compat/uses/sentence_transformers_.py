@@ -25,31 +25,14 @@ from tokenizers import models as tokenizer_models
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from lightning_featgeo.adapters.huggingface import GeometryCallback
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper, drive
+from tests.compat.kit import use
 
 WORDS = [f"w{i}" for i in range(36)]
 SIZE: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": 64,
 }  # fmt: skip
-
-
-def drive(keeper: Keeper, trainer: Any) -> None:
-    """Around the Trainer's own evaluation and its steps."""
-    keeper.hook(trainer.model)
-    loop, step = trainer.evaluation_loop, trainer.prediction_step
-
-    def evaluation_loop(*args: Any, **kwargs: Any) -> Any:
-        keeper.begin()
-        return loop(*args, **kwargs)
-
-    def prediction_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        keeper.open()
-        found = step(model, dict(inputs), *args, **kwargs)
-        keeper.close(inputs)
-        return found
-
-    trainer.evaluation_loop, trainer.prediction_step = evaluation_loop, prediction_step
 
 
 @contextmanager

@@ -14,28 +14,11 @@ from setfit.losses import SupConLoss
 from sklearn.linear_model import LogisticRegression
 
 from lightning_featgeo.adapters.huggingface import GeometryCallback
-from tests.compat.kit import Keeper, use
+from tests.compat.keeper import Keeper, drive
+from tests.compat.kit import use
 
 WORDS = [f"w{i}" for i in range(36)]
 STAGE = "embedding"  # setfit's own name for the evaluation of this phase
-
-
-def drive(keeper: Keeper, trainer: Any) -> None:
-    """Around the Trainer's own evaluation and its steps."""
-    keeper.hook(trainer.model)
-    loop, step = trainer.evaluation_loop, trainer.prediction_step
-
-    def evaluation_loop(*args: Any, **kwargs: Any) -> Any:
-        keeper.begin()
-        return loop(*args, **kwargs)
-
-    def prediction_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        keeper.open()
-        found = step(model, dict(inputs), *args, **kwargs)
-        keeper.close(inputs)
-        return found
-
-    trainer.evaluation_loop, trainer.prediction_step = evaluation_loop, prediction_step
 
 
 def texts(n: int, seed: int) -> Any:

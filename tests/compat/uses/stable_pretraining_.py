@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from tests.compat.kit import Keeper, images, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import images, trainer, use
 
 CLASSES, WIDTH = 4, 512
 STATISTICS: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.2] * 3}

@@ -9,7 +9,8 @@ import timm
 from torch.nn import ModuleList
 from torch.nn.functional import cross_entropy
 
-from tests.compat.kit import USES, Keeper, Module, Use, images, loaders, trainer
+from tests.compat.keeper import Keeper
+from tests.compat.kit import USES, Module, Use, images, loaders, trainer
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "resnet18": {}, "resnext50_32x4d": {}, "densenet121": {}, "efficientnet_b0": {}, "mobilenetv3_small_050": {},

@@ -13,7 +13,8 @@ from torch_geometric.data.lightning import LightningNodeData
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GCNConv, GINConv, SAGEConv, global_mean_pool
 
-from tests.compat.kit import Keeper, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import trainer, use
 
 
 class Base(pl.LightningModule):
@@ -94,13 +95,17 @@ class Nodes(Base):
         return cross_entropy(self(data.x, data.edge_index)[mask], data.y[mask])
 
 
-@use("torch-geometric", "nodes of one graph: GCN, a mask in the loss", why="the rows that the loss reads: the mask's")
-def nodes(watch: Any) -> tuple[Keeper, Any]:
-    keeper = Keeper(
+def of_mask() -> Keeper:
+    return Keeper(
         lambda module: module.lin,
         lambda calls, batch: calls[0][batch.val_mask],
         labels=lambda batch: batch.y[batch.val_mask],
     )
+
+
+@use("torch-geometric", "nodes of one graph: GCN, a mask in the loss", why="the rows that the loss reads: the mask's")
+def nodes(watch: Any) -> tuple[Keeper, Any]:
+    keeper = of_mask()
     monitor = watch()
     data = one_graph()
     trainer([monitor, keeper]).fit(Nodes(GCNConv), DataLoader([data]), DataLoader([data]))
@@ -109,11 +114,7 @@ def nodes(watch: Any) -> tuple[Keeper, Any]:
 
 @use("torch-geometric", "LightningNodeData, full batch: SAGE", why="the rows that the loss reads: the mask's")
 def full(watch: Any) -> tuple[Keeper, Any]:
-    keeper = Keeper(
-        lambda module: module.lin,
-        lambda calls, batch: calls[0][batch.val_mask],
-        labels=lambda batch: batch.y[batch.val_mask],
-    )
+    keeper = of_mask()
     monitor = watch()
     trainer([monitor, keeper]).fit(Nodes(SAGEConv), datamodule=LightningNodeData(one_graph(), loader="full"))
     return keeper, monitor

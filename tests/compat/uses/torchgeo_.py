@@ -18,7 +18,8 @@ from torchgeo.trainers import (
     SimCLRTask,
 )
 
-from tests.compat.kit import Keeper, images, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import images, trainer, use
 
 BANDS, CLASSES = 4, 4
 MAPS = "one row a tile: the map before the last convolution, averaged"

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import models
 
-from tests.compat.kit import USES, Keeper, Module, Use, images, loaders, trainer, use
+from tests.compat.keeper import Keeper
+from tests.compat.kit import USES, Module, Use, images, loaders, trainer, use
 
 CLASSIFIERS: dict[str, Callable[[Any], nn.Module]] = {  # the last layer, as torchvision's own pages replace it
     "resnet18": lambda net: net.fc,

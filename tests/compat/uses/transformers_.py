@@ -10,7 +10,8 @@ import transformers
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.compat.kit import USES, Keeper, Module, Use, images, trainer
+from tests.compat.keeper import Keeper
+from tests.compat.kit import USES, Module, Use, images, trainer
 
 VOCABULARY, LENGTH, PAD, IGNORED = 40, 12, 0, -100
 BERT: dict[str, Any] = {

@@ -25,31 +25,14 @@ from transformers import (
 )
 
 from lightning_featgeo.adapters.huggingface import GeometryCallback
-from tests.compat.kit import Keeper, images, use
+from tests.compat.keeper import Keeper, drive
+from tests.compat.kit import images, use
 
 IGNORED, VOCABULARY = -100, 40
 BERT: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 64, "max_position_embeddings": 32, "num_labels": 4,
 }  # fmt: skip
-
-
-def drive(keeper: Keeper, trainer: Any) -> None:
-    """Around the Trainer's own evaluation and its steps."""
-    keeper.hook(trainer.model)
-    loop, step = trainer.evaluation_loop, trainer.prediction_step
-
-    def evaluation_loop(*args: Any, **kwargs: Any) -> Any:
-        keeper.begin()
-        return loop(*args, **kwargs)
-
-    def prediction_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        keeper.open()
-        found = step(model, dict(inputs), *args, **kwargs)
-        keeper.close(inputs)
-        return found
-
-    trainer.evaluation_loop, trainer.prediction_step = evaluation_loop, prediction_step
 
 
 def texts(n: int, length: int = 12) -> list[dict[str, Any]]:

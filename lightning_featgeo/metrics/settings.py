@@ -17,7 +17,7 @@ class Neighbors:
 
     Args:
         k: neighbours of density and dimension signals, ≥ 2.
-        vote_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1.
+        vote_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1; never more than a class has rows on average.
         bank_size: rows kept for neighbour signals, ≥ 2. "auto": 4096, fewer if they would exceed 256 MiB.
         seed: of the hash that draws those rows, and the tokens of ``Tokens``: the same ones in every epoch and process.
 

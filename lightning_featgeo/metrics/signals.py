@@ -243,7 +243,7 @@ SIGNALS: tuple[Signal, ...] = (
            "higher", "share", "[0, 1]", "Wu et al. 2018, arXiv 1805.01978", ("density",),
            limits=Limits(peak=0.05),
            bias="low at small banks",
-           parity="Wu et al.'s weighted vote (τ = 0.07, k = 200), leave-one-out"),
+           parity="Wu et al.'s weighted vote (τ = 0.07, k = 200, fewer in small banks), leave-one-out"),
     Signal("uniformity", density.uniformity, ("kernel_sums", "kernel_counts"),
            "lower", "nats", "[−8, 0]", "Wang & Isola 2020, arXiv 2005.10242", ("density",),
            bias="of order 1/n",

@@ -127,7 +127,8 @@ def knn_accuracy(
 ) -> Estimate:
     """Accuracy of a vote among the k nearest labelled rows, weight exp(cos/0.07), in [0, 1].
 
-    The voters are the rows of the reference if there is one, else the other rows of the bank (leave-one-out).
+    The voters are the rows of the reference if there is one, else the other rows of the bank (leave-one-out); k is 200,
+    or the average number of rows a class has among them if that is less: more would be outvoted by other classes.
 
     Args:
         vote_similarities: cosine to each neighbour; −inf where there is none.

@@ -69,7 +69,7 @@ class BankStatistics:
             self.k if BY_DISTANCE & wanted else 0,
             bank.samples,
             self._voters,
-            max(1, min(self.vote_k, int(self._voters.sum()) - 1)) if votes else 0,
+            self._vote_count(self.row_labels) if votes else 0,
             density.UNIFORMITY_SCALE if "kernel_counts" in wanted else 0.0,
         )
 
@@ -80,6 +80,15 @@ class BankStatistics:
     @cached_property
     def _voters(self) -> Tensor:
         return self._has_direction & (self._bank.labels >= 0)
+
+    def _vote_count(self, labels: Tensor) -> int:
+        """How many rows of these classes vote: k, or as many as a class has on average.
+
+        More than a class has would be outvoted by the others, however near its rows are: where everybody votes and a
+        row is left out, its own class is the smallest.
+        """
+        classes = int(labels.unique().numel())
+        return max(1, min(self.vote_k, len(labels) // max(classes, 1), len(labels) - (not self._votes_elsewhere)))
 
     def _unit(self, mask: Tensor) -> Tensor:
         rows = self._bank.rows[mask].double()
@@ -213,6 +222,8 @@ class BankStatistics:
     @cached_property
     def _vote(self) -> tuple[Tensor, Tensor]:
         found = self._search
+        if self.row_labels.numel() and int(self.row_labels.unique(return_counts=True)[1].max()) < 2:
+            raise Undefined("no class has two labelled rows: nobody of a row's own class could vote")
         chords, voted = found.chords[self._voters], found.voted[self._voters]
         return 1 - chords.square() / 2, self._bank.labels[voted.clamp(min=0)]
 

@@ -63,7 +63,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
             return
         queries, voters, labels = found
-        chords, indices = empty_table(len(queries), min(self.vote_k, len(voters)), queries.device)
+        chords, indices = empty_table(len(queries), self._vote_count(labels), queries.device)
         ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
         self.__dict__["_vote"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
 
@@ -72,7 +72,7 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         if not self._votes_elsewhere:
             return super()._vote
         queries, voters, labels = self._voting
-        chords, indices = ops.knn(queries, voters, min(self.vote_k, len(voters)))
+        chords, indices = ops.knn(queries, voters, self._vote_count(labels))
         return 1 - chords.square() / 2, labels[indices]
 
     @cached_property

@@ -50,7 +50,7 @@ def compared(a: Array, y: NDArray[np.int64], b: Array, z: NDArray[np.int64]) -> 
     far = NearestNeighbors(n_neighbors=50).fit(u).kneighbors(v)[0][:, 49]
     truth["knn_ood_score"] = float(far.mean())
     truth["knn_ood_auroc"] = float(roc_auc_score(outside, np.r_[own, far]))
-    near = min(200, n)
+    near = max(1, min(200, n // len(labels)))  # no more than a class has on average
     vote = KNeighborsClassifier(near, algorithm="brute", weights=lambda r: np.exp((1 - r**2 / 2) / 0.07)).fit(u, y)
     return truth | {"knn_accuracy": float(vote.score(v, z))}
 

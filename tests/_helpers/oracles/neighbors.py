@@ -64,9 +64,9 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cos = unit @ unit.T
     np.fill_diagonal(cos, -np.inf)
-    right = 0
+    right, voters = 0, max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1))
     for i, row in enumerate(cos):
-        near = np.argsort(-row, kind="stable")[: min(vote_k, len(x) - 1)]
+        near = np.argsort(-row, kind="stable")[:voters]
         votes = np.zeros(int(y.max()) + 1)
         np.add.at(votes, y[near], np.exp(row[near] / 0.07))
         right += votes.argmax() == y[i]

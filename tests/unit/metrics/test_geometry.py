@@ -22,6 +22,23 @@ def test_batch_size_one_equals_one_batch() -> None:
         assert float(one_values[name]) == pytest.approx(float(value), rel=1e-10)
 
 
+@pytest.mark.parametrize("rows", [20, 32, 64, 128, 200])
+def test_a_vote_of_few_rows_is_no_vote_of_everybody(rows: int) -> None:
+    """With 200 voters among fewer rows a class, short of the row that is left out, lost every vote: 0.0."""
+    torch.manual_seed(0)
+    labels = torch.arange(rows) % 4
+    near = 3 + torch.nn.functional.one_hot(labels, 16) + 0.05 * torch.randn(rows, 16)  # told apart, at small angles
+    metric = GeometryMetric(["knn_accuracy"], num_classes=4)
+    metric.update(near, labels)
+    assert float(metric.compute()["knn_accuracy"]) == 1.0
+
+
+def test_classes_of_one_row_each_have_no_vote() -> None:
+    metric = GeometryMetric(["knn_accuracy"], num_classes=8)
+    metric.update(torch.randn(8, 4), torch.arange(8))
+    assert "two labelled rows" in metric.window().gaps["knn_accuracy"]
+
+
 def test_two_views_as_views_change_nothing_and_as_rows_would() -> None:
     x, y = digits_features()
     single, views = GeometryMetric("all", num_classes=10, head=head(10, 96)), None

@@ -1,7 +1,7 @@
 """The Hugging Face Trainer: a window per evaluation, and per so many training steps if asked for.
 
-The model's own call is hooked: what goes in is the batch, so labels and attention mask are found in it. Evaluation is
-what the Trainer's evaluation loop calls; generation is left out. Values go through ``Trainer.log``, and as
+A batch is what the Trainer's own ``compute_loss`` and ``prediction_step`` are given: labels and attention mask are found
+in it, however often the model is called for it. Generation is left out. Values go through ``Trainer.log``, and as
 ``eval_featgeo/val/<signal>`` into the metrics that ``metric_for_best_model`` chooses from.
 """
 
@@ -31,7 +31,6 @@ class _Watch(FeatureWatch):
         sources = self.watcher.sources
         with spelled(self.CALL), self.guard.around("finding the head", refuses=self._is_untouched()):
             sources.settle(loss if isinstance(loss, torch.Tensor) else None)
-            sources.forget()
 
 
 @documents(WatchSettings)
@@ -62,6 +61,12 @@ class GeometryCallback(TrainerCallback):
     ) -> None:
         if train_steps is not None and train_steps < 1:
             raise ConfigurationError(f"train_steps must be at least 1, got {train_steps}")
+        if not isinstance(trainer, Trainer):
+            inner = next((n for n, v in getattr(trainer, "__dict__", {}).items() if isinstance(v, Trainer)), None)
+            hint = f" It holds one: GeometryCallback(trainer.{inner})" if inner else ""
+            raise ConfigurationError(
+                f"GeometryCallback takes a transformers.Trainer, got {type(trainer).__name__}.{hint}"
+            )
         self.trainer, self.train_steps = trainer, train_steps
         model: Any = trainer.model
         if model is None or getattr(trainer, "model_init", None) is not None:
@@ -70,14 +75,13 @@ class GeometryCallback(TrainerCallback):
         self.training = _Watch(model, process_group, **settings) if train_steps is not None else None
         self._since = 0
         self._evaluating = self._generating = False
-        self._inputs: dict[str, Any] = {}
-        self._hooks = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        for watch in (self.evaluation, self.training):
+            if watch is not None:
+                watch.watcher.sources.is_inside_step = lambda: not self._generating
         self._wrapped = [
             _wrap(trainer, "evaluation_loop", self._evaluate),
-            _wrap(trainer, "compute_loss", self._note_inputs),
+            _wrap(trainer, "prediction_step", self._predict),
+            _wrap(trainer, "compute_loss", self._step),
             _wrap(model, "generate", self._generate),
         ]
         trainer.add_callback(self)
@@ -112,43 +116,44 @@ class GeometryCallback(TrainerCallback):
         finally:
             self._generating = False
 
-    def _note_inputs(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The whole batch: label smoothing takes the labels out before the model sees it."""
-        inputs = kwargs.get("inputs", args[1] if len(args) > 1 else None)
-        self._inputs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        try:
-            return original(*args, **kwargs)
-        finally:
-            self._inputs = {}
+    # --- batches: a step may call the model several times, as for the two sentences of a pair ---------------------
 
-    # --- the model's calls -----------------------------------------------------------------------------------
+    def _predict(self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """A batch of an evaluation."""
+        if not self._evaluating:
+            return original(model, inputs, *args, **kwargs)
+        inputs = self.trainer._prepare_inputs(inputs)
+        with self.evaluation.batch(inputs):
+            return original(model, inputs, *args, **kwargs)
 
-    def _watch(self, model: torch.nn.Module) -> _Watch | None:
-        if self._generating or torch.compiler.is_compiling():
-            return None
-        return self.training if model.training else self.evaluation if self._evaluating else None
-
-    def _looks(self, model: torch.nn.Module, watch: FeatureWatch | None) -> bool:
-        """Whether a training step is looked at for the head of the evaluation's windows."""
-        compiled = self._generating or torch.compiler.is_compiling()
-        return model.training and not compiled and self.evaluation.watcher.sources.unsettled
-
-    def _before(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        watch = self._watch(model)
-        if self._looks(model, watch):
-            self.evaluation.watcher.sources.open()
-        if watch is None:
-            return
-        if watch is self.training and not watch.is_open:
+    def _step(self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """A batch of training: its loss tells the head, whether or not training is watched."""
+        if self._evaluating or not model.training:
+            return original(model, inputs, *args, **kwargs)
+        batch = dict(inputs) if isinstance(inputs, Mapping) else inputs  # label smoothing takes the labels out
+        watch = self.training
+        if watch is not None and not watch.is_open:
             watch.open("train", step=self.trainer.state.global_step)
-        watch.begin_batch()
-
-    def _after(self, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        watch = self._watch(model)
-        if self._looks(model, watch):
-            self.evaluation.look_for_head(getattr(output, "loss", None))
         if watch is not None:
-            watch.end_batch({**self._inputs, **kwargs} if kwargs or self._inputs else args)
+            watch.begin_batch(batch)
+        looks = self.evaluation.watcher.sources.unsettled
+        if looks:
+            self.evaluation.watcher.sources.open()
+        try:
+            result = original(model, inputs, *args, **kwargs)
+        except BaseException:  # the user's error: this batch does not count
+            for one in (self.evaluation, watch):
+                if one is not None:
+                    one.watcher.sources.forget()
+            raise
+        loss = result[0] if isinstance(result, tuple) else result
+        if looks:
+            self.evaluation.look_for_head(loss)
+            self.evaluation.watcher.sources.forget()
+        if watch is not None:
+            watch.look_for_head(loss)
+            watch.end_batch(batch)
+        return result
 
     # --- the trainer's events --------------------------------------------------------------------------------
 
@@ -199,9 +204,7 @@ class GeometryCallback(TrainerCallback):
         self.evaluation.history.end("finished")
 
     def remove(self) -> None:
-        """Unhook the model, and leave the trainer."""
-        for hook in self._hooks:
-            hook.remove()
+        """Unhook, and leave the trainer."""
         for undo in self._wrapped:
             undo()
         for watch in (self.evaluation, self.training):

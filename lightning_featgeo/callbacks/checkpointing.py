@@ -36,6 +36,7 @@ class Saved:
     records: list[Record] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    outputs: bool = False  # whether their outputs are watched, not the input of a head
     dims: list[int | None] = field(default_factory=list)
     classes: int | None = None
     earlier: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Saved:
             records=[checked_record(record) for record in state.get("records", [])],
             events=[dict(event) for event in state.get("events", [])],
             layers=[str(path) for path in state.get("layers", [])],
+            outputs=bool(state.get("outputs", False)),
             dims=[None if dim is None else int(dim) for dim in state.get("dims", [])],
             classes=state.get("classes"),
             earlier=dict(state.get("earlier", {})),
@@ -156,6 +158,7 @@ def run_state(watcher: Watcher) -> dict[str, Any]:
                 earlier[f"{window.plan.stage}/{window.plan.number}/{index}"] = [tensor.cpu() for tensor in table]
     return {
         "layers": watcher.paths,
+        "outputs": watcher.sources.watched.outputs,
         "dims": [part.metric.dim for part in seen],
         "classes": next((part.metric.num_classes for part in seen), None),
         "earlier": earlier,

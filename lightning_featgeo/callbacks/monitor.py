@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import checkpointing, stock_monitors, words
+from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, words
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.publishing import silence_advice
@@ -66,6 +66,8 @@ class FeatureGeometryMonitor(Callback):
             run.stages, note = stages_of_fit(self.settings, trainer)
             if note and trainer.is_global_zero:
                 say(note)
+            if run.watcher.sources.found_embedding:  # a checkpoint tells
+                embedding_stages.begin(run, False)
             self._undo += stock_monitors.let_gaps_pass(trainer)
 
     def known_geometry_names(self) -> list[str]:

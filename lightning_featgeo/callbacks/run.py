@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import publishing, stock_monitors, words
+from lightning_featgeo.callbacks import embedding_stages, publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
@@ -73,13 +73,14 @@ class LightningRun:
         self.display = LoggerDisplay(trainer, self.guard, settings.display)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
         self.closed: set[str] = set()  # stages of which a window has closed
+        self.awaits_validation = False  # it will tell whether what is watched runs there: see ``embedding_stages``
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self._resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
             settings.display.check_class_names(self.classes)
             if saved is not None:
-                if sources.scouting and len(saved.layers) == 1:
-                    sources.adopt(saved.layers[0], "as in the checkpoint")
+                if sources.scouting and (len(saved.layers) == 1 or saved.outputs):
+                    sources.adopt(saved.layers, saved.outputs, "as in the checkpoint")
                 saved.check(self.watcher.paths, [], saved.classes)
         except BaseException:
             sources.remove()  # a run that does not begin leaves no hook
@@ -215,6 +216,8 @@ class LightningRun:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
             if scouting and not sources.scouting:
                 self.settings.display.check_class_names(self.classes)
+                if sources.found_embedding:
+                    embedding_stages.begin(self, self.trainer.fit_loop.batch_idx == 0)
 
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:
         """Stream what was caught into the stage's window, if one is open."""
@@ -252,7 +255,8 @@ class LightningRun:
             self.phase.catching = None
             self.watcher.sources.forget()
         windows = self.watcher.of_stage(stage)
-        if stage not in self.stages or not windows:  # it only served as a reference
+        nothing = self.awaits_validation and stage == "val" and embedding_stages.settle(self)
+        if nothing or stage not in self.stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
             return 0
         windows[0].seconds, windows[0].started = (

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.embedding import Trace
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.values import leaves
@@ -49,6 +50,7 @@ class Recording:
     depth: int = 0
     used: set[int] = field(default_factory=set)
     is_alone: bool = False
+    trace: Trace | None = None  # of every module, while it is not known what to watch
     is_open: Callable[[], bool] = lambda: True
 
 
@@ -60,6 +62,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     if recording is None or id(module) != owner:
         return
     recording.depth = 1 if recording.is_alone else recording.depth + 1
+    if recording.trace is not None and torch.is_grad_enabled() and recording.is_open():
+        recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             given = [args[0]]
@@ -77,6 +81,8 @@ def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
     recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
     if recording is None or id(module) != owner or recording.depth == 0:
         return
+    if recording.trace is not None and torch.is_grad_enabled():
+        recording.trace.ends(module, given[-1])
     recording.depth -= 1
     if recording.depth == 0 and recording.calls:
         last = recording.calls[-1]
@@ -101,10 +107,10 @@ class Entrance:
         self._hooks: dict[int, tuple[Callable[..., None], Callable[..., None]]] = {}
         self._recording = Recording()
 
-    def open(self) -> None:
-        """A step begins."""
+    def open(self, traces: bool = False) -> None:
+        """A step begins; ``traces``: every module's calls are noted."""
         self.close()
-        searches = self._searched < SEARCHED
+        searches = self._searched < SEARCHED or traces
         modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
         alone = not searches and len(modules) == 1  # then its end says nothing more
         for module in modules:
@@ -115,7 +121,9 @@ class Entrance:
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
             if not alone:
                 self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open, is_alone=alone)
+        self._recording = _RECORDING[self.key] = Recording(
+            is_open=self._is_open, is_alone=alone, trace=Trace() if traces else None
+        )
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
@@ -130,6 +138,11 @@ class Entrance:
     def search_again(self) -> None:
         """The pattern of calls has changed: look for the outermost modules anew."""
         self._searched = 0
+
+    @property
+    def trace(self) -> Trace | None:
+        """Every module's calls since the step began, if that was asked for."""
+        return self._recording.trace
 
     def names(self) -> list[str]:
         """Paths of the modules that the step itself called, in order."""

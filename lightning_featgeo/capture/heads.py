@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo.capture.embedding import Embedding, Trace, find_embedding
 from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
     ambiguous,
@@ -179,13 +180,20 @@ class Scout:
         """Whether any candidate has run in this batch."""
         return any(tap.calls for tap in self.taps.values())
 
-    def decide(self, loss: Tensor | None, inputs: Sequence[Tensor] = (), outermost: Sequence[str] = ()) -> Choice:
-        """The head, from the order of running and, where there is one, the autograd graph of the loss.
+    def decide(
+        self,
+        loss: Tensor | None,
+        inputs: Sequence[Tensor] = (),
+        outermost: Sequence[str] = (),
+        trace: Trace | None = None,
+    ) -> Choice | Embedding:
+        """The head, or what the loss compares instead, from the order of running and, where there is one, the autograd graph of the loss.
 
         Args:
             loss: of the step; None: nothing is trained.
             inputs: the batch's tensors, to tell a reconstruction.
             outermost: modules that the step itself called, in order, for the lines to paste.
+            trace: of all modules' calls, to find an embedding.
 
         Raises:
             ConfigurationError: if nothing ran or anything contradicts the last candidate.
@@ -222,6 +230,9 @@ class Scout:
         if scored:
             scored.sort(key=lambda name: (graph.depth(heads[name].calls), order.index(name)))
             raise ambiguous(self.found, f"the loss scores the outputs of {len(scored)} layers", (), scored)
+        embedding = find_embedding(loss, trace, self.root)
+        if embedding is not None:
+            return embedding
         last = order[-1]
         head = self.found[last]
         reads = graph.reading(head, inputs)

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.embedding import Embedding
 from lightning_featgeo.capture.entrance import Entrance
 from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
 from lightning_featgeo.capture.loss_graph import LossGraph, ReachedCalls, Reading
-from lightning_featgeo.capture.names import Layer, unique_segments
+from lightning_featgeo.capture.names import Layer
 from lightning_featgeo.capture.refusals import silent_weight
 from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
-from lightning_featgeo.capture.taps import FeatureTap, Link, chain, display_name, find_head, find_layers
-from lightning_featgeo.capture.widths import in_width
+from lightning_featgeo.capture.taps import FeatureTap, find_head
+from lightning_featgeo.capture.watched import COMPARED, Watched
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 
@@ -59,64 +60,49 @@ class Sources:
         is_inside_step: Callable[[], bool] | None = None,
         trains: bool = False,
     ) -> None:
-        known_taps[:] = [tap for tap in known_taps if any(tap.module is module for module in root.modules())]
-        self._known, self.root, self._trains = known_taps, root, trains
+        self.root, self._trains = root, trains
         self._in_graph = not _compat.uses_cuda_graphs(root)
+        self.watched = Watched(root, known_taps, self._in_graph)
         self._features = features
-        self._inside = is_inside_step
+        self.is_inside_step = is_inside_step
         self._scout: Scout | None = None
         self._waited = 0
         self._order = Order()
-        self.chains: list[Link] = []  # who holds watched modules
+        self.found_embedding = False  # what is watched is what the loss compares, as a training step has told
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
-        self.taps: list[FeatureTap] = []
-        self.layers: list[Layer] = []
-        self.head: torch.nn.Module | None = None
         self.reading: Reading | None = None
         if head is not None:
             name, module = find_head(root, head)
-            self.head = module
+            self.watched.head = module
             if layer is None and features is None:
-                self._use_head(Choice(module, name, NAMED))
+                self.watched.use_head(Choice(module, name, NAMED))
         if features is not None:
             what = f"outputs[{features!r}]" if isinstance(features, str) else "features(outputs, batch)"
-            self.layers = [Layer(None, what, f"{what} of the step")]
+            self.watched.layers = [Layer(None, what, f"{what} of the step")]
         elif layer is not None:
-            self._use_layers([layer] if isinstance(layer, str) else list(layer))
+            self.watched.use_layers([layer] if isinstance(layer, str) else list(layer))
         elif head is None:
             choice = choose_by_declaration(root, num_classes)
             if choice is not None:
-                self._use_head(choice)
+                self.watched.use_head(choice)
             self._scout = Scout(root, self._in_graph, choice)
 
-    def _use_layers(self, patterns: list[str]) -> None:
-        found = find_layers(self.root, patterns)
-        names = unique_segments(found, "layers")
-        for i, (shown, (module, name, wanted)) in enumerate(found.items()):
-            self.taps.append(self._tap(module, name, "output", wanted or None))
-            self.layers.append(Layer(None if i == 0 else names[i], shown, f"the output of {shown!r}"))
+    @property
+    def taps(self) -> list[FeatureTap]:
+        """One a watched module; none with ``features=``."""
+        return self.watched.taps
 
-    def _tap(self, module: torch.nn.Module, name: str, side: Any, wanted: str | None = None) -> FeatureTap:
-        for tap in self._known:
-            same = tap.module is module and tap.side == side and tap.wanted == wanted
-            if same and tap.in_graph == self._in_graph:
-                if _compat.compiles():
-                    tap.attach()
-                return tap
-        tap = FeatureTap(module, name, side, self._in_graph, wanted)
-        self._known.append(tap)
-        return tap
+    @property
+    def layers(self) -> list[Layer]:
+        """What is watched, as far as it is known."""
+        return self.watched.layers
 
-    def _use_head(self, choice: Choice, tap: FeatureTap | None = None) -> None:
-        for other in self.taps:
-            if other is not tap:
-                other.remove()
-        self.head, self._why = choice.module, choice.why
-        self.taps = [tap or self._tap(choice.module, choice.name, "input")]
-        described = f"the input of {choice.name!r} ({choice.why})"
-        self.layers = [Layer(None, choice.name, described, in_width(choice.module))]
+    @property
+    def head(self) -> torch.nn.Module | None:
+        """The head, where there is one."""
+        return self.watched.head
 
     @property
     def scouting(self) -> bool:
@@ -125,7 +111,7 @@ class Sources:
 
     def _counts(self) -> bool:
         """Whether a call that runs now is one of the step."""
-        return not _compat.is_inside_backward() and (self._inside is None or self._inside())
+        return not _compat.is_inside_backward() and (self.is_inside_step is None or self.is_inside_step())
 
     def settle(self, loss: Tensor | None, inputs: Sequence[Tensor] = (), alone: bool = True) -> None:
         """Decide on the head from what ran in this batch, if that is still open.
@@ -152,11 +138,15 @@ class Sources:
         if not scout.ran and (chosen is not None or self._waited < PATIENCE):
             self._waited += 1  # a step that was skipped
             return
-        choice = scout.decide(loss, inputs, self.entrance.names())
+        choice = scout.decide(loss, inputs, self.entrance.names(), self.entrance.trace)
+        if isinstance(choice, Embedding):
+            self._end_of_search(None)
+            self.watched.use_embedding(choice)
+            self.found_embedding = True
+            return
         tap = scout.taps[choice.name]
         self._end_of_search(tap)
-        self._known.append(tap)
-        self._use_head(choice, tap)
+        self.watched.use_head(choice, tap)
         self._read(loss, inputs)
 
     def _is_beside(self, chosen: Choice, scout: Scout, loss: Tensor | None) -> bool:
@@ -195,35 +185,30 @@ class Sources:
         self.reading = graph.reading(self.head, inputs)
 
     def refresh(self) -> bool:
-        """Look whether watched modules were replaced (a head for more classes), and watch the new ones.
-
-        Returns whether any was.
-        """
-        modules = {display_name(path): module for path, module in self.root.named_modules()}
-        changed = False
-        for index, tap in enumerate(self.taps):
-            module = modules.get(tap.name)
-            if module is None or any(inner is tap.module for inner in module.modules()):
-                continue  # the same, or a wrapper around it
-            changed = True
-            if self.head is tap.module and tap.side == "input":
-                tap.remove()
-                self._use_head(Choice(module, tap.name, self._why))
-            else:
-                tap.remove()
-                self.taps[index] = self._tap(module, tap.name, tap.side, tap.wanted)
-        self.chains = [link for tap in self.taps for link in chain(self.root, tap.module)]
+        """Look whether watched modules were replaced, and watch the new ones; returns whether any was."""
+        changed = self.watched.refresh()
         if changed:
             self.reading = None
             self.entrance.search_again()
         return changed
 
-    def adopt(self, path: str, why: str = "found by another rank") -> None:
-        """Take the head that another rank, or an earlier run, has found: here, nothing ran that could tell."""
-        if self.scouting:
-            self._end_of_search(None)
-            name, module = find_head(self.root, path)
-            self._use_head(Choice(module, name, why))
+    def adopt(self, paths: Sequence[str], outputs: bool, why: str = "found by another rank") -> None:
+        """Take what another rank, or an earlier run, has found: here, nothing ran that could tell.
+
+        Args:
+            paths: of the head, or of layers.
+            outputs: whether they are layers whose outputs are watched.
+            why: in words.
+        """
+        if not self.scouting:
+            return
+        self._end_of_search(None)
+        if outputs:
+            self.watched.use_layers(paths, COMPARED)
+            self.found_embedding = True
+        else:
+            name, module = find_head(self.root, paths[0])
+            self.watched.use_head(Choice(module, name, why))
 
     def open(self) -> None:
         """Catch from now on."""
@@ -239,7 +224,7 @@ class Sources:
         for tap in self.taps:
             tap.open(is_open=self._counts)
         if self._features is None:
-            self.entrance.open()
+            self.entrance.open(self._scout is not None)
 
     def pause(self, for_good: bool = False) -> None:
         """Don't catch what backward runs again; ``for_good``: nor what the rest of this batch may run."""

@@ -21,6 +21,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Slot, stash
 from lightning_featgeo.capture.values import of_input, of_output
 from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.types import Tensor
 
 _KEYS = itertools.count()
 
@@ -126,6 +127,15 @@ class FeatureTap:
         self.attach()
         self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
         OPEN[self.key] = self._slot
+
+    def give(self, calls: Iterable[tuple[int, Tensor | None]]) -> None:
+        """Open, with calls that were seen before this tap was there: when, and the features if they are still there."""
+        self.open()
+        for order, features in calls:
+            if features is not None:
+                self._slot.catch(lambda value=features: value)  # type: ignore[misc]
+                self._slot.calls[-1].order = order
+        OPEN.pop(self.key, None)
 
     def pause(self, for_good: bool = False) -> None:
         """Stop catching: activation checkpointing runs the forward again during backward. ``for_good``: unhook, too."""

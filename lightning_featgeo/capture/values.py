@@ -97,7 +97,8 @@ def of_output(module: torch.nn.Module, given: Any, output: Any, name: str, wante
         states = output.get("hidden_states")
         if isinstance(states, (tuple, list)) and states and is_features(states[-1]):
             return states[-1]  # the first one is the embedding
-    inputs = [value for _, value in leaves(given)]
+    # of a dict that it was given, changed and returned, nobody knows afterwards what is new
+    inputs = [] if _holds(given, output) else [value for _, value in leaves(given)]
     found = {
         path: value
         for path, value in leaves(output)
@@ -113,6 +114,12 @@ def of_output(module: torch.nn.Module, given: Any, output: Any, name: str, wante
     if isinstance(output, (tuple, list)) and isinstance(output[0], torch.Tensor) and _is_a_block(output):
         return output[0]
     raise _several(found, name)
+
+
+def _holds(given: Any, output: Any) -> bool:
+    """Whether a container that was put out is one of the arguments."""
+    parts = [part for one in given for part in (one.values() if isinstance(one, dict) else one)] if given else []
+    return isinstance(output, Mapping) and any(part is output for part in parts)
 
 
 def _is_flat(value: Any) -> bool:

@@ -139,7 +139,7 @@ class Watcher:
         """
         with self.guard.around("catching features", self.failing(stage)):
             self.batch = None if batch is None else snapshot(batch)
-            if is_broken(self.sources.chains) and self.sources.refresh():
+            if is_broken(self.sources.watched.chains) and self.sources.refresh():
                 self.forget_layers()
             self.sources.open()
             self.phase.catching = stage
@@ -266,20 +266,22 @@ class Watcher:
         Raises:
             RankFailure: on all ranks, if they have found different heads, or one can't make its accumulators.
         """
-        mine = self.paths, [window.report() for window in windows]
+        watches = self.paths, self.sources.watched.outputs
+        mine = watches, [window.report() for window in windows]
         heard = self.ranks.gather(mine) if self.ranks.several else [mine]
-        found = list(dict.fromkeys(tuple(paths) for paths, _ in heard if paths))
+        found = list(dict.fromkeys((tuple(paths), outputs) for (paths, outputs), _ in heard if paths))
         if len(found) > 1:
-            raise RankFailure(f"ranks watch different layers ({found}): name one with layer= or head=")
+            names = [paths for paths, _ in found]
+            raise RankFailure(f"ranks watch different layers ({names}): name one with layer= or head=")
         told = {key_of(w): [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
         wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[key_of(w)])]
         if self.ranks.several or not all(window.layers for window in wanted):  # alone, mostly nothing is to be made
-            self.ranks.attempt(lambda: self._complete(wanted, found[0][0] if found else None))
+            self.ranks.attempt(lambda: self._complete(wanted, found[0] if found else None))
         return told
 
-    def _complete(self, windows: Sequence[Window], head: str | None) -> None:
-        if head is not None and not self.sources.layers:
-            self.sources.adopt(head)
+    def _complete(self, windows: Sequence[Window], found: tuple[tuple[str, ...], bool] | None) -> None:
+        if found is not None and not self.sources.layers:
+            self.sources.adopt(*found)
         for window in windows:
             window.layers = window.layers or self.make_layers(window.plan)
 

@@ -108,6 +108,8 @@ CLEAR = {
     "MLP": (lambda: Classifier(), "net.3"),
     "CNN with a 1×1-conv head": (lambda: Classifier(Map()), "net.3"),
     "student and teacher": (lambda: Distilled(), "net.3"),
+    "SimSiam": (lambda: SimSiam(named=True), "net"),  # what the predictor is given
+    "SimSiam without telling names": (lambda: SimSiam(named=False), "h"),
     "Hugging Face sequence classifier": (
         lambda: Text(BertForSequenceClassification(BertConfig(num_labels=10, **TINY))), "model.classifier"
     ),
@@ -119,8 +121,6 @@ AMBIGUOUS = {
     "tied F.linear": (lambda: Tied(), "'embed.weight'"),
     "cosine head": (lambda: Classifier(nn.Sequential(nn.Linear(64, 16), CosineHead())), "'net.1.weight'"),
     "two heads": (lambda: TwoHeads(), "the loss scores the outputs of 2 layers"),
-    "SimSiam": (lambda: SimSiam(named=True), "its name suggests that it is not a classifier"),
-    "SimSiam without telling names": (lambda: SimSiam(named=False), "2 times in one batch"),
     "no candidate": (lambda: Classifier(nn.Sequential(CosineHead2())), "none: no trainable Linear or convolution"),
 }
 

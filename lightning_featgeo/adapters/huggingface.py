@@ -1,8 +1,8 @@
 """The Hugging Face Trainer: a window per evaluation, and per so many training steps if asked for.
 
-A batch is what the Trainer's own ``compute_loss`` and ``prediction_step`` are given: labels and attention mask are found
-in it, however often the model is called for it. Generation is left out. Values go through ``Trainer.log``, and as
-``eval_featgeo/val/<signal>`` into the metrics that ``metric_for_best_model`` chooses from.
+A batch is what the Trainer's own ``compute_loss`` and ``prediction_step`` are given: labels and attention mask are
+found in it, however often the model is called for it. Generation is left out. Values go through ``Trainer.log``, and
+as ``eval_featgeo/val/<signal>`` into the metrics that ``metric_for_best_model`` chooses from.
 """
 
 from __future__ import annotations

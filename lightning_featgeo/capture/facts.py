@@ -24,6 +24,12 @@ def is_classifier(taps: Sequence[FeatureTap], head: torch.nn.Module | None, read
     return reading.classifies if reading is not None else not is_suspect(taps[0].name)
 
 
+def predicts_tokens(root: torch.nn.Module, head: torch.nn.Module | None) -> bool:
+    """Whether a head's classes are the vocabulary that a model reads: a language model's."""
+    classes = out_width(head)
+    return any(isinstance(m, torch.nn.Embedding) and m.num_embeddings == classes for m in root.modules())
+
+
 def decodes(root: torch.nn.Module, path: str) -> bool | None:
     """Whether a layer belongs to the decoder of an encoder-decoder, as paths and transformers' configurations tell.
 

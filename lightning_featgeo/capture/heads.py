@@ -103,6 +103,8 @@ def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
                 head = declare()
             except Exception:  # a base class that declares the getter and raises: it names no head
                 continue
+            if isinstance(head, (tuple, list)) and head:
+                head = head[0]  # the classifier, before the heads that learn from a teacher
             if isinstance(head, torch.nn.Module) and id(head) in paths and out_width(head):
                 found[paths[id(head)]] = head
     return found
@@ -187,7 +189,7 @@ class Scout:
         outermost: Sequence[str] = (),
         trace: Trace | None = None,
     ) -> Choice | Embedding:
-        """The head, or what the loss compares instead, from the order of running and, where there is one, the autograd graph of the loss.
+        """The head, or what the loss compares instead: from the order of running, and from the loss's autograd graph.
 
         Args:
             loss: of the step; None: nothing is trained.
@@ -225,6 +227,8 @@ class Scout:
                 None,
             )
         scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
+        if len(scored) > 1:  # beside an auxiliary classifier, the other one
+            scored = [name for name in scored if not is_suspect(name)] or scored
         if len(scored) == 1:
             return Choice(self.found[scored[0]], scored[0], "the only one whose output the loss scores against classes")
         if scored:

@@ -41,7 +41,7 @@ def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tupl
 
     Args:
         missing: what the first batch lacks, as in :func:`choose_signals`.
-        tokens: whether each row is a token.
+        tokens: whether each row is a token, of no class but a vocabulary's.
         has_head: whether a classifier was found.
     """
     if tokens:

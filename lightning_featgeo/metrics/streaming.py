@@ -77,8 +77,8 @@ class Streaming(Mergeable):
 
         Args:
             rows: of any view.
-            present: which of "labels", "targets", "views", "groups" the batch brings, and "tokens" if each row is one;
-                read from the first batch only.
+            present: which of "labels", "targets", "views", "groups" the batch brings, and "tokens" if each row is one
+                of no class but a vocabulary's; read from the first batch only.
         """
         if rows.features.shape[1] == 0:
             raise ValueError("features have 0 dimensions")

@@ -118,7 +118,7 @@ class RowAssembler:
         ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
-        present |= {"tokens"} if self.chosen_pool == "tokens" else set()
+        present |= {"tokens"} if self.chosen_pool == "tokens" and not self._classifies_tokens(labels) else set()
         present |= {"groups"} if groups is not None else set()
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
         for one, part, layout in zip(found, pooled, layouts, strict=True):
@@ -195,6 +195,10 @@ class RowAssembler:
             return None
         self.notes[f"of each batch only the samples that {found[1]} marks are rows"] = None
         return found[0]
+
+    def _classifies_tokens(self, labels: Tensor | None) -> bool:
+        """Whether each token has a class, as names and parts of speech have: the next token is none."""
+        return labels is not None and labels.ndim == 2 and self.role.is_classifier and not self.role.predicts_tokens
 
     def _layouts(
         self, found: list[Chosen], inputs: list[int], size: int, batch: Any, device: torch.device, labelled: bool
@@ -277,7 +281,7 @@ class Assembled:
     """A batch's rows, one part a forward call.
 
     ``samples``: how many the batch has. ``present``: of "labels", "targets", "views", "groups", what it brings; and
-    "tokens" if each row is one.
+    "tokens" if each row is one, of no class but a vocabulary's.
     """
 
     parts: list[Part]

@@ -99,6 +99,7 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
         trains=plan.stage == "train",
         stage=plan.stage,
         is_classifier=facts.is_classifier(sources.taps, sources.head, sources.reading) and not has_views,
+        predicts_tokens=facts.predicts_tokens(sources.root, sources.head),
         has_views=has_views,
         decodes=facts.decodes(sources.root, path),
         time_first=facts.time_first(tap),

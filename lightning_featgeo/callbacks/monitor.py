@@ -63,9 +63,7 @@ class FeatureGeometryMonitor(Callback):
         """Choose the layer, hook it, and look at who watches our names."""
         run = self._start(trainer, pl_module)
         with run.guard.around("checking which callbacks monitor our curves", refuses=True):
-            run.stages, note = stages_of_fit(self.settings, trainer)
-            if note and trainer.is_global_zero:
-                say(note)
+            self._choose_stages(run, trainer)
             if run.watcher.sources.found_embedding:  # a checkpoint tells
                 embedding_stages.begin(run, False)
             self._undo += stock_monitors.let_gaps_pass(trainer)
@@ -85,9 +83,16 @@ class FeatureGeometryMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether everybody's names fit. After a resume, the training window that was open goes on."""
+        if self._run is not None and self._run.stages == self.settings.stages:  # the loaders are there now
+            self._choose_stages(self._run, trainer)
         stock_monitors.check_names(trainer)
         if self._run is not None:
             checkpointing.go_on(self._run)
+
+    def _choose_stages(self, run: LightningRun, trainer: Trainer) -> None:
+        run.stages, note = stages_of_fit(self.settings, trainer)
+        if note and trainer.is_global_zero:
+            say(note)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
         saved = self._saved if trainer.state.fn == "fit" else None

@@ -63,6 +63,11 @@ def fail_if_cut(windows: Sequence[Window], trainer: Trainer, stage: str) -> None
             )
 
 
+def _is_empty(loaders: Any) -> bool:
+    """Whether a module gave a list of loaders with none in it; None: they are not set up yet."""
+    return isinstance(loaders, (list, tuple, Mapping)) and len(loaders) == 0
+
+
 def _listed(loaders: Any) -> list[Any]:
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
 
@@ -115,7 +120,7 @@ def stages_of_fit(settings: MonitorSettings, trainer: Trainer) -> tuple[tuple[st
 
 def _why_no_validation(trainer: Trainer) -> str | None:
     """Why no validation will run in this fit; None: it may."""
-    if not trainer.enable_validation:
+    if not trainer.enable_validation or _is_empty(trainer.val_dataloaders):
         return "there is no validation loader"
     every, last, first = trainer.check_val_every_n_epoch, trainer.max_epochs, trainer.current_epoch
     if (

@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
-from lightning_featgeo.capture.embedding import Trace
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
+from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.capture.values import leaves
 from lightning_featgeo.types import Tensor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from lightning_featgeo.capture.loss_graph import Reading
 from lightning_featgeo.capture.refusals import is_suspect
 from lightning_featgeo.capture.taps import FeatureTap, display_name
 from lightning_featgeo.capture.widths import out_width
+from lightning_featgeo.types import Tensor
 
 
 def outputs(head: torch.nn.Module | None, reading: Reading | None) -> int | None:
@@ -40,6 +41,26 @@ def decodes(root: torch.nn.Module, path: str) -> bool | None:
     configs = (getattr(module, "config", None) for module in root.modules())
     both = any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
     return True if both else None
+
+
+def virtual_tokens(root: torch.nn.Module) -> int:
+    """How many tokens prompt tuning (peft) puts in front of a model's own: they are no part of any sample."""
+    for module in root.modules():
+        configs = getattr(module, "peft_config", None)
+        config = configs.get(getattr(module, "active_adapter", None)) if isinstance(configs, Mapping) else None
+        count = getattr(config, "num_virtual_tokens", None)
+        if isinstance(count, int) and "PREFIX" not in str(getattr(config, "peft_type", "")):
+            return count  # of prefix tuning, they are in the keys and values only
+    return 0
+
+
+def without_virtual_tokens(features: Tensor, entered: Sequence[Tensor], count: int) -> Tensor:
+    """(b, t, d) features of as many tokens as entered, where so many stand in front of them."""
+    longer = features.ndim == 3 and any(
+        one.ndim == 2 and one.shape[0] == features.shape[0] and one.shape[1] + count == features.shape[1]
+        for one in entered
+    )
+    return features[:, count:] if count and longer else features
 
 
 def time_first(tap: FeatureTap | None) -> bool:

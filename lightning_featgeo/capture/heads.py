@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo.capture.embedding import Embedding, Trace, find_embedding
+from lightning_featgeo.capture.embedding import Embedding, find_embedding, find_latent
 from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
     ambiguous,
@@ -26,6 +26,7 @@ from lightning_featgeo.capture.refusals import (
 )
 from lightning_featgeo.capture.stash import Budget
 from lightning_featgeo.capture.taps import FeatureTap, display_name
+from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.capture.widths import in_width, out_width
 from lightning_featgeo.types import Tensor
 
@@ -240,12 +241,15 @@ class Scout:
         last = order[-1]
         head = self.found[last]
         reads = graph.reading(head, inputs)
+        latent = find_latent(loss, trace, self.root)
+        if isinstance(latent, Embedding):
+            return latent
         if reads.reconstructs:
             raise ambiguous(
                 self.found,
                 f"{last!r} ran last, and the loss compares its output with the batch's own input (an autoencoder or "
                 "denoiser?): its input is a hidden layer of the decoder. The embedding is what the encoder puts out",
-                encoders(outermost, order, last),
+                latent or encoders(outermost, order, last),
                 None,
             )
         if is_suspect(last) and not reads.regresses:
@@ -271,7 +275,7 @@ class Scout:
             raise ambiguous(
                 self.found,
                 f"{last!r} ran last, but {display_name(path)!r} (in {owner!r}) may act after or beside it",
-                [] if called and owner in self.found else outermost,
+                latent or ([] if called and owner in self.found else outermost),
                 [last, owner] if called and owner != last else [last],
             )
         return Choice(

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.capture.embedding import Embedding
+from lightning_featgeo.capture import facts
+from lightning_featgeo.capture.embedding import COMPARED, Embedding
 from lightning_featgeo.capture.entrance import Entrance
 from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
 from lightning_featgeo.capture.loss_graph import LossGraph, ReachedCalls, Reading
@@ -23,7 +24,7 @@ from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, find_head
-from lightning_featgeo.capture.watched import COMPARED, Watched
+from lightning_featgeo.capture.watched import Watched
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 
@@ -68,6 +69,7 @@ class Sources:
         self._scout: Scout | None = None
         self._waited = 0
         self._order = Order()
+        self._virtual = facts.virtual_tokens(root)
         self.found_embedding = False  # what is watched is what the loss compares, as a training step has told
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
@@ -274,7 +276,15 @@ class Sources:
         unseen = one.taken is None and one.node is None and self._order.changes  # no graph, as in validation
         length = None if one.taken is None else one.taken.length
         return Call(
-            one.features, one.real, one.with_gradient, one.state, given, one.reached, rows, length, unknown or unseen
+            facts.without_virtual_tokens(one.features, given, self._virtual),
+            one.real,
+            one.with_gradient,
+            one.state,
+            given,
+            one.reached,
+            rows,
+            length,
+            unknown or unseen,
         )
 
     def remove(self) -> None:

@@ -14,8 +14,6 @@ from lightning_featgeo.capture.names import Layer, unique_segments
 from lightning_featgeo.capture.taps import FeatureTap, Link, chain, display_name, find_layers
 from lightning_featgeo.capture.widths import in_width
 
-COMPARED = "what the loss compares"
-
 
 class Watched:
     """Taps on modules of a model, and what they are called.
@@ -48,7 +46,7 @@ class Watched:
 
     def use_embedding(self, found: Embedding) -> None:
         """Watch what a loss compares; what was put out in the batch that told it is caught already."""
-        self.use_layers(found.layers, COMPARED)
+        self.use_layers(found.layers, found.why)
         for tap, calls in zip(self.taps, found.calls, strict=True):
             tap.give(calls)
 

@@ -122,9 +122,11 @@ def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: i
     if "labels" not in signal.requires:
         return
     if counts["out_of_range"]:
+        alone = counts["largest_label"] == num_classes
         raise Undefined(
             f"{counts['out_of_range']} labels are not below num_classes={num_classes} "
-            f"(largest: {counts['largest_label']})",
+            f"(largest: {counts['largest_label']})"
+            + (f"; if {num_classes} marks samples without a class, say ignore_index={num_classes}" if alone else ""),
             GapKind.NO_INPUT,
         )
     if not counts["labelled"]:

@@ -15,7 +15,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
-from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.calls import Call, grows
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import drawn
 from lightning_featgeo.rows.evidence import Evidence
@@ -92,6 +92,9 @@ class RowAssembler:
         self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
         chosen = [self._batch_first(one if isinstance(one, Call) else Call(one)) for one in calls]
+        if self.layouts.said.is_auto and grows(chosen):
+            self.notes[f"{len(chosen)} calls, each one place longer (a decoder generates?): the last one counts"] = None
+            chosen = chosen[-1:]
         size = self._samples(chosen, labels, batch)
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         found = self._choose(chosen, tensors, batch, labels, size)

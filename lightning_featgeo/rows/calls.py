@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lightning_featgeo.types import Tensor
 
@@ -32,3 +34,13 @@ class Call:
     rows: Tensor | None = None
     rows_of: int | None = None
     is_reordered: bool = False
+
+
+def grows(calls: Sequence[Call]) -> bool:
+    """Whether each call has one place more than the one before: a decoder that generates, and repeats what it has."""
+    shapes = [tuple(call.features.shape) for call in calls]
+    if len(shapes) < 3 or len({len(shape) for shape in shapes}) > 1:
+        return False
+    steps = {tuple(b - a for a, b in zip(one, other, strict=True)) for one, other in pairwise(shapes)}
+    step = steps.pop()
+    return not steps and sorted(step) == [0] * (len(step) - 1) + [1]

@@ -89,7 +89,7 @@ class Outcome:
 def tried(use: Use) -> Outcome:
     """A use, first without arguments, then with the one that was printed."""
     first = _once(use, {})
-    if first.verdict in (AS_IS, WRONG, FAILED, NO_CLASSES) or use.then is None:
+    if first.verdict in (AS_IS, WRONG, FAILED) or use.then is None:
         return first
     printed = [f"{name}={value!r}".replace("'", '"') for name, value in use.then.items()]
     missing = [line for line in printed if line not in first.said.replace("'", '"')]

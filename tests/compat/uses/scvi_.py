@@ -54,7 +54,7 @@ def scvi_model(watch: Any) -> tuple[Keeper, Any]:
     return trained(watch, model, Keeper(lambda plan: plan.module.z_encoder.mean_encoder, output=True))
 
 
-@use("scvi-tools", "SCVI, labels_key", then={"layer": "module.z_encoder.mean_encoder"}, why="the latent mean")
+@use("scvi-tools", "SCVI, labels_key", why="the latent mean")
 def scvi_labelled(watch: Any) -> tuple[Keeper, Any]:
     adata = cells()
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
@@ -63,7 +63,12 @@ def scvi_labelled(watch: Any) -> tuple[Keeper, Any]:
     return trained(watch, model, keeper)
 
 
-@use("scvi-tools", "SCANVI from_scvi_model, cells of unknown type", why="all cells, not the labelled ones beside them")
+@use(
+    "scvi-tools",
+    "SCANVI from_scvi_model, cells of unknown type",
+    {"ignore_index": 4},
+    why="all cells, not the labelled ones beside them",
+)
 def scanvi(watch: Any) -> tuple[Keeper, Any]:
     adata = cells(unknown=True)
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="cell_type")

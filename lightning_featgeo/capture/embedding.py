@@ -83,7 +83,8 @@ def find_latent(loss: Tensor | None, trace: Trace | None, root: torch.nn.Module)
     _, entries = _into(loss, made, past_weights=True)
     behind = {entry: _reached(entry, entries) for entry in entries}
     first = [entry for entry in entries if not behind[entry] and any(entry in others for others in behind.values())]
-    found = {source: made.path(source) for entry in first if (source := made.innermost(entry)) is not None}
+    sources = [source for entry in first if (source := made.innermost(entry)) is not None]
+    found = {source: made.path(source) for source in sorted(sources, key=made.began)}
     kept = [source for source, path in found.items() if not _SPREADS.search(path.rpartition(".")[2])]
     means = [source for source in kept if _MEANS.search(found[source].rpartition(".")[2])]
     has_spread = any(_SPREADS.search(made.last_name(source)) for entry in first for source in made.by_node[entry])

@@ -123,6 +123,10 @@ class Made:
         """Of its module."""
         return self._paths[source[0]]
 
+    def began(self, source: Source) -> int:
+        """When it first ran."""
+        return min(call.order for call in self._trace if id(call.module) == source[0])
+
     def last_name(self, source: Source) -> str:
         """Of what it gave: the key of its output, else the module's own."""
         return (source[1] or self._paths[source[0]]).rpartition(".")[2]

@@ -87,4 +87,4 @@ compat: .venv-compat/vision.stamp .venv-compat/series.stamp
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info lightning_featgeo/cuda_ext/*.so
+	rm -rf $(VENV) build *.egg-info lightning_featgeo/cuda_ext/*.so lightning_featgeo/cuda_ext/*.so.sha256

@@ -31,7 +31,8 @@ class BuildOps(build_py):
         build = recipe()
         folder = PACKAGE if self.editable_mode else Path(self.build_lib) / "lightning_featgeo" / "cuda_ext"
         for stale in () if self.editable_mode else build.LIBRARIES.values():
-            (folder / stale).unlink(missing_ok=True)  # of an earlier build in this folder
+            for name in (stale, f"{stale}.sha256"):  # of an earlier build in this folder
+                (folder / name).unlink(missing_ok=True)
         for kind in build.LIBRARIES:
             try:
                 build.build(kind, folder, self.announce)

@@ -52,7 +52,7 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
     compiler = _nvcc() if kind == "cuda" else _cxx()
     host = _cxx()
     target = folder / LIBRARIES[kind]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700 if is_cache(folder) else 0o777)
     say(f"compiling {target.name} with {' '.join(compiler)}")
     stamp = f'-DFEATGEO_FINGERPRINT="featgeo-sources-{source_hash(kind)}"'
     common = [f"-DTORCH_TARGET_VERSION={TARGET}", stamp, f"-I{torch / 'include'}"]
@@ -68,11 +68,33 @@ def build(kind: str, folder: Path, say: Callable[[str], object] = print) -> Path
                 say(report)
         finished = Path(temporary) / target.name
         _run(_link(kind, compiler, host, torch, objects, finished))
-        # beside the target first: replacing a file is whole or not at all, and spares processes that run the old one
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(finished, beside)
-        os.replace(beside, target)
+        for path, data in ((digest_path(target), digest(finished.read_bytes())), (target, finished.read_bytes())):
+            _replace(path, data, finished)
     return target
+
+
+def digest(library: bytes) -> bytes:
+    """What is kept beside a library, to tell one that was cut or damaged before it is opened."""
+    return f"{hashlib.sha256(library).hexdigest()} {len(library)}\n".encode()
+
+
+def digest_path(library: Path) -> Path:
+    """Where that is kept."""
+    return library.with_name(library.name + ".sha256")
+
+
+def _replace(path: Path, data: bytes, like: Path) -> None:
+    """Beside it first: replacing a file is whole or not at all, and spares processes that run the old one."""
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        if not is_cache(path.parent):
+            shutil.copymode(like, beside)  # for everybody who may import the package; in a cache, for its owner
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
 
 
 def can_build() -> bool:
@@ -84,11 +106,26 @@ def can_build() -> bool:
 
 
 def default_folder() -> Path:
-    """Beside this file, or where that is not writable, in the user's cache."""
+    """Beside this file, or where that is not writable, in the user's cache.
+
+    Raises:
+        BuildError: if there is neither.
+    """
     here = Path(__file__).parent
     if os.access(here, os.W_OK):
         return here
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lightning_featgeo"
+    given = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    if given.is_absolute():  # others are to be ignored, as the specification has it: they would mean where one stands
+        return given / "lightning_featgeo"
+    try:
+        return Path.home() / ".cache" / "lightning_featgeo"
+    except RuntimeError as error:
+        raise BuildError(f"{here} can't be written, and there is no home folder: set XDG_CACHE_HOME") from error
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder is not the package's own: nobody but its owner may write there."""
+    return folder.resolve() != Path(__file__).parent.resolve() and folder.name == "lightning_featgeo"
 
 
 def _flags(kind: str, compiler: Sequence[str], source: Path) -> list[str]:

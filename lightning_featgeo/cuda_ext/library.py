@@ -100,15 +100,34 @@ def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
+def _untrusted(path: Path) -> str | None:
+    """Why a library in a cache is not loaded: others could have put it there. Beside the package they can't."""
+    if not build.is_cache(path.parent) or not hasattr(os, "getuid"):
+        return None
+    for one in (path.parent, path):
+        found = one.stat()
+        if found.st_uid not in (os.getuid(), 0):
+            return f"{one} belongs to another user"
+        if found.st_mode & 0o022:
+            return f"{one} can be written by others: `chmod go-w {one}`"
+    return None
+
+
 def _path(kind: str) -> Path:
     beside = Path(__file__).parent / build.LIBRARIES[kind]
     return beside if beside.exists() else build.default_folder() / build.LIBRARIES[kind]
 
 
 def _load(kind: str, path: Path) -> str | None:
-    # read, not asked: loading registers the kernels, and stale ones must not be
-    if f"featgeo-sources-{build.source_hash(kind)}".encode() not in path.read_bytes():
+    if reason := _untrusted(path):
+        return _warned(f"{reason}, so that {path.name} is not loaded; or build it anew: `{COMMAND}`")
+    # read, not asked: loading registers the kernels, and stale ones must not be; one that was cut ends the process
+    library = path.read_bytes()
+    if f"featgeo-sources-{build.source_hash(kind)}".encode() not in library:
         return _warned(f"{path.name} was built from other sources than are here; build it again: `{COMMAND}`")
+    kept = build.digest_path(path)
+    if not kept.exists() or kept.read_bytes() != build.digest(library):
+        return _warned(f"{path.name} is not what was built (cut or damaged?); build it again: `{COMMAND}`")
     try:
         libraries[kind] = ctypes.CDLL(str(path))  # torch's own loader hides the cause of a failure
     except OSError as error:

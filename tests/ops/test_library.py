@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,7 +58,9 @@ def test_a_stale_library_is_not_loaded_and_says_what_to_do(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "orig_argv", ["python"])
     with pytest.warns(UserWarning, match=r"built from other sources.*cuda_ext build"):
         assert "other sources" in library._load("cpu", stale)
-    stale.write_bytes(f"not a library featgeo-sources-{build.source_hash('cpu')}".encode())
+    text = f"not a library featgeo-sources-{build.source_hash('cpu')}".encode()
+    stale.write_bytes(text)
+    build.digest_path(stale).write_bytes(build.digest(text))
     with pytest.warns(UserWarning, match=r"could not be loaded .*cuda_ext build"):
         assert "could not be loaded" in library._load("cpu", stale)
 
@@ -93,7 +96,7 @@ def test_a_process_that_runs_a_library_survives_its_rebuilding(monkeypatch: pyte
         before = first.stat().st_ino
         assert build.build("cpu", folder, lambda _: None).stat().st_ino != before  # another file: the old one is intact
         assert held.read(4) == b"\x7fELF"
-    assert [p.name for p in folder.iterdir()] == ["_cpu.so"]
+    assert sorted(p.name for p in folder.iterdir()) == ["_cpu.so", "_cpu.so.sha256"]
 
 
 def test_a_compiler_that_cannot_compile_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -130,3 +133,81 @@ def test_where_the_package_cannot_be_written_libraries_go_to_the_users_cache(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert build.default_folder() == tmp_path / "lightning_featgeo"
+    for nowhere in ("", "cache", "./cache"):  # relative: it would mean whatever folder one stands in
+        monkeypatch.setenv("XDG_CACHE_HOME", nowhere)
+        assert build.default_folder() == Path.home() / ".cache" / "lightning_featgeo"
+
+
+def cached(folder: Path, data: bytes) -> Path:
+    """A library in a cache, with what is kept beside it."""
+    folder.mkdir(mode=0o700)
+    path = folder / "_cpu.so"
+    for one, content in ((path, data), (build.digest_path(path), build.digest(data))):
+        one.write_bytes(content)
+        one.chmod(0o600)
+    return path
+
+
+@needs_kernels
+@pytest.mark.parametrize("cut", [1, 4096, "half", "a byte"])
+def test_a_damaged_library_is_not_opened(cut: int | str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """Opening one that was cut ends the interpreter with a bus error, which no ``except`` catches."""
+    whole = library._path("cpu").read_bytes()
+    path = cached(tmp_path / "lightning_featgeo", whole)
+    middle = len(whole) // 2
+    path.write_bytes(
+        whole[:middle] if cut == "half" else whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        if cut == "a byte" else whole[: -int(cut)]
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "orig_argv", ["python"])
+    with pytest.warns(UserWarning, match="not what was built|other sources"):
+        assert library._load("cpu", path)
+
+
+@pytest.mark.parametrize("what", ["folder", "file", "owner"])
+def test_a_cache_that_others_can_write_is_not_trusted(what: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    path = cached(tmp_path / "lightning_featgeo", f"featgeo-sources-{build.source_hash('cpu')}".encode())
+    monkeypatch.setattr(sys, "orig_argv", ["python"])
+    with pytest.warns(UserWarning, match="could not be loaded"):  # it is opened: only then may it be refused
+        library._load("cpu", path)
+    if what == "folder":
+        path.parent.chmod(0o770)
+    elif what == "file":
+        path.chmod(0o666)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+        if path.stat().st_uid == 0:  # what root owns is trusted by everybody
+            os.chown(path, 12345, 12345)
+            monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.warns(UserWarning, match="belongs to another user|can be written by others"):
+        assert library._load("cpu", path)
+
+
+@pytest.mark.compiler
+def test_what_is_built_into_a_cache_is_its_owners_alone(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    one_of_them = tmp_path / "sources" / "cpu"
+    one_of_them.mkdir(parents=True)
+    for name in ("reservoir.cpp", "reservoir.h", "buffer.h"):
+        shutil.copy(build.SOURCES / "cpu" / name, one_of_them)
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "sources")
+    path = build.build("cpu", tmp_path / "lightning_featgeo", lambda _: None)
+    assert [oct(one.stat().st_mode & 0o777) for one in (path.parent, path)] == ["0o700", "0o600"]
+    assert library._untrusted(path) is None
+
+
+def test_a_library_in_the_current_folder_is_never_looked_at(tmp_path) -> None:
+    """A package without a library, and an empty XDG_CACHE_HOME: what lies where one stands is not ours."""
+    planted = tmp_path / "lightning_featgeo" / "_cpu.so"
+    planted.parent.mkdir()
+    planted.write_bytes(f"featgeo-sources-{build.source_hash('cpu')}".encode())
+    code = (
+        "from lightning_featgeo.cuda_ext import build, library; import os; from pathlib import Path\n"
+        "os.access = lambda *_: False; build.LIBRARIES['cpu'] = 'none.so'\n"
+        "print(library._path('cpu').is_absolute(), library._path('cpu').exists())"
+    )
+    for home in ("", "."):
+        environment = {**os.environ, "XDG_CACHE_HOME": home, "PYTHONPATH": str(Path.cwd())}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == ["True", "False"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_featgeo.alarms.checks import Check, Streak
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import Rule
+from lightning_featgeo.history.checked import finite, items, mapping, name_of, optional, whole
 from lightning_featgeo.metrics.catalog import CATALOG
 
 SHOWN = 4  # signals that agree, and that disagree
@@ -51,6 +53,13 @@ class Alarm:
     checkpoint: str | None = None
     causes: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, given: Any) -> Alarm:
+        """From plain data of a checkpoint; raises if a field is missing or something else."""
+        checks = dict.fromkeys(cls.__annotations__, name_of) | _CHECKS
+        found: dict[str, Any] = {name: checks[name](value) for name, value in mapping(given).items() if name in checks}
+        return cls(**found)
 
     @property
     def is_failure(self) -> bool:
@@ -95,6 +104,19 @@ class Alarm:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the history."""
         return asdict(self)
+
+
+def _texts(given: Any) -> list[str]:
+    return [name_of(one) for one in items(given)]
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("epoch", "since_epoch", "old_epoch", "old", "new", "noise"), finite),
+    **dict.fromkeys(("step", "since_step", "checks"), whole),
+    **dict.fromkeys(("also", "agree", "disagree", "causes", "steps"), _texts),
+    "level": lambda given: optional(given, finite),
+    "checkpoint": lambda given: optional(given, name_of),
+}
 
 
 def _against(change: float, noise: float) -> str:

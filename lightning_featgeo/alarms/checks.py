@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lightning_featgeo.alarms.past import Finding
 from lightning_featgeo.errors import NoteKind
+from lightning_featgeo.history.checked import finite, mapping, table, whole
 from lightning_featgeo.history.record import Record
 
 
@@ -19,6 +21,13 @@ class Check:
     values: dict[str, float]
     errors: dict[str, float]
     elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
+
+    @classmethod
+    def read(cls, given: Any) -> Check:
+        """From plain data of a checkpoint; raises if it is none."""
+        found = mapping(given)
+        tables = (table(found.get(name, {}), finite) for name in ("values", "errors", "elsewhere"))
+        return cls(finite(found["epoch"]), whole(found["step"]), *tables)
 
 
 @dataclass

@@ -29,6 +29,7 @@ from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
 from lightning_featgeo.errors import Gap, GapKind
+from lightning_featgeo.history.checked import finite, items, name_of, table, whole
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
@@ -275,11 +276,14 @@ class Detector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what was seen before."""
-        self.checks = [Check(**check) for check in state["checks"]]
-        self.streaks = [Streak(int(held), float(epoch), int(step)) for held, epoch, step in state["streaks"]]
-        self.raised, self.recent = set(state["raised"]), list(state["recent"])
-        self._elsewhere = dict(state["elsewhere"])
+        """Go on from what was seen before; raises if the state is none of this detector's, and takes nothing then."""
+        checks = [Check.read(check) for check in items(state["checks"])]
+        streaks = [Streak(whole(held), finite(epoch), whole(step)) for held, epoch, step in items(state["streaks"])]
+        if len(streaks) != len(self.kind.watches):
+            raise ValueError("they are of other rules")
+        raised, recent = (list(map(name_of, items(state[name]))) for name in ("raised", "recent"))
+        self._elsewhere = table(state["elsewhere"], finite)
+        self.checks, self.streaks, self.raised, self.recent = checks, streaks, set(raised), recent
 
     def forget(self) -> None:
         """Begin anew."""

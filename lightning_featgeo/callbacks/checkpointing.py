@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
+from lightning_featgeo.history.checked import items, mapping, name_of, optional, readable, whole
 from lightning_featgeo.history.history import History
-from lightning_featgeo.history.record import Record, checked_record, plain_gap, read_gap
+from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
@@ -66,17 +69,30 @@ class Saved:
         version = state.get("version", 0)
         if version > VERSION:
             raise ValueError(f"it was written by a later version (format {version}, this one reads up to {VERSION})")
+        records, bad_records = readable(items(state.get("records", [])), checked_record)
+        events, bad_events = readable(items(state.get("events", [])), checked_event)
+        layers, bad_layers = readable(items(state.get("layers", [])), name_of)
+        dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))
+        pairs, bad_tables = readable(mapping(state.get("earlier", {})).items(), _neighbours)
+        known, _ = readable([state.get("classes")], lambda classes: optional(classes, whole))
+        counted, no_count = readable([state.get("windows")], whole)
+        if bad_layers or bad_dims or not known:  # what the curves are of is known as a whole, or looked for again
+            layers, dims, pairs = [], [], []
+        lost = [
+            f"{bad} {what}"
+            for bad, what in (
+                (bad_records, "of its windows"), (bad_events, "of its events"), (bad_tables, "tables of neighbours"),
+                (no_count, "number of windows"), (bad_layers + bad_dims + (not known), "facts on what is watched"),
+            )
+            if bad
+        ]  # fmt: skip
+        if lost:
+            warn_of_lost_state("the monitor", lost)
+        windows = counted[0] if counted and counted[0] >= 0 else len(records)
         return cls(
-            windows=int(state["windows"]),
-            records=[checked_record(record) for record in state.get("records", [])],
-            events=[dict(event) for event in state.get("events", [])],
-            layers=[str(path) for path in state.get("layers", [])],
-            outputs=bool(state.get("outputs", False)),
-            dims=[None if dim is None else int(dim) for dim in state.get("dims", [])],
-            classes=state.get("classes"),
-            earlier=dict(state.get("earlier", {})),
-            open=state.get("open"),
-        )
+            windows, records, events, layers, bool(state.get("outputs", False)), dims, known[0] if known else None,
+            dict(pairs), optional(state.get("open"), mapping) if layers else None,
+        )  # fmt: skip
 
     def check(self, layers: list[str], dims: list[int | None], classes: int | None) -> None:
         """Refuse to go on with curves of something else.
@@ -95,6 +111,27 @@ class Saved:
             raise ConfigurationError(
                 f"the checkpoint's curves are of {self.classes} classes, this run's of {classes}. {_WAY_OUT}"
             )
+
+
+def _neighbours(given: tuple[Any, Any]) -> tuple[str, list[torch.Tensor]]:
+    """Of a window and layer, the samples of each row's neighbours, and the rows' own."""
+    name, (table, samples) = given
+    for one, ndim in ((table, 2), (samples, 1)):
+        if not isinstance(one, torch.Tensor) or one.dtype != torch.int64 or one.ndim != ndim:
+            raise TypeError(f"expected a table of samples, got {one!r}")
+    if len(table) != len(samples):
+        raise ValueError("a table of other rows")
+    return name_of(name), [table, samples]
+
+
+def warn_of_lost_state(who: str, lost: Sequence[str]) -> None:
+    """One warning on what of a checkpoint can't be read."""
+    warnings.warn(
+        f"featgeo: of the state of {who} in the checkpoint, {', '.join(lost)} can't be read (damaged, or of another "
+        "version); the rest is taken up, and what is missing begins anew",
+        FeatureGeometryWarning,
+        stacklevel=4,
+    )
 
 
 def refuse_other_curves(checkpoint: Mapping[str, Any], monitor: Any, trainer: Trainer) -> None:

@@ -16,7 +16,9 @@ from lightning_featgeo import _compat
 from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
 from lightning_featgeo.alarms.alarm import rule_name
 from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.callbacks import stopper_state
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
+from lightning_featgeo.callbacks.checkpointing import warn_of_lost_state
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.history.record import Record
@@ -100,7 +102,7 @@ class GeometryEarlyStopping(EarlyStopping):
             monitor=self.detectors[0].names[0], patience=patience or 1, strict=False, check_finite=False, verbose=False
         )
         self.alarms: list[Alarm] = []
-        self._checkpoints = Checkpoints()
+        self.checkpoints = Checkpoints()
         self._told_unsure: set[int] = set()
         self._resumed = False
         self._stage: str | None = None  # "fit", "validate", …: what the trainer runs
@@ -169,7 +171,7 @@ class GeometryEarlyStopping(EarlyStopping):
         if not self._resumed and (trainer.global_step == 0 or trainer.ckpt_path is not None):
             for detector in self.detectors:
                 detector.forget()
-            self.alarms, self.stopped_epoch, self._checkpoints = [], 0, Checkpoints()
+            self.alarms, self.stopped_epoch, self.checkpoints = [], 0, Checkpoints()
         if "stop" in self.actions:  # an alarm that still stands stops a run that goes on after it, too
             for detector in self.detectors:
                 detector.raised.clear()
@@ -192,10 +194,10 @@ class GeometryEarlyStopping(EarlyStopping):
         if _compat.skips_early_stopping(self, trainer) or getattr(trainer, "fast_dev_run", False):
             return []
         with guard.around("looking for checkpoints", lost="an alarm will name none"):
-            self._checkpoints.look(trainer)
+            self.checkpoints.look(trainer)
         found = [alarm for detector in self.detectors if (alarm := detector.observe(record, guard)) is not None]
         for alarm in found:
-            alarm.checkpoint = self._checkpoints.before(alarm.since_step)
+            alarm.checkpoint = self.checkpoints.before(alarm.since_step)
         self.alarms += found
         return found
 
@@ -237,22 +239,19 @@ class GeometryEarlyStopping(EarlyStopping):
         """What the detectors have seen is the state."""
         return {
             **super().state_dict(),
+            "version": stopper_state.VERSION,
             "detectors": [detector.state_dict() for detector in self.detectors],
             "alarms": [alarm.as_dict() for alarm in self.alarms],
-            "checkpoints": {path: list(told) for path, told in self._checkpoints.seen.items()},
+            "checkpoints": {path: list(told) for path, told in self.checkpoints.seen.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what was seen before: in a fit. To evaluate a checkpoint is no reason to take up its past."""
         if self._stage not in (None, "fit"):
             return
-        super().load_state_dict(state_dict)
-        for detector, state in zip(self.detectors, state_dict["detectors"], strict=True):
-            detector.load_state_dict(state)
-        self.alarms = [Alarm(**alarm) for alarm in state_dict["alarms"]]
-        self._checkpoints = Checkpoints(
-            {p: (int(at), int(when)) for p, (at, when) in state_dict["checkpoints"].items()}
-        )
+        lost = stopper_state.load(self, state_dict)
+        if lost:
+            warn_of_lost_state(f"{type(self).__name__}({self.watched[0]!r})", lost)
         self._resumed = True
 
 

@@ -23,6 +23,9 @@ _ops = getattr(torch.ops, NAMESPACE)
 def _call(op: str, first: Tensor, *others: Any) -> Any:
     if first.is_cuda:
         library.load_for(first)
+    for other in others:
+        if isinstance(other, Tensor) and other.device != first.device:
+            raise ValueError(f"{op}: the tensors are on {first.device} and {other.device}; move them to one device")
     return getattr(_ops, op)(first, *others)
 
 

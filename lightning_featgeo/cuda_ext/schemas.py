@@ -121,6 +121,18 @@ def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Ten
     return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
 
 
+def _on_one_device(name: str, fake: Callable[..., object]) -> Callable[..., object]:
+    """A fake kernel that refuses meta tensors beside others: it would hand out memory that nobody has written."""
+
+    def checked(*args: object) -> object:
+        devices = {str(arg.device) for arg in args if isinstance(arg, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(f"{name}: the tensors are on {' and '.join(sorted(devices))}; move them to one device")
+        return fake(*args)
+
+    return checked
+
+
 def _fake_nothing(*args: object) -> None:
     """Fake kernel of an op that only writes into its arguments."""
 
@@ -141,7 +153,7 @@ _FAKES: dict[str, Callable[..., object]] = {
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{_name}", _FAKES[_name], lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _on_one_device(_name, _FAKES[_name]), lib=_library)
 
 
 def define_kernel(name: str, function: Callable[..., object], key: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
 
 from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
+from lightning_featgeo.history.checked import finite, items, mapping, name_of, plain, table, whole
 
 K = TypeVar("K", bound=StrEnum)
 
@@ -65,43 +64,44 @@ def checked_record(given: dict[str, Any]) -> Record:
         Exception: of those that ``History.load`` takes for a line that can't be read.
     """
     return Record(
-        window=_whole(given["window"]),
-        stage=_name(given["stage"]),
-        layer=None if given["layer"] is None else _name(given["layer"]),
-        epoch=_finite(given["epoch"]),
-        step=_whole(given["step"]),
-        values=_table(given["values"], _number),
-        standard_errors=_table(given.get("standard_errors", {}), _number),
-        gaps=_table(given.get("gaps", {}), read_gap),
-        ceilings=_table(given.get("ceilings", {}), _number),
-        counts=_table(given.get("counts", {}), _whole),
-        seconds=_number(given.get("seconds", 0.0)),
-        share=_number(given.get("share", 0.0)),
-        notes=[_note(note) for note in _list(given.get("notes", []))],
-        reference=None if given.get("reference") is None else _name(given["reference"]),
-        facts=_table(given.get("facts", {}), lambda value: value if isinstance(value, (int, float)) else _fact(value)),
-        spectrum=[[_number(rank), _number(value)] for rank, value in _list(given.get("spectrum", []))],
+        window=whole(given["window"]),
+        stage=name_of(given["stage"]),
+        layer=None if given["layer"] is None else name_of(given["layer"]),
+        epoch=finite(given["epoch"]),
+        step=whole(given["step"]),
+        values=table(given["values"], finite),
+        standard_errors=table(given.get("standard_errors", {}), finite),
+        gaps=table(given.get("gaps", {}), read_gap),
+        ceilings=table(given.get("ceilings", {}), finite),
+        counts=table(given.get("counts", {}), whole),
+        seconds=finite(given.get("seconds", 0.0)),
+        share=finite(given.get("share", 0.0)),
+        notes=[_note(note) for note in items(given.get("notes", []))],
+        reference=None if given.get("reference") is None else name_of(given["reference"]),
+        facts=table(given.get("facts", {}), lambda value: value if isinstance(value, (int, float)) else _fact(value)),
+        spectrum=[[finite(rank), finite(value)] for rank, value in items(given.get("spectrum", []))],
     )
 
 
 def checked_run(given: dict[str, Any]) -> dict[str, Any]:
     """What a file says of its run; raises as :func:`checked_record` does."""
-    found = dict(_object(given))
+    found = dict(mapping(given))
     if "format" in found:
-        found["format"] = _whole(found["format"])
+        found["format"] = whole(found["format"])
     if "definitions" in found:
-        found["definitions"] = _table(found["definitions"], _whole)
+        found["definitions"] = table(found["definitions"], whole)
     return found
 
 
 def checked_event(given: dict[str, Any]) -> dict[str, Any]:
     """Something that happened; raises as :func:`checked_record` does."""
-    found = dict(_object(given))
-    for name, check in (("epoch", _finite), ("step", _whole), ("monitor", str), ("reason", str)):
+    found = dict(mapping(given))
+    for name, check in (("epoch", finite), ("step", whole), ("monitor", str), ("reason", str)):
         if found.get(name) is not None:
             found[name] = check(found[name])
+    plain(found)
     if "alarm" in found:
-        found["alarm"] = dict(_object(found["alarm"]))
+        found["alarm"] = dict(mapping(found["alarm"]))
     return found
 
 
@@ -121,58 +121,19 @@ def read_gap(given: Any, kind: GapKind = GapKind.OTHER) -> Gap:
         Exception: of those that ``History.load`` takes for a line that can't be read.
     """
     if not isinstance(given, dict):
-        return Gap(kind, _name(given))
-    return Gap(_kind(GapKind, given["kind"]), _name(given["reason"]))
+        return Gap(kind, name_of(given))
+    return Gap(_kind(GapKind, given["kind"]), name_of(given["reason"]))
 
 
 def _note(given: Any) -> Note:
     if not isinstance(given, dict):
-        return Note(NoteKind.OTHER, _name(given))
-    return Note(_kind(NoteKind, given["kind"]), _name(given["text"]))
+        return Note(NoteKind.OTHER, name_of(given))
+    return Note(_kind(NoteKind, given["kind"]), name_of(given["text"]))
 
 
 def _kind(kinds: type[K], given: Any) -> K:
     return kinds(given) if given in [kind.value for kind in kinds] else kinds["OTHER"]
 
 
-def _object(given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise TypeError(f"expected an object, got {type(given).__name__}")
-    return given
-
-
-def _table(given: Any, check: Callable[[Any], Any]) -> dict[str, Any]:
-    return {_name(name): check(value) for name, value in _object(given).items()}
-
-
-def _list(given: Any) -> list[Any]:
-    if not isinstance(given, list):
-        raise TypeError(f"expected a list, got {type(given).__name__}")
-    return given
-
-
 def _fact(given: Any) -> str | None:
-    return None if given is None else _name(given)
-
-
-def _name(given: Any) -> str:
-    if not isinstance(given, str):
-        raise TypeError(f"expected a name, got {given!r}")
-    return given.encode("utf-8", "replace").decode()
-
-
-def _number(given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
-        raise TypeError(f"expected a number, got {given!r}")
-    return float(given)
-
-
-def _finite(given: Any) -> float:
-    number = _number(given)
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {given!r}")
-    return number
-
-
-def _whole(given: Any) -> int:
-    return int(_finite(given))
+    return None if given is None else name_of(given)

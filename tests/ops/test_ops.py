@@ -273,3 +273,57 @@ def test_unit_minima_and_maxima_are_given_together_or_not_at_all() -> None:
     assert torch.equal(active, (x > 0).sum(dim=0).double())
     with pytest.raises(ValueError, match="both minimum and maximum, or neither"):
         unit_stats_(x, keep, active, torch.zeros(5, dtype=torch.float64))
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_rows_without_numbers_count_and_add_nothing(rows: int) -> None:
+    """Their scatter ended the process with a division by zero."""
+    counts = torch.zeros(2, dtype=torch.float64)
+    empty = torch.zeros(2, 0, dtype=torch.float64)
+    groups = torch.arange(rows) % 3 - 1
+    ops.scatter_(torch.zeros(rows, 0), groups, torch.zeros(2, 0), counts, empty, counts.clone(), torch.zeros(1, 0, 0, dtype=torch.float64), 2)  # fmt: skip  # noqa: E501
+    assert counts.tolist() == [int((groups == g).sum()) for g in range(2)]
+    ops.unit_stats_(torch.zeros(rows, 0), torch.ones(rows, dtype=torch.bool), torch.zeros(0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_tensors_on_different_devices_are_refused(public: bool) -> None:
+    """Beside a tensor on meta, an op handed out memory that nobody had written, or did nothing."""
+    here, meta = torch.ones(5, 3), torch.ones(4, 3, device="meta")
+    raw = torch.ops.lightning_featgeo
+    with unchecked(), pytest.raises(ValueError, match=r"cpu and meta|meta and cpu"):
+        ops.knn(here, meta, 2) if public else raw.knn(here, meta, 2, None, None, False, 0.0)
+    sums, zeros = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    arguments = meta, torch.zeros(4, dtype=torch.int64), torch.zeros(1, 3), zeros, sums, zeros.clone(), None, 1
+    with unchecked(), pytest.raises(ValueError, match=r"cpu and meta|meta and cpu"):
+        (ops.scatter_ if public else raw.scatter_)(*arguments)
+    assert raw.knn(meta, meta, 2, None, None, True, 0.0)[0].device.type == "meta"
+
+
+@needs_kernels
+def test_numbers_that_overflow_are_out_of_range() -> None:
+    rows, ids, centre = (
+        torch.randn(64, 8),
+        torch.full((64,), -1, dtype=torch.int32),
+        torch.zeros(8, dtype=torch.float64),
+    )
+    raw = torch.ops.lightning_featgeo
+    found = raw.candidates(rows, ids, centre, 1.0, 16, 1, 0.0, 0, 1)
+    for first in (2**63 - 2, 1, -5):
+        with pytest.raises(RuntimeError, match=f"64 rows from {first} of 64"):
+            raw.settle(rows, first, found[0], found[1], found[2], found[5], centre, 1.0, 4, True, 1)
+    with pytest.raises(RuntimeError, match="part 4611686018427387904 of 9223372036854775807"):
+        raw.candidates(rows, ids, centre, 1.0, 16, 1, 0.0, 2**62, 2**63 - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [1, 3, 6, 7])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_copies_of_narrow_half_precision_rows(dtype: torch.dtype, width: int, grouped: bool) -> None:
+    few = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = few[torch.arange(200) % 4]
+    groups = torch.arange(200) // 100 if grouped else None
+    distances, indices = ops.knn(rows, rows, 2, exclude_self=True, query_groups=groups, reference_groups=groups)
+    assert float(distances.max()) == 0
+    assert bool((rows[indices[:, 0]] == rows).all())

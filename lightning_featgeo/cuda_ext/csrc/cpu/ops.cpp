@@ -60,6 +60,12 @@ void scatter_(const Tensor& rows, const Tensor& groups, Tensor shift, Tensor cou
   const int64_t* ids = memory<int64_t>(g, ScalarType::Long, m.rows, "groups");
   for (int64_t i = 0; i < m.rows; ++i)
     STD_TORCH_CHECK(ids[i] < n_groups, "scatter_: group ", ids[i], " of row ", i, ", but there are ", n_groups);
+  if (d == 0) {  // rows without numbers: there is nothing to add, but they count
+    double* counted = doubles(counts, n_groups, "counts");
+    for (int64_t i = 0; i < m.rows; ++i)
+      if (ids[i] >= 0) counted[ids[i]] += 1.0;
+    return;
+  }
   add_scatter(m, ids,
               {n_groups, labelled_groups, buckets, memory<float>(shift, ScalarType::Float, n_groups * d, "shift"),
                doubles(counts, n_groups, "counts"), doubles(sums, n_groups * d, "sums"),
@@ -148,7 +154,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> candidates(const Tens
                                                                       int64_t parts) {
   STD_TORCH_CHECK(width > 0 && precision >= 0 && precision <= 2, "candidates: width ", width, ", precision ",
                   precision);
-  STD_TORCH_CHECK(parts > 0 && part >= 0 && part < parts, "candidates: part ", part, " of ", parts);
+  STD_TORCH_CHECK(parts > 0 && parts < (int64_t(1) << 31) && part >= 0 && part < parts, "candidates: part ", part, " of ", parts);
   Tensor x = plain(rows), own = integers(ids);
   Matrix m = matrix(x);
   int64_t n = m.rows;
@@ -178,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor> settle_candidates(const Tensor& rows, int64_t
   Tensor x = plain(rows);
   Matrix m = matrix(x);
   int64_t n = values.size(0), width = values.size(1);
-  STD_TORCH_CHECK(first >= 0 && first + n <= m.rows, "settle: rows ", first, " to ", first + n, " of ", m.rows);
+  STD_TORCH_CHECK(first >= 0 && first <= m.rows - n, "settle: ", n, " rows from ", first, " of ", m.rows);
   ScalarType type = Precision(precision) == Precision::kF64 ? ScalarType::Double : ScalarType::Float;
   Tensor distances = fresh({n, k}, ScalarType::Double), found = fresh({n, k}, ScalarType::Long);
   Tensor certain = fresh({n}, ScalarType::Bool);

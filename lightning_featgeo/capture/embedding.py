@@ -8,21 +8,19 @@ A predictor's input counts instead of its output, and a projector's input is wat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lightning_featgeo.capture.comparison import compare
 from lightning_featgeo.capture.trace import PREDICTOR, PROJECTOR, Made, Source, Trace
 from lightning_featgeo.types import Tensor
 
-_NORMS = re.compile(r"VectorNorm|^NormBackward|Cdist|EuclideanDist|CosineSimilarity|PairwiseDistance")
-_PRODUCTS = re.compile(r"^(Mm|Bmm|Dot|Mv|Addmm|Baddbmm)Backward")
 _MEANS = re.compile(r"mean|^mu|mu$|loc|quant|latent", re.I)
 _SPREADS = re.compile(r"var|std|sigma|scale", re.I)
-_SCORES = re.compile(r"NllLoss|CrossEntropy|MultiMargin|MultilabelMargin|MseLoss|L1Loss|SmoothL1|HuberLoss")
-_DEPTH = 200  # nodes that are looked through between two modules
+_MOST = 64  # outputs that go into a loss, of which something can be told in time
 COMPARED = "what the loss compares"
 
 
@@ -35,44 +33,62 @@ class Embedding:
     why: str = COMPARED
 
 
-def find_embedding(loss: Tensor | None, trace: Trace | None, root: torch.nn.Module) -> Embedding | None:
-    """The embedding that a loss compares with itself; None where the graph doesn't show exactly one.
+def find_embedding(
+    loss: Tensor | None, trace: Trace | None, root: torch.nn.Module, inputs: Sequence[Tensor] = ()
+) -> Embedding | str:
+    """The embedding that a loss compares with itself; or why there may be one that can't be told, "" for none.
 
     Args:
         loss: of the step.
         trace: of the modules' calls in it.
         root: the model.
+        inputs: the batch's tensors: what is compared with them is a prediction.
     """
     if loss is None or trace is None or not isinstance(loss, torch.Tensor) or loss.grad_fn is None:
-        return None
+        return ""
+    doubt = ""
     for made in (Made(trace, root, True), Made(trace, root, False)):
         between, entries = _into(loss, made)
-        scored = _scored(between, entries)
-        beside = {entry for entry in scored if not made.is_trained_through(entry)}  # a probe on detached features
-        entries -= beside
-        if entries and scored == beside and _compares(between, entries):
-            chosen = made.alone(entries)
-            if chosen is not None:
-                return _with_backbone(chosen, made)
-    return None
+        if not entries or len(entries) > _MOST:
+            continue
+        found = compare(between, entries, trace, inputs)
+        beside = {entry for entry in found.predictions if not made.is_trained_through(entry)}  # a probe, detached
+        if found.with_itself and found.predictions != beside:
+            doubt = "the loss compares outputs with each other, and with something else"
+        elif found.unknown and found.normalised and not found.with_itself:
+            doubt = "the loss multiplies an output by a matrix of its own (a queue, weights of classes?)"
+        if not found.with_itself or found.predictions != beside or entries == beside:
+            continue
+        chosen = made.alone(entries - beside)
+        if chosen is not None:
+            return _with_backbone(chosen, made, found.partners)
+    return doubt
 
 
-def _with_backbone(chosen: Source, made: Made) -> Embedding:
-    if PREDICTOR.match(made.name(chosen)):
-        before = made.before(chosen)
-        chosen = before if before is not None else chosen
-    layers = [chosen]
-    if PROJECTOR.search(made.name(chosen)):
-        backbone = made.before(chosen)
-        layers += [backbone] if backbone is not None else []
+def _with_backbone(chosen: Source, made: Made, partners: Sequence[torch.nn.Module]) -> Embedding:
+    before, makers = made.before(chosen)
+    if before is not None and (
+        PREDICTOR.search(made.name(chosen)) or any(_is_twin(m, p) for m in makers for p in partners)
+    ):
+        chosen = before  # a predictor: what it predicts is what others give where it has its input
+        before, _ = made.before(chosen)
+    layers = [chosen] if before is None or not PROJECTOR.search(made.name(chosen)) else [chosen, before]
     return Embedding([made.shown(one) for one in layers], [made.calls(one) for one in layers])
 
 
-def find_latent(loss: Tensor | None, trace: Trace | None, root: torch.nn.Module) -> Embedding | list[str]:
+def _is_twin(module: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two modules are the same, or one is a copy of the other, whatever its weights are now."""
+    shapes = ([tuple(p.shape) for p in one.parameters()] for one in (module, other))
+    return module is other or (type(module) is type(other) and next(shapes) == next(shapes) != [])
+
+
+def find_latent(
+    loss: Tensor | None, trace: Trace | None, root: torch.nn.Module, inputs: Sequence[Tensor] = ()
+) -> Embedding | list[str]:
     """What the loss reads before a decoder, as a VAE's mean and variance: the mean, if that is what it is called.
 
     Args:
-        loss, trace, root: as for :func:`find_embedding`.
+        loss, trace, root, inputs: as for :func:`find_embedding`.
 
     Returns:
         Otherwise paths of modules whose output it may be, the likeliest last.
@@ -81,12 +97,18 @@ def find_latent(loss: Tensor | None, trace: Trace | None, root: torch.nn.Module)
         return []
     made = Made(trace, root, False)
     _, entries = _into(loss, made, past_weights=True)
+    if len(entries) > _MOST:
+        return []
     behind = {entry: _reached(entry, entries) for entry in entries}
     first = [entry for entry in entries if not behind[entry] and any(entry in others for others in behind.values())]
     sources = [source for entry in first if (source := made.innermost(entry)) is not None]
     found = {source: made.path(source) for source in sorted(sources, key=made.began)}
     kept = [source for source, path in found.items() if not _SPREADS.search(path.rpartition(".")[2])]
-    means = [source for source in kept if _MEANS.search(found[source].rpartition(".")[2])]
+    given = inputs[0].numel() // max(len(inputs[0]), 1) if inputs and inputs[0].ndim else 0
+    means = [
+        source for source in kept
+        if _MEANS.search(found[source].rpartition(".")[2]) and made.width(source) != given  # a decoder's own mean is
+    ]  # fmt: skip
     has_spread = any(_SPREADS.search(made.last_name(source)) for entry in first for source in made.by_node[entry])
     if len(means) == 1 and has_spread:
         return Embedding([found[means[0]]], [made.calls(means[0])], "the mean of a latent distribution")
@@ -114,35 +136,6 @@ def _into(loss: Tensor, made: Made, past_weights: bool = False) -> tuple[list[An
     return between, entries
 
 
-def _compares(between: Sequence[Any], entries: set[Any]) -> bool:
-    """Whether outputs are normalised, or multiplied by each other, or their distances are taken."""
-    for node in between:
-        children = [child for child, _ in node.next_functions]
-        if _NORMS.search(node.name()) and any(_is_of(child, entries) for child in children):
-            return True
-        if _PRODUCTS.search(node.name()) and sum(_is_of(child, entries) for child in children) > 1:
-            return True
-    return False
-
-
-def _is_of(node: Any, entries: set[Any]) -> bool:
-    """Whether a node is made of outputs alone: what something else was subtracted from is a residual."""
-    seen: set[Any] = set()
-    waiting = [node]
-    while waiting:
-        at = waiting.pop()
-        if at is None or len(seen) > _DEPTH:
-            return False
-        if at in entries or at in seen:
-            continue
-        seen.add(at)
-        children = [child for child, _ in at.next_functions]
-        if re.search(r"^(Mul|Div|Add)Backward|BatchNorm", at.name()) and any(child is not None for child in children):
-            children = [child for child in children if child is not None]  # scaled, masked, an epsilon added, no affine
-        waiting += children or [None]
-    return bool(seen) or node in entries
-
-
 def _reached(node: Any, others: set[Any]) -> set[Any]:
     """Which of these nodes lie before one."""
     seen, waiting, found = {node}, [node], set()
@@ -154,27 +147,3 @@ def _reached(node: Any, others: set[Any]) -> set[Any]:
                 seen.add(child)
                 waiting.append(child)
     return found
-
-
-def _scored(between: Sequence[Any], entries: set[Any]) -> set[Any]:
-    """Outputs that are compared with classes or numbers, through nothing but softmax, scaling and shape."""
-    found: set[Any] = set()
-    for node in between:
-        constant = any(child is None for child, _ in node.next_functions)  # of numbers: not another output
-        if _SCORES.search(node.name()) and (constant or re.search("Nll|CrossEntropy", node.name())):
-            found.update(at for at in _chain(node) if at in entries)
-    return found
-
-
-def _chain(node: Any) -> Iterator[Any]:
-    """What a node is made of, as long as each has one input."""
-    for child, _ in node.next_functions[:1]:
-        at = child
-        for _ in range(64):
-            if at is None:
-                break
-            yield at
-            inputs = [one for one, _ in at.next_functions if one is not None]
-            if len(inputs) != 1:
-                break
-            at = inputs[0]

@@ -62,7 +62,7 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     if recording is None or id(module) != owner:
         return
     recording.depth = 1 if recording.is_alone else recording.depth + 1
-    if recording.trace is not None and torch.is_grad_enabled() and recording.is_open():
+    if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
@@ -81,7 +81,7 @@ def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
     recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
     if recording is None or id(module) != owner or recording.depth == 0:
         return
-    if recording.trace is not None and torch.is_grad_enabled():
+    if recording.trace is not None:
         recording.trace.ends(module, given[-1])
     recording.depth -= 1
     if recording.depth == 0 and recording.calls:
@@ -111,7 +111,7 @@ class Entrance:
         """A step begins; ``traces``: every module's calls are noted."""
         self.close()
         searches = self._searched < SEARCHED or traces
-        modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
+        modules = list(_hookable(self.root, traces)) if searches else list(self._outermost.values())
         alone = not searches and len(modules) == 1  # then its end says nothing more
         for module in modules:
             if id(module) not in self._hooks:
@@ -147,7 +147,7 @@ class Entrance:
     def names(self) -> list[str]:
         """Paths of the modules that the step itself called, in order."""
         paths = {id(module): display_name(path) for path, module in self.root.named_modules() if path}
-        ran = [paths[one.module] for one in self._recording.calls if one.module in paths]
+        ran = [paths[one.module] for one in self._recording.calls if one.module in paths and not _is_a_number(one)]
         return list(dict.fromkeys(ran))
 
     def forget(self) -> None:
@@ -212,6 +212,11 @@ class Entrance:
         return tuple(tensor for one in fresh for tensor in one.given)
 
 
+def _is_a_number(one: Entered) -> bool:
+    """Whether a call gave nothing but a loss, or scores: one number, or one a sample."""
+    return bool(one.gave) and all(gave.ndim < 2 or gave.shape[-1] == 1 for gave in one.gave)
+
+
 def _maker(place: int | None, node: Any, order: int, entered: list[Entered]) -> Entered | None:
     """The call that gave a tensor, or what it was made from without another module.
 
@@ -241,8 +246,11 @@ def _maker(place: int | None, node: Any, order: int, entered: list[Entered]) -> 
     return None
 
 
-def _hookable(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Modules that a hook can come to and go from without touching compiled or scripted code."""
+def _hookable(root: torch.nn.Module, everything: bool = False) -> Iterator[torch.nn.Module]:
+    """Modules that a hook can come to and go from without touching compiled or scripted code.
+
+    ``everything``: all but those inside of compiled modules, though some function that is compiled may call them.
+    """
     compiles = _compat.compiles()
     seen: set[torch.nn.Module] = set()
     waiting = [root]
@@ -252,7 +260,7 @@ def _hookable(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
         if module in seen or _compat.is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule):
             continue
         seen.add(module)
-        if wraps or not compiles:  # anything else may be called from compiled code
+        if wraps or everything or not compiles:  # anything else may be called from compiled code
             yield module
         if not wraps:
             waiting += module.children()

@@ -47,7 +47,8 @@ def virtual_tokens(root: torch.nn.Module) -> int:
     """How many tokens prompt tuning (peft) puts in front of a model's own: they are no part of any sample."""
     for module in root.modules():
         configs = getattr(module, "peft_config", None)
-        config = configs.get(getattr(module, "active_adapter", None)) if isinstance(configs, Mapping) else None
+        active = getattr(module, "active_adapter", None)
+        config = configs.get(active) if isinstance(configs, Mapping) and isinstance(active, str) else None
         count = getattr(config, "num_virtual_tokens", None)
         if isinstance(count, int) and "PREFIX" not in str(getattr(config, "peft_type", "")):
             return count  # of prefix tuning, they are in the keys and values only

@@ -20,6 +20,7 @@ from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
     ambiguous,
     encoders,
+    is_auxiliary,
     is_suspect,
     last_children,
     silent_weight,
@@ -229,21 +230,23 @@ class Scout:
             )
         scored = [name for name in dict.fromkeys(order) if graph.reading(self.found[name], inputs).classifies]
         if len(scored) > 1:  # beside an auxiliary classifier, the other one
-            scored = [name for name in scored if not is_suspect(name)] or scored
+            scored = [name for name in scored if not is_auxiliary(name)] or scored
         if len(scored) == 1:
             return Choice(self.found[scored[0]], scored[0], "the only one whose output the loss scores against classes")
         if scored:
             scored.sort(key=lambda name: (graph.depth(heads[name].calls), order.index(name)))
             raise ambiguous(self.found, f"the loss scores the outputs of {len(scored)} layers", (), scored)
-        embedding = find_embedding(loss, trace, self.root)
-        if embedding is not None:
+        embedding = find_embedding(loss, trace, self.root, inputs)
+        if isinstance(embedding, Embedding):
             return embedding
         last = order[-1]
         head = self.found[last]
         reads = graph.reading(head, inputs)
-        latent = find_latent(loss, trace, self.root)
+        latent = find_latent(loss, trace, self.root, inputs)
         if isinstance(latent, Embedding):
             return latent
+        if embedding and not reads.reconstructs:
+            raise ambiguous(self.found, embedding, outermost)
         if reads.reconstructs:
             raise ambiguous(
                 self.found,

@@ -103,7 +103,10 @@ class LossGraph:
             of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
             if not (of_classes or of_numbers) or not _leads_to_output(node, weights):
                 continue
-            classifies = classifies or (bool(of_classes) and not _is_constant(_compat.saved(node, "target")))
+            if of_classes and "Binary" in name and _is_drawn(_compat.saved(node, "target"), inputs[:1]):
+                reconstructs = compared = True  # the input as black and white, or as shares of white
+            elif of_classes and not _is_constant(_compat.saved(node, "target")):
+                classifies = True
             if of_numbers:
                 target = _compat.saved(node, "target")
                 compared = compared or target is not None
@@ -154,6 +157,17 @@ def _is_input(target: Tensor, given: Tensor) -> bool:
     if given.ndim < 2 or not target.is_floating_point() or target.numel() != given.numel() or given.shape[-1] == 1:
         return False
     return _is_equal(target, given) and not bool(((target == 0) | (target == 1)).all())
+
+
+def _is_drawn(target: Any, inputs: Sequence[Tensor]) -> bool:
+    """Whether the targets of a binary cross-entropy are the batch's input, as it is or in black and white."""
+    if not isinstance(target, torch.Tensor) or target.ndim < 2 or target.shape[-1] < 2:
+        return False
+    return any(
+        x.is_floating_point() and x.ndim > 1 and x.numel() == target.numel()
+        and bool(((x.reshape(-1).to(target.dtype) - target.reshape(-1)).abs() <= 0.5).float().mean() > 0.95)
+        for x in inputs
+    )  # fmt: skip
 
 
 def _is_equal(target: Tensor, given: Tensor) -> bool:

@@ -19,6 +19,11 @@ def is_suspect(path: str) -> bool:
     return bool(_SUSPECT.search(path))
 
 
+def is_auxiliary(path: str) -> bool:
+    """Whether a path is named as a classifier beside the main one."""
+    return bool(re.search(r"(^|[._])aux\w*(?=$|[._\d])", path, re.I))
+
+
 def ambiguous(
     found: Mapping[str, torch.nn.Module], why: str, layers: Sequence[str] = (), heads: Sequence[str] | None = ()
 ) -> ConfigurationError:

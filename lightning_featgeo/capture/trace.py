@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_featgeo.capture.values import is_features, leaves
 from lightning_featgeo.types import Tensor
 
 HELD_BYTES = 256 * 2**20  # outputs of one batch that are held until its loss is known; the latest win
-PREDICTOR = re.compile(r"^(pred\w*|prediction\w*|q_?pred\w*)$", re.I)
+PREDICTOR = re.compile(r"(^|_)pred", re.I)
 PROJECTOR = re.compile(r"proj|^(mlp|embedding)?_?head$|^contrast", re.I)
 _DEPTH = 200  # nodes that are looked through between two modules
 
@@ -29,6 +29,11 @@ class Gave:
     tensor: Tensor | None
     node: Any
     version: int
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written into; inference mode doesn't count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass
@@ -46,6 +51,7 @@ class Trace:
     """Every module's calls in a batch that is trained on, as nodes of the autograd graph."""
 
     calls: list[Traced] = field(default_factory=list)
+    silent: list[tuple[torch.nn.Module, Gave]] = field(default_factory=list)  # outputs without a gradient
     _running: list[tuple[torch.nn.Module, list[Any], set[int]]] = field(default_factory=list)
     _held: deque[Gave] = field(default_factory=deque)
     _bytes: int = 0
@@ -64,11 +70,20 @@ class Trace:
         while begun is not module:  # what has raised never ended
             begun, nodes, passed = self._running.pop()
         gave = [
-            self._hold(Gave(path, t, t.grad_fn, t._version))
+            self._hold(Gave(path, t, t.grad_fn, _version(t)))
             for path, t in leaves(output)
             if isinstance(t, torch.Tensor) and t.grad_fn is not None and id(t) not in passed and is_features(t)
         ]
+        if isinstance(output, torch.Tensor) and output.grad_fn is None and output.ndim == 2 and is_features(output):
+            self.silent.append((module, self._hold(Gave("", output, None, _version(output)))))
         self.calls.append(Traced(next(ORDER), module, nodes, gave))
+
+    def outputs(self) -> Iterator[tuple[torch.nn.Module, Tensor]]:
+        """What modules have given, as far as it is held and unchanged."""
+        pairs = [*((call.module, gave) for call in self.calls for gave in call.gave), *self.silent]
+        for module, gave in pairs:
+            if gave.tensor is not None and _version(gave.tensor) == gave.version:
+                yield module, gave.tensor
 
     def _hold(self, gave: Gave) -> Gave:
         assert gave.tensor is not None
@@ -116,12 +131,17 @@ class Made:
         """The module that gave all of these, the outermost of several; a projector rather than what holds it."""
         shared = set.intersection(*({*self.by_node[node]} for node in nodes))
         ordered = sorted(shared, key=lambda source: self._paths[source[0]].count("."))
-        named = [s for s in ordered if PROJECTOR.search(self.name(s)) or PREDICTOR.match(self.name(s))]
+        named = [s for s in ordered if PROJECTOR.search(self.name(s)) or PREDICTOR.search(self.name(s))]
         return next(iter([*named, *ordered]), None)
 
     def path(self, source: Source) -> str:
         """Of its module."""
         return self._paths[source[0]]
+
+    def width(self, source: Source) -> int | None:
+        """How many numbers a row has of what it gave; None: that has made room."""
+        tensors = [t for _, t in self.calls(source) if t is not None]
+        return tensors[0].shape[-1] if tensors else None
 
     def began(self, source: Source) -> int:
         """When it first ran."""
@@ -141,8 +161,8 @@ class Made:
         givers = {source[0] for source in self.by_node[node]}
         return any(c.given and id(c.module) in givers and any(g.node is node for g in c.gave) for c in self._trace)
 
-    def before(self, source: Source) -> Source | None:
-        """The outermost module that gave what a module was given, in all of its calls."""
+    def before(self, source: Source) -> tuple[Source | None, list[torch.nn.Module]]:
+        """The outermost module that gave what a module was given, in all of its calls; and all that did."""
         found: set[Source] | None = None
         for call in self._trace:
             if id(call.module) != source[0]:
@@ -152,7 +172,9 @@ class Made:
             found = here if found is None else found & here
         holders = tuple(self._paths[source[0]].rpartition(".")[0].split("."))
         apart = [s for s in found or () if self._paths[s[0]] != ".".join(holders)]
-        return min(apart, key=lambda s: (self._paths[s[0]].count("."), self._paths[s[0]]), default=None)
+        first = min(apart, key=lambda s: (self._paths[s[0]].count("."), self._paths[s[0]]), default=None)
+        modules = {id(call.module): call.module for call in self._trace}
+        return first, [modules[s[0]] for s in apart]
 
     def _maker(self, node: Any) -> Any:
         """The nearest node that a module gave, through reshaping and the like."""
@@ -168,7 +190,7 @@ class Made:
     def calls(self, source: Source) -> list[tuple[int, Tensor | None]]:
         """When it ran, and what it gave; None where that was changed since, or has made room."""
         return [
-            (call.order, gave.tensor if gave.tensor is not None and gave.tensor._version == gave.version else None)
+            (call.order, gave.tensor if gave.tensor is not None and _version(gave.tensor) == gave.version else None)
             for call in self._trace
             for gave in call.gave
             if (id(call.module), gave.path) == source

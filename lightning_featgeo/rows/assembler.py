@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
 from lightning_featgeo.rows.calls import Call, grows
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import drawn
 from lightning_featgeo.rows.evidence import Evidence
+from lightning_featgeo.rows.grouped import NOTE, ungrouped
 from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
-from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows
+from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, refuse_time_first
 from lightning_featgeo.rows.role import USUAL_ROLE, Role
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.splits import of_stage
@@ -95,8 +95,11 @@ class RowAssembler:
         if self.layouts.said.is_auto and grows(chosen):
             self.notes[f"{len(chosen)} calls, each one place longer (a decoder generates?): the last one counts"] = None
             chosen = chosen[-1:]
-        size = self._samples(chosen, labels, batch)
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
+        size = self._samples(chosen, labels, batch)
+        apart = ungrouped(labels, tensors, chosen, self.role.is_classifier) if self.layouts.said.is_auto else None
+        if apart is not None:
+            (labels, size, tensors), self.notes[NOTE] = apart, None
         found = self._choose(chosen, tensors, batch, labels, size)
         if any(one.call.is_reordered for one in found) and labels is not None:
             self.notes[
@@ -238,7 +241,8 @@ class RowAssembler:
             call = call[None]  # an axis of one sample that was squeezed away
         if self.chosen_pool is None:
             of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
-            self._refuse_time_first(call, labels, batch)
+            if self.pool is None:
+                refuse_time_first(call, batch_size(batch) if labels is None else len(labels), self.role)
             self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, of_tokens)
             self._tell_of_pooling(call, labels)
         if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
@@ -264,19 +268,6 @@ class RowAssembler:
                 "the head reads every token and a sequence has one label: its tokens are averaged. If the class is "
                 "read from one of them, say pool='last' or pool='cls'"
             ] = None
-
-    def _refuse_time_first(self, call: Tensor, labels: Tensor | None, batch: Any) -> None:
-        """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence."""
-        size = batch_size(batch) if labels is None else int(labels.shape[0])
-        views = bool(size) and call.ndim == 3 and call.shape[0] % max(1, size or 1) == 0
-        square = self.role.may_be_time_first and not self.role.time_first and size == call.shape[0]
-        turned = call.ndim == 3 and size is not None and size == call.shape[1] and (not views or square)
-        if self.pool is None and turned:
-            raise ConfigurationError(
-                f"features are {tuple(call.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
-                "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
-                + (", or pool='b t d -> b d' if axis 0 is" if square else "")
-            )
 
 
 @dataclass(frozen=True)

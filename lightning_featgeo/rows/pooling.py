@@ -13,6 +13,7 @@ import torch
 from einops import EinopsError, reduce
 
 from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows.role import Role
 from lightning_featgeo.types import Tensor
 
 NAMES = ("mean", "cls", "last", "tokens")
@@ -230,3 +231,24 @@ def spread(labels: Tensor, axes: tuple[int, ...]) -> Tensor:
             at = torch.arange(length, device=labels.device) * labels.shape[dim] // length  # as a stride reads them
             labels = labels.index_select(dim, at)
     return labels.reshape(-1)
+
+
+def refuse_time_first(x: Tensor, size: int | None, role: Role) -> None:
+    """(t, b, d) as an LSTM makes it would be pooled over the batch and its labels mixed, in silence.
+
+    Args:
+        x: features of one call.
+        size: samples in the batch, if that is known.
+        role: of the layer.
+
+    Raises:
+        ConfigurationError: if the batch seems to be the second axis, with lines to paste.
+    """
+    views = bool(size) and x.ndim == 3 and x.shape[0] % max(1, size or 1) == 0
+    square = role.may_be_time_first and not role.time_first and size == x.shape[0]
+    if x.ndim == 3 and size is not None and size == x.shape[1] and (not views or square):
+        raise ConfigurationError(
+            f"features are {tuple(x.shape)} and the batch has {size} samples: axis 1 seems to be the batch. "
+            "Paste: FeatureGeometryMonitor(pool='t b d -> b d')"
+            + (", or pool='b t d -> b d' if axis 0 is" if square else "")
+        )

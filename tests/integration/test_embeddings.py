@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, GeometryEarlyStopping
+from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, GeometryEarlyStopping, GeometryMetric
 from tests._helpers.models import trainer
 
 X = torch.randn(128, 20, generator=torch.Generator().manual_seed(0))
@@ -313,3 +317,164 @@ def test_classes_of_tokens_have_class_curves_and_a_vocabulary_has_none() -> None
 
     assert preset(5).startswith("classifier")
     assert preset(30).startswith("tokens")
+
+
+# --- what an independent reader wrote, in small ----------------------------------------------------------------------
+
+
+class Plain(pl.LightningModule):
+    """A body and a head, and a loss of its output: ``what`` it is."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.body, self.head = nn.Sequential(nn.Linear(20, 32), nn.ReLU()), nn.Linear(32, 4)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        z = self.head(self.body(x))
+        if self.what == "a direction":
+            return -functional.cosine_similarity(z, functional.normalize(x[:, :4], dim=1)).mean()
+        if self.what == "Pearson":
+            a, b = z - z.mean(0), x[:, :4] - x[:, :4].mean(0)
+            return -(functional.normalize(a, dim=0) * functional.normalize(b, dim=0)).sum(0).mean()
+        if self.what == "LogitNorm":
+            return functional.cross_entropy(functional.normalize(z, dim=1) / 0.1, y)
+        if self.what == "one-hot":
+            return -functional.cosine_similarity(z, functional.one_hot(y, 4).float()).mean()
+        if self.what == "a penalty on its norm":
+            return (z - x[:, :4]).square().mean() + 0.01 * z.norm(dim=1).mean()
+        if self.what == "a covariance":
+            lower = torch.tril(z.reshape(-1, 2, 2))
+            return (lower @ lower.mT - x[:, :4].reshape(-1, 2, 2)).square().mean()
+        raise AssertionError(self.what)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(*batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss(*batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize(
+    "what", ["a direction", "Pearson", "LogitNorm", "one-hot", "a penalty on its norm", "a covariance"]
+)
+def test_a_prediction_that_is_normalised_is_no_embedding(what: str) -> None:
+    monitor = fitted(Plain(what), signals=["effective_rank"], epochs=1)
+    assert monitor.history.run["layers"][0].startswith("the input of 'head'")
+
+
+class Named(pl.LightningModule):
+    """SimSiam, BYOL or MoCo whose modules have names that tell nothing."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.f = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.h = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 16))
+        self.old = copy.deepcopy(self.f).requires_grad_(False)
+        self.register_buffer("queue", functional.normalize(torch.randn(16, 64), dim=0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        a, b = (batch[0] + 0.1 * torch.randn_like(batch[0]) for _ in range(2))
+        if self.kind == "simsiam":
+            p, z = self.h(self.f(a)), self.f(b)
+            return -functional.cosine_similarity(p, z.detach()).mean()
+        with torch.no_grad():
+            order = torch.randperm(len(b))
+            k = functional.normalize(self.old(b[order])[order.argsort()], dim=1)
+        if self.kind == "byol":
+            return functional.mse_loss(functional.normalize(self.h(self.f(a)), dim=1), k)
+        q = functional.normalize(self.f(a), dim=1)
+        logits = torch.cat([torch.einsum("nc,nc->n", q, k)[:, None], q @ self.queue], dim=1)
+        return functional.cross_entropy(logits / 0.2, torch.zeros(len(q), dtype=torch.long))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.f(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+
+@pytest.mark.parametrize("kind", ["simsiam", "byol", "moco"])
+def test_a_predictor_is_known_by_what_it_predicts(kind: str) -> None:
+    monitor = fitted(Named(kind), signals=["effective_rank"], epochs=1)
+    assert monitor.history.run["layers"][0].startswith("the output of 'f'")
+
+
+class Triplets(TwoViews):
+    """Squares by hand, over one call for anchors, positives and negatives."""
+
+    def loss(self, batch: Any) -> Tensor:
+        x = batch[0]
+        a, p, n = self(torch.cat([x, x + 0.1 * torch.randn_like(x), x.roll(1, 0)])).chunk(3)
+        return functional.relu((a - p).pow(2).sum(1) - (a - n).pow(2).sum(1) + 1).mean()
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_distances_by_hand_within_one_call(compiles: bool) -> None:
+    code = (
+        "import torch\nfrom tests.integration.test_embeddings import *\n"
+        f"if {compiles}: torch.compile(lambda x: x + 1)(torch.ones(2))\n"
+        "monitor = fitted(Triplets(''), signals=['effective_rank'], epochs=1)\n"
+        "print(monitor.history.run['layers'][0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip().splitlines()[-1].startswith("the output of 'projector'")
+
+
+@pytest.mark.parametrize("white", [False, True])
+def test_a_vae_of_black_and_white_pictures_is_no_classifier(white: bool) -> None:
+    class Bernoulli(VAE):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x = torch.sigmoid(batch[0])
+            h = self.encoder(x)
+            mean, log = (getattr(self, name)(h) for name in self.names)
+            drawn = self.decoder(mean + torch.randn_like(mean) * (log / 2).exp())
+            target = (x > 0.5).float() if white else x
+            loss = functional.binary_cross_entropy_with_logits(drawn, target)
+            return loss - (1 + log - mean**2 - log.exp()).mean() / 2
+
+    shades = DataLoader(TensorDataset(torch.sigmoid(X), Y), 32)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    model = Bernoulli("fc_mu", "fc_logvar")
+    model.training_step = lambda batch, batch_idx: Bernoulli.training_step(model, [torch.logit(batch[0]), batch[1]], 0)
+    trainer(monitor, max_epochs=1).fit(model, shades, shades)
+    assert monitor.history.run["layers"][0].startswith("the output of 'fc_mu'")
+
+
+def test_a_memory_that_nobody_knows_is_refused() -> None:
+    class Memory(TwoViews):
+        def loss(self, batch: Any) -> Tensor:
+            z = functional.normalize(self(batch[0]), dim=1)
+            return (1 - z @ functional.normalize(torch.ones(16, 64), dim=0)).mean()
+
+    with pytest.raises(ConfigurationError, match=r"a matrix of its own \(a queue"):
+        fitted(Memory(""))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_groups_of_samples_with_labels_of_their_own_are_samples(groups: int) -> None:
+    class Episodes(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, y = (part.flatten(0, 1) for part in batch)
+            return functional.cross_entropy(self.head(self.body(x)), y)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.training_step(batch, batch_idx)
+
+    shards = TensorDataset(X.reshape(-1, 8, 20), Y.reshape(-1, 8))
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"], on_error="raise")
+    model = Episodes("")
+    trainer(monitor, max_epochs=1).fit(model, DataLoader(shards, groups), DataLoader(shards, groups))
+    x = model.body(X).detach()
+    own = GeometryMetric(["effective_rank"])
+    own.update(x, Y)
+    found = monitor.history.records[0]
+    assert found.counts["seen"] == 128
+    for name, value in own.compute().items():
+        assert found.values[name] == pytest.approx(float(value), rel=1e-5)

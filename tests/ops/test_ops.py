@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_featgeo.cuda_ext import backend_info, knn, library
+from lightning_featgeo.cuda_ext import backend_info, knn, library, ops
 from lightning_featgeo.cuda_ext.ops import (
     hash_priority,
     knn_with_kernel,
@@ -13,6 +13,8 @@ from lightning_featgeo.cuda_ext.ops import (
 )
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE, SCHEMAS
+from tests._helpers.typed import unchecked
+from tests.ops.test_compiled import needs_kernels
 
 
 def arguments(name: str) -> tuple:

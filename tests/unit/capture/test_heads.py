@@ -109,7 +109,7 @@ CLEAR = {
     "CNN with a 1×1-conv head": (lambda: Classifier(Map()), "net.3"),
     "student and teacher": (lambda: Distilled(), "net.3"),
     "SimSiam": (lambda: SimSiam(named=True), "net"),  # what the predictor is given
-    "SimSiam without telling names": (lambda: SimSiam(named=False), "h"),
+    "SimSiam without telling names": (lambda: SimSiam(named=False), "net"),  # the copy that was detached tells
     "Hugging Face sequence classifier": (
         lambda: Text(BertForSequenceClassification(BertConfig(num_labels=10, **TINY))), "model.classifier"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -108,6 +109,11 @@ class Undefined(ValueError):
     def __init__(self, reason: str, kind: GapKind = GapKind.UNDEFINED) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def printable(text: str) -> str:
+    """A text without what drives a terminal or hides what stands behind it: such characters become spaces."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c != "\n" else c for c in text)
 
 
 def explain(error: BaseException) -> str:

@@ -11,6 +11,8 @@ from lightning_featgeo.errors import NoteKind
 from lightning_featgeo.history.checked import finite, mapping, table, whole
 from lightning_featgeo.history.record import Record
 
+MOST = 512  # checks that are remembered one by one
+
 
 @dataclass
 class Check:
@@ -38,6 +40,21 @@ class Streak:
     since_epoch: float = 0.0
     since_step: int = 0
     finding: Finding | None = None
+
+
+def thinned(checks: list[Check], most: int = MOST) -> list[Check]:
+    """The checks, every second of the older half where there are too many: a check costs the same after a month.
+
+    What was best or worst of a signal stays, so that a loss since the best is what it was.
+    """
+    if len(checks) <= most:
+        return checks
+    old, recent = checks[: -most // 2], checks[-most // 2 :]
+    kept = {*range(0, len(old), 2)}
+    for name in dict.fromkeys(name for check in old for name in check.values):
+        there = [index for index, check in enumerate(old) if name in check.values]
+        kept |= {choose(there, key=lambda index: old[index].values[name]) for choose in (min, max)}
+    return [old[index] for index in sorted(kept)] + recent
 
 
 def unmoved(record: Record, checks: Sequence[Check], signals: Sequence[str]) -> str:

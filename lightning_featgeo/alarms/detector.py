@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning_featgeo.alarms.alarm import Alarm, build
-from lightning_featgeo.alarms.checks import Check, Streak, unmoved
+from lightning_featgeo.alarms.checks import Check, Streak, thinned, unmoved
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
@@ -143,22 +143,21 @@ class Detector:
             guard: takes the errors of rules, which then can't tell; None: they are raised.
         """
         self.hear(record)
-        if record.prefix != self.prefix:
-            return None
-        if self._only_begins(record):
+        if record.prefix != self.prefix or self._only_begins(record):
             return None
         self.recent = [*self.recent, self._told_nothing(record)][-RECENT:]
         if self.recent[-1]:
             return None
-        self.checks.append(
+        self.checks = [
+            *thinned(self.checks),
             Check(
                 record.epoch,
                 record.step,
                 {name: float(value) for name, value in record.values.items() if _kept(name, self.kind)},
                 {name: float(value) for name, value in record.standard_errors.items() if _watched(name, self.kind)},
                 dict(self._elsewhere),
-            )
-        )
+            ),
+        ]
         for watch, streak in zip(self.kind.watches, self.streaks, strict=True):
             doing = f"the rule {type(watch.rule).__name__} of {watch.signal}"
             lost = "nothing can be told of this window"

@@ -17,7 +17,7 @@ import torch
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
-from lightning_featgeo.history.checked import items, mapping, name_of, optional, readable, whole
+from lightning_featgeo.history.checked import items, mapping, name_of, optional, plain, readable, whole
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.watch.samplers import stateful
@@ -69,7 +69,7 @@ class Saved:
         version = state.get("version", 0)
         if version > VERSION:
             raise ValueError(f"it was written by a later version (format {version}, this one reads up to {VERSION})")
-        records, bad_records = readable(items(state.get("records", [])), checked_record)
+        records, bad_records = readable(items(state.get("records", [])), lambda record: checked_record(plain(record)))
         events, bad_events = readable(items(state.get("events", [])), checked_event)
         layers, bad_layers = readable(items(state.get("layers", [])), name_of)
         dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))

@@ -39,22 +39,27 @@ def name_of(given: Any) -> str:
     return given.encode("utf-8", "replace").decode()
 
 
-def finite(given: Any) -> float:
-    """A number."""
+def number(given: Any) -> float:
+    """A number, or infinity."""
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise TypeError(f"expected a number, got {given!r}")
-    number = float(given)
-    if not math.isfinite(number):
+    return float(given)
+
+
+def finite(given: Any) -> float:
+    """A number."""
+    found = number(given)
+    if not math.isfinite(found):
         raise ValueError(f"expected a finite number, got {given!r}")
-    return number
+    return found
 
 
 def whole(given: Any) -> int:
     """A whole number that 64 bits hold."""
-    number = int(finite(given))
-    if abs(number) >= 2**63:
+    found = int(finite(given))
+    if abs(found) >= 2**63:
         raise OverflowError(f"{given!r} is too large")
-    return number
+    return found
 
 
 def optional(given: Any, check: Callable[[Any], T]) -> T | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_featgeo.errors import FeatureGeometryWarning
+from lightning_featgeo.errors import FeatureGeometryWarning, printable
 from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run
 
 SHOWN_ROWS = 20  # in a notebook
@@ -150,7 +150,9 @@ class History:
                 except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
                     lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
         if lost:
-            warnings.warn(f"featgeo: {lost} lines of {path} can't be read", FeatureGeometryWarning, stacklevel=2)
+            warnings.warn(
+                f"featgeo: {lost} lines of {printable(str(path))} can't be read", FeatureGeometryWarning, stacklevel=2
+            )
         if history.run.get("format", 1) > FORMAT:
             warnings.warn(
                 f"featgeo: {path} was written by a later version (format {history.run['format']}, this one knows "

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
-from lightning_featgeo.history.checked import finite, items, mapping, name_of, plain, table, whole
+from lightning_featgeo.history.checked import finite, items, mapping, name_of, number, plain, table, whole
 
 K = TypeVar("K", bound=StrEnum)
 
@@ -69,10 +69,10 @@ def checked_record(given: dict[str, Any]) -> Record:
         layer=None if given["layer"] is None else name_of(given["layer"]),
         epoch=finite(given["epoch"]),
         step=whole(given["step"]),
-        values=table(given["values"], finite),
-        standard_errors=table(given.get("standard_errors", {}), finite),
+        values=table(given["values"], number),
+        standard_errors=table(given.get("standard_errors", {}), number),
         gaps=table(given.get("gaps", {}), read_gap),
-        ceilings=table(given.get("ceilings", {}), finite),
+        ceilings=table(given.get("ceilings", {}), number),
         counts=table(given.get("counts", {}), whole),
         seconds=finite(given.get("seconds", 0.0)),
         share=finite(given.get("share", 0.0)),

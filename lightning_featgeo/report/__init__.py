@@ -5,6 +5,7 @@ python -m lightning_featgeo.report RUN [RUN …] [-o report.html] [--baseline NA
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -48,9 +49,13 @@ def write_report(
     if target.is_dir():
         raise ReportError(f"{target} is a folder: name the file to write, such as {target / 'report.html'}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    half = target.with_name(target.name + ".part")
-    half.write_bytes(text.encode("utf-8", "replace"))
-    half.replace(target)
+    half = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        with half.open("xb") as file:  # a new file: never through a link that somebody has put there
+            file.write(text.encode("utf-8", "replace"))
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)
     return target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lightning_featgeo.errors import printable
 from lightning_featgeo.report import ReportError, write_report
 
 
@@ -22,9 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path = write_report(given.runs, given.output, given.baseline, given.quiet)
     except (ReportError, OSError) as error:
-        print(f"featgeo: {error}", file=sys.stderr)
+        print(printable(f"featgeo: {error}"), file=sys.stderr)
         return 2
-    print(f"featgeo: {path} ({path.stat().st_size / 1e6:.2f} MB); open it in a browser")
+    print(printable(f"featgeo: {path}") + f" ({path.stat().st_size / 1e6:.2f} MB); open it in a browser")
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lightning_featgeo.errors import printable
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 
@@ -139,6 +139,5 @@ def _name(path: Path, history: History) -> str:
     if not name:
         folder = path.parent.parent if path.parent.name == "featgeo" else path.parent
         name = folder.name if path.parent.name == "featgeo" else path.stem
-    drawn = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in str(name))
-    text = " ".join(drawn.split()) or path.stem  # without what turns or hides the text behind it
+    text = " ".join(printable(str(name)).split()) or path.stem  # without what turns or hides the text behind it
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

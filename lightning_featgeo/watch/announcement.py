@@ -15,6 +15,7 @@ import torch
 from lightning_featgeo._version import __version__
 from lightning_featgeo.capture.names import Layer
 from lightning_featgeo.cuda_ext import backend_info
+from lightning_featgeo.errors import printable
 from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.watch.window import Window
@@ -24,7 +25,7 @@ LONGEST = 100  # printed lines, in characters; shorter where the terminal is nar
 
 def say(text: str) -> None:
     """Print to standard error, above a progress bar that is being drawn (tqdm's, or Rich's, which redirects prints)."""
-    tqdm = sys.modules.get("tqdm")
+    text, tqdm = printable(text), sys.modules.get("tqdm")
     with contextlib.suppress(OSError, ValueError):  # a closed terminal must not cost more than the words
         if tqdm is not None:
             tqdm.tqdm.write(text, file=sys.stderr)

@@ -17,6 +17,7 @@ from lightning_featgeo.errors import (
     NoteKind,
     SmallSampleWarning,
     explain,
+    printable,
 )
 from lightning_featgeo.history.record import Record
 
@@ -69,7 +70,7 @@ class Guard:
         """Say something once."""
         if key not in self._said:
             self._said.add(key)
-            warnings.warn(f"featgeo: {message} (shown only once)", kind, stacklevel=2)
+            warnings.warn(f"featgeo: {printable(message)} (shown only once)", kind, stacklevel=2)
 
     def warn_of(self, record: Record) -> None:
         """Say what a closed window lacks, and what its reader must know."""

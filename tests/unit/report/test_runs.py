@@ -11,6 +11,7 @@ from lightning_featgeo.report import ReportError, write_report
 from lightning_featgeo.report.__main__ import main
 from lightning_featgeo.report.runs import find
 from lightning_featgeo.report.words import NO_END, ending
+from lightning_featgeo.watch.announcement import say
 from tests._helpers.histories import data_of, record, runs_below, write
 
 
@@ -168,3 +169,28 @@ def test_an_infinite_value_is_a_gap(tmp_path: Path) -> None:
     data = data_of(write_report(tmp_path / "a.jsonl", tmp_path / "r.html", quiet=True))
     (panel,) = [p for p in data["panels"] if p["signal"] == "nc1"]
     assert panel["curves"][0]["value"][2] is None
+
+
+def test_a_report_is_not_written_through_a_link_that_somebody_has_put_there(tmp_path: Path) -> None:
+    """The half-written file had a name that everybody could guess."""
+    run = tmp_path / "run" / "featgeo" / "a.jsonl"
+    write(run, 3)
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("report.html.part", ".report.html.part"):
+        (tmp_path / name).symlink_to(mine)
+    (tmp_path / "report.html").symlink_to(mine)
+    write_report(run, tmp_path / "report.html", quiet=True)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "report.html").is_symlink()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".report.html.part", "mine", "report.html", "report.html.part", "run"]
+
+
+def test_names_reach_a_terminal_without_what_drives_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "\x1b[31mred\x07\u202e.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "red" in said
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+    say("layer \x1b[2Jnet\nand a second line")
+    assert capsys.readouterr().err == "layer  [2Jnet\nand a second line\n"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.names import segment
 from lightning_featgeo.capture.sources import Sources
+from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import spelled
 from lightning_featgeo.history.history import History

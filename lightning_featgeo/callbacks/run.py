@@ -17,9 +17,9 @@ from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import UNWATCHED, Stoppers
-from lightning_featgeo.capture.heads import known_class_count
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
+from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS

@@ -31,8 +31,6 @@ from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.capture.widths import in_width, out_width
 from lightning_featgeo.types import Tensor
 
-_CLASS_COUNT_NAMES = ("num_classes", "n_classes", "num_labels", "nb_classes")
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -72,24 +70,6 @@ def candidates(root: torch.nn.Module) -> dict[str, torch.nn.Module]:
         if name and _is_candidate(module) and not any(name.startswith(outer + ".") for outer in found):
             found[name] = module
     return found
-
-
-def known_class_count(*sources: Any) -> int | None:
-    """Number of classes as a module, its hyperparameters, its config or the datamodule states it."""
-
-    def read(holder: Any, name: str) -> Any:
-        try:
-            return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
-        except Exception:  # a user's property that is not ready yet
-            return None
-
-    for source in sources:
-        for holder in (source, read(source, "hparams"), read(source, "config")):
-            for name in _CLASS_COUNT_NAMES:
-                value = read(holder, name)
-                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                    return value
-    return None
 
 
 def declared_heads(root: torch.nn.Module) -> dict[str, torch.nn.Module]:

@@ -36,13 +36,14 @@ _REMEDIES = {
 NOT_PAIRED = f"needs {_REMEDIES['earlier']}"
 
 
-def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tuple[str, str]:
+def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool, largest: int | None = None) -> tuple[str, str]:
     """The kind of run that "auto" takes this for, and why.
 
     Args:
         missing: what the first batch lacks, as in :func:`choose_signals`.
         tokens: whether each row is a token, of no class but a vocabulary's.
         has_head: whether a classifier was found.
+        largest: label of the first batch, if it has any.
     """
     if tokens:
         return "tokens", "each row is a token"
@@ -54,7 +55,8 @@ def choose_preset(missing: frozenset[str], tokens: bool, has_head: bool) -> tupl
         return "self_supervised", "a sample has several views"
     if "labels" in missing:
         return "self_supervised", "no labels were found; if there are some, name them with labels="
-    return "self_supervised", "the number of classes is not known; say it with num_classes="
+    seen = "" if largest is None else f" (num_classes={largest + 1}, if no label is above the first batch's)"
+    return "self_supervised", f"the number of classes is not known; say it with num_classes={seen}"
 
 
 def choose_signals(

@@ -134,7 +134,9 @@ class Streaming(Mergeable):
         missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
         asked = self.signals
         if asked is None:
-            name, why = choose_preset(missing, "tokens" in present, self._head is not None)
+            unknown = "labels" in here and "classes" not in here and rows.label.numel() > 0
+            largest = int(rows.label.max()) if unknown else None
+            name, why = choose_preset(missing, "tokens" in present, self._head is not None, largest)
             asked, self.preset = PRESETS[name], f"{name}: {why}"
         tolerated = self.policy.tolerated or frozenset()
         try:

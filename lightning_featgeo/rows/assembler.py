@@ -14,7 +14,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
-from lightning_featgeo.rows.calls import Call, grows
+from lightning_featgeo.rows.calls import Call, grows, joined
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import drawn
 from lightning_featgeo.rows.evidence import Evidence
@@ -95,6 +95,9 @@ class RowAssembler:
         if self.layouts.said.is_auto and grows(chosen):
             self.notes[f"{len(chosen)} calls, each one place longer (a decoder generates?): the last one counts"] = None
             chosen = chosen[-1:]
+        elif self.layouts.said.is_auto and (whole := joined(chosen)) is not None:
+            self.notes[f"{len(chosen)} calls of one place each (a decoder goes step by step?) are one sequence"] = None
+            chosen = [whole]
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         size = self._samples(chosen, labels, batch)
         apart = ungrouped(labels, tensors, chosen, self.role.is_classifier) if self.layouts.said.is_auto else None

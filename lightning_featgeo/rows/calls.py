@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+
+import torch
 
 from lightning_featgeo.types import Tensor
 
@@ -34,6 +36,17 @@ class Call:
     rows: Tensor | None = None
     rows_of: int | None = None
     is_reordered: bool = False
+
+
+def joined(calls: Sequence[Call]) -> Call | None:
+    """One call over all places, where several have one place each: a decoder that goes step by step. None: they don't.
+
+    Two may be views; of a place alone, three and more are steps.
+    """
+    shapes = {tuple(call.features.shape) for call in calls}
+    if len(calls) < 3 or len(shapes) > 1 or any(len(shape) != 3 or shape[1] != 1 for shape in shapes):
+        return None
+    return replace(calls[0], features=torch.cat([call.features for call in calls], dim=1), real=None)
 
 
 def grows(calls: Sequence[Call]) -> bool:

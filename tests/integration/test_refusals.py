@@ -94,11 +94,11 @@ class Autoencoder(Net):
 class Variational(Autoencoder):
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.mu, self.log_var = mlp(12, 16), nn.Linear(16, 5), nn.Linear(16, 5)
+        self.encoder, self.moments = mlp(12, 16), nn.Linear(16, 10)  # the mean is no module's own output
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.encoder(x)
-        mu, log_var = self.mu(h), self.log_var(h)
+        mu, log_var = self.moments(h).chunk(2, dim=1)
         z = mu + torch.randn_like(mu) * (log_var / 2).exp()
         return (self.decoder(z) - x).square().mean() + 0.01 * (mu.square() + log_var.exp() - log_var).mean()
 
@@ -220,7 +220,7 @@ def test_every_line_to_paste_works(kind: str) -> None:
 def test_of_an_autoencoder_the_embedding_is_offered_and_no_variance_or_decoder() -> None:
     with pytest.raises(ConfigurationError) as error:
         fitted("variational autoencoder")
-    assert re.findall(r"FeatureGeometryMonitor\((.*?)\)", str(error.value)) == ["layer='mu'", "layer='encoder'"]
+    assert re.findall(r"FeatureGeometryMonitor\((.*?)\)", str(error.value)) == ["layer='moments'"]
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "variational autoencoder"])

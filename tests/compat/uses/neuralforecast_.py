@@ -58,13 +58,13 @@ def over_time(calls: list[Any], _: Any) -> Tensor:
     return cat(calls).mean(1)
 
 
-@use("neuralforecast", "NHITS", then={"head": "blocks.2.layers.7"}, why="three blocks, each a head: the last one")
+@use("neuralforecast", "NHITS", why="three blocks, each a head: two arguments, views=None and head=")
 def nhits(watch: Any) -> tuple[Keeper, Any]:
     keeper = Keeper(lambda model: last(model.blocks[-1]), lambda calls, _: cat(calls))
     return fitted(watch, keeper, NHITS, mlp_units=3 * [[16, 16]])
 
 
-@use("neuralforecast", "NBEATS", then={"head": "blocks.2.layers.7"}, why="three blocks, each a head: the last one")
+@use("neuralforecast", "NBEATS", why="three blocks, each a head: two arguments, views=None and head=")
 def nbeats(watch: Any) -> tuple[Keeper, Any]:
     keeper = Keeper(lambda model: last(model.blocks[-1]), lambda calls, _: cat(calls))
     return fitted(watch, keeper, NBEATS, mlp_units=3 * [[16, 16]])

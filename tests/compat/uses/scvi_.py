@@ -54,7 +54,7 @@ def scvi_model(watch: Any) -> tuple[Keeper, Any]:
     return trained(watch, model, Keeper(lambda plan: plan.module.z_encoder.mean_encoder, output=True))
 
 
-@use("scvi-tools", "SCVI, labels_key", why="the latent mean")
+@use("scvi-tools", "SCVI, labels_key", {"num_classes": 4}, why="the latent mean")
 def scvi_labelled(watch: Any) -> tuple[Keeper, Any]:
     adata = cells()
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="cell_type")

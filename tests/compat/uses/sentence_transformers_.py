@@ -131,7 +131,7 @@ def similar(watch: Any) -> tuple[Keeper, Any]:
     return embed(watch, keeper, model, scored(48, 0), scored(64, 1), losses.CosineSimilarityLoss(model))
 
 
-@use("sentence-transformers", "BatchAllTripletLoss, with a Dense", {"layer": "2:sentence_embedding"}, "with classes")
+@use("sentence-transformers", "BatchAllTripletLoss, with a Dense", {"num_classes": 4}, "with classes")
 def triplets(watch: Any) -> tuple[Keeper, Any]:
     torch.manual_seed(0)
     keeper = Keeper(last, embedding, lambda batch: batch["label"], output=True)

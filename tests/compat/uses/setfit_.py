@@ -64,7 +64,7 @@ def pairs(watch: Any) -> tuple[Keeper, Any]:
     return fit(watch, Keeper(lambda model: model[-1], embedding, output=True, stage=STAGE), num_iterations=1)
 
 
-@use("setfit", "SupConLoss", {"layer": "2:sentence_embedding"}, "the embedding, with classes")
+@use("setfit", "SupConLoss", {"num_classes": 4}, "the embedding, with classes")
 def contrast(watch: Any) -> tuple[Keeper, Any]:
     keeper = Keeper(lambda model: model[-1], embedding, lambda batch: batch["label"], output=True, stage=STAGE)
     return fit(watch, keeper, loss=SupConLoss)

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
-from lightning_featgeo.capture.heads import candidates, choose_by_declaration, known_class_count
+from lightning_featgeo.capture.heads import candidates, choose_by_declaration
+from lightning_featgeo.capture.widths import known_class_count
 from tests._helpers.models import Classifier, loaders, trainer
 
 

@@ -2,7 +2,8 @@
 
 What the loss compares is found in the first training step. From there on training is watched beside validation, until
 it is known whether that module runs in validation at all: if so, validation's curves are enough, else training's are
-the only ones.
+the only ones. With several processes, which must all open and close the same windows, training's begin with the epoch
+after the first validation.
 """
 
 from __future__ import annotations
@@ -21,22 +22,34 @@ def begin(run: Any, is_first_batch: bool) -> None:
         run: in whose training step the embedding was found.
         is_first_batch: of an epoch: its window can begin here.
     """
-    if run.stages != ("val",) or not run.fits or run.settings.every_n_train_steps is not None:
+    if not may_change(run):
         return
-    run.stages, run.awaits_validation = ("val", "train"), True
+    run.awaits_validation = True
+    if run.watcher.ranks.several:
+        return
+    run.stages = ("val", "train")
     if is_first_batch and run.is_due("train") and not run.is_open("train"):
         run.open("train")
 
 
-def settle(run: Any) -> bool:
-    """A validation is over: watch what runs in it, or training. Returns whether its windows have no curve.
+def may_change(run: Any) -> bool:
+    """Whether nobody asked for other stages; the same on all ranks, whatever they have found."""
+    alone = tuple(run.settings.stages) == ("val",) and run.settings.every_n_train_steps is None
+    return bool(alone and run.fits and "val" in run.stages and not run.validated)
 
-    The same on all ranks.
+
+def settle(run: Any) -> bool:
+    """The first validation is over: watch what runs in it, or training. Returns whether its windows have no curve.
+
+    All ranks ask each other, also those that have found nothing.
     """
-    run.awaits_validation = False
-    mine = any(window.layers and window.layers[0].ran for window in run.watcher.of_stage("val"))
+    run.validated = True
+    mine = run.awaits_validation, any(w.layers and w.layers[0].ran for w in run.watcher.of_stage("val"))
     ranks = run.watcher.ranks
-    if any(ranks.gather(mine)) if ranks.several else mine:
+    heard = ranks.gather(mine) if ranks.several else [mine]
+    if not any(awaits for awaits, _ in heard):
+        return False
+    if any(ran for _, ran in heard):
         if "train" not in run.closed:
             run.stages = ("val",)
             run.watcher.drop("train")

@@ -73,7 +73,7 @@ class LightningRun:
         self.display = LoggerDisplay(trainer, self.guard, settings.display)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
         self.closed: set[str] = set()  # stages of which a window has closed
-        self.awaits_validation = False  # it will tell whether what is watched runs there: see ``embedding_stages``
+        self.awaits_validation = self.validated = False  # what runs in the first one: see ``embedding_stages``
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self._resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
@@ -255,7 +255,7 @@ class LightningRun:
             self.phase.catching = None
             self.watcher.sources.forget()
         windows = self.watcher.of_stage(stage)
-        nothing = self.awaits_validation and stage == "val" and embedding_stages.settle(self)
+        nothing = stage == "val" and embedding_stages.may_change(self) and embedding_stages.settle(self)
         if nothing or stage not in self.stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
             return 0

@@ -183,3 +183,21 @@ def test_samples_are_named_whichever_rank_has_seen_them() -> None:
     assert alone["ids"] == {sample: str(1000 + sample) for sample in alone["samples"]}
     assert every[0]["samples"] == alone["samples"]
     assert all(rank["ids"] == alone["ids"] for rank in every)
+
+
+@pytest.mark.parametrize("validates", ["backbone", "all"])
+def test_ranks_watch_what_a_loss_compares_in_the_same_windows(validates: str) -> None:
+    """In training from the second epoch on, once all have seen that validation doesn't run it."""
+    first, second = on_ranks(2, windows.projected, 2, validates)
+    assert not first["said"]
+    assert not second["said"]
+    stages = [(stage, epoch) for stage, layer, epoch, _, _ in first["records"] if layer is None]
+    expected = [("train", 2.0), ("train", 3.0)] if validates == "backbone" else [("val", e) for e in (1.0, 2.0, 3.0)]
+    assert stages == expected
+    assert all(seen and values for _, _, _, seen, values in first["records"])
+    assert first["records"] == second["records"]
+
+
+def test_a_rank_that_finds_nothing_holds_nobody_up() -> None:
+    """It reports an error or a gap; nobody waits for it for ever."""
+    on_ranks(2, windows.projected, 2, "backbone", 1, limit=120.0)

@@ -171,3 +171,46 @@ def identified(size: int) -> dict[str, Any]:
     several(size, monitor, max_epochs=1).fit(still(), digit_loaders()[0], loader)
     curves = shown[-1].curves
     return {"samples": curves["low_samples"].tolist() if curves else None, "ids": dict(shown[-1].ids)}
+
+
+class Projected(Still):
+    """A contrastive model whose validation runs the backbone; on the rank that is ``blind``, training tells nothing."""
+
+    def __init__(self, validates: str, blind: int | None) -> None:
+        super().__init__()
+        self.net = torch.nn.Identity()
+        self.backbone = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU())
+        self.projector = torch.nn.Linear(32, 16)
+        self.validates, self.blind = validates, blind
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x = batch[0] / 16
+        a, b = (self.projector(self.backbone(x + 0.1 * torch.randn_like(x))) for _ in range(2))
+        if int(os.environ["RANK"]) == self.blind:
+            return (a + b).square().mean()
+        a, b = torch.nn.functional.normalize(a, dim=1), torch.nn.functional.normalize(b, dim=1)
+        return torch.nn.functional.cross_entropy(a @ b.T / 0.2, torch.arange(len(a)))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        h = self.backbone(batch[0] / 16)
+        if self.validates == "all":
+            self.projector(h)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def projected(size: int, validates: str, blind: int | None = None) -> dict[str, Any]:
+    """Which windows there are of what a loss compares, where nobody has named a layer."""
+    torch.manual_seed(0)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    run = several(size, monitor, max_epochs=3)
+    said = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            run.fit(Projected(validates, blind), *digit_loaders())
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+    shown = [(r.stage, r.layer, r.epoch, r.counts.get("seen"), r.values) for r in monitor.history]
+    return {"records": shown, "said": said}

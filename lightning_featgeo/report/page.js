@@ -159,7 +159,7 @@
       }
     }
   }
-  const guard = (text) => (/^[=+\-@\t\r]/.test(text) ? "'" + text : text); // a spreadsheet would run it
+  const guard = (text) => text.replace(/(^|[;\t\r\n]\s*)([=+\-@])/g, "$1'$2"); // a spreadsheet would run it; ";" parts cells, too
   const cell = (value) => {
     const text = typeof value === "number" ? String(value) : guard(String(value));
     return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;

@@ -203,4 +203,5 @@ def _number(value: float) -> float | None:
 
 def _cell(value: Any) -> str:
     text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+    marked = "".join("\\" + c if c in "\\|[]`" else c for c in text)  # no link, no picture, no code
+    return " ".join(marked.replace("<", "&lt;").split())

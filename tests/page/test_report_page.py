@@ -256,6 +256,16 @@ def test_numbers_as_a_table_and_as_csv(drawn: Opened, tmp_path: Path) -> None:
     assert numbers.locator("tr").count() == 1 + 12 + 9 + 12
 
 
+def test_no_cell_of_a_csv_is_run_by_a_spreadsheet(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="=1+1;=cmd; @sum")
+    opened = open_report(write_report(tmp_path / "a.jsonl", tmp_path / "report.html", quiet=True))
+    with opened.page.expect_download() as coming:
+        opened.page.locator("#csv").click()
+    coming.value.save_as(tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["run"] for row in csv.DictReader(file)} == {"'=1+1;'=cmd; '@sum"}
+
+
 def test_every_chart_and_control_has_words(drawn: Opened) -> None:
     page = drawn.page
     labels = page.eval_on_selector_all(

@@ -84,13 +84,15 @@ def test_lonely_rows(window) -> None:
 
 def test_tables_are_sorted_and_named(window) -> None:
     _, _, curves = window
-    names = ["a|b", "<b>", "c", "d", "e", "f"]
+    names = ["a|b", "<b>", "![c](http://tracker/c.png)", "[d](javascript:alert(1))", "e", "f"]
     table = tables.class_table(curves, names)
-    assert {row[0] for row in table.rows} == {"a|b", "<b>", "c", "d", "f"}
+    assert {row[0] for row in table.rows} == {*names} - {"e"}
     assert [row[7] for row in table.rows] == sorted(row[7] for row in table.rows)
     text = table.markdown()
     assert "a\\|b" in text
     assert "&lt;b>" in text
+    assert "!\\[c\\](http" in text
+    assert "](" not in text.replace("\\](", "")
     lonely = tables.lowest_rows(curves, names, {int(s): f"id{s}" for s in curves["low_samples"]}, True)
     assert lonely.columns[1] == "sample id"
     assert all(row[1].startswith("id") for row in lonely.rows)

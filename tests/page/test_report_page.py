@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -298,4 +301,35 @@ def test_a_thousand_epochs_of_fifty_signals(open_report: Callable[..., Opened], 
     opened = open_report(path)
     opened.all_drawn()
     assert opened.page.locator(".chart[data-drawn]").count() == 50 + 1
+    assert opened.said == []
+
+
+SECONDS = float(os.environ.get("LIGHTNING_FEATGEO_TOGGLES", "4"))  # a minute and more finds what comes rarely
+
+
+def test_switches_at_random_while_charts_are_drawn(
+    open_report: Callable[..., Opened], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    for i in range(3):
+        write(tmp_path / f"{i}.jsonl", 40, name=f"run {i}")
+    opened = open_report(write_report(tmp_path, tmp_path / "report.html", quiet=True))
+    page, choose, done = opened.page, random.Random(0), 0
+    switches = page.locator("input[type=checkbox], input[type=radio], select, summary, button").all()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        done += 1
+        what = choose.random()
+        if what < 0.7:
+            switch = choose.choice(switches)
+            if switch.is_visible() and not switch.get_attribute("data-csv") and switch.get_attribute("id") != "csv":
+                switch.evaluate("one => one.click()")
+        elif what < 0.8:
+            page.set_viewport_size({"width": choose.randint(320, 1600), "height": choose.randint(400, 1200)})
+        elif what < 0.9:
+            page.evaluate("y => scrollTo(0, y)", choose.randint(0, 6000))
+        else:
+            page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    record_property("switched", done)
+    page.wait_for_timeout(300)
+    assert done > 20
     assert opened.said == []

@@ -43,7 +43,9 @@ def settle(run: Any) -> bool:
 
     All ranks ask each other, also those that have found nothing.
     """
-    run.validated = True
+    may, run.validated = may_change(run), True
+    if not may:
+        return False
     mine = run.awaits_validation, any(w.layers and w.layers[0].ran for w in run.watcher.of_stage("val"))
     ranks = run.watcher.ranks
     heard = ranks.gather(mine) if ranks.several else [mine]

@@ -255,7 +255,7 @@ class LightningRun:
             self.phase.catching = None
             self.watcher.sources.forget()
         windows = self.watcher.of_stage(stage)
-        nothing = stage == "val" and embedding_stages.may_change(self) and embedding_stages.settle(self)
+        nothing = stage == "val" and not self.validated and embedding_stages.settle(self)
         if nothing or stage not in self.stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
             return 0

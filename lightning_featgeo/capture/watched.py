@@ -31,6 +31,7 @@ class Watched:
         self.layers: list[Layer] = []
         self.head: torch.nn.Module | None = None
         self.chains: list[Link] = []  # who holds watched modules
+        self.outputs = False  # whether outputs of modules are watched, not the input of a head
         self._why = ""
 
     def use_layers(self, patterns: Sequence[str], why: str = "") -> None:
@@ -38,7 +39,7 @@ class Watched:
         found = find_layers(self.root, patterns)
         names = unique_segments(found, "layers")
         self._leave(None)
-        self.taps, self.layers = [], []
+        self.taps, self.layers, self.outputs = [], [], True
         for i, (shown, (module, name, wanted)) in enumerate(found.items()):
             said = f"the output of {shown!r}" + (f" ({why})" if why and i == 0 else "")
             self.taps.append(self._tap(module, name, "output", wanted or None))
@@ -53,7 +54,7 @@ class Watched:
     def use_head(self, choice: Choice, tap: FeatureTap | None = None) -> None:
         """Watch the input of a head; ``tap``: one that has caught something of it already."""
         self._leave(tap)
-        self.head, self._why = choice.module, choice.why
+        self.head, self._why, self.outputs = choice.module, choice.why, False
         if tap is not None and tap not in self._known:
             self._known.append(tap)
         self.taps = [tap or self._tap(choice.module, choice.name, "input")]
@@ -75,11 +76,6 @@ class Watched:
         tap = FeatureTap(module, name, side, self.in_graph, wanted)
         self._known.append(tap)
         return tap
-
-    @property
-    def outputs(self) -> bool:
-        """Whether outputs of modules are watched, not the input of a head."""
-        return bool(self.taps) and self.taps[0].side == "output"
 
     def refresh(self) -> bool:
         """Look whether watched modules were replaced (a head for more classes), and watch the new ones.

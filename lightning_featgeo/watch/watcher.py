@@ -236,7 +236,7 @@ class Watcher:
         with self.guard.around(f"closing {names}", fail_all):
             told = self._agree(involved)
         for window in closing:  # taps: none with features=, one a layer else
-            for part, tap in zip(window.layers, self.sources.taps, strict=False):
+            for part, tap in zip(window.layers, self.sources.watched.taps, strict=False):
                 part.frozen = tap.frozen
         closed: list[ClosedWindow] = []
         for number, window in enumerate(closing, first_number):
@@ -288,7 +288,7 @@ class Watcher:
     @property
     def paths(self) -> list[str]:
         """The watched layers, as far as they are known."""
-        return [layer.path for layer in self.sources.layers]
+        return [layer.path for layer in self.sources.watched.layers]
 
     # --- words -----------------------------------------------------------------------------------------------
 

@@ -94,14 +94,6 @@ def address(x: torch.Tensor) -> int | None:
         return None
 
 
-def saved(node: Any, name: str) -> Any:
-    """What an autograd node keeps under a name ("target", "dim"); None where it doesn't, or has let go of it."""
-    try:
-        return getattr(node, f"_saved_{name}", None)
-    except RuntimeError:  # freed by a backward
-        return None
-
-
 def wraps_compiled(module: torch.nn.Module) -> bool:
     """Whether this is what ``torch.compile(module)`` returned; False where it is renamed."""
     return hasattr(module, "_orig_mod")
@@ -297,3 +289,9 @@ def state_defaults(metric: Any) -> Mapping[str, Any]:
     """State name -> the value it begins with."""
     found: Mapping[str, Any] = metric._defaults
     return found
+
+
+def prepared_inputs(trainer: Any, inputs: Any) -> Any:
+    """A batch on the device of a Hugging Face Trainer, as it prepares it itself; as it is where it can't be asked."""
+    prepare = getattr(trainer, "_prepare_inputs", None)
+    return inputs if prepare is None else prepare(inputs)

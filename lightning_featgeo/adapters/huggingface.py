@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lightning_featgeo import _compat
 from lightning_featgeo.adapters.loop import FeatureWatch
 from lightning_featgeo.errors import ConfigurationError, spelled
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
@@ -122,7 +123,7 @@ class GeometryCallback(TrainerCallback):
         """A batch of an evaluation."""
         if not self._evaluating:
             return original(model, inputs, *args, **kwargs)
-        inputs = self.trainer._prepare_inputs(inputs)
+        inputs = _compat.prepared_inputs(self.trainer, inputs)
         with self.evaluation.batch(inputs):
             return original(model, inputs, *args, **kwargs)
 

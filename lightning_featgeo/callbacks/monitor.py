@@ -64,7 +64,7 @@ class FeatureGeometryMonitor(Callback):
         run = self._start(trainer, pl_module)
         with run.guard.around("checking which callbacks monitor our curves", refuses=True):
             self._choose_stages(run, trainer)
-            if run.watcher.sources.found_embedding:  # a checkpoint tells
+            if run.watcher.sources.watched.by_loss:  # a checkpoint tells
                 embedding_stages.begin(run, False)
             self._undo += stock_monitors.let_gaps_pass(trainer)
 

@@ -216,7 +216,7 @@ class LightningRun:
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
             if scouting and not sources.scouting:
                 self.settings.display.check_class_names(self.classes)
-                if sources.found_embedding:
+                if sources.watched.by_loss:
                     embedding_stages.begin(self, self.trainer.fit_loop.batch_idx == 0)
 
     def end_batch(self, stage: str, number: int, outputs: Any, batch: Any) -> None:

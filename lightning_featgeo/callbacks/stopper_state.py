@@ -32,7 +32,7 @@ def load(stopper: Any, state: Mapping[str, Any]) -> list[str]:
     for detector, one in zip(stopper.detectors, seen, strict=False):
         try:
             detector.load_state_dict(mapping(one))
-        except Exception:
+        except Exception:  # whatever is wrong with it: its rules begin anew
             lost.append(f"what the rules of {detector.kind.name!r} have seen")
     stopper.alarms, bad = readable(_part(state, "alarms", items, lost, "its alarms"), Alarm.read)
     lost += [f"{bad} of its alarms"] if bad else []

@@ -18,11 +18,18 @@ def announcement(run: Any, window: Window) -> Announcement:
     silent = reference if reference is not None and not reference.plan.logged else None
     held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
     told = Announcement(
-        watcher.sources.layers, window, run.stages, windows, watcher.ranks.size, held,
+        watcher.sources.layers, window, _stages(run), windows, watcher.ranks.size, held,
         name=lightning.run_name(run.trainer),
     )  # fmt: skip
     run.display.describe(told.header)
     return told
+
+
+def _stages(run: Any) -> tuple[str, ...]:
+    """The stages, and what is not settled yet."""
+    if not run.awaits_validation:
+        return tuple(run.stages)
+    return ("val, or train if validation doesn't run this (the first one tells)",)
 
 
 def _of_unfilled_window(run: Any) -> None:

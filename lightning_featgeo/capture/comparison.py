@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _autograd
 from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.types import Tensor
 
@@ -60,8 +60,8 @@ def compare(between: Sequence[Any], entries: set[Any], trace: Trace, inputs: Seq
         inputs: the batch's tensors: a copy of one of them is a target, whoever has passed it on.
     """
     scene = _Scene(
-        rows={_shape(entry)[0] for entry in entries if _shape(entry)},
-        widths={_shape(entry)[-1] for entry in entries if _shape(entry)},
+        rows={_autograd.shape(entry)[0] for entry in entries if _autograd.shape(entry)},
+        widths={_autograd.shape(entry)[-1] for entry in entries if _autograd.shape(entry)},
         givers={e: {id(call.module) for call in trace.calls if any(g.node is e for g in call.gave)} for e in entries},
         trace=trace,
         inputs=inputs,
@@ -112,7 +112,7 @@ def _label(child: Any, index: int, labels: dict[Any, Label]) -> Label:
     if child is None:
         return _CONSTANT
     label = labels.get(child, frozenset())
-    if _LISTS.match(child.name()) and _is_pure(label) and not _is_last(child, len(_shape(child)) + 1):
+    if _LISTS.match(child.name()) and _is_pure(label) and not _is_last(child, len(_autograd.shape(child)) + 1):
         return frozenset((*part, id(child), index) for part in label)
     return label
 
@@ -147,11 +147,11 @@ def _meet(node: Any, kids: list[Label], scene: _Scene, found: Comparison) -> Lab
             found.partners += partners
             return MIXED
         found.unknown = found.unknown or bool(product)
-        if elementwise and _is_target(name, value, _shape(node), scene.rows):
+        if elementwise and _is_target(name, value, _autograd.shape(node), scene.rows):
             found.predictions |= {part[0] for part in whole}
-    if name.startswith("Unsqueeze") and not _is_last(node, len(_shape(node))):
-        return frozenset((*part, "axis", node._saved_dim) for part in whole)  # of all pairs: one row against each
-    if _PARTS.match(name) and not _is_last(node, len(getattr(node, "_saved_self_sym_sizes", ())) or None):
+    if name.startswith("Unsqueeze") and not _is_last(node, len(_autograd.shape(node))):
+        return frozenset((*part, "axis", _autograd.axis(node)) for part in whole)  # of all pairs: one row against each
+    if _PARTS.match(name) and not _is_last(node, len(_autograd.saved(node, "self_sym_sizes") or ()) or None):
         return frozenset((*part, id(node)) for part in whole)
     return whole
 
@@ -168,32 +168,24 @@ def _apart(labels: Sequence[Label]) -> bool:
 
 def _is_last(node: Any, ndim: int | None) -> bool:
     """Whether a part is one of a row: taken along the last axis."""
-    dim = getattr(node, "_saved_dim", 0)
-    dim = dim if dim < 2**62 else dim - 2**64  # of a negative axis
-    return ndim is not None and ndim > 1 and dim in (ndim - 1, -1)
+    return ndim is not None and ndim > 1 and _autograd.axis(node) in (ndim - 1, -1)
 
 
 def _is_over_rows(node: Any, widths: set[int]) -> bool:
     """Whether a batched product is of one batch, or of rows with each other (nodes), not of the parts of a row."""
-    first = _shape(node.next_functions[0][0])
-    return _shape(node)[:1] == (1,) or (bool(first) and first[-1] in widths)
+    first = _autograd.shape(node.next_functions[0][0])
+    return _autograd.shape(node)[:1] == (1,) or (bool(first) and first[-1] in widths)
 
 
 def _is_several(node: Any) -> bool:
-    return node is not None and (not _shape(node) or max(_shape(node)) > 1)
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    """Of what a node made; () where that is not known."""
-    made = getattr(node, "_input_metadata", None)
-    return tuple(made[0].shape) if made else ()
+    return node is not None and (not _autograd.shape(node) or max(_autograd.shape(node)) > 1)
 
 
 def _constant(node: Any, where: list[bool]) -> Tensor | None:
     """The operand of a node that is no part of the graph, as it was saved."""
     first = bool(where) and where[0]
     names = ("self",) if first else ("other", "mat2", "target")
-    return next((value for name in names if isinstance(value := _compat.saved(node, name), torch.Tensor)), None)
+    return next((value for name in names if isinstance(value := _autograd.saved(node, name), torch.Tensor)), None)
 
 
 def _is_target(name: str, value: Tensor | None, shape: tuple[int, ...], rows: set[int]) -> bool:

@@ -144,6 +144,10 @@ class Entrance:
         """Every module's calls since the step began, if that was asked for."""
         return self._recording.trace
 
+    def forget_trace(self) -> None:
+        """Let go of what modules gave: it would be held through the backward."""
+        self._recording.trace = None
+
     def names(self) -> list[str]:
         """Paths of the modules that the step itself called, in order."""
         paths = {id(module): display_name(path) for path, module in self.root.named_modules() if path}

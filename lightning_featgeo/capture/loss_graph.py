@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _autograd, _compat
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.widths import out_width
 from lightning_featgeo.types import Tensor
@@ -103,12 +103,12 @@ class LossGraph:
             of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
             if not (of_classes or of_numbers) or not _leads_to_output(node, weights):
                 continue
-            if of_classes and "Binary" in name and _is_drawn(_compat.saved(node, "target"), inputs[:1]):
+            if of_classes and "Binary" in name and _is_drawn(_autograd.saved(node, "target"), inputs[:1]):
                 reconstructs = compared = True  # the input as black and white, or as shares of white
-            elif of_classes and not _is_constant(_compat.saved(node, "target")):
+            elif of_classes and not _is_constant(_autograd.saved(node, "target")):
                 classifies = True
             if of_numbers:
-                target = _compat.saved(node, "target")
+                target = _autograd.saved(node, "target")
                 compared = compared or target is not None
                 reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs[:1]))
                 regresses = regresses or (target is not None and any(_is_equal(target, x) for x in inputs[1:]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo._compat import saved
+from lightning_featgeo._autograd import saved
 from lightning_featgeo.types import Tensor
 
 _TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")

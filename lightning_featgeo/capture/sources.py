@@ -70,7 +70,7 @@ class Sources:
         self._waited = 0
         self._order = Order()
         self._virtual = facts.virtual_tokens(root)
-        self.found_embedding = False  # what is watched is what the loss compares, as a training step has told
+        self._doubt: Exception | None = None  # why a training step did not tell the head
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
@@ -140,11 +140,16 @@ class Sources:
         if not scout.ran and (chosen is not None or self._waited < PATIENCE):
             self._waited += 1  # a step that was skipped
             return
-        choice = scout.decide(loss, inputs, self.entrance.names(), self.entrance.trace)
+        if loss is None and self._doubt is not None:
+            raise self._doubt  # what training could not tell, the order of running does not know either
+        try:
+            choice = scout.decide(loss, inputs, self.entrance.names(), self.entrance.trace)
+        except Exception as error:  # raised again, now and where no loss tells more
+            self._doubt = None if loss is None else error
+            raise
         if isinstance(choice, Embedding):
             self._end_of_search(None)
             self.watched.use_embedding(choice)
-            self.found_embedding = True
             return
         tap = scout.taps[choice.name]
         self._end_of_search(tap)
@@ -172,6 +177,7 @@ class Sources:
         if self._scout is not None:
             self._scout.remove(keep=keep)
             self._scout = None
+            self.entrance.forget_trace()
 
     def _read(self, loss: Tensor | None, inputs: Sequence[Tensor]) -> None:
         """Once: what the loss does with the head's output; a head that was named and is never called is an error."""
@@ -207,7 +213,6 @@ class Sources:
         self._end_of_search(None)
         if outputs:
             self.watched.use_layers(paths, COMPARED)
-            self.found_embedding = True
         else:
             name, module = find_head(self.root, paths[0])
             self.watched.use_head(Choice(module, name, why))

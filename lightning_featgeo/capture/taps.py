@@ -54,6 +54,10 @@ def _stash_output(
         stash(lambda: of_output(module, (args, *given[:-1]), given[-1], name, wanted), key, in_graph)
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 class FeatureTap:
     """Catches the input or the output of a module.
 
@@ -133,7 +137,7 @@ class FeatureTap:
         self.open()
         for order, features in calls:
             if features is not None:
-                self._slot.catch(lambda value=features: value)  # type: ignore[misc]
+                self._slot.catch(functools.partial(_itself, features))
                 self._slot.calls[-1].order = order
         OPEN.pop(self.key, None)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo import _autograd
 from lightning_featgeo.capture.stash import ORDER
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.values import is_features, leaves
@@ -30,10 +31,9 @@ class Gave:
     node: Any
     version: int
 
-
-def _version(tensor: Tensor) -> int:
-    """How often it was written into; inference mode doesn't count."""
-    return 0 if tensor.is_inference() else tensor._version
+    def whole(self) -> Tensor | None:
+        """The tensor, unless it has made room or was written into since."""
+        return self.tensor if self.tensor is not None and _autograd.version(self.tensor) == self.version else None
 
 
 @dataclass
@@ -70,20 +70,20 @@ class Trace:
         while begun is not module:  # what has raised never ended
             begun, nodes, passed = self._running.pop()
         gave = [
-            self._hold(Gave(path, t, t.grad_fn, _version(t)))
+            self._hold(Gave(path, t, t.grad_fn, _autograd.version(t)))
             for path, t in leaves(output)
             if isinstance(t, torch.Tensor) and t.grad_fn is not None and id(t) not in passed and is_features(t)
         ]
         if isinstance(output, torch.Tensor) and output.grad_fn is None and output.ndim == 2 and is_features(output):
-            self.silent.append((module, self._hold(Gave("", output, None, _version(output)))))
+            self.silent.append((module, self._hold(Gave("", output, None, _autograd.version(output)))))
         self.calls.append(Traced(next(ORDER), module, nodes, gave))
 
     def outputs(self) -> Iterator[tuple[torch.nn.Module, Tensor]]:
         """What modules have given, as far as it is held and unchanged."""
         pairs = [*((call.module, gave) for call in self.calls for gave in call.gave), *self.silent]
         for module, gave in pairs:
-            if gave.tensor is not None and _version(gave.tensor) == gave.version:
-                yield module, gave.tensor
+            if (tensor := gave.whole()) is not None:
+                yield module, tensor
 
     def _hold(self, gave: Gave) -> Gave:
         assert gave.tensor is not None
@@ -190,7 +190,10 @@ class Made:
     def calls(self, source: Source) -> list[tuple[int, Tensor | None]]:
         """When it ran, and what it gave; None where that was changed since, or has made room."""
         return [
-            (call.order, gave.tensor if gave.tensor is not None and _version(gave.tensor) == gave.version else None)
+            (
+                call.order,
+                gave.tensor if gave.tensor is not None and _autograd.version(gave.tensor) == gave.version else None,
+            )
             for call in self._trace
             for gave in call.gave
             if (id(call.module), gave.path) == source

@@ -32,6 +32,7 @@ class Watched:
         self.head: torch.nn.Module | None = None
         self.chains: list[Link] = []  # who holds watched modules
         self.outputs = False  # whether outputs of modules are watched, not the input of a head
+        self.by_loss = False  # whether a loss has chosen these outputs
         self._why = ""
 
     def use_layers(self, patterns: Sequence[str], why: str = "") -> None:
@@ -39,7 +40,7 @@ class Watched:
         found = find_layers(self.root, patterns)
         names = unique_segments(found, "layers")
         self._leave(None)
-        self.taps, self.layers, self.outputs = [], [], True
+        self.taps, self.layers, self.outputs, self.by_loss = [], [], True, bool(why)
         for i, (shown, (module, name, wanted)) in enumerate(found.items()):
             said = f"the output of {shown!r}" + (f" ({why})" if why and i == 0 else "")
             self.taps.append(self._tap(module, name, "output", wanted or None))

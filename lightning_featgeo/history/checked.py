@@ -80,6 +80,6 @@ def readable(given: Iterable[Any], check: Callable[[Any], T]) -> tuple[list[T], 
     for one in given:
         try:
             found.append(check(one))
-        except Exception:
+        except Exception:  # damage raises what it likes: a tensor, a NaN, a missing key
             bad += 1
     return found, bad

@@ -249,7 +249,7 @@ class Watcher:
         self, window: Window, number: int, epoch: float, step: int, told: Mapping[Key, list[Report]],
         reference: Window | None,
     ) -> list[ClosedWindow]:  # fmt: skip
-        if told:
+        if told and window.layers:  # without any, nobody has found what to watch: a gap
             with self.guard.around(f"computing the {window.plan.name} window", window.fail):
                 reports, compared = told[key_of(window)], compared_with(window, reference, told)
                 if isinstance(compared, Window) and not compared.plan.logged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -61,3 +62,18 @@ def trainer(*callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
 def strict(**kwargs: Any) -> FeatureGeometryMonitor:
     """A monitor whose errors are errors."""
     return FeatureGeometryMonitor(**{"on_error": "raise", **kwargs})
+
+
+class OfLoss(pl.LightningModule):
+    """Gives its ``loss(x, y)``, in training and in validation."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(*batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss(*batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)

@@ -17,7 +17,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, GeometryEarlyStopping, GeometryMetric
-from tests._helpers.models import trainer
+from lightning_featgeo.capture import heads
+from lightning_featgeo.errors import FeatureGeometryWarning
+from tests._helpers.models import OfLoss, trainer
 
 X = torch.randn(128, 20, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 4, (128,), generator=torch.Generator().manual_seed(1))
@@ -208,7 +210,9 @@ def test_a_resumed_fit_goes_on_with_the_same_layers(tmp_path: Any) -> None:
     trainer(*second, max_epochs=4, enable_checkpointing=True).fit(
         model, data(), data(), ckpt_path=str(tmp_path / "last.ckpt")
     )
-    series = second[0].history.series("featgeo/train/effective_rank")  # type: ignore[attr-defined]
+    monitor = second[0]
+    assert isinstance(monitor, FeatureGeometryMonitor)
+    series = monitor.history.series("featgeo/train/effective_rank")
     assert [epoch for epoch, _ in series] == [1, 2, 3, 4]
 
 
@@ -322,7 +326,7 @@ def test_classes_of_tokens_have_class_curves_and_a_vocabulary_has_none() -> None
 # --- what an independent reader wrote, in small ----------------------------------------------------------------------
 
 
-class Plain(pl.LightningModule):
+class Plain(OfLoss):
     """A body and a head, and a loss of its output: ``what`` it is."""
 
     def __init__(self, what: str) -> None:
@@ -347,15 +351,6 @@ class Plain(pl.LightningModule):
             lower = torch.tril(z.reshape(-1, 2, 2))
             return (lower @ lower.mT - x[:, :4].reshape(-1, 2, 2)).square().mean()
         raise AssertionError(self.what)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.loss(*batch)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.loss(*batch)
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 @pytest.mark.parametrize(
@@ -478,3 +473,43 @@ def test_groups_of_samples_with_labels_of_their_own_are_samples(groups: int) -> 
     assert found.counts["seen"] == 128
     for name, value in own.compute().items():
         assert found.values[name] == pytest.approx(float(value), rel=1e-5)
+
+
+def test_what_a_training_step_could_not_tell_is_not_told_by_the_order_of_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error while the head is looked for is a gap, and stays one: later windows guessed."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("something is wrong with us")
+
+    monkeypatch.setattr(heads, "find_embedding", broken)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    with pytest.warns(FeatureGeometryWarning, match="something is wrong with us"):
+        trainer(monitor, max_epochs=2).fit(TwoViews("simclr"), data(), data())
+    assert [record.values for record in monitor.history] == [{}, {}]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_numbers_of_views_are_no_labels_of_samples(named: bool) -> None:
+    """Cameras of views look like labels of groups: only what is called a label, or stands alone beside, is one."""
+
+    class Seen(OfLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(20, 16), nn.ReLU()), nn.Linear(16, 3)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x = batch["image"] if named else batch[0]
+            return self.head(self.body(x.flatten(0, 1))).square().mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.training_step(batch, batch_idx)
+
+    cameras = torch.arange(4).repeat(32, 1)
+    views = X.reshape(32, 4, 20)
+    rows: Any = [{"image": x, "camera": c} for x, c in zip(views, cameras, strict=True)]
+    loader = DataLoader(rows if named else TensorDataset(views, cameras, cameras), 8)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    trainer(monitor, max_epochs=1).fit(Seen(), loader, loader)
+    assert not any("groups of samples" in str(note) for record in monitor.history for note in record.notes)

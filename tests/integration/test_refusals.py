@@ -6,7 +6,6 @@ import itertools
 import re
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.adapters import FeatureWatch
-from tests._helpers.models import trainer
+from tests._helpers.models import OfLoss, trainer
 
 X = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 4, (96,), generator=torch.Generator().manual_seed(1))
@@ -29,20 +28,7 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Net(pl.LightningModule):
-    """Its loss is that of validation too."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.loss(*batch)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.loss(*batch)
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
-
-class Tied(Net):
+class Tied(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.table, self.net = nn.Embedding(4, 8), mlp(12, 16, 8)
@@ -51,7 +37,7 @@ class Tied(Net):
         return cross_entropy(linear(self.net(x), self.table.weight), y)
 
 
-class Cosine(Net):
+class Cosine(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.net, self.weight = mlp(12, 16, 8), nn.Parameter(torch.randn(4, 8))
@@ -60,7 +46,7 @@ class Cosine(Net):
         return cross_entropy(9 * normalize(self.net(x)) @ normalize(self.weight).T, y)
 
 
-class Fused(Net):
+class Fused(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.head = mlp(12, 16, 8), nn.Linear(8, 4)
@@ -72,7 +58,7 @@ class Fused(Net):
         return cross_entropy(linear(self.encoder(x), self.head.weight, self.head.bias), y)
 
 
-class TwoHeads(Net):
+class TwoHeads(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.a, self.b = mlp(12, 16, 8), nn.Linear(8, 4), nn.Linear(8, 2)
@@ -82,7 +68,7 @@ class TwoHeads(Net):
         return cross_entropy(self.a(z), y) + cross_entropy(self.b(z), y % 2)
 
 
-class Autoencoder(Net):
+class Autoencoder(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.decoder = mlp(12, 16, 5), mlp(5, 16, 12)
@@ -103,7 +89,7 @@ class Variational(Autoencoder):
         return (self.decoder(z) - x).square().mean() + 0.01 * (mu.square() + log_var.exp() - log_var).mean()
 
 
-class TiedAutoencoder(Net):
+class TiedAutoencoder(OfLoss):
     """Its decoder is its encoder's weight: no other module is there to be named."""
 
     def __init__(self) -> None:
@@ -114,7 +100,7 @@ class TiedAutoencoder(Net):
         return mse_loss(linear(self.encoder(x).relu(), self.encoder.weight.T), x)
 
 
-class UNet(Net):
+class UNet(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.down, self.up = nn.Conv2d(3, 8, 3, padding=1), nn.ConvTranspose2d(8, 3, 3, padding=1)
@@ -123,7 +109,7 @@ class UNet(Net):
         return mse_loss(self.up(self.down(x).relu()), x)
 
 
-class Towers(Net):
+class Towers(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.left, self.right = mlp(6, 16, 8), mlp(6, 16, 8)
@@ -133,7 +119,7 @@ class Towers(Net):
         return cross_entropy(9 * a @ b.T, torch.arange(len(x)))
 
 
-class Predictor(Net):
+class Predictor(OfLoss):
     def __init__(self) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = mlp(12, 16, 8), mlp(8, 8), mlp(8, 8)
@@ -143,7 +129,7 @@ class Predictor(Net):
         return (normalize(self.predictor(a)) - normalize(b.detach())).square().mean()
 
 
-class Embeddings(Net):
+class Embeddings(OfLoss):
     """``layer="encoder"`` puts out two tensors that could be features."""
 
     def __init__(self) -> None:
@@ -164,7 +150,7 @@ class Embeddings(Net):
         return cross_entropy(self.head(self.encoder(x)["embedding"]), y)
 
 
-class Regions(Net):
+class Regions(OfLoss):
     """Three rows of features a sample."""
 
     def __init__(self) -> None:
@@ -175,7 +161,7 @@ class Regions(Net):
         return cross_entropy(self.head(self.split(x).reshape(-1, 8)).unflatten(0, (len(x), 3)).mean(1), y)
 
 
-REFUSED: dict[str, tuple[type[Net], Tensor, dict[str, Any]]] = {
+REFUSED: dict[str, tuple[type[OfLoss], Tensor, dict[str, Any]]] = {
     "tied": (Tied, X, {}),
     "cosine": (Cosine, X, {}),
     "fused": (Fused, X, {}),
@@ -230,7 +216,7 @@ def test_a_reconstruction_is_no_classification_whatever_the_batch_is_labelled_wi
 
 
 @pytest.mark.parametrize("make", [Tied, TwoHeads])
-def test_a_loop_of_ones_own_is_told_in_its_own_words(make: type[Net]) -> None:
+def test_a_loop_of_ones_own_is_told_in_its_own_words(make: type[OfLoss]) -> None:
     net = make()
     watch = FeatureWatch(net, signals=["feature_std"])
     watch.open("val")

@@ -284,7 +284,8 @@ def test_rows_without_numbers_count_and_add_nothing(rows: int) -> None:
     counts = torch.zeros(2, dtype=torch.float64)
     empty = torch.zeros(2, 0, dtype=torch.float64)
     groups = torch.arange(rows) % 3 - 1
-    ops.scatter_(torch.zeros(rows, 0), groups, torch.zeros(2, 0), counts, empty, counts.clone(), torch.zeros(1, 0, 0, dtype=torch.float64), 2)  # fmt: skip  # noqa: E501
+    squares, scatter = counts.clone(), torch.zeros(1, 0, 0, dtype=torch.float64)
+    ops.scatter_(torch.zeros(rows, 0), groups, torch.zeros(2, 0), counts, empty, squares, scatter, 2)
     assert counts.tolist() == [int((groups == g).sum()) for g in range(2)]
     ops.unit_stats_(torch.zeros(rows, 0), torch.ones(rows, dtype=torch.bool), torch.zeros(0, dtype=torch.float64))
 

@@ -121,7 +121,7 @@ WRONG = {
     "gaps": [[]],
     "counts": [None, {"seen": "500"}],
     "ceilings": [None],
-    "spectrum": [None, {}, [[1, 2, 3]], [["a", 1]]],
+    "spectrum": [None, {}, [[1, 2, 3]], [["a", 1]], [[float("nan"), 1.0]]],
     "facts": [[], {"layer": []}],
 }
 

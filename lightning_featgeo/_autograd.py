@@ -1,0 +1,32 @@
+"""What autograd's nodes and tensors tell of themselves under names that torch doesn't promise, or None."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def saved(node: Any, name: str) -> Any:
+    """What a node keeps under a name ("target", "other"); None where it doesn't, or has let go of it."""
+    try:
+        return getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # freed by a backward
+        return None
+
+
+def shape(node: Any) -> tuple[int, ...]:
+    """Of what a node made; () where that is not known."""
+    made = getattr(node, "_input_metadata", None)
+    return tuple(made[0].shape) if made else ()
+
+
+def axis(node: Any) -> int:
+    """Along which a node took a part or put an axis in; the first where it doesn't say."""
+    dim = saved(node, "dim")
+    return 0 if dim is None else dim if dim < 2**62 else dim - 2**64  # kept without its sign
+
+
+def version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written into; inference mode doesn't count."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -361,6 +361,21 @@ def test_a_prediction_that_is_normalised_is_no_embedding(what: str) -> None:
     assert monitor.history.run["layers"][0].startswith("the input of 'head'")
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_is_compared_with_itself_and_with_a_target_is_refused(by_hand: bool) -> None:
+    """A regression whose outputs are decorrelated: its predictions were taken for an embedding."""
+
+    class Decorrelated(Plain):
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            z = self.head(self.body(x))
+            away = z - x[:, :4]
+            target = away.square().mean() if by_hand else functional.mse_loss(z, x[:, :4])
+            return target + 0.1 * off_diagonal(z.T @ z)
+
+    with pytest.raises(ConfigurationError, match="with each other, and with something else"):
+        fitted(Decorrelated(""))
+
+
 class Named(pl.LightningModule):
     """SimSiam, BYOL or MoCo whose modules have names that tell nothing."""
 

@@ -72,20 +72,6 @@ def compiles() -> bool:
     return any(backend is not None for backend in backends.values())  # None: something was kept from compiling
 
 
-def is_inside_torch_func(x: torch.Tensor) -> bool:
-    """Whether a tensor is wrapped by ``torch.func`` (vmap, grad); False where torch can't be asked."""
-    functorch = getattr(torch._C, "_functorch", None)
-    return bool(getattr(functorch, "is_functorch_wrapped_tensor", lambda _: False)(x))
-
-
-_RUNNING_BACKWARD = getattr(torch._C, "_current_graph_task_id", None)
-
-
-def is_inside_backward() -> bool:
-    """Whether this thread runs a backward (which may run a forward again); False where torch can't be asked."""
-    return _RUNNING_BACKWARD is not None and _RUNNING_BACKWARD() != -1
-
-
 def address(x: torch.Tensor) -> int | None:
     """Where a tensor's memory begins; None where it has none of its own (fake, wrapped, sparse)."""
     try:

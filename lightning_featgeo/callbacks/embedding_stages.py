@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_featgeo.callbacks import stock_monitors
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.watch.announcement import say
+from lightning_featgeo.watch.announcement import fill, say
 
 
 def begin(run: Any, is_first_batch: bool) -> None:
@@ -66,8 +66,9 @@ def settle(run: Any) -> bool:
         parts = [part for window in run.watcher.of_stage("val") for part in window.layers if part.ran]
         ran = dict.fromkeys([*(part.path for part in parts), *run.watcher.sources.ran_instead])
         instead = ", ".join(repr(name) for name in ran) or "nothing of the model"
-        say(
+        text = (
             f"featgeo: {run.watcher.paths[0]!r} did not run in validation ({instead} did), so the curves are training "
             "windows (featgeo/train/…); they run over changing weights and augmented batches"
         )
+        say(fill(text, 9))
     return True

@@ -37,13 +37,13 @@ MIXED: Label = frozenset({"mixed"})  # of what has been compared already
 class Comparison:
     """What was found.
 
-    ``with_itself``: outputs of one module are compared with each other. ``predictions``: outputs that something else is
-    compared with. ``partners``: modules whose outputs, without a gradient, they are compared with. ``unknown``: whether
-    they are multiplied by a matrix that nobody knows (a queue of earlier rows, or weights of classes). ``normalised``:
-    whether their lengths are taken.
+    ``with_itself``: outputs of one module that are compared with each other. ``predictions``: outputs that something
+    else is compared with. ``partners``: modules whose outputs, without a gradient, they are compared with.
+    ``unknown``: whether they are multiplied by a matrix that nobody knows (a queue of earlier rows, or weights of
+    classes). ``normalised``: whether their lengths are taken.
     """
 
-    with_itself: bool = False
+    with_itself: set[Any] = field(default_factory=set)
     predictions: set[Any] = field(default_factory=set)
     partners: list[torch.nn.Module] = field(default_factory=list)
     unknown: bool = False
@@ -84,9 +84,10 @@ class _Scene:
     trace: Trace
     inputs: Sequence[Tensor]
 
-    def one_module(self, labels: Sequence[Label]) -> bool:
-        """Whether one module gave all of these: outputs of two that meet are a mean and a variance, or two towers."""
-        return bool(set.intersection(*(self.givers.get(part[0], set()) for label in labels for part in label)))
+    def of_one_module(self, labels: Sequence[Label]) -> set[Any]:
+        """Outputs of which these are parts, if one module gave all: two modules' are two towers, or a variance."""
+        outputs = {part[0] for label in labels for part in label}
+        return outputs if set.intersection(*(self.givers.get(output, set()) for output in outputs)) else set()
 
 
 def _upwards(between: Sequence[Any], entries: set[Any]) -> Iterable[Any]:
@@ -112,7 +113,8 @@ def _label(child: Any, index: int, labels: dict[Any, Label]) -> Label:
     if child is None:
         return _CONSTANT
     label = labels.get(child, frozenset())
-    if _LISTS.match(child.name()) and _is_pure(label) and not _is_last(child, len(_autograd.shape(child)) + 1):
+    gone = child.name().startswith("Unbind")  # the axis that it was taken apart along
+    if _LISTS.match(child.name()) and _is_pure(label) and not _is_last(child, len(_autograd.shape(child)) + gone):
         return frozenset((*part, id(child), index) for part in label)
     return label
 
@@ -131,11 +133,11 @@ def _meet(node: Any, kids: list[Label], scene: _Scene, found: Comparison) -> Lab
     product = name.startswith(("Mm", "Bmm"))
     several = product and len(pure) > 1 and (name[0] == "M" or _apart(pure) or _is_over_rows(node, scene.widths))
     if _DISTANCES.search(name) or several:
-        found.with_itself = found.with_itself or scene.one_module(pure)
+        found.with_itself |= scene.of_one_module(pure)
         return MIXED
     elementwise = _ELEMENTWISE.match(name) or _NUMBERS.search(name)
     if elementwise and len(pure) > 1 and _apart(pure) and all(_is_several(child) for child, _ in node.next_functions):
-        found.with_itself = found.with_itself or scene.one_module(pure)
+        found.with_itself |= scene.of_one_module(pure)
         return MIXED
     if constant and (elementwise or product):
         value = _constant(node, [kid == _CONSTANT for kid in kids])
@@ -143,7 +145,7 @@ def _meet(node: Any, kids: list[Label], scene: _Scene, found: Comparison) -> Lab
             [] if value is None or not (product or _is_unit(value, name)) else _copied(value, scene.trace, scene.inputs)
         )
         if partners:
-            found.with_itself = True
+            found.with_itself |= {part[0] for part in whole}
             found.partners += partners
             return MIXED
         found.unknown = found.unknown or bool(product)

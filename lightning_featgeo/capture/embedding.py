@@ -53,7 +53,7 @@ def find_embedding(
             continue
         found = compare(between, entries, trace, inputs)
         beside = {entry for entry in found.predictions if not made.is_trained_through(entry)}  # a probe, detached
-        if found.with_itself and found.predictions != beside:
+        if found.with_itself & (found.predictions - beside):
             doubt = "the loss compares outputs with each other, and with something else"
         elif found.unknown and found.normalised and not found.with_itself:
             doubt = "the loss multiplies an output by a matrix of its own (a queue, weights of classes?)"

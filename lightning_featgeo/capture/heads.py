@@ -104,7 +104,8 @@ def choose_by_declaration(root: torch.nn.Module, num_classes: int | None) -> Cho
     fitting = fitting or {n: m for n, m in found.items() if out_width(m) == num_classes}
     if len(fitting) > 1:
         fitting = {n: m for n, m in fitting.items() if not is_suspect(n)}
-    if len(fitting) != 1:
+    frozen = [m for m in root.modules() if isinstance(m, torch.nn.Linear) and out_width(m) == num_classes]
+    if len(fitting) != 1 or any(not p.requires_grad for m in frozen for p in m.parameters()):
         return None
     name, head = next(iter(fitting.items()))
     if possible_head_outside(root, found, head) is not None:
@@ -227,6 +228,7 @@ class Scout:
             return latent
         if embedding and not reads.reconstructs:
             raise ambiguous(self.found, embedding, outermost)
+        self._refuse_frozen(graph.readouts(head), last, trace, outermost)
         if reads.reconstructs:
             raise ambiguous(
                 self.found,
@@ -264,6 +266,17 @@ class Scout:
         return Choice(
             head, last, "the last trainable layer that ran; no other weight acts on the loss after or beside it"
         )
+
+    def _refuse_frozen(self, readouts: Sequence[Any], last: str, trace: Trace | None, outermost: Sequence[str]) -> None:
+        """Behind the last layer that is trained, the loss reads weights that are not: that head is no candidate."""
+        if not readouts:
+            return
+        paths = {id(module): display_name(path) for path, module in self.root.named_modules() if path}
+        calls = [] if trace is None else trace.calls
+        frozen = [c.module for c in calls if any(g.node in readouts for g in c.gave) and out_width(c.module)]
+        heads = [path for module in frozen if (path := paths.get(id(module)))]
+        why = f"{last!r} is the last layer that is trained, and the loss reads it through weights that are not"
+        raise ambiguous(self.found, why, () if heads else outermost, list(dict.fromkeys(heads)) or None)
 
     def _refuse_silent_weights(self, graph: LossGraph, outermost: Sequence[str]) -> None:
         """A declared head whose weight the loss reads, and that is never called, shows nothing of what goes in."""

@@ -24,12 +24,14 @@ class Reading:
     """What a loss does with a head's output.
 
     ``classifies``: it is scored against classes, with no other weight between. ``reconstructs``: it is compared with
-    the batch's input. ``regresses``: with other numbers of the batch.
+    the batch's input. ``regresses``: with other numbers of the batch. ``scores_groups``: the classes are whole numbers
+    (b, g) of the batch, one below the other.
     """
 
     classifies: bool = False
     reconstructs: bool = False
     regresses: bool = False
+    scores_groups: bool = False
 
 
 class LossGraph:
@@ -89,15 +91,26 @@ class LossGraph:
                 return variable
         return None
 
+    def readouts(self, head: torch.nn.Module) -> list[Any]:
+        """Nodes of weights that nobody trains, through which alone the loss reads a head's output; [] if it doesn't."""
+        if self.loss is None or not self.reads_weight(head):
+            return []
+        weights = _weights(head)
+        nodes = _walk(self.loss.grad_fn, lambda n: is_readout(n) or _applies(n, weights))
+        if any(_applies(node, weights) for node in nodes):
+            return []
+        return [node for node in nodes if is_readout(node)]
+
     def reading(self, head: torch.nn.Module, inputs: Sequence[Tensor]) -> Reading:
         """What is done with a head's output.
 
         Args:
             head: the module.
-            inputs: the batch's tensors of numbers, its input first.
+            inputs: the batch's tensors, its input first.
         """
         weights = _weights(head)
-        classifies = reconstructs = compared = regresses = False
+        classifies = reconstructs = compared = regresses = groups = False
+        numbers = [x for x in inputs if x.is_floating_point()]
         for node in self._nodes:
             name = node.name()
             of_classes, of_numbers = _OF_CLASSES.search(name), _OF_NUMBERS.search(name)
@@ -107,14 +120,17 @@ class LossGraph:
                 reconstructs = compared = True  # the input as black and white, or as shares of white
             elif of_classes and not _is_constant(_autograd.saved(node, "target")):
                 classifies = True
+                groups = groups or any(_is_equal_to_groups(_autograd.saved(node, "target"), x) for x in inputs)
             if of_numbers:
                 target = _autograd.saved(node, "target")
                 compared = compared or target is not None
                 reconstructs = reconstructs or (target is not None and any(_is_input(target, x) for x in inputs[:1]))
-                regresses = regresses or (target is not None and any(_is_equal(target, x) for x in inputs[1:]))
+                regresses = regresses or (target is not None and any(_is_equal(target, x) for x in numbers[1:]))
         if self.loss is not None and not classifies and not compared and self.reads_weight(head):
-            reconstructs = _is_as_wide(head, inputs)
-        return Reading(classifies, reconstructs and not classifies, regresses)
+            given = next((x for x in numbers if x.ndim > 1), None)
+            others = [x for x in numbers if x is not given and given is not None and x.shape == given.shape]
+            reconstructs = _is_as_wide(head, given) and not others  # the next step, say: nothing tells which it is
+        return Reading(classifies, reconstructs and not classifies, regresses, groups)
 
 
 class ReachedCalls:
@@ -170,6 +186,17 @@ def _is_drawn(target: Any, inputs: Sequence[Tensor]) -> bool:
     )  # fmt: skip
 
 
+def _is_equal_to_groups(target: Any, given: Tensor) -> bool:
+    """Whether a loss's classes are those of groups of samples."""
+    return (
+        isinstance(target, torch.Tensor)
+        and given.ndim == 2
+        and given.shape[1] > 1
+        and not given.is_floating_point()
+        and _is_equal(target, given)
+    )
+
+
 def _is_equal(target: Tensor, given: Tensor) -> bool:
     """Whether a loss's target holds the numbers of one of the batch's tensors."""
     if target.numel() != given.numel() or not target.numel():
@@ -179,9 +206,9 @@ def _is_equal(target: Tensor, given: Tensor) -> bool:
     return bool((target.reshape(-1) == given.reshape(-1).to(target.dtype)).all())
 
 
-def _is_as_wide(head: torch.nn.Module, inputs: Sequence[Tensor]) -> bool:
+def _is_as_wide(head: torch.nn.Module, first: Tensor | None) -> bool:
     """Whether a head gives as many numbers as its network was given, where no loss of torch tells what is compared."""
-    outputs, first = out_width(head) or 0, next((x for x in inputs if x.is_floating_point() and x.ndim > 1), None)
+    outputs = out_width(head) or 0
     return outputs > 1 and first is not None and outputs == (first.shape[1] if first.ndim != 3 else first.shape[-1])
 
 
@@ -195,10 +222,18 @@ def _leads_to_output(node: Any, weights: set[int]) -> bool:
             if _applies(at, weights):
                 return True
             inputs = [c for c, _ in at.next_functions if c is not None]
-            if len(inputs) != 1:
+            if len(inputs) != 1 or is_readout(at):
                 break
             at = inputs[0]
     return False
+
+
+def is_readout(node: Any) -> bool:
+    """Whether a node multiplies by a matrix that nobody trains, as a frozen layer: not over rows, as a graph's do."""
+    places = {"Mm": 1, "Bmm": 1, "Addmm": 2, "Convolution": 1}
+    place = next((at for kind, at in places.items() if node.name().startswith(f"{kind}Backward")), None)
+    edges = node.next_functions
+    return place is not None and len(edges) > place and edges[place][0] is None
 
 
 def _weights(head: torch.nn.Module) -> set[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _autograd, _compat
 from lightning_featgeo.capture import facts
 from lightning_featgeo.capture.embedding import COMPARED, Embedding
 from lightning_featgeo.capture.entrance import Entrance
@@ -113,7 +113,7 @@ class Sources:
 
     def _counts(self) -> bool:
         """Whether a call that runs now is one of the step."""
-        return not _compat.is_inside_backward() and (self.is_inside_step is None or self.is_inside_step())
+        return not _autograd.is_inside_backward() and (self.is_inside_step is None or self.is_inside_step())
 
     def settle(self, loss: Tensor | None, inputs: Sequence[Tensor] = (), alone: bool = True) -> None:
         """Decide on the head from what ran in this batch, if that is still open.

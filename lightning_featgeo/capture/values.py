@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _autograd, _compat
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import summarize
@@ -204,7 +204,7 @@ def plain(value: Any) -> Plain:
         lengths = lengths.to(dense.device)
         return Plain(dense, torch.arange(dense.shape[1], device=dense.device) < lengths[:, None])
     x: Tensor = value
-    if _compat.is_inside_torch_func(x):
+    if _autograd.is_inside_torch_func(x):
         raise RuntimeError("they are inside torch.func: watch another layer, or give features=")
     if x.is_nested:
         return _unnested(x)

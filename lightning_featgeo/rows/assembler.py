@@ -100,7 +100,7 @@ class RowAssembler:
             chosen = [whole]
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         size = self._samples(chosen, labels, batch)
-        apart = ungrouped(labels, tensors, chosen, self.role.is_classifier) if self.layouts.said.is_auto else None
+        apart = ungrouped(labels, tensors, chosen, self.role) if self.layouts.said.is_auto else None
         if apart is not None:
             (labels, size, tensors), self.notes[NOTE] = apart, None
         found = self._choose(chosen, tensors, batch, labels, size)

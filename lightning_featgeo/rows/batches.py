@@ -40,10 +40,12 @@ def batch_size(batch: Any) -> int | None:
 
 
 def inputs_of(batch: Any) -> list[Tensor]:
-    """The batch's tensors of numbers, with which a loss may compare what the network gives: its input, then others."""
-    found = [t for _, t in tree.tensors(batch) if t.is_floating_point() and t.ndim > 0]
+    """What a loss may compare the network's output with: the batch's input, its other numbers, its whole numbers."""
+    given = [t for _, t in tree.tensors(batch) if t.ndim > 0]
+    found = [t for t in given if t.is_floating_point()]
     first = next((t for t in found if t.ndim > 1), None)
-    return [] if first is None else [first, *(t for t in found if t is not first)]
+    whole = [t for t in given if t.dtype == torch.int64]
+    return [] if first is None else [first, *(t for t in found if t is not first), *whole]
 
 
 def summarize(batch: Any) -> str:

@@ -14,6 +14,7 @@ class Role:
         stage: of its batches: "train", "val" or "test".
         is_classifier: it feeds a classifier: a second call in a batch is no second view.
         predicts_tokens: its classes are a vocabulary that the model reads, too (a language model).
+        scores_groups: the loss scores whole numbers (b, g) of the batch as classes. None: no loss has told.
         has_views: signals of views were asked for: the same input twice is two views.
         decodes: it belongs to the decoder of an encoder-decoder: the encoder's mask is not its own. None: unknown.
         time_first: it puts out (tokens, batch, dimensions).
@@ -26,6 +27,7 @@ class Role:
     stage: str = ""
     is_classifier: bool = False
     predicts_tokens: bool = False
+    scores_groups: bool | None = None
     has_views: bool = False
     decodes: bool | None = None
     time_first: bool = False

@@ -100,6 +100,7 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
         stage=plan.stage,
         is_classifier=facts.is_classifier(sources.taps, sources.head, sources.reading) and not has_views,
         predicts_tokens=facts.predicts_tokens(sources.root, sources.head),
+        scores_groups=None if sources.reading is None else sources.reading.scores_groups,
         has_views=has_views,
         decodes=facts.decodes(sources.root, path),
         time_first=facts.time_first(tap),

@@ -335,7 +335,8 @@ class Plain(OfLoss):
         self.body, self.head = nn.Sequential(nn.Linear(20, 32), nn.ReLU()), nn.Linear(32, 4)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        z = self.head(self.body(x))
+        h = self.body(x)
+        z = self.head(h)
         if self.what == "a direction":
             return -functional.cosine_similarity(z, functional.normalize(x[:, :4], dim=1)).mean()
         if self.what == "Pearson":
@@ -347,6 +348,12 @@ class Plain(OfLoss):
             return -functional.cosine_similarity(z, functional.one_hot(y, 4).float()).mean()
         if self.what == "a penalty on its norm":
             return (z - x[:, :4]).square().mean() + 0.01 * z.norm(dim=1).mean()
+        if self.what == "a gate":
+            value, gate = z.chunk(2, 1)
+            return functional.mse_loss(value * torch.sigmoid(gate), x[:, :2])
+        if self.what == "a temperature":
+            scores, heat = z.split([3, 1], 1)
+            return functional.cross_entropy(scores / functional.softplus(heat), y % 3)
         if self.what == "a covariance":
             lower = torch.tril(z.reshape(-1, 2, 2))
             return (lower @ lower.mT - x[:, :4].reshape(-1, 2, 2)).square().mean()
@@ -354,7 +361,17 @@ class Plain(OfLoss):
 
 
 @pytest.mark.parametrize(
-    "what", ["a direction", "Pearson", "LogitNorm", "one-hot", "a penalty on its norm", "a covariance"]
+    "what",
+    [
+        "a direction",
+        "Pearson",
+        "LogitNorm",
+        "one-hot",
+        "a penalty on its norm",
+        "a covariance",
+        "a gate",
+        "a temperature",
+    ],
 )
 def test_a_prediction_that_is_normalised_is_no_embedding(what: str) -> None:
     monitor = fitted(Plain(what), signals=["effective_rank"], epochs=1)
@@ -374,6 +391,63 @@ def test_what_is_compared_with_itself_and_with_a_target_is_refused(by_hand: bool
 
     with pytest.raises(ConfigurationError, match="with each other, and with something else"):
         fitted(Decorrelated(""))
+
+
+@pytest.mark.parametrize("what", ["layer", "num_classes", "regression", "matrix"])
+def test_weights_that_nobody_trains_are_not_looked_through(what: str) -> None:
+    """A frozen classifier was taken for a reshape, and a layer too early for the head."""
+
+    class Frozen(Plain):
+        def __init__(self) -> None:
+            super().__init__("")
+            self.head.requires_grad_(False)
+            self.body = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 32))
+            if what == "num_classes":
+                self.num_classes = 4
+
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            h = self.body(x)
+            z = h @ torch.eye(32)[:, :4] if what == "matrix" else self.head(h)
+            return (z - x[:, :4]).square().mean() if what == "regression" else functional.cross_entropy(z, y)
+
+    with pytest.raises(ConfigurationError, match="reads it through weights that are not") as error:
+        fitted(Frozen())
+    assert what == "matrix" or "FeatureGeometryMonitor(head='head')" in str(error.value)
+
+
+def test_the_next_step_of_a_series_is_no_reconstruction() -> None:
+    class Forecast(Plain):
+        def __init__(self) -> None:
+            super().__init__("")
+            self.head = nn.Linear(32, 20)
+
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            return (self.head(self.body(x)) - y).square().mean().sqrt()
+
+    loader = DataLoader(TensorDataset(X, X.roll(1, 0)), 32)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    trainer(monitor, max_epochs=1).fit(Forecast(), loader, loader)
+    assert monitor.history.run["layers"][0].startswith("the input of 'head'")
+
+
+@pytest.mark.parametrize("settings", [{}, {"labels": 1}, {"views": "b v"}])
+def test_whole_numbers_without_a_name_are_asked_for(settings: dict[str, Any]) -> None:
+    """Of groups without a classifier: labels of samples, or cameras of views? Each line that is offered works."""
+
+    class Groups(TwoViews):
+        def loss(self, batch: Any) -> Tensor:
+            z = functional.normalize(self(batch[0].flatten(0, 1)), dim=1)
+            return functional.cross_entropy(z @ z.T / 0.2, torch.arange(len(z)).roll(1))
+
+    loader = DataLoader(TensorDataset(X.reshape(32, 4, 20), torch.arange(4).repeat(32, 1)), 8)
+    monitor = FeatureGeometryMonitor(layer="projector", signals=["effective_rank"], **settings)
+    fit = trainer(monitor, max_epochs=1).fit
+    if not settings:
+        with pytest.raises(ConfigurationError, match="labels of 4 samples, or something of 4 views"):
+            fit(Groups(""), loader, loader)
+        return
+    fit(Groups(""), loader, loader)
+    assert monitor.history.records[0].values["n_samples"] == (128 if "labels" in settings else 32)
 
 
 class Named(pl.LightningModule):
@@ -505,9 +579,8 @@ def test_what_a_training_step_could_not_tell_is_not_told_by_the_order_of_running
     assert [record.values for record in monitor.history] == [{}, {}]
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_numbers_of_views_are_no_labels_of_samples(named: bool) -> None:
-    """Cameras of views look like labels of groups: only what is called a label, or stands alone beside, is one."""
+def test_numbers_of_views_are_no_labels_of_samples() -> None:
+    """Cameras of views look like labels of groups: what has another name is none."""
 
     class Seen(OfLoss):
         def __init__(self) -> None:
@@ -515,8 +588,7 @@ def test_numbers_of_views_are_no_labels_of_samples(named: bool) -> None:
             self.body, self.head = nn.Sequential(nn.Linear(20, 16), nn.ReLU()), nn.Linear(16, 3)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            x = batch["image"] if named else batch[0]
-            return self.head(self.body(x.flatten(0, 1))).square().mean()
+            return self.head(self.body(batch["image"].flatten(0, 1))).square().mean()
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.training_step(batch, batch_idx)
@@ -524,7 +596,29 @@ def test_numbers_of_views_are_no_labels_of_samples(named: bool) -> None:
     cameras = torch.arange(4).repeat(32, 1)
     views = X.reshape(32, 4, 20)
     rows: Any = [{"image": x, "camera": c} for x, c in zip(views, cameras, strict=True)]
-    loader = DataLoader(rows if named else TensorDataset(views, cameras, cameras), 8)
+    loader = DataLoader(rows, 8)
     monitor = FeatureGeometryMonitor(signals=["effective_rank"])
     trainer(monitor, max_epochs=1).fit(Seen(), loader, loader)
     assert not any("groups of samples" in str(note) for record in monitor.history for note in record.notes)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_only_what_the_loss_scores_is_a_label_of_each_view(scored: bool) -> None:
+    """Which camera a view is of, to be told by the network: or only given beside it, and one label for all views."""
+
+    class Cameras(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, camera, y = batch["image"], batch["camera"], batch["of"]
+            z = self.head(self.body(x.flatten(0, 1)))
+            if scored:
+                return functional.cross_entropy(z, camera.flatten())
+            return functional.cross_entropy(z.unflatten(0, x.shape[:2]).mean(1), y[:, 0])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.training_step(batch, batch_idx)
+
+    given = {"image": X.reshape(32, 4, 20), "camera": torch.arange(4).repeat(32, 1), "of": Y[:32, None]}
+    rows: Any = [{name: part[i] for name, part in given.items()} for i in range(32)]
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"])
+    trainer(monitor, max_epochs=1).fit(Cameras(""), DataLoader(rows, 8), DataLoader(rows, 8))
+    assert monitor.history.records[0].values["n_samples"] == (128 if scored else 32)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _autograd, _compat
 from lightning_featgeo.capture import stash
 from lightning_featgeo.capture.sources import Sources
 
@@ -38,9 +38,9 @@ def test_without_effects_the_tap_breaks_the_graph_and_catches_all_the_same(monke
 
 
 def test_without_functorch_nothing_is_inside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.func.vmap(lambda x: torch.tensor(_compat.is_inside_torch_func(x)) | (x > x))(torch.ones(2)).all()
+    assert torch.func.vmap(lambda x: torch.tensor(_autograd.is_inside_torch_func(x)) | (x > x))(torch.ones(2)).all()
     monkeypatch.delattr(torch._C, "_functorch")
-    assert _compat.is_inside_torch_func(torch.ones(2)) is False
+    assert _autograd.is_inside_torch_func(torch.ones(2)) is False
 
 
 def test_a_stop_is_marked_also_without_lightnings_reasons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ MEASURED = "tuned on runs that benchmarks/validity.py does not report on"
 class Alarm:
     """One alarm, with all that a reader needs to believe it or not.
 
+    ``grade``: "failure": the features are being lost. "notice": something moves, look at it; no stop acts on it.
     ``kind``: what was looked for, such as "collapse"; ``title``: what was found, such as "total collapse". ``epoch``,
     ``step``: when it was raised; ``since_epoch``, ``since_step``: the check at which it began.
     ``name``: logged name of the signal; ``old``, ``new``: its value then (``old_epoch``) and now. ``text``: what the
@@ -50,6 +51,7 @@ class Alarm:
     also: list[str] = field(default_factory=list)
     agree: list[str] = field(default_factory=list)
     disagree: list[str] = field(default_factory=list)
+    grade: str = "failure"
     checkpoint: str | None = None
     causes: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
@@ -63,8 +65,13 @@ class Alarm:
 
     @property
     def is_failure(self) -> bool:
-        """Whether something goes wrong: what has converged has not."""
-        return self.kind != "converged"
+        """Whether something goes wrong: what has converged has not, and a notice can't tell."""
+        return self.kind != "converged" and self.grade == "failure"
+
+    @property
+    def called(self) -> str:
+        """What it is called in messages."""
+        return "alarm" if self.grade == "failure" else self.grade
 
     @property
     def line(self) -> str:
@@ -99,7 +106,7 @@ class Alarm:
             "next": "; ".join(self.steps),
         }
         lines = [f"  {key + ':':14}{text}" for key, text in rows.items() if text]
-        return "\n".join([f"featgeo alarm: {self.title}, epoch {self.epoch:.2f} (step {self.step})", *lines])
+        return "\n".join([f"featgeo {self.called}: {self.title}, epoch {self.epoch:.2f} (step {self.step})", *lines])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the history."""
@@ -113,6 +120,7 @@ def _texts(given: Any) -> list[str]:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("epoch", "since_epoch", "old_epoch", "old", "new", "noise"), finite),
     **dict.fromkeys(("step", "since_step", "checks"), whole),
+    "grade": lambda given: "notice" if given == "notice" else "failure",
     **dict.fromkeys(("also", "agree", "disagree", "causes", "steps"), _texts),
     "level": lambda given: optional(given, finite),
     "checkpoint": lambda given: optional(given, name_of),
@@ -170,6 +178,7 @@ def build(
         source=found.source if KINDS.get(kind.name) is not kind else f"the ready-made {kind.name!r}, {MEASURED}",
         noise=float(past.noise(found.old, len(past.values) - 1, until=found.old)),
         level=level,
+        grade=watch.grade,
         also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),
         agree=agree,
         disagree=disagree,

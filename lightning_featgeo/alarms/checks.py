@@ -8,10 +8,12 @@ from typing import Any
 
 from lightning_featgeo.alarms.past import Finding
 from lightning_featgeo.errors import NoteKind
-from lightning_featgeo.history.checked import finite, mapping, table, whole
+from lightning_featgeo.history.checked import finite, items, mapping, name_of, table, whole
 from lightning_featgeo.history.record import Record
+from lightning_featgeo.metrics.catalog import CATALOG
 
 MOST = 512  # checks that are remembered one by one
+MORE_ROWS = 1.25  # a factor between the rows of two windows from which on what depends on them is not compared
 
 
 @dataclass
@@ -23,13 +25,31 @@ class Check:
     values: dict[str, float]
     errors: dict[str, float]
     elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
+    rows: float = 0.0  # 0: not known
+    ceiling: tuple[str, ...] = ()  # signals whose largest value is set by the rows
+    of: str = ""  # what the numbers are of; "": not known
 
     @classmethod
     def read(cls, given: Any) -> Check:
         """From plain data of a checkpoint; raises if it is none."""
         found = mapping(given)
-        tables = (table(found.get(name, {}), finite) for name in ("values", "errors", "elsewhere"))
-        return cls(finite(found["epoch"]), whole(found["step"]), *tables)
+        values, errors, elsewhere = (table(found.get(name, {}), finite) for name in ("values", "errors", "elsewhere"))
+        return cls(
+            finite(found["epoch"]),
+            whole(found["step"]),
+            values,
+            errors,
+            elsewhere,
+            rows=finite(found.get("rows", 0.0)),
+            ceiling=tuple(map(name_of, items(found.get("ceiling", ())))),
+            of=name_of(found.get("of", "")),
+        )
+
+    def compares(self, other: Check, signal: str) -> bool:
+        """Whether a signal's values here and there are of as many rows, where they depend on how many there are."""
+        if not self.rows or not other.rows or max(self.rows, other.rows) <= MORE_ROWS * min(self.rows, other.rows):
+            return True
+        return signal not in self.ceiling and signal not in other.ceiling and "bank" not in CATALOG[signal].requires
 
 
 @dataclass

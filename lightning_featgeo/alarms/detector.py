@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning_featgeo.alarms.alarm import Alarm, build
 from lightning_featgeo.alarms.checks import Check, Streak, thinned, unmoved
+from lightning_featgeo.alarms.evidence import is_confirmed, is_kept, is_watched, learned_since
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
@@ -33,9 +34,8 @@ from lightning_featgeo.history.checked import finite, items, name_of, table, who
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
-State = Literal["cannot tell", "quiet", "alarm"]
+State = Literal["cannot tell", "quiet", "notice", "alarm"]
 RECENT = 4  # windows: half of them gaps, and nothing can be told
-LEARNING = 0.05  # a gain of another signal from which on a loss is learning
 
 
 @runtime_checkable
@@ -61,7 +61,8 @@ class Detector:
         min_rows: windows of fewer rows are no checks.
 
     ``state`` is "quiet" (no rule has fired, which is not a proof of health), "alarm" (from the alarm on, as long as its
-    rule holds) or "cannot tell", with the reason in ``why``.
+    rule holds), "notice" likewise, or "cannot tell", with the reason in ``why``. Windows of something else than those
+    before them (another layer width, pooling or number of neighbours) begin anew.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Detector:
         self.hysteresis, self.min_effect, self.min_rows = hysteresis, min_effect, min_rows
         self.checks: list[Check] = []
         self.streaks = [Streak() for _ in kind.watches]
-        self.raised: set[str] = set()
+        self.raised: set[tuple[str, str]] = set()  # grade and title
         self.recent: list[str] = []  # of the last windows: "" or why they told nothing
         self._elsewhere: dict[str, float] = {}
 
@@ -122,17 +123,17 @@ class Detector:
 
     @property
     def state(self) -> State:
-        """ "alarm", "cannot tell" or "quiet", as the class says."""
-        if self.raised:
+        """What the class says."""
+        if any(grade == "failure" for grade, _ in self.raised):
             return "alarm"
-        return "cannot tell" if self.why else "quiet"
+        return "notice" if self.raised else "cannot tell" if self.why else "quiet"
 
     # --- a window ----------------------------------------------------------------------------------------------------
 
     def hear(self, record: Record) -> None:
         """Note a window of another stage that is compared with; of windows that close together, all before a check."""
         if record.stage in self.kind.stages and record.layer == self.layer and record.stage != self.stage:
-            here = {name: value for name, value in record.values.items() if _watched(name, self.kind)}
+            here = {name: value for name, value in record.values.items() if is_watched(name, self.kind)}
             self._elsewhere.update({f"{record.stage}/{name}": value for name, value in here.items()})
 
     def observe(self, record: Record, guard: ErrorGuard | None = None) -> Alarm | None:
@@ -148,22 +149,25 @@ class Detector:
         self.recent = [*self.recent, self._told_nothing(record)][-RECENT:]
         if self.recent[-1]:
             return None
-        self.checks = [
-            *thinned(self.checks),
-            Check(
-                record.epoch,
-                record.step,
-                {name: float(value) for name, value in record.values.items() if _kept(name, self.kind)},
-                {name: float(value) for name, value in record.standard_errors.items() if _watched(name, self.kind)},
-                dict(self._elsewhere),
-            ),
-        ]
+        check = Check(
+            record.epoch,
+            record.step,
+            {name: float(value) for name, value in record.values.items() if is_kept(name, self.kind)},
+            {name: float(value) for name, value in record.standard_errors.items() if is_watched(name, self.kind)},
+            dict(self._elsewhere),
+            float(record.values.get(COUNT_SIGNAL, 0.0)),
+            tuple(sorted(record.ceilings)),
+            str(sorted(record.facts.items())),
+        )
+        if self.checks and self.checks[-1].of not in ("", check.of):
+            self._begin_anew()
+        self.checks = [*thinned(self.checks), check]
         for watch, streak in zip(self.kind.watches, self.streaks, strict=True):
             doing = f"the rule {type(watch.rule).__name__} of {watch.signal}"
             lost = "nothing can be told of this window"
             with guard.around(doing, self._could_not, lost=lost) if guard else nullcontext():
                 self._judge(watch, streak)
-        self.raised = {title for title in self.raised if self._stands(title)}
+        self.raised = {each for each in self.raised if self._stands(*each)}
         alarm: Alarm | None = None
         with guard.around("writing an alarm", self._could_not) if guard else nullcontext():
             alarm = self._due()
@@ -182,9 +186,11 @@ class Detector:
     def _could_not(self, reason: str) -> None:
         self.recent[-1] = str(reason)
 
-    def _stands(self, title: str) -> bool:
+    def _stands(self, grade: str, title: str) -> bool:
         """Whether an alarm that was raised still holds: one of its rules does, or all that have values."""
-        held = [s.held > 0 for w, s in self._of(title) if self.kind.mode == "any" or w.signal in self.checks[-1].values]
+        all_of = zip(self.kind.watches, self.streaks, strict=True)
+        pairs = [(watch, streak) for watch, streak in all_of if (watch.grade, watch.title) == (grade, title)]
+        held = [s.held > 0 for w, s in pairs if self.kind.mode == "any" or w.signal in self.checks[-1].values]
         return any(held) if self.kind.mode == "any" else all(held)
 
     def _only_begins(self, record: Record) -> bool:
@@ -208,8 +214,8 @@ class Detector:
         now = self.checks[-1]
         if watch.signal not in now.values:
             return  # a gap is no check: it neither ends a streak nor lengthens it
-        past, _ = self._past(watch, watch.title in self.raised)
-        found = watch.rule.check(past) if past.values else None
+        past, checks = self._past(watch, (watch.grade, watch.title) in self.raised)
+        found = watch.rule.check(past) if past.values and is_confirmed(watch, checks) else None
         if found is None:
             streak.held, streak.finding = 0, None
             return
@@ -219,7 +225,9 @@ class Detector:
 
     def _past(self, watch: Watch, raised: bool) -> tuple[Past, list[Check]]:
         """The watch's signal so far, and its checks; limits are eased once an alarm is raised."""
-        checks = [check for check in self.checks if watch.signal in check.values][self._warmup(watch) :]
+        signal, now = watch.signal, self.checks[-1]
+        checks = [c for c in self.checks if signal in c.values][self._warmup(watch) :]
+        checks = [check for check in checks if check.compares(now, signal)]
         key = f"{watch.rule.to}/{watch.signal}" if isinstance(watch.rule, GeneralizationGap) else ""
         past = Past(
             CATALOG[watch.signal],
@@ -228,37 +236,20 @@ class Detector:
             [check.elsewhere.get(key) for check in checks] if key else (),
             1 - self.hysteresis if raised else 1.0,
             self.min_effect,
-            self._learned(watch, checks),
+            learned_since(watch, checks),
         )
         return past, checks
-
-    @staticmethod
-    def _learned(watch: Watch, checks: list[Check]) -> int:
-        """Index of the first check at which every signal named by ``unless`` had come near what it is now."""
-        start = 0
-        for name in watch.unless:
-            now = checks[-1].values.get(name) if checks else None
-            if now is None:
-                continue
-            scale = Past(CATALOG[name], [now])
-            then = ((index, check.values[name]) for index, check in enumerate(checks) if name in check.values)
-            start = max(start, next(index for index, value in then if scale.loss(now, value) <= LEARNING))
-        return start
-
-    def _of(self, title: str) -> list[tuple[Watch, Streak]]:
-        pairs = zip(self.kind.watches, self.streaks, strict=True)
-        return [(watch, streak) for watch, streak in pairs if watch.title == title]
 
     def _due(self) -> Alarm | None:
         pairs = [p for p in zip(self.kind.watches, self.streaks, strict=True) if p[0].signal in self.checks[-1].values]
         firing = [(w, s) for w, s in pairs if s.finding is not None and s.held >= (self.patience or w.patience)]
         if self.kind.mode == "all" and len(firing) < len(pairs):
             return None
-        for watch, streak in firing:
-            if watch.title not in self.raised:
-                held = [w for w, s in pairs if s.held and w is not watch]
+        for watch, streak in sorted(firing, key=lambda pair: pair[0].grade == "notice"):  # a failure is more
+            if not self.raised & {("failure", watch.title), (watch.grade, watch.title)}:
+                held = [w for w, s in pairs if s.held and w is not watch and w.grade == watch.grade]
                 alarm = build(self.kind, self.prefix, watch, streak, held, *self._past(watch, raised=False))
-                self.raised.add(watch.title)
+                self.raised.add((watch.grade, watch.title))
                 return alarm
         return None
 
@@ -269,7 +260,7 @@ class Detector:
         return {
             "checks": [vars(check).copy() for check in self.checks],
             "streaks": [[s.held, s.since_epoch, s.since_step] for s in self.streaks],
-            "raised": sorted(self.raised),
+            "raised": [list(each) for each in sorted(self.raised)],
             "recent": list(self.recent),
             "elsewhere": dict(self._elsewhere),
         }
@@ -280,20 +271,22 @@ class Detector:
         streaks = [Streak(whole(held), finite(epoch), whole(step)) for held, epoch, step in items(state["streaks"])]
         if len(streaks) != len(self.kind.watches):
             raise ValueError("they are of other rules")
-        raised, recent = (list(map(name_of, items(state[name]))) for name in ("raised", "recent"))
+        recent, raised = list(map(name_of, items(state["recent"]))), set(map(_grade_and_title, items(state["raised"])))
         self._elsewhere = table(state["elsewhere"], finite)
-        self.checks, self.streaks, self.raised, self.recent = checks, streaks, set(raised), recent
+        self.checks, self.streaks, self.raised, self.recent = checks, streaks, raised, recent
 
     def forget(self) -> None:
         """Begin anew."""
-        self.checks, self.raised, self.recent, self._elsewhere = [], set(), [], {}
-        self.streaks = [Streak() for _ in self.kind.watches]
+        self._begin_anew()
+        self.recent, self._elsewhere = [], {}
+
+    def _begin_anew(self) -> None:
+        self.checks, self.raised, self.streaks = [], set(), [Streak() for _ in self.kind.watches]
 
 
-def _watched(name: str, kind: Kind) -> bool:
-    return any(watch.signal == name or name in watch.unless for watch in kind.watches)
-
-
-def _kept(name: str, kind: Kind) -> bool:
-    """Watched, or able to agree or disagree."""
-    return _watched(name, kind) or (name in CATALOG and CATALOG[name].direction != "none")
+def _grade_and_title(given: Any) -> tuple[str, str]:
+    """Of an alarm that stands; states of an earlier version have the title alone."""
+    if isinstance(given, str):
+        return "failure", given
+    grade, title = map(name_of, items(given))
+    return grade, title

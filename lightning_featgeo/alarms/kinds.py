@@ -15,6 +15,8 @@ from lightning_featgeo.alarms.rules import Decline, Drop, GeneralizationGap, Pea
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG
 
+Grade = Literal["notice", "failure"]
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -23,6 +25,8 @@ class Watch:
     ``needed``: the kind makes no sense without this signal. ``warmup``: first checks that are not judged and are
     nobody's best (the rank of a network that has learned nothing is high). ``unless``: signals, where they have values,
     that must not have got better meanwhile by more than 5 %: what one signal loses while another gains is learning.
+    ``confirmed_by``: signals that, where they have values, must have lost so much of their best as well.
+    ``grade``: "failure": the features are being lost. "notice": something moves, look at it; a stop doesn't act on it.
     """
 
     signal: str
@@ -32,6 +36,8 @@ class Watch:
     needed: bool = True
     warmup: int = 0
     unless: tuple[str, ...] = ()
+    confirmed_by: tuple[tuple[str, float], ...] = ()
+    grade: Grade = "failure"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def do(action: Action, trainer: Trainer, alarm: Alarm) -> None:
     if callable(action):
         action(alarm)
     elif action == "stop":
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and alarm.grade == "notice":
+            say(fill(f"featgeo notice: {alarm.line}", 16))
+        elif trainer.is_global_zero:
             say(fill(alarm.report.replace("featgeo alarm:", "featgeo: stopping,", 1), 16))
     elif action == "warn":
         if trainer.is_global_zero:

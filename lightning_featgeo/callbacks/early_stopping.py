@@ -127,9 +127,9 @@ class GeometryEarlyStopping(EarlyStopping):
 
     @property
     def state(self) -> str:
-        """ "alarm", "cannot tell" or "quiet", of all detectors: the first of these that one is in."""
+        """ "alarm", "notice", "cannot tell" or "quiet", of all detectors: the first of these that one is in."""
         states = {detector.state for detector in self.detectors}
-        return next(state for state in ("alarm", "cannot tell", "quiet") if state in states)
+        return next(state for state in ("alarm", "notice", "cannot tell", "quiet") if state in states)
 
     @property
     def why(self) -> str:
@@ -202,8 +202,11 @@ class GeometryEarlyStopping(EarlyStopping):
         return found
 
     def stop(self, trainer: Trainer, alarm: Alarm) -> bool:
-        """Tell the trainer to stop, if that is the action and this is the first alarm; returns whether it was."""
-        if "stop" not in self.actions or self.stopping_reason_message is not None:
+        """Tell the trainer to stop, if that is the action and this is the first alarm; returns whether it was.
+
+        Never for a notice.
+        """
+        if "stop" not in self.actions or self.stopping_reason_message is not None or alarm.grade == "notice":
             return False
         self.stopped_epoch = trainer.current_epoch
         _compat.mark_stopped(self, f"featgeo: stopping, {alarm.line}.")

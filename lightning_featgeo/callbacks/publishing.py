@@ -187,7 +187,7 @@ class Publisher:
 
     def _alarmed(self, record: Record, alarm: Alarm, stops: bool, alerts: bool) -> None:
         """An alarm, to the history and to loggers; ``stops``: it ended the run; ``alerts``: somebody is to be told."""
-        kind, key = ("stop", "featgeo_stop_reason") if stops else ("alarm", "featgeo_alarm")
+        kind, key = ("stop", "featgeo_stop_reason") if stops else (alarm.called, f"featgeo_{alarm.called}")
         self.history.event(
             kind=kind, monitor=alarm.name, epoch=record.epoch, step=record.step, reason=alarm.line,
             alarm=alarm.as_dict(),

@@ -57,7 +57,7 @@ class Stoppers:
                     self.guard.warn(reason, reason)
         self._due += due
         states = {state for stopper in self.stoppers for state in stopper.state_of(record)}
-        return Judgement(due, 1.0 if "alarm" in states else 0.0 if "quiet" in states else None)
+        return Judgement(due, 1.0 if "alarm" in states else 0.0 if states & {"quiet", "notice"} else None)
 
     def act(self) -> None:
         """Do what is to be done about the alarms that were due."""

@@ -54,9 +54,10 @@ def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
         dashes[baseline] = [5, 3]
     colour = alt.Color("run:N", legend=None, scale=alt.Scale(domain=names, range=colours))
     dash = alt.StrokeDash("run:N", legend=None, scale=alt.Scale(domain=names, range=dashes))
-    kinds = ["stop", "alarm"]
-    urgent = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=["var(--stop)", "var(--alarm)"]))
-    solid = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]]))
+    kinds = ["stop", "alarm", "notice"]
+    tones = ["var(--stop)", "var(--alarm)", "var(--quiet)"]
+    urgent = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=tones))
+    solid = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3], [1, 3]]))
     when = [alt.Tooltip("run:N", title="run"), alt.Tooltip("epoch:Q", title="epoch", format=".4~g")]
     shown = [
         *when,

@@ -94,7 +94,7 @@ def _marks(index: int, run: Run) -> list[dict[str, Any]]:
     found = []
     for event in run.history.events:
         parts = str(event.get("monitor", "")).split("/")
-        if event.get("kind") in ("stop", "alarm") and isinstance(event.get("epoch"), (int, float)):
+        if event.get("kind") in ("stop", "alarm", "notice") and isinstance(event.get("epoch"), (int, float)):
             stage, layer = parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 3 else None
             found.append(
                 {"run": index, "stage": stage, "layer": layer, "epoch": _round(event["epoch"]),

@@ -32,7 +32,7 @@ def text(given: object) -> str:
 def run_card(index: int, run: Run, baseline: int | None) -> str:
     """What happened in a run, in words."""
     kind, sentence = words.headline(run)
-    label = {"stop": "stopped", "alarm": "alarm", "quiet": "no alarm"}[kind]
+    label = {"stop": "stopped", "alarm": "alarm", "notice": "notice", "quiet": "no alarm"}[kind]
     base = " <span class='badge'>baseline</span>" if index == baseline else ""
     described = run.history.run.get("described")
     return "".join(

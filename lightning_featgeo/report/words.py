@@ -22,9 +22,10 @@ def number(value: float) -> str:
 
 
 def headline(run: Run) -> tuple[str, str]:
-    """(kind, sentence): kind is "stop", "alarm" or "quiet"."""
+    """(kind, sentence): kind is "stop", "alarm", "notice" or "quiet"."""
     stops = [event for event in run.history.events if event.get("kind") == "stop"]
     alarms = [event for event in run.history.events if event.get("kind") == "alarm"]
+    notices = [event for event in run.history.events if event.get("kind") == "notice"]
     if stops:
         text = _sentence(stops[-1])
         also = f" Before that, {len(alarms)} alarm{'s' * (len(alarms) > 1)}." if alarms else ""
@@ -32,6 +33,9 @@ def headline(run: Run) -> tuple[str, str]:
     if alarms:
         more = f" {len(alarms) - 1} more alarm{'s' * (len(alarms) > 2)} after that." if len(alarms) > 1 else ""
         return "alarm", f"{_sentence(alarms[0])}.{more}"
+    if notices:
+        more = f" {len(notices) - 1} more after that." if len(notices) > 1 else ""
+        return "notice", f"No alarm and no stop. To look at: {_sentence(notices[0])}.{more}"
     return "quiet", "No alarm and no stop was recorded (a run that no alarm watches has none)."
 
 

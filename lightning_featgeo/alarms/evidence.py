@@ -1,0 +1,47 @@
+"""What other signals say of a signal's loss: that something was learned meanwhile, or that it is a loss indeed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_featgeo.alarms.checks import Check
+from lightning_featgeo.alarms.kinds import Kind, Watch
+from lightning_featgeo.alarms.past import Past
+from lightning_featgeo.metrics.catalog import CATALOG
+
+LEARNING = 0.05  # a gain of another signal from which on a loss is learning
+
+
+def learned_since(watch: Watch, checks: Sequence[Check]) -> int:
+    """Index of the first check at which every signal named by ``unless`` had come near what it is now."""
+    start = 0
+    for name in watch.unless:
+        now = checks[-1].values.get(name) if checks else None
+        if now is None:
+            continue
+        scale = Past(CATALOG[name], [now])
+        then = ((index, check.values[name]) for index, check in enumerate(checks) if name in check.values)
+        start = max(start, next(index for index, value in then if scale.loss(now, value) <= LEARNING))
+    return start
+
+
+def is_confirmed(watch: Watch, checks: Sequence[Check]) -> bool:
+    """Whether the signals named by ``confirmed_by`` have lost of their best as well, where they have values now."""
+    for name, loss in watch.confirmed_by:
+        if not checks or name not in checks[-1].values:
+            continue
+        known = [check for check in checks if name in check.values and check.compares(checks[-1], name)]
+        past = Past(CATALOG[name], [check.values[name] for check in known])
+        if past.loss(past.values[past.best], past.values[-1]) < loss:
+            return False
+    return True
+
+
+def is_watched(name: str, kind: Kind) -> bool:
+    """Whether a kind's rules read a signal."""
+    return any(name in (w.signal, *w.unless, *(other for other, _ in w.confirmed_by)) for w in kind.watches)
+
+
+def is_kept(name: str, kind: Kind) -> bool:
+    """Watched, or able to agree or disagree."""
+    return is_watched(name, kind) or (name in CATALOG and CATALOG[name].direction != "none")

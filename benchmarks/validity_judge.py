@@ -1,87 +1,157 @@
 """What the alarms would have said of stored runs, and the tables of ``validity.py``.
 
-A planted failure is *visible* from the first check on, from which to the run's end at least one recorded signal lies
-outside all that the intact twin's tuning runs showed at the same check (a signal without a value is outside). That is
-the earliest moment at which somebody with sixty intact runs at hand could have told. An alarm's delay is counted in
-checks from there. Alarms before the failure was switched on are false ones, and none of them counts as a detection.
+Every rate is of families that no limit has seen: for each family, limits are chosen on all the others. A planted fault
+counts as a *failure that ends the run's usefulness* if the probe's accuracy above chance (or R²) at the end is below
+seven tenths of what the family's intact runs reach (which must be 0.15 or more). An intact run counts as such if its probe ends at no less than
+eight tenths of its best (or, without classes, if its validation loss ends no higher than it began).
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.callbacks import EarlyStopping
-from measuring import table
+import numpy as np
+import validity_checkpoints
+import validity_stops
+from measuring import publish, table
 from scipy.stats import binomtest
-from validity_runs import EPOCHS, FULL, LONG, METHODS, SIGNALS, records
+from validity_families import FAMILIES
+from validity_runs import records
 
-from lightning_featgeo.alarms import KINDS, ChangePoint, Detector, Drop, Kind, Rule, Threshold
-from lightning_featgeo.alarms.kinds import of_signal
+from lightning_featgeo.alarms import KINDS, Detector, Drop, Kind, Watch
+from lightning_featgeo.alarms.kinds import CLASSES, DIMENSIONAL, LOST, TOTAL
+from validity_before import BEFORE
 
 Run = dict[str, Any]
-TUNING = 60  # seeds below it are there to fix limits on
-
-# What the ready-made kinds are compared with: one signal, one rule.
-SINGLE: dict[str, tuple[str, Rule]] = {
-    "feature_std fell by half": ("feature_std", Drop(0.5)),
-    "feature_std below 0.1": ("feature_std", Threshold(below=0.1)),
-    "effective_rank fell by half": ("effective_rank", Drop(0.5)),
-    "rankme fell by 30 %": ("rankme", Drop(0.3)),
-    "rankme fell by half": ("rankme", Drop(0.5)),
-    "feature_std jumped": ("feature_std", ChangePoint()),
-}
+MOST_FALSE = 0.005  # of the intact runs of the other families, when limits are chosen
+ENDS, HOLDS = 0.7, 0.8
+LEAST = 0.15  # above chance: families whose intact runs learn less have nothing to lose
 
 
-def held_out(run: Run) -> bool:
-    """Seeds on which no limit was fixed."""
-    return run["seed"] >= TUNING
+# --- what a run has come to ------------------------------------------------------------------------------------------
 
 
-def alarms(run: Run, kind: Kind, stage: str = "val") -> list[int]:
-    """Checks (from 1) at which the kind raises an alarm."""
-    detector = Detector(kind, stage)
-    both = sorted([*records(run, "val"), *records(run, "train_clean")], key=lambda r: (r.window, r.stage))
-    return [record.window + 1 for record in both if detector.observe(record) is not None]
+def _above_chance(run: Run) -> np.ndarray:
+    chance = 1 / run["classes"] if run["classes"] else 0.0
+    return np.array([row["probe"] for row in run["outcomes"]]) - chance
 
 
-Envelopes = dict[str, dict[str, list[tuple[float, float]]]]
+def is_intact(run: Run) -> bool:
+    """Whether a run without a fault did what it is for."""
+    probe, losses = _above_chance(run), [row.get("loss") for row in run["outcomes"]]
+    if np.median(probe[-3:]) >= HOLDS * probe.max():
+        return True
+    known = [loss for loss in losses if loss is not None]
+    return not run["classes"] and len(known) == len(losses) and bool(np.isfinite(known).all()) and known[-1] <= known[0]
 
 
-def envelopes(runs: Iterable[Run]) -> Envelopes:
-    """Method -> signal -> check -> smallest and largest value of its tuning runs."""
-    seen: dict[str, dict[str, list[list[float]]]] = defaultdict(
-        lambda: {s: [[] for _ in range(EPOCHS)] for s in SIGNALS}
-    )
+def reached(runs: Iterable[Run]) -> dict[str, float]:
+    """What each family's intact runs reach: the median of their last probes, above chance."""
+    found: dict[str, list[float]] = {}
     for run in runs:
-        if not held_out(run):
-            for signal, values in run["stages"]["val"]["values"].items():
-                for check, value in enumerate(values[:EPOCHS]):
-                    if value is not None:
-                        seen[run["method"]][signal][check].append(value)
+        if not run["fault"] and is_intact(run):
+            found.setdefault(run["family"], []).append(float(_above_chance(run)[-1]))
+    return {family: statistics.median(values) for family, values in found.items()}
+
+
+def is_useless(run: Run, reach: Mapping[str, float]) -> bool:
+    """Whether a planted fault has ended a run's usefulness."""
+    probe, there = _above_chance(run), reach.get(run["family"], 0.0)
+    return there >= LEAST and bool(np.median(probe[-3:]) < ENDS * min(there, float(probe.max())))
+
+
+# --- rules to choose from --------------------------------------------------------------------------------------------
+
+
+def unlabelled(watches: Iterable[Watch]) -> tuple[Watch, ...]:
+    """As they judge a run without labels: no class signal is there to say that a loss is learning."""
+    return tuple(
+        replace(w, unless=tuple(s for s in w.unless if s not in CLASSES), confirmed_by=())
+        for w in watches
+        if w.signal not in CLASSES and not w.strictly
+    )
+
+
+def _candidates() -> dict[str, list[Watch]]:
+    """For each watch of the failure grade: versions of it, with other limits."""
+    rank = {"title": DIMENSIONAL, "warmup": 2, "unless": ("feature_std", *CLASSES)}
+    knn = [(("knn_accuracy", lost),) for lost in (0.05, 0.1)]
     return {
-        method: {s: [(min(v), max(v)) if v else (0.0, 0.0) for v in checks] for s, checks in signals.items()}
-        for method, signals in seen.items()
+        TOTAL: [
+            Watch("feature_std", Drop(fraction, to=to), TOTAL, unless=CLASSES)
+            for fraction, to in itertools.product((0.6, 0.7, 0.8), (0.05, 0.1, 0.15))
+        ],
+        f"{TOTAL}, confirmed": [
+            Watch("feature_std", Drop(fraction), TOTAL, unless=CLASSES, confirmed_by=lost, strictly=True)
+            for fraction, lost in itertools.product((0.15, 0.2, 0.3), knn)
+        ],
+        DIMENSIONAL: [
+            Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], **rank) for fraction in (0.5, 0.6, 0.7, 0.8)
+        ],
+        f"{DIMENSIONAL}, confirmed": [
+            Watch("effective_rank", Drop(fraction), confirmed_by=lost, strictly=True, **rank)
+            for fraction, lost in itertools.product((0.2, 0.3, 0.4), knn)
+        ],
+        LOST: [Watch("knn_accuracy", Drop(fraction), LOST, needed=False) for fraction in (0.1, 0.15, 0.2, 0.3)],
     }
 
 
-def visible(run: Run, ranges: dict[str, list[tuple[float, float]]]) -> int | None:
-    """The check (from 1) at which the planted failure becomes visible; None: it never does. See the module."""
-    first = None
-    for signal, values in run["stages"]["val"]["values"].items():
-        if all(low == high for low, high in ranges.get(signal, ())):
-            continue
-        start = None
-        for check, (value, (low, high)) in enumerate(zip(values, ranges[signal], strict=False)):
-            outside = value is None or not low <= value <= high
-            start = (start or check + 1) if outside else None
-        if start is not None and (first is None or start < first):
-            first = start
-    return None if first is None else max(first, METHODS[run["method"]].begins + 1)
+def alarms(run: Run, watches: Sequence[Watch], grade: str = "") -> list[int]:
+    """Checks (from 1) at which these watches raise an alarm (of a grade)."""
+    detector = Detector(Kind("collapse", tuple(watches)))
+    seen = [(record, detector.observe(record)) for record in records(run)]
+    return [record.window + 1 for record, alarm in seen if alarm is not None and grade in ("", alarm.grade)]
+
+
+NEVER = 10_000
+
+
+def first_alarm(run: Run, watches: Sequence[Watch], grade: str = "", after: int = 0) -> int:
+    """The first alarm after so many checks; ``NEVER`` if there is none."""
+    return next((check for check in alarms(run, watches, grade) if check > after), NEVER)
+
+
+@dataclass
+class Judged:
+    """Runs with what they have come to, and the first check at which each candidate rule would have fired."""
+
+    runs: list[Run]
+    counts: np.ndarray  # whether a run is in the tables: intact, or ended by its fault
+    intact: np.ndarray
+    family: np.ndarray
+    fires: dict[str, np.ndarray]  # (runs, versions) by watch
+
+
+def judged(runs: list[Run], candidates: Mapping[str, Sequence[Watch]]) -> Judged:
+    """Ask every version of every watch about every run, alone."""
+    reach = reached(runs)
+    intact = np.array([not run["fault"] for run in runs])
+    counts = np.array([is_intact(run) if not run["fault"] else is_useless(run, reach) for run in runs])
+    fires = {
+        title: np.array([[first_alarm(run, [w], after=run["begins"] or 0) for w in versions] for run in runs])
+        for title, versions in candidates.items()
+    }
+    return Judged(runs, counts, intact, np.array([run["family"] for run in runs]), fires)
+
+
+def choose(of: Judged, among: np.ndarray, titles: Sequence[str]) -> dict[str, int]:
+    """Versions with the highest recall at no more than ``MOST_FALSE`` false alarms in these runs; ties: fewer alarms."""
+    good, bad = among & of.counts & of.intact, among & of.counts & ~of.intact
+    best, picked = (-1.0, 0.0), {}
+    for combination in itertools.product(*(range(of.fires[title].shape[1]) for title in titles)):
+        fires = np.min([of.fires[t][:, v] for t, v in zip(titles, combination, strict=True)], axis=0) < NEVER
+        false = fires[good].mean() if good.any() else 0.0
+        if false <= MOST_FALSE and (score := (float(fires[bad].mean()), -float(false))) > best:
+            best, picked = score, dict(zip(titles, combination, strict=True))
+    return picked
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def rate(hits: int, of: int) -> str:
@@ -89,149 +159,152 @@ def rate(hits: int, of: int) -> str:
     if not of:
         return "–"
     interval = binomtest(hits, of).proportion_ci(method="exact")
-    return f"{hits}/{of} = {hits / of:.0%} ({interval.low:.0%}–{interval.high:.0%})"
+    return f"{hits}/{of} = {hits / of:.1%} ({interval.low:.1%}–{interval.high:.1%})"
 
 
-def planted_table(
-    runs: list[Run], ranges: Envelopes, rules: dict[str, Kind], which: str
-) -> tuple[str, list[dict[str, Any]]]:
-    """Planted method × rule: recall, false alarms before the failure began, median delay."""
-    chosen = [r for r in runs if r["method"] in METHODS and METHODS[r["method"]].planted == which]
-    raw, rows = [], []
-    for name, kind in rules.items():
-        pooled: list[tuple[bool, int | None, int]] = []
-        for method in [m for m in METHODS if METHODS[m].planted == which]:
-            cases = []
-            for run in (r for r in chosen if r["method"] == method):
-                begins, fired = METHODS[method].begins, alarms(run, kind)
-                after = [check for check in fired if check > begins]
-                seen = visible(run, ranges.get(METHODS[method].twin, {}))
-                early = sum(check <= begins for check in fired)
-                cases.append((bool(after), after[0] - seen if after and seen else None, early))
-                raw.append({"method": method, "rule": name, "seed": run["seed"], "alarms": fired, "visible": seen})
-            pooled += cases
-            rows.append(_row(name, method, cases))
-        rows.append(_row(f"**{name}**", "**all**", pooled))
-    heads = [
-        "rule",
-        "planted failure",
-        "recall (95 %)",
-        "delay in checks: median",
-        "9 of 10 within",
-        "alarms before it began",
-    ]
-    return table(heads, rows), raw
+def _delays(runs: Sequence[Run], first: Sequence[int]) -> str:
+    late = sorted(at - (run["begins"] or 0) for run, at in zip(runs, first, strict=True) if at < NEVER)
+    return f"{statistics.median(late):g}, {late[int(0.9 * (len(late) - 1))]}" if late else "–"
 
 
-def _row(name: str, method: str, cases: list[tuple[bool, int | None, int]]) -> list[object]:
-    delays = sorted(delay for _, delay, _ in cases if delay is not None)
-    middle = f"{statistics.median(delays):g}" if delays else "–"
-    most = f"{delays[int(0.9 * (len(delays) - 1))]}" if delays else "–"
-    return [name, method, rate(sum(hit for hit, _, _ in cases), len(cases)), middle, most, sum(e for _, _, e in cases)]
+def family_table(of: Judged, rules: Mapping[str, np.ndarray]) -> str:
+    """Family × rule: false alarms and recall; a row for all of them and one for the worst family."""
+    heads = ["family", *(f"{name}: {what}" for name in rules for what in ("false", "recall", "delay: median, 9 of 10"))]
+    rows: list[list[object]] = []
+    worst = dict.fromkeys(rules, 0.0)
+    for family in [*FAMILIES, ""]:
+        here = (of.family == family) | (family == "")
+        good, bad = here & of.counts & of.intact, here & of.counts & ~of.intact
+        row: list[object] = [family or "**all**"]
+        for name, first in rules.items():
+            false, hits = int((first[good] < NEVER).sum()), int((first[bad] < NEVER).sum())
+            if family and good.sum():
+                worst[name] = max(worst[name], false / good.sum())
+            full = (rate(false, int(good.sum())), rate(hits, int(bad.sum()))) if not family else (
+                f"{false}/{good.sum()}", f"{hits}/{bad.sum()}" if bad.sum() else ""
+            )  # fmt: skip
+            chosen = [run for run, is_bad in zip(of.runs, bad, strict=True) if is_bad]
+            row += [*full, _delays(chosen, list(first[bad]))]
+        rows.append(row)
+    rows.append(["**worst family**", *itertools.chain(*([f"{worst[name]:.0%}", "", ""] for name in rules))])
+    return table(heads, rows)
 
 
-def intact_table(runs: list[Run], rules: dict[str, Kind]) -> tuple[str, list[dict[str, Any]]]:
-    """Intact method × rule: runs with a false alarm."""
-    raw, rows = [], []
-    total: dict[str, list[bool]] = defaultdict(list)
-    for method in [m for m in METHODS if METHODS[m].planted is None]:
-        cells = []
-        for name, kind in rules.items():
-            hits = []
-            for run in (r for r in runs if r["method"] == method):
-                fired = alarms(run, kind)
-                hits.append(bool(fired))
-                raw.append({"method": method, "rule": name, "seed": run["seed"], "alarms": fired})
-            total[name] += hits
-            cells.append(rate(sum(hits), len(hits)))
-        rows.append([method, *cells])
-    rows.append(["**all**", *(f"**{rate(sum(hits), len(hits))}**" for hits in total.values())])
-    return table(["intact runs with a false alarm", *rules], rows), raw
+def left_out(of: Judged, candidates: Mapping[str, Sequence[Watch]], titles: Sequence[str]) -> tuple[np.ndarray, str]:
+    """First alarms with limits chosen on all other families, and which limits these were."""
+    first = np.full(len(of.runs), NEVER)
+    picked: dict[tuple[str, ...], int] = {}
+    for family in FAMILIES:
+        here = of.family == family
+        versions = choose(of, ~here, titles)
+        chosen = [of.fires[t][:, v] for t, v in versions.items()]
+        if chosen:
+            first[here] = np.min(chosen, axis=0)[here]
+        named = tuple(
+            repr(candidates[t][v].rule) + str(candidates[t][v].confirmed_by or "") for t, v in versions.items()
+        )
+        picked[named] = picked.get(named, 0) + 1
+    lines = [f"- {count} of {len(FAMILIES)} times: {'; '.join(named)}" for named, count in picked.items()]
+    return first, "\n".join(lines)
 
 
-def texts(runs: list[Run]) -> str:
-    """One alarm in full for each title, from the first held-out run that raised it on its own planted failure."""
+def firsts(runs: Sequence[Run], watches: Sequence[Watch], grade: str = "") -> np.ndarray:
+    """First alarms of fixed watches."""
+    return np.array([first_alarm(run, watches, grade, run["begins"] or 0) for run in runs])
+
+
+def judge(runs: list[Run], out: Path | None) -> None:
+    """All tables."""
+    seconds = sum(run["seconds"] for run in runs)
+    candidates = _candidates()
+    free = {title: list(unlabelled(versions)) for title, versions in candidates.items()}
+    free = {title: versions for title, versions in free.items() if versions}
+    of, of_free = judged(runs, candidates), judged(runs, free)
+    now, plain = KINDS["collapse"].watches, unlabelled(KINDS["collapse"].watches)
+    chosen, which = left_out(of, candidates, list(candidates))
+    chosen_free, which_free = left_out(of_free, free, list(free))
+    shipped = {
+        "failure": firsts(runs, now, "failure"),
+        "notice": firsts(runs, now),
+        "before": firsts(runs, BEFORE),
+    }
+    shipped_free = {
+        "failure": firsts(runs, plain, "failure"),
+        "notice": firsts(runs, plain),
+        "before": firsts(runs, unlabelled(BEFORE)),
+    }
+    intact, planted = int(of.intact.sum()), int((~of.intact).sum())
+    good, bad = int((of.intact & of.counts).sum()), int((~of.intact & of.counts).sum())
+    publish(
+        "How often alarms on geometry are right",
+        {
+            "What was run": (
+                f"{len(runs)} training runs of {len(FAMILIES)} families, {seconds / 3600:.1f} hours of one core "
+                f"together. {intact} runs without a fault, of which {good} are intact by their probe or loss; "
+                f"{planted} with a planted fault, of which it ended the usefulness of {bad}. The others are in no "
+                "table. Intervals are exact (Clopper–Pearson), 95 %.\n\n" + " ".join((__doc__ or "").split("\n\n", 1)[1].split())
+            ),
+            "Limits chosen on the other families": family_table(of, {"labels": chosen, "no labels": chosen_free}),
+            "Which limits were chosen": f"With labels:\n\n{which}\n\nWithout:\n\n{which_free}",
+            "The shipped rules": family_table(of, shipped),
+            "The shipped rules, without labels": family_table(of_free, shipped_free),
+            "The trade": trade(of, of_free, out),
+            "Other kinds": other_kinds(of),
+            **validity_stops.tables(runs),
+            **validity_checkpoints.tables(runs),
+            "One alarm of each title, in full": texts(runs, of),
+        },
+        {"runs": len(runs), "families": len(FAMILIES)},
+        out,
+    )  # fmt: skip
+
+
+def other_kinds(of: Judged) -> str:
+    """False alarms of the kinds that look for something else than collapse."""
+    good = of.counts & of.intact
+    runs = [run for run, is_good in zip(of.runs, good, strict=True) if is_good and run["classes"]]
+    rows: list[list[object]] = []
+    for name in ("memorising", "tail_merging"):
+        fired = [run["family"] for run in runs if alarms(run, KINDS[name].watches)]
+        worst = max(set(fired), key=fired.count, default="–")
+        rows.append([f'"{name}"', rate(len(fired), len(runs)), f"{worst}: {fired.count(worst)}"])
+    return table(["kind", "intact runs with an alarm", "most in"], rows)
+
+
+def trade(of: Judged, of_free: Judged, out: Path | None) -> str:
+    """Recall against false alarms as the limit on ``feature_std`` moves, with the other watches as shipped."""
+    rows: list[list[object]] = []
+    points: dict[str, list[tuple[float, float]]] = {"labels": [], "no labels": []}
+    for fraction in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
+        row: list[object] = [fraction]
+        for name, judged_runs in (("labels", of), ("no labels", of_free)):
+            watches = KINDS["collapse"].watches if name == "labels" else unlabelled(KINDS["collapse"].watches)
+            moved = [
+                replace(w, rule=replace(w.rule, fraction=fraction, to=None))
+                if isinstance(w.rule, Drop) and w.grade == "failure" and w.signal != "knn_accuracy"
+                else w
+                for w in watches
+            ]
+            first = firsts(judged_runs.runs, moved, "failure") < NEVER
+            good, bad = of.counts & of.intact, of.counts & ~of.intact
+            points[name].append((float(first[good].mean()), float(first[bad].mean())))
+            row += [f"{points[name][-1][0]:.1%}", f"{points[name][-1][1]:.1%}"]
+        rows.append(row)
+    if out is not None:
+        import validity_figures
+
+        validity_figures.trade(points, out.with_name("validity_trade.png"))
+    heads = ["loss of spread or rank, at any level", "false", "recall", "no labels: false", "recall"]
+    shown = "" if out is None else "\n\n![recall against false alarms](validity_trade.png)"
+    return table(heads, rows) + shown
+
+
+def texts(runs: list[Run], of: Judged) -> str:
+    """One alarm in full for each grade and title, from the first run that its fault ended."""
     found: dict[str, str] = {}
-    for run in sorted(runs, key=lambda r: r["seed"]):
-        method = METHODS.get(run["method"])
-        kind = KINDS["converged"] if method is None else KINDS.get(method.planted or "")
-        for alarm in Detector(kind).replay(records(run, "val")) if kind else []:
-            found.setdefault(alarm.title, f"`{run['method']}`, seed {run['seed']}:\n\n```text\n{alarm.report}\n```")
+    for run, counts in zip(runs, of.counts, strict=True):
+        if run["fault"] and counts:
+            for alarm in Detector(KINDS["collapse"]).replay(records(run)):
+                told = f"`{run['run']}`, seed {run['seed']}:\n\n```text\n{alarm.report}\n```"
+                found.setdefault(f"{alarm.grade} {alarm.title}", told)
     return "\n\n".join(found.values())
-
-
-# --- what a stop saves -----------------------------------------------------------------------------------------------
-
-
-def geometry_stop(run: Run) -> int:
-    """The check (from 1) at which the ready-made "converged" stops; the last one if it does not."""
-    fired = alarms(run, KINDS["converged"])
-    return fired[0] if fired else len(run["outcomes"])
-
-
-def stock_stop(key: str, mode: str, patience: int) -> Callable[[Run], int]:
-    """The same for Lightning's own ``EarlyStopping``, asked what it is asked in a run."""
-
-    def stop(run: Run) -> int:
-        stopper = EarlyStopping(monitor=key, mode=mode, patience=patience)
-        for check, outcome in enumerate(run["outcomes"], 1):
-            if stopper._evaluate_stopping_criteria(torch.tensor(outcome[key]))[0]:
-                return check
-        return len(run["outcomes"])
-
-    return stop
-
-
-STOPS: dict[str, Callable[[Run], int]] = {
-    'GeometryEarlyStopping("converged")': geometry_stop,
-    "EarlyStopping(val loss, patience 3)": stock_stop("loss", "min", 3),
-    "EarlyStopping(val loss, patience 5)": stock_stop("loss", "min", 5),
-    "EarlyStopping(val loss, patience 10)": stock_stop("loss", "min", 10),
-    "EarlyStopping(val accuracy, patience 3)": stock_stop("accuracy", "max", 3),
-    "EarlyStopping(val accuracy, patience 5)": stock_stop("accuracy", "max", 5),
-    "EarlyStopping(val accuracy, patience 10)": stock_stop("accuracy", "max", 10),
-}
-
-
-def savings_table(runs: list[Run]) -> tuple[str, list[dict[str, Any]]]:
-    """Model × stop: epochs saved, and test accuracy lost against the full run (points; negative is gained)."""
-    raw, rows = [], []
-    chosen = [run for run in runs if run["method"] in LONG]
-    for name, stop in STOPS.items():
-        pooled: list[tuple[float, float]] = []
-        for method in LONG:
-            cases = []
-            for run in (r for r in chosen if r["method"] == method):
-                at, accuracy = stop(run), [outcome["test_accuracy"] for outcome in run["outcomes"]]
-                cases.append((1 - at / FULL, 100 * (accuracy[-1] - accuracy[at - 1])))
-            stops = " ".join(f"{round(FULL * (1 - saved))}" for saved, _ in cases)
-            raw.append({"model": method, "stop": name, "stopped at": stops})
-            pooled += cases
-            rows.append(_saved(name, method, cases))
-        rows.append(_saved(f"**{name}**", "**all**", pooled))
-    return table(
-        ["stop", "model", "runs", "epochs saved", "worst run saves", "points lost: mean ± se", "worst run loses"], rows
-    ), raw
-
-
-def _saved(name: str, method: str, cases: list[tuple[float, float]]) -> list[object]:
-    saved, lost = [s for s, _ in cases], [p for _, p in cases]
-    if len(cases) < 2:
-        return [name, method, len(cases), "–", "–", "–", "–"]
-    error = statistics.stdev(lost) / len(lost) ** 0.5
-    return [
-        name, method, len(cases), f"{statistics.mean(saved):.0%}", f"{min(saved):.0%}",
-        f"{statistics.mean(lost):.2f} ± {error:.2f}", f"{max(lost):.1f}",
-    ]  # fmt: skip
-
-
-def unlabelled(kind: Kind) -> Kind:
-    """As it judges a run without labels: no class signal is there to say that a loss is learning."""
-    watches = [replace(w, unless=tuple(s for s in w.unless if s == "feature_std")) for w in kind.watches]
-    return replace(kind, watches=tuple(watches))
-
-
-def collapse_rules() -> dict[str, Kind]:
-    """The ready-made kind, as it is and without labels, and rules of one signal each."""
-    singles = {name: of_signal(signal, rule) for name, (signal, rule) in SINGLE.items()}
-    return {'"collapse"': KINDS["collapse"], '"collapse", no labels': unlabelled(KINDS["collapse"]), **singles}

@@ -26,9 +26,11 @@ def learned_since(watch: Watch, checks: Sequence[Check]) -> int:
 
 
 def is_confirmed(watch: Watch, checks: Sequence[Check]) -> bool:
-    """Whether the signals named by ``confirmed_by`` have lost of their best as well, where they have values now."""
+    """Whether the signals named by ``confirmed_by`` have lost of their best as well."""
     for name, loss in watch.confirmed_by:
         if not checks or name not in checks[-1].values:
+            if watch.strictly:
+                return False
             continue
         known = [check for check in checks if name in check.values and check.compares(checks[-1], name)]
         past = Past(CATALOG[name], [check.values[name] for check in known])

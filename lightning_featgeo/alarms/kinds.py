@@ -1,7 +1,8 @@
 """Kinds of alarm: which signals are looked at by which rules, what they mean together, and what to do about it.
 
 Collapse is of two kinds, and no signal sees both: centring takes away the constant of a total collapse and leaves its
-noise, whose rank is high; a subspace leaves the spread of directions as it is. So "collapse" watches both.
+noise, whose rank is high; a subspace leaves the spread of directions as it is. So "collapse" watches both. Intact
+training moves both, too: what is a failure and what a notice was fixed on families of runs (``benchmarks/validity.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lightning_featgeo.alarms.movement import ChangePoint, Plateau
-from lightning_featgeo.alarms.rules import Decline, Drop, GeneralizationGap, Peak, Rule, Threshold
+from lightning_featgeo.alarms.rules import Drop, GeneralizationGap, Peak, Rule, Threshold
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG
 
@@ -25,7 +26,8 @@ class Watch:
     ``needed``: the kind makes no sense without this signal. ``warmup``: first checks that are not judged and are
     nobody's best (the rank of a network that has learned nothing is high). ``unless``: signals, where they have values,
     that must not have got better meanwhile by more than 5 %: what one signal loses while another gains is learning.
-    ``confirmed_by``: signals that, where they have values, must have lost so much of their best as well.
+    ``confirmed_by``: signals that, where they have values, must have lost so much of their best as well; ``strictly``:
+    where they have none, nothing is confirmed.
     ``grade``: "failure": the features are being lost. "notice": something moves, look at it; a stop doesn't act on it.
     """
 
@@ -37,6 +39,7 @@ class Watch:
     warmup: int = 0
     unless: tuple[str, ...] = ()
     confirmed_by: tuple[tuple[str, float], ...] = ()
+    strictly: bool = False
     grade: Grade = "failure"
 
 
@@ -68,19 +71,36 @@ class Kind:
 
 
 CLASSES = ("knn_accuracy",)
-TOTAL, DIMENSIONAL, DEAD = "total collapse", "dimensional collapse", "dead units"
+TOTAL, DIMENSIONAL, DEAD, LOST = "total collapse", "dimensional collapse", "dead units", "class structure lost"
+
+LEARNED = ("feature_std", *CLASSES)
+
+
+def _classes_lost(loss: float) -> tuple[tuple[str, float], ...]:
+    return (("knn_accuracy", loss),)
+
 
 COLLAPSE = Kind(
     "collapse",
     (
-        Watch("feature_std", Drop(), TOTAL, unless=CLASSES),
-        Watch("feature_std", Decline(4), TOTAL, patience=1, unless=CLASSES),
-        Watch("feature_std", Decline(2, 0.12), TOTAL, patience=1, unless=CLASSES),
-        Watch("feature_std", Drop(0.07, below=0.5), TOTAL, patience=1, unless=CLASSES),
-        Watch("feature_std", Threshold(), TOTAL),
-        Watch("effective_rank", Drop(), DIMENSIONAL, warmup=2, unless=("feature_std", *CLASSES)),
-        Watch("effective_rank", Decline(4), DIMENSIONAL, patience=1, warmup=2, unless=("feature_std", *CLASSES)),
-        Watch("dead_fraction", Threshold(), DEAD, needed=False),
+        # without labels, the level as well as the loss; with labels, less will do if the classes are being lost too
+        Watch("feature_std", Drop(0.7, to=0.1), TOTAL, unless=CLASSES),
+        Watch("feature_std", Drop(0.3), TOTAL, unless=CLASSES, confirmed_by=_classes_lost(0.1), strictly=True),
+        Watch("effective_rank", Drop(0.6), DIMENSIONAL, warmup=2, unless=LEARNED, confirmed_by=_classes_lost(0.05)),
+        Watch(
+            "effective_rank",
+            Drop(0.3),
+            DIMENSIONAL,
+            warmup=2,
+            unless=LEARNED,
+            confirmed_by=_classes_lost(0.1),
+            strictly=True,
+        ),
+        Watch("knn_accuracy", Drop(0.2), LOST, needed=False),
+        Watch("feature_std", Drop(0.3), TOTAL, unless=CLASSES, grade="notice"),
+        Watch("effective_rank", Drop(0.4), DIMENSIONAL, warmup=2, unless=LEARNED, grade="notice"),
+        Watch("knn_accuracy", Drop(0.1), LOST, needed=False, grade="notice"),
+        Watch("dead_fraction", Threshold(), DEAD, needed=False, grade="notice"),
     ),
     causes={
         TOTAL: [
@@ -94,6 +114,7 @@ COLLAPSE = Kind(
             "a loss that few directions suffice for (neural collapse ends at C−1 directions, not below)",
         ],
         DEAD: ["a learning rate that kills ReLUs", "a bias that drifted far below zero"],
+        LOST: ["a learning rate that is too high", "labels or inputs mixed up", "training for something else by now"],
     },
     steps={
         TOTAL: [
@@ -106,6 +127,7 @@ COLLAPSE = Kind(
             "look at the spectrum and at the layer before",
         ],
         DEAD: ["lower the learning rate and go on from the checkpoint", "add normalisation before the ReLUs"],
+        LOST: ["take the checkpoint from before", "look at feature_std and effective_rank beside it"],
     },
 )
 

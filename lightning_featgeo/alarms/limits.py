@@ -1,4 +1,4 @@
-"""Limits of a kind that were fixed on a user's own runs: a small YAML file, made by ``calibrate`` and read by stoppers."""
+"""Limits of a kind that were fixed on a user's own runs: a small YAML file that stoppers read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.rules import LossRule

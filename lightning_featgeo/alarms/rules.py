@@ -86,12 +86,14 @@ class Drop(LossRule):
         fraction: by more than this loss (see ``past``); None: the catalogue's.
         below: only while the signal has stayed below this value; above it, where lower is better.
         within: the best of so many checks before the last one counts, not of all; None: of all.
+        to: only once it has come down to this value; up to it, where lower is better.
     """
 
     limit_name = "drop"
     fraction: float | None = None
     below: float | None = None
     within: int | None = None
+    to: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,11 +113,14 @@ class Drop(LossRule):
         old, new = past.values[best], past.values[-1]
         if self.below is not None and past.loss(self.below, old) <= 0:
             return None
+        if self.to is not None and past.loss(self.to, new) < 0:
+            return None
         loss = past.loss(old, new)
         if loss <= limit * past.ease or not past.is_effect(new - old, best):
             return None
         level = past.value_at(old, limit)
         also = "" if self.below is None else f", as it never got past {self.below:g}"
+        also += "" if self.to is None else f", and {self.to:g}"
         return Finding(
             f"{_verb(past)} {_share(past, loss)} its best",
             f"{limit:.0%} of that way, that is {level:.4g}{also}",

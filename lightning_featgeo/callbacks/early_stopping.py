@@ -6,23 +6,22 @@ the same on every rank; so every rank decides the same, and a run that was resum
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_featgeo import _compat
-from lightning_featgeo.alarms import KINDS, Alarm, Detector, Kind, Rule
+from lightning_featgeo.alarms import KINDS, Alarm, Detector, Rule
 from lightning_featgeo.alarms.alarm import rule_name
-from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.callbacks import stopper_state
 from lightning_featgeo.callbacks.actions import Action, Checkpoints, action_name, check_actions, check_possible, do
 from lightning_featgeo.callbacks.checkpointing import warn_of_lost_state
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
-from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.callbacks.named_kinds import named_kind
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.watch.guard import Guard
 
 
@@ -47,10 +46,13 @@ class GeometryEarlyStopping(EarlyStopping):
             ``action="alert"`` is "all", and demands W&B.
         min_effect: changes smaller than so many times the signal's noise (its standard error, or how it jumps between
             checks) are none, ≥ 0.
+        limits: of a kind, a file with limits fixed on your own runs, which
+            ``python -m lightning_featgeo.alarms calibrate RUN…`` writes.
 
-    A gap is no check. Windows that close inside an epoch are checks, and stop there. After a stop
-    ``stopping_reason_message`` tells why in a sentence, ``alarms`` in full; ``state`` is "quiet", "alarm" or "cannot
-    tell". Needs a ``FeatureGeometryMonitor`` among the trainer's callbacks.
+    Alarms have two grades: a failure (the features are being lost) stops; a notice (something moves, look at it) is
+    said, marked and kept, and stops nothing. A gap is no check. Windows that close inside an epoch are checks, and stop
+    there. After a stop ``stopping_reason_message`` tells why in a sentence, ``alarms`` in full; ``state`` is "quiet",
+    "notice", "alarm" or "cannot tell". Needs a ``FeatureGeometryMonitor`` among the trainer's callbacks.
     """
 
     default_action: Action = "stop"
@@ -67,6 +69,7 @@ class GeometryEarlyStopping(EarlyStopping):
         hysteresis: float = 0.2,
         min_effect: float = 3.0,
         alerts: bool | str = "failure",
+        limits: str | Path | None = None,
     ) -> None:
         for name, value, least in (("patience", patience, 1), ("warmup", warmup, 0)):
             if value is not None and (not isinstance(value, int) or value < least):
@@ -91,9 +94,9 @@ class GeometryEarlyStopping(EarlyStopping):
             )
         self.detectors = [
             Detector(kind, of_stage, of_layer, patience, warmup, hysteresis, min_effect)
-            for kind, of_stage, of_layer in (_read(each, rule, stage or "val", layer) for each in watched)
+            for kind, of_stage, of_layer in (named_kind(each, rule, stage or "val", layer, limits) for each in watched)
         ]
-        self.watched, self.rule = tuple(watched), rule
+        self.watched, self.rule, self.limits = tuple(watched), rule, limits
         self._stated_stage = self.detectors[0].stage
         self._following = [
             d for each, d in zip(watched, self.detectors, strict=True) if each in KINDS and stage is None
@@ -118,6 +121,7 @@ class GeometryEarlyStopping(EarlyStopping):
             patience=first.patience, warmup=first.warmup, stage=self._stated_stage, layer=first.layer,
             hysteresis=first.hysteresis, min_effect=first.min_effect,
             action=[action_name(action) for action in self.actions],
+            **({} if self.limits is None else {"limits": str(self.limits)}),
         )  # fmt: skip
 
     @property
@@ -262,33 +266,3 @@ class GeometryAlarm(GeometryEarlyStopping):
     """A :class:`GeometryEarlyStopping` that warns, with the whole report, in place of stopping."""
 
     default_action: Action = "warn"
-
-
-def _read(
-    monitor: str, rule: Rule | Sequence[Rule] | None, stage: str, layer: str | None
-) -> tuple[Kind, str, str | None]:
-    """A kind, a stage and a layer from what the user named.
-
-    Raises:
-        ConfigurationError: with near misses.
-    """
-    if monitor in KINDS:
-        return KINDS[monitor], stage, layer
-    parts = str(monitor).split("/")
-    if parts[0] != "featgeo" or len(parts) not in (3, 4) or parts[-1] not in CATALOG:
-        known = [*KINDS, *(f"featgeo/{stage}/{signal}" for signal in CATALOG)]
-        raise ConfigurationError(
-            f"GeometryEarlyStopping watches kinds ({', '.join(KINDS)}) or geometry names such as "
-            f"'featgeo/val/feature_std', got {monitor!r}.{near_misses(monitor, known)}"
-        )
-    for part in parts[1:]:
-        if not re.fullmatch("[a-z0-9_]+", part):
-            raise ConfigurationError(f"{monitor!r}: stage and layer are logged as [a-z0-9_], {part!r} is not")
-    if re.fullmatch(r"test(_\d+)?", parts[1]):
-        raise ConfigurationError(f"{monitor!r}: test windows close after training, when there is nothing left to stop")
-    kind = of_signal(parts[-1], rule)
-    if parts[1] in kind.stages:
-        raise ConfigurationError(
-            f"GeneralizationGap(to={parts[1]!r}) compares {monitor!r} with itself: name another stage or loader"
-        )
-    return kind, parts[1], parts[2] if len(parts) == 4 else None

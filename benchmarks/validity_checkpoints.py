@@ -6,6 +6,7 @@ import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,153 +16,116 @@ from validity_families import FAMILIES
 from validity_runs import UNLABELLED
 
 Run = dict[str, Any]
+Take = Callable[[Run], np.ndarray]  # a run's values, check by check
 OF_VIEWS = ("lidar", "alignment")
-TARGETS = ("probe", "knn_accuracy")
 FIRST = 3  # checks at the start that are no candidates: an untrained network's features are good on small images
+PAIRED = 7  # single signals of which pairs are made
 
 
 def series(run: Run, name: str) -> np.ndarray:
     """A signal's or an outcome's values, check by check; NaN for a gap."""
-    if name in run["val"]["values"]:
-        values = run["val"]["values"][name]
-    else:
-        values = [row.get(name) for row in run["outcomes"]]
+    kept = run["val"]["values"]
+    values = kept[name] if name in kept else [row.get(name) for row in run["outcomes"]]
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def pairs(names: Iterable[str]) -> dict[str, Callable[[Run], np.ndarray]]:
-    """Signals, and sums of the ranks of two of them."""
-    single = {name: (lambda run, name=name: series(run, name)) for name in names}
-    both = {
-        f"{a} + {b}": (lambda run, a=a, b=b: _ranks(series(run, a)) + _ranks(series(run, b)))
-        for a, b in itertools.combinations(names, 2)
-    }
-    return {**single, **both}
-
-
 def _ranks(values: np.ndarray) -> np.ndarray:
-    found = np.full(len(values), np.nan)
-    known = np.isfinite(values)
+    found, known = np.full(len(values), np.nan), np.isfinite(values)
     found[known] = rankdata(values[known])
     return found
 
 
-def _correlated(x: np.ndarray, y: np.ndarray, least: int = 6) -> tuple[float, float] | None:
+def _of(name: str, run: Run) -> np.ndarray:
+    return series(run, name)
+
+
+def _pair(one: str, sign: int, other: str, other_sign: int, run: Run) -> np.ndarray:
+    return sign * _ranks(series(run, one)) + other_sign * _ranks(series(run, other))
+
+
+def correlation(x: np.ndarray, y: np.ndarray, least: int = 6) -> tuple[float, float] | None:
+    """Spearman's ρ and Kendall's τ; None for too few values, or for hardly any different ones."""
     both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < least or len(set(x[both])) < 3 or len(set(y[both])) < 3:
+    if both.sum() < least or min(len(set(x[both])), len(set(y[both]))) < 3:
         return None
     return float(spearmanr(x[both], y[both]).statistic), float(kendalltau(x[both], y[both]).statistic)
 
 
-def self_supervised(runs: list[Run]) -> list[Run]:
-    """Runs without labels, intact and failed: a signal must tell them apart."""
-    return [run for run in runs if FAMILIES[run["family"]].label_free]
+def _mean(found: Iterable[tuple[float, float] | None]) -> tuple[float, float]:
+    known = [each for each in found if each is not None]
+    return (statistics.mean(r for r, _ in known), statistics.mean(t for _, t in known)) if known else (0.0, 0.0)
 
 
-def _mean(values: list[float]) -> str:
-    return f"{statistics.mean(values):+.2f}" if values else "–"
+def within(runs: list[Run], take: Take, target: str) -> tuple[float, float]:
+    """Over the checkpoints of a run, on average over runs."""
+    return _mean(correlation(take(run)[FIRST:], series(run, target)[FIRST:]) for run in runs)
 
 
-def tables(runs: list[Run], most: int = 12) -> dict[str, str]:
-    """Sections: within runs, across runs of a method, across methods, and points lost by what is picked."""
-    chosen = self_supervised(runs)
+def across(runs: list[Run], take: Take, by: Callable[[Run], str]) -> tuple[float, float]:
+    """Over the last checkpoints of runs with the same ``by``, on average over those."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[by(run)].append(run)
+    ends = [[(take(run)[-1], series(run, "probe")[-1]) for run in group] for group in groups.values()]
+    return _mean(correlation(*map(np.array, zip(*pairs, strict=True))) for pairs in ends)
+
+
+def tables(runs: list[Run]) -> dict[str, str]:
+    """Two sections: correlations within and across runs, and points lost by what is picked."""
+    chosen = [run for run in runs if FAMILIES[run["family"]].label_free]
     intact = [run for run in chosen if not run["fault"]]
-    names = [n for n in (*UNLABELLED, *OF_VIEWS) if any(np.isfinite(series(r, n)).any() for r in intact if _has(r, n))]
-    candidates = pairs(names)
-    scores = {name: _scores(take, intact, chosen) for name, take in candidates.items()}
-    single = [name for name in scores if " + " not in name]
-    best = sorted((n for n in scores if n not in single), key=lambda n: -abs(scores[n]["within", "probe"]))[:4]
-    order = sorted(single, key=lambda n: -abs(scores[n]["within", "probe"])) + best
+    if not intact:
+        return {}
+    names = [n for n in (*UNLABELLED, *OF_VIEWS) if any(np.isfinite(series(r, n)).any() for r in intact)]
+    takes: dict[str, Take] = {name: partial(_of, name) for name in names}
+    inside = {name: within(intact, take, "probe") for name, take in takes.items()}
+    order = sorted(names, key=lambda name: -abs(inside[name][0]))
+    for a, b in itertools.combinations(order[:PAIRED], 2):
+        signs = (1 if inside[name][0] >= 0 else -1 for name in (a, b))
+        takes[f"{a} and {b}"] = partial(_pair, a, next(signs), b, next(signs))
+    pairs = [name for name in takes if name not in names]
+    inside |= {name: within(intact, takes[name], "probe") for name in pairs}
+    order += sorted(pairs, key=lambda name: -abs(inside[name][0]))[:4]
+    rows: list[list[object]] = []
+    for name in order:
+        take = takes[name]
+        near = within(intact, take, "knn_accuracy")[0]
+        family = across(intact, take, lambda run: run["family"])
+        methods, failed = (across(of, take, lambda run: FAMILIES[run["family"]].data)[0] for of in (intact, chosen))
+        both = (f"{r:+.2f}, {t:+.2f}" for r, t in (inside[name], family))
+        rows.append([name, next(both), f"{near:+.2f}", next(both), f"{methods:+.2f}", f"{failed:+.2f}"])
     heads = [
         "signal", "within a run: probe (ρ, τ)", "neighbours (ρ)", "across runs of a family: probe (ρ, τ)",
-        "across methods: probe (ρ)", "with failed runs: probe (ρ)",
+        "across methods on the same data (ρ)", "the same, with failed runs (ρ)",
     ]  # fmt: skip
-    rows: list[list[object]] = [
-        [
-            name,
-            f"{scores[name]['within', 'probe']:+.2f}, {scores[name]['within_tau', 'probe']:+.2f}",
-            f"{scores[name]['within', 'knn_accuracy']:+.2f}",
-            f"{scores[name]['family', 'probe']:+.2f}, {scores[name]['family_tau', 'probe']:+.2f}",
-            f"{scores[name]['methods', 'probe']:+.2f}",
-            f"{scores[name]['failed', 'probe']:+.2f}",
-        ]
-        for name in order
-    ]
+    count = f"{len(intact)} intact and {len(chosen) - len(intact)} failed runs without labels"
     return {
-        f"Correlations ({len(intact)} intact and {len(chosen) - len(intact)} failed runs without labels)": table(
-            heads, rows
-        ),
-        "What is lost by picking": _picking(intact, [*single, *best][: most + len(best)], candidates, scores),
+        f"Choosing a checkpoint without labels: correlations ({count})": table(heads, rows),
+        "Choosing a checkpoint without labels: what is lost": _lost(intact, {n: takes[n] for n in order}, inside),
     }
 
 
-def _has(run: Run, name: str) -> bool:
-    return name in run["val"]["values"] or any(name in row for row in run["outcomes"])
+def _lost(runs: list[Run], takes: dict[str, Take], inside: dict[str, tuple[float, float]]) -> str:
+    """Points of probe accuracy below the run's best checkpoint, of what a signal picks."""
+    probes = [series(run, "probe")[FIRST:] for run in runs]
 
+    def row(name: str, picks: list[int | None]) -> list[object]:
+        lost = sorted(100 * (p.max() - p[at]) for p, at in zip(probes, picks, strict=True) if at is not None)
+        return [name, len(lost), f"{statistics.mean(lost):.2f}", f"{lost[int(0.9 * (len(lost) - 1))]:.1f}"]
 
-def _scores(take: Callable[[Run], np.ndarray], intact: list[Run], all_runs: list[Run]) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
-    for target in TARGETS:
-        within = [c for r in intact if (c := _correlated(take(r)[FIRST:], series(r, target)[FIRST:])) is not None]
-        found["within", target] = statistics.mean(c[0] for c in within) if within else 0.0
-        found["within_tau", target] = statistics.mean(c[1] for c in within) if within else 0.0
-        by_family: dict[str, list[Run]] = defaultdict(list)
-        for run in intact:
-            by_family[run["family"]].append(run)
-        across = [
-            c
-            for of in by_family.values()
-            if (c := _correlated(*(np.array([f(r)[-1] for r in of]) for f in (take, lambda r: series(r, target)))))
-            is not None
-        ]
-        found["family", target] = statistics.mean(c[0] for c in across) if across else 0.0
-        found["family_tau", target] = statistics.mean(c[1] for c in across) if across else 0.0
-        for name, runs in (("methods", intact), ("failed", all_runs)):
-            by_data: dict[str, list[Run]] = defaultdict(list)
-            for run in runs:
-                by_data[FAMILIES[run["family"]].data].append(run)
-            pooled = [
-                c
-                for of in by_data.values()
-                if (c := _correlated(*(np.array([f(r)[-1] for r in of]) for f in (take, lambda r: series(r, target)))))
-                is not None
-            ]
-            found[name, target] = statistics.mean(c[0] for c in pooled) if pooled else 0.0
-    return found
-
-
-def _picking(
-    runs: list[Run],
-    names: list[str],
-    candidates: dict[str, Callable[[Run], np.ndarray]],
-    scores: dict[tuple[str, str], float] | dict[str, dict[tuple[str, str], float]],
-) -> str:
-    """Points of probe accuracy below the run's best checkpoint: of what a signal picks, of the last, of any."""
-
-    def lost(pick: Callable[[Run, np.ndarray], int | None]) -> list[float]:
-        found = []
-        for run in runs:
-            probe = series(run, "probe")[FIRST:]
-            at = pick(run, probe)
-            if at is not None and np.isfinite(probe).all():
-                found.append(100 * float(probe.max() - probe[at]))
-        return found
-
-    rows: list[list[object]] = []
-
-    def row(name: str, values: list[float]) -> None:
-        low = sorted(values)
-        rows.append([name, len(values), f"{statistics.mean(values):.2f}", f"{low[int(0.9 * (len(low) - 1))]:.1f}"])
-
-    row("the last checkpoint", lost(lambda run, probe: len(probe) - 1))
-    row("a random one (its mean)", [100 * float((p := series(r, "probe")[FIRST:]).max() - p.mean()) for r in runs])
-    row("neighbours' votes (needs labels)", lost(lambda run, probe: _argmax(series(run, "knn_accuracy")[FIRST:], 1)))
-    for name in names:
-        sign = 1 if scores[name]["within", "probe"] >= 0 else -1  # type: ignore[index,call-overload]
-        row(name, lost(lambda run, probe, name=name, sign=sign: _argmax(candidates[name](run)[FIRST:], sign)))
-    rows[3:] = sorted(rows[3:], key=lambda each: float(str(each[2])))
+    by_chance = sorted(100 * (probe.max() - probe.mean()) for probe in probes)
+    rows = [
+        row("the last checkpoint", [len(probe) - 1 for probe in probes]),
+        ["any one (the mean)", len(probes), f"{statistics.mean(by_chance):.2f}", "–"],
+        row("neighbours' votes, which take labels", [_best(series(run, "knn_accuracy"), 1) for run in runs]),
+    ]
+    of_signals = [
+        row(name, [_best(take(run), 1 if inside[name][0] >= 0 else -1) for run in runs]) for name, take in takes.items()
+    ]
+    rows += sorted(of_signals, key=lambda each: float(str(each[2])))
     return table(["picked by", "runs", "points lost: mean", "9 of 10 below"], rows)
 
 
-def _argmax(values: np.ndarray, sign: int) -> int | None:
-    return int(np.nanargmax(sign * values)) if np.isfinite(values).any() else None
+def _best(values: np.ndarray, sign: int) -> int | None:
+    after = values[FIRST:]
+    return int(np.nanargmax(sign * after)) if np.isfinite(after).any() else None

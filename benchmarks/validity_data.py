@@ -48,10 +48,6 @@ class Data:
         wrong = torch.rand(len(y), generator=generator) < share
         self.train = x, torch.where(wrong, torch.randint(self.classes, y.shape, generator=generator), y)
 
-    def slightly_noisy(self, seed: int) -> None:
-        """A tenth of the training labels is drawn anew."""
-        self.noisy(seed, 0.1)
-
 
 def of(name: str, seed: int, train: int = 900, val: int = 400) -> Data:
     """So many rows of a data set, split anew by each seed; of a small one, three fifths, a fifth and a fifth."""

@@ -35,6 +35,7 @@ class Family:
 
 
 LR, RANK, DEAD, SHRINK = "rate_doubles", "rank_lost", "units_die", "weights_shrink"
+OTHER_KINDS = {"labels_noisy": "memorising", "tail_merges": "tail_merging"}  # faults that are no collapse
 FAMILIES: dict[str, Family] = {
     # classes of images
     "digits_mlp": Family("digits", "mlp", faults=(RANK, SHRINK)),
@@ -43,8 +44,8 @@ FAMILIES: dict[str, Family] = {
     "digits_cnn": Family("digits", "cnn", "augmented", schedule="cosine", faults=(RANK,)),
     "digits_residual": Family("digits", "residual", schedule="restarts"),
     "digits_vit": Family("digits", "vit", norm="layer", optimizer="adamw", schedule="cosine", faults=(LR,)),
-    "digits_long_tail": Family("digits", "mlp", change="long_tail"),
-    "digits_noisy": Family("digits", "mlp", optimizer="adam", change="noisy"),
+    "digits_long_tail": Family("digits", "mlp", change="long_tail", faults=("tail_merges",)),
+    "digits_noisy": Family("digits", "mlp", optimizer="adam", change="noisy", faults=("labels_noisy",)),
     "digits_unfrozen": Family("digits", "mlp", change="unfreeze"),
     "digits_averaged": Family("digits", "cnn", change="averaged"),
     "digits_shrinking": Family("digits", "mlp", norm="layer", optimizer="adam", change="fewer_rows"),
@@ -116,6 +117,9 @@ class Fault(pl.Callback):
         self.name, self.begins, self.severity = name, begins, severity
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.name == "tail_merges" and trainer.current_epoch >= self.begins:
+            y = trainer.train_dataloader.dataset.tensors[1]
+            y[y >= 7] = 7  # a mapping of labels went wrong: the three rare classes are one
         if self.name == LR and trainer.current_epoch >= self.begins:  # a schedule with its sign turned
             for group in trainer.optimizers[0].param_groups:
                 group["lr"] *= (1.6, 2.0, 4.0)[self.severity]

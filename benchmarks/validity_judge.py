@@ -2,8 +2,9 @@
 
 Every rate is of families that no limit has seen: for each family, limits are chosen on all the others. A planted fault
 counts as a *failure that ends the run's usefulness* if the probe's accuracy above chance (or R²) at the end is below
-seven tenths of what the family's intact runs reach (which must be 0.15 or more). An intact run counts as such if its probe ends at no less than
-eight tenths of its best (or, without classes, if its validation loss ends no higher than it began).
+seven tenths of what the family's intact runs reach (which must be 0.15 or more). An intact run counts as such if its
+probe ends at no less than eight tenths of its best (or, without classes, if its validation loss ends no higher than it
+began).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import validity_checkpoints
 import validity_stops
 from measuring import publish, table
 from scipy.stats import binomtest
-from validity_families import FAMILIES
+from validity_before import BEFORE
+from validity_families import FAMILIES, OTHER_KINDS
 from validity_runs import records
 
 from lightning_featgeo.alarms import KINDS, Detector, Drop, Kind, Watch
 from lightning_featgeo.alarms.kinds import CLASSES, DIMENSIONAL, LOST, TOTAL
-from validity_before import BEFORE
 
 Run = dict[str, Any]
 MOST_FALSE = 0.005  # of the intact runs of the other families, when limits are chosen
@@ -130,6 +131,7 @@ class Judged:
 def judged(runs: list[Run], candidates: Mapping[str, Sequence[Watch]]) -> Judged:
     """Ask every version of every watch about every run, alone."""
     reach = reached(runs)
+    runs = [run for run in runs if run["fault"] not in OTHER_KINDS]
     intact = np.array([not run["fault"] for run in runs])
     counts = np.array([is_intact(run) if not run["fault"] else is_useless(run, reach) for run in runs])
     fires = {
@@ -139,14 +141,19 @@ def judged(runs: list[Run], candidates: Mapping[str, Sequence[Watch]]) -> Judged
     return Judged(runs, counts, intact, np.array([run["family"] for run in runs]), fires)
 
 
+def share(of: np.ndarray) -> float:
+    """Of truths; 0 of none."""
+    return float(of.mean()) if of.size else 0.0
+
+
 def choose(of: Judged, among: np.ndarray, titles: Sequence[str]) -> dict[str, int]:
-    """Versions with the highest recall at no more than ``MOST_FALSE`` false alarms in these runs; ties: fewer alarms."""
+    """Versions with the highest recall at no more than ``MOST_FALSE`` false alarms in these runs."""
     good, bad = among & of.counts & of.intact, among & of.counts & ~of.intact
     best, picked = (-1.0, 0.0), {}
     for combination in itertools.product(*(range(of.fires[title].shape[1]) for title in titles)):
         fires = np.min([of.fires[t][:, v] for t, v in zip(titles, combination, strict=True)], axis=0) < NEVER
-        false = fires[good].mean() if good.any() else 0.0
-        if false <= MOST_FALSE and (score := (float(fires[bad].mean()), -float(false))) > best:
+        false = share(fires[good])
+        if false <= MOST_FALSE and (score := (share(fires[bad]), -false)) > best:
             best, picked = score, dict(zip(titles, combination, strict=True))
     return picked
 
@@ -196,7 +203,7 @@ def left_out(of: Judged, candidates: Mapping[str, Sequence[Watch]], titles: Sequ
     picked: dict[tuple[str, ...], int] = {}
     for family in FAMILIES:
         here = of.family == family
-        versions = choose(of, ~here, titles)
+        versions = choose(of, ~here, titles) if here.any() else {}
         chosen = [of.fires[t][:, v] for t, v in versions.items()]
         if chosen:
             first[here] = np.min(chosen, axis=0)[here]
@@ -223,18 +230,20 @@ def judge(runs: list[Run], out: Path | None) -> None:
     now, plain = KINDS["collapse"].watches, unlabelled(KINDS["collapse"].watches)
     chosen, which = left_out(of, candidates, list(candidates))
     chosen_free, which_free = left_out(of_free, free, list(free))
+    every = of.runs
     shipped = {
-        "failure": firsts(runs, now, "failure"),
-        "notice": firsts(runs, now),
-        "before": firsts(runs, BEFORE),
+        "failure": firsts(every, now, "failure"),
+        "notice": firsts(every, now),
+        "before": firsts(every, BEFORE),
     }
     shipped_free = {
-        "failure": firsts(runs, plain, "failure"),
-        "notice": firsts(runs, plain),
-        "before": firsts(runs, unlabelled(BEFORE)),
+        "failure": firsts(every, plain, "failure"),
+        "notice": firsts(every, plain),
+        "before": firsts(every, unlabelled(BEFORE)),
     }
     intact, planted = int(of.intact.sum()), int((~of.intact).sum())
     good, bad = int((of.intact & of.counts).sum()), int((~of.intact & of.counts).sum())
+    told = (__doc__ or "").partition("\n\n")[2]
     publish(
         "How often alarms on geometry are right",
         {
@@ -242,33 +251,36 @@ def judge(runs: list[Run], out: Path | None) -> None:
                 f"{len(runs)} training runs of {len(FAMILIES)} families, {seconds / 3600:.1f} hours of one core "
                 f"together. {intact} runs without a fault, of which {good} are intact by their probe or loss; "
                 f"{planted} with a planted fault, of which it ended the usefulness of {bad}. The others are in no "
-                "table. Intervals are exact (Clopper–Pearson), 95 %.\n\n" + " ".join((__doc__ or "").split("\n\n", 1)[1].split())
+                f"table. Intervals are exact (Clopper–Pearson), 95 %.\n\n{' '.join(told.split())}"
             ),
             "Limits chosen on the other families": family_table(of, {"labels": chosen, "no labels": chosen_free}),
             "Which limits were chosen": f"With labels:\n\n{which}\n\nWithout:\n\n{which_free}",
             "The shipped rules": family_table(of, shipped),
             "The shipped rules, without labels": family_table(of_free, shipped_free),
             "The trade": trade(of, of_free, out),
-            "Other kinds": other_kinds(of),
+            "Other kinds": other_kinds(of, runs),
             **validity_stops.tables(runs),
             **validity_checkpoints.tables(runs),
-            "One alarm of each title, in full": texts(runs, of),
+            "One alarm of each title, in full": texts(of.runs, of),
         },
         {"runs": len(runs), "families": len(FAMILIES)},
         out,
     )  # fmt: skip
 
 
-def other_kinds(of: Judged) -> str:
-    """False alarms of the kinds that look for something else than collapse."""
+def other_kinds(of: Judged, all_runs: list[Run]) -> str:
+    """Recall and false alarms of the kinds that look for something else than collapse."""
     good = of.counts & of.intact
     runs = [run for run, is_good in zip(of.runs, good, strict=True) if is_good and run["classes"]]
     rows: list[list[object]] = []
     for name in ("memorising", "tail_merging"):
         fired = [run["family"] for run in runs if alarms(run, KINDS[name].watches)]
         worst = max(set(fired), key=fired.count, default="–")
-        rows.append([f'"{name}"', rate(len(fired), len(runs)), f"{worst}: {fired.count(worst)}"])
-    return table(["kind", "intact runs with an alarm", "most in"], rows)
+        planted = [run for run in all_runs if OTHER_KINDS.get(run["fault"]) == name]
+        found = sum(first_alarm(run, KINDS[name].watches, after=run["begins"] or 0) < NEVER for run in planted)
+        told = (rate(found, len(planted)), rate(len(fired), len(runs)), f"{worst}: {fired.count(worst)}")
+        rows.append([f'"{name}"', *told])
+    return table(["kind", "planted faults found", "intact runs with an alarm", "most in"], rows)
 
 
 def trade(of: Judged, of_free: Judged, out: Path | None) -> str:
@@ -287,7 +299,7 @@ def trade(of: Judged, of_free: Judged, out: Path | None) -> str:
             ]
             first = firsts(judged_runs.runs, moved, "failure") < NEVER
             good, bad = of.counts & of.intact, of.counts & ~of.intact
-            points[name].append((float(first[good].mean()), float(first[bad].mean())))
+            points[name].append((share(first[good]), share(first[bad])))
             row += [f"{points[name][-1][0]:.1%}", f"{points[name][-1][1]:.1%}"]
         rows.append(row)
     if out is not None:

@@ -72,7 +72,7 @@ class Supervised(Trained):
         x, y = batch
         return self.loss(self.head(self.encoder(augment(x, self.setup_.strength) if self.views else x)), y)
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         outputs = self.head(self.encoder(batch[0]))
         self.log("val/loss", self.loss(outputs, batch[1]), batch_size=len(outputs))
         if self.classes:

@@ -40,20 +40,26 @@ SIGNALS = (*UNLABELLED, *LABELLED)
 
 
 class Loaders(pl.LightningDataModule):
-    """Training rows in batches; validation rows, which become fewer in the middle of a run where that is the change."""
+    """Training rows in batches; validation rows, which become fewer in the middle of a run where that is the change.
 
-    def __init__(self, data: Data, batch: int, shrinks: bool) -> None:
+    ``refers``: beside them clean training rows, as a reference.
+    """
+
+    def __init__(self, data: Data, batch: int, shrinks: bool, refers: bool) -> None:
         super().__init__()
         self.data, self.batch, self.shrinks = data, batch, shrinks
+        x, y = data.train
+        self.clean: Rows | None = (x[:500].clone(), y[:500].clone()) if refers else None
 
     def train_dataloader(self) -> DataLoader[Any]:
         x, _ = self.data.train
         batch = max(min(self.batch, len(x) // 3), 2)
         return DataLoader(TensorDataset(*self.data.train), batch, shuffle=True, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         few = self.shrinks and self.trainer is not None and self.trainer.current_epoch >= SWITCH
-        return DataLoader(TensorDataset(*(part[: 64 if few else None] for part in self.data.val)), 250)
+        both = [tuple(part[: 64 if few else None] for part in self.data.val), *([self.clean] if self.clean else [])]
+        return [DataLoader(TensorDataset(*rows), 250) for rows in both]
 
 
 class Outcomes(pl.Callback):
@@ -65,7 +71,8 @@ class Outcomes(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Trained)
-        row = {n.split("/")[1]: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        seen = {n.removesuffix("/dataloader_idx_0"): float(v) for n, v in trainer.callback_metrics.items()}
+        row = {n.removeprefix("val/"): v for n, v in seen.items() if n.startswith("val/") and "idx_" not in n}
         row["probe"] = probe(pl_module, self.data.train, self.data.test, self.data.classes)
         if self.label_free:
             state = torch.get_rng_state()
@@ -121,7 +128,7 @@ def prepare(name: str, seed: int) -> tuple[Trained, Data, Setup, int]:
     if family.change == "long_tail":
         data.long_tailed(seed)
     if family.change == "noisy":
-        data.slightly_noisy(seed)
+        data.noisy(seed, 0.4 if fault == "labels_noisy" else 0.1)
     at = begins(family, fault, setup)
     of_method = at if fault and fault == family.method_fault else None
     model = build(family.method, family.net, family.norm, data, setup, family.optimizer, family.schedule, of_method)
@@ -139,6 +146,9 @@ def one_run(name: str, seed: int, epochs: int = EPOCHS, *callbacks: pl.Callback,
     watched: dict[str, Any] = {"head": "head"} if isinstance(model, Supervised) else {"layer": "encoder"}
     if isinstance(model, Joint):
         watched["views"] = None
+    refers = family.change == "long_tail"  # rare classes are told by the training rows' counts
+    if refers:
+        watched |= {"loader_names": ("val", "train_clean"), "reference": "train_clean"}
     monitor = FeatureGeometryMonitor(
         **watched,
         labels=1 if labelled else None,
@@ -155,7 +165,7 @@ def one_run(name: str, seed: int, epochs: int = EPOCHS, *callbacks: pl.Callback,
             "reload_dataloaders_every_n_epochs": int(shrinks), **trainer,
         },
         callbacks=[monitor, outcomes, *callbacks_of(family), *of_fault, *callbacks],
-    ).fit(model, Loaders(data, setup.batch, shrinks))  # fmt: skip
+    ).fit(model, Loaders(data, setup.batch, shrinks, refers))  # fmt: skip
     return {
         "run": name,
         "family": family_name,

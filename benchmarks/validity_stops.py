@@ -52,6 +52,8 @@ STOPS: dict[str, Callable[[Run], int]] = {
 def tables(runs: list[Run]) -> dict[str, str]:
     """Epochs saved, and points lost against the run's end, pooled and in the worst family; then each family's."""
     chosen = [run for run in runs if not run["fault"] and "accuracy" in run["outcomes"][0]]
+    if len(chosen) < 2:
+        return {}
     rows: list[list[object]] = []
     own: list[list[object]] = []
     for name, stop in STOPS.items():

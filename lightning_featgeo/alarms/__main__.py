@@ -78,7 +78,7 @@ def _check(given: argparse.Namespace) -> list[str]:
     if not known:
         lines.append("without intact runs nothing can be said of false alarms: name some")
     elif known < FEW:
-        lines.append(f"{known} intact runs are few: with n of them, rates below 3/n can't be told from none")
+        lines.append(f"few intact runs ({known}): with n of them, rates below 3/n can't be told from none")
     return lines
 
 
@@ -102,9 +102,9 @@ def _calibrate(given: argparse.Namespace) -> list[str]:
             f"{watch.title}: {type(watch.rule).__name__} of {watch.signal} holds from {fraction:.3f} (was {now})"
         )
     if not found:
-        lines.append(f"none of the {len(used)} runs would be stopped by the ready-made limits: they stay as they are")
+        lines.append(f"none of {len(used)} would be stopped by the ready-made limits: they stay as they are")
     high = rates.interval(0, len(used))[1]
-    lines.append(f"{len(used)} runs without an alarm: its rate on runs like these may still be up to {high:.0%}")
+    lines.append(f"no alarm in any of {len(used)}: its rate on runs like these may still be up to {high:.0%}")
     lines.append(f"wrote {out}; use it as GeometryEarlyStopping({given.kind!r}, limits={str(out)!r})")
     return lines
 

@@ -81,7 +81,7 @@ def read(path: str | Path, kind: str) -> Kind:
         raise ConfigurationError(f"limits={str(path)!r} are damaged ({error}); {again}") from None
     for at, each in limits.items():
         watch = KINDS[kind].watches[at] if 0 <= at < len(KINDS[kind].watches) else None
-        if watch is None or {**each, "fraction": 0} != {**_entry(at, watch, 0), "fraction": 0}:
+        if watch is None or {**each, "fraction": 0} != {**_entry(at, watch, 0.0), "fraction": 0}:
             raise ConfigurationError(f"limits={str(path)!r} are of other rules than this version's; {again}")
         if not 0 < fractions[at] < 1:
             raise ConfigurationError(f"limits={str(path)!r}: fraction {fractions[at]} is not between 0 and 1; {again}")

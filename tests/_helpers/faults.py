@@ -23,7 +23,7 @@ class Fault(Callback):
         layer = pl_module.net[0]
         with torch.no_grad():
             if self.what == "point":
-                layer.weight.mul_(0.7)
+                layer.weight.mul_(0.1)
                 layer.bias.fill_(1.0)
             else:
                 u, s, v = torch.linalg.svd(layer.weight, full_matrices=False)

@@ -29,7 +29,8 @@ from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm
 from tests._helpers.models import Classifier, loaders, trainer
 from lightning.pytorch.loggers import CSVLogger
 monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank", "id_two_nn"])
-run = trainer(monitor, GeometryAlarm("collapse"), max_epochs=int(sys.argv[2]), logger=CSVLogger(sys.argv[1], version=sys.argv[3]))
+logger = CSVLogger(sys.argv[1], version=sys.argv[3])
+run = trainer(monitor, GeometryAlarm("collapse"), max_epochs=int(sys.argv[2]), logger=logger)
 print("ready", flush=True)
 run.fit(Classifier(), *loaders())
 """

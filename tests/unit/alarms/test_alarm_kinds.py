@@ -92,7 +92,7 @@ def test_several_rules_at_once_and_the_one_that_fired_is_named() -> None:
         windows(feature_std=[0.8, 0.75, 0.7, 0.35, 0.3])
     )
     assert alarm.title == "Drop of feature_std"
-    assert alarm.rule == "Drop(fraction=0.5, below=None, within=None)"
+    assert alarm.rule == "Drop(fraction=0.5, below=None, within=None, to=None)"
     assert alarm.also == ["Decline of feature_std"]
 
 

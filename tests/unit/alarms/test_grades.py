@@ -1,0 +1,96 @@
+"""Two grades: what is a notice and what a failure, what confirms a loss, and which windows are compared at all."""
+
+from dataclasses import replace
+
+import pytest
+
+from lightning_featgeo.alarms import KINDS, Alarm, Detector, Drop, Kind, Watch
+from lightning_featgeo.history.record import Record
+from tests._helpers.detectors import windows
+
+COLLAPSE = KINDS["collapse"]
+
+
+def seen(records: list[Record]) -> list[tuple[str, str]]:
+    return [(alarm.grade, alarm.title) for alarm in Detector(COLLAPSE).replay(records)]
+
+
+def test_a_loss_is_a_notice_and_one_that_goes_on_to_the_level_is_a_failure() -> None:
+    std = [0.7, 0.7, 0.7, 0.4, 0.4, 0.2, 0.08, 0.05]
+    assert seen(windows(feature_std=std[:6], effective_rank=[20.0] * 6)) == [("notice", "total collapse")]
+    both = [("notice", "total collapse"), ("failure", "total collapse")]
+    assert seen(windows(feature_std=std, effective_rank=[20.0] * 8)) == both
+    at_once = [0.7, 0.7, 0.7, 0.02, 0.01]
+    assert seen(windows(feature_std=at_once, effective_rank=[20.0] * 5)) == [("failure", "total collapse")]
+
+
+def test_labels_confirm_a_loss_or_keep_it_a_notice() -> None:
+    signals = {"feature_std": [0.8] * 8, "effective_rank": [30.0] * 4 + [10.0, 8.0, 8.0, 8.0]}
+    assert ("failure", "dimensional collapse") in seen(windows(**signals))
+    kept = windows(**signals, knn_accuracy=[0.9] * 8)
+    assert seen(kept) == [("notice", "dimensional collapse")]  # the classes are all there
+    lost = windows(**signals, knn_accuracy=[0.9] * 4 + [0.75, 0.7, 0.7, 0.7])
+    assert ("failure", "dimensional collapse") in seen(lost)
+    less = {"feature_std": [0.8] * 4 + [0.5] * 4, "effective_rank": [30.0] * 8}
+    assert ("failure", "total collapse") not in seen(windows(**less))  # nobody confirms it
+    assert ("failure", "total collapse") in seen(windows(**less, knn_accuracy=[0.9] * 4 + [0.75] * 4))
+
+
+def test_a_notice_is_no_failure_and_says_so() -> None:
+    detector = Detector(COLLAPSE)
+    (alarm,) = detector.replay(windows(feature_std=[0.7, 0.7, 0.7, 0.4, 0.4], effective_rank=[20.0] * 5))
+    assert not alarm.is_failure
+    assert alarm.report.startswith("featgeo notice: total collapse")
+    assert detector.state == "notice"
+    assert Alarm.read(alarm.as_dict()) == alarm
+    old = {name: value for name, value in alarm.as_dict().items() if name != "grade"}
+    assert Alarm.read(old).grade == "failure"  # before there were two
+
+
+def with_rows(records: list[Record], rows: list[int]) -> list[Record]:
+    """Windows of so many rows, whose rank can't be more."""
+    return [
+        replace(record, values={**record.values, "n_samples": float(n)}, ceilings={"effective_rank": n - 1.0})
+        for record, n in zip(records, rows, strict=True)
+    ]
+
+
+def test_windows_of_fewer_rows_are_not_compared_in_what_depends_on_them() -> None:
+    ranks, classes = [100.0] * 6 + [30.0] * 6, [0.9] * 6 + [0.5] * 6
+    records = windows(feature_std=[0.8] * 12, effective_rank=ranks, knn_accuracy=classes)
+    assert seen(records)
+    assert not seen(with_rows(records, [2048] * 6 + [64] * 6))
+    assert seen(with_rows(records, [2048] * 6 + [1900] * 6))  # about as many
+    spread = windows(feature_std=[0.8] * 6 + [0.02] * 6, effective_rank=[100.0] * 12)
+    assert seen(with_rows(spread, [2048] * 6 + [64] * 6)) == [("failure", "total collapse")]  # does not depend on rows
+
+
+def test_windows_of_something_else_begin_anew() -> None:
+    records = windows(feature_std=[0.8] * 4 + [0.05] * 4, effective_rank=[100.0] * 8)
+    assert seen(records)
+    changed = [replace(r, facts={"dim": 64 if r.window < 4 else 32}) for r in records]
+    assert not seen(changed)
+    assert not seen([replace(r, facts={"pool": "rows" if r.window < 4 else "tokens"}) for r in records])
+
+
+def test_a_state_of_an_earlier_version_is_read() -> None:
+    detector = Detector(COLLAPSE)
+    records = windows(feature_std=[0.7, 0.7, 0.7, 0.02, 0.01, 0.01], effective_rank=[20.0] * 6)
+    detector.replay(records[:5])
+    state = detector.state_dict()
+    old = {**state, "raised": [title for _, title in state["raised"]]}
+    old["checks"] = [{n: v for n, v in c.items() if n not in ("rows", "ceiling", "of")} for c in state["checks"]]
+    again = Detector(COLLAPSE)
+    again.load_state_dict(old)
+    assert (again.state, again.observe(records[5])) == ("alarm", None)
+
+
+@pytest.mark.parametrize("to", [0.1, 0.3])
+def test_a_drop_to_a_level(to: float) -> None:
+    kind = Kind("mine", (Watch("feature_std", Drop(0.5, to=to), "mine", patience=1),))
+    fired = [alarm.new for alarm in Detector(kind).replay(windows(feature_std=[0.8, 0.5, 0.35, 0.25, 0.12, 0.05]))]
+    assert fired == [0.25 if to == 0.3 else 0.05]
+    (alarm,) = Detector(kind).replay(windows(feature_std=[0.8, 0.05]))
+    assert alarm.limit.endswith(f"and {to:g}")
+    rising = Kind("mine", (Watch("dead_fraction", Drop(0.3, to=0.6), "mine", patience=1),))
+    assert [a.new for a in Detector(rising).replay(windows(dead_fraction=[0.1, 0.5, 0.7]))] == [0.7]

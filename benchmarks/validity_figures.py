@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from validity_judge import alarms
+from validity_asking import alarms
 
 from lightning_featgeo.alarms import KINDS
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,61 +21,20 @@ import validity_checkpoints
 import validity_stops
 from measuring import publish, table
 from scipy.stats import binomtest
+from validity_asking import NEVER, alarms, first_alarm, firsts, unlabelled
 from validity_before import BEFORE
 from validity_families import FAMILIES, OTHER_KINDS
+from validity_outcomes import is_intact, is_useless, reached
 from validity_runs import records
 
-from lightning_featgeo.alarms import KINDS, Detector, Drop, Kind, Watch
+from lightning_featgeo.alarms import KINDS, Detector, Drop, Watch
 from lightning_featgeo.alarms.kinds import CLASSES, DIMENSIONAL, LOST, TOTAL
 
 Run = dict[str, Any]
 MOST_FALSE = 0.005  # of the intact runs of the other families, when limits are chosen
-ENDS, HOLDS = 0.7, 0.8
-LEAST = 0.15  # above chance: families whose intact runs learn less have nothing to lose
-
-
-# --- what a run has come to ------------------------------------------------------------------------------------------
-
-
-def _above_chance(run: Run) -> np.ndarray:
-    chance = 1 / run["classes"] if run["classes"] else 0.0
-    return np.array([row["probe"] for row in run["outcomes"]]) - chance
-
-
-def is_intact(run: Run) -> bool:
-    """Whether a run without a fault did what it is for."""
-    probe, losses = _above_chance(run), [row.get("loss") for row in run["outcomes"]]
-    if np.median(probe[-3:]) >= HOLDS * probe.max():
-        return True
-    known = [loss for loss in losses if loss is not None]
-    return not run["classes"] and len(known) == len(losses) and bool(np.isfinite(known).all()) and known[-1] <= known[0]
-
-
-def reached(runs: Iterable[Run]) -> dict[str, float]:
-    """What each family's intact runs reach: the median of their last probes, above chance."""
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        if not run["fault"] and is_intact(run):
-            found.setdefault(run["family"], []).append(float(_above_chance(run)[-1]))
-    return {family: statistics.median(values) for family, values in found.items()}
-
-
-def is_useless(run: Run, reach: Mapping[str, float]) -> bool:
-    """Whether a planted fault has ended a run's usefulness."""
-    probe, there = _above_chance(run), reach.get(run["family"], 0.0)
-    return there >= LEAST and bool(np.median(probe[-3:]) < ENDS * min(there, float(probe.max())))
 
 
 # --- rules to choose from --------------------------------------------------------------------------------------------
-
-
-def unlabelled(watches: Iterable[Watch]) -> tuple[Watch, ...]:
-    """As they judge a run without labels: no class signal is there to say that a loss is learning."""
-    return tuple(
-        replace(w, unless=tuple(s for s in w.unless if s not in CLASSES), confirmed_by=())
-        for w in watches
-        if w.signal not in CLASSES and not w.strictly
-    )
 
 
 def _candidates() -> dict[str, list[Watch]]:
@@ -102,21 +61,6 @@ def _candidates() -> dict[str, list[Watch]]:
     }
 
 
-def alarms(run: Run, watches: Sequence[Watch], grade: str = "") -> list[int]:
-    """Checks (from 1) at which these watches raise an alarm (of a grade)."""
-    detector = Detector(Kind("collapse", tuple(watches)))
-    seen = [(record, detector.observe(record)) for record in records(run)]
-    return [record.window + 1 for record, alarm in seen if alarm is not None and grade in ("", alarm.grade)]
-
-
-NEVER = 10_000
-
-
-def first_alarm(run: Run, watches: Sequence[Watch], grade: str = "", after: int = 0) -> int:
-    """The first alarm after so many checks; ``NEVER`` if there is none."""
-    return next((check for check in alarms(run, watches, grade) if check > after), NEVER)
-
-
 @dataclass
 class Judged:
     """Runs with what they have come to, and the first check at which each candidate rule would have fired."""
@@ -135,8 +79,7 @@ def judged(runs: list[Run], candidates: Mapping[str, Sequence[Watch]]) -> Judged
     intact = np.array([not run["fault"] for run in runs])
     counts = np.array([is_intact(run) if not run["fault"] else is_useless(run, reach) for run in runs])
     fires = {
-        title: np.array([[first_alarm(run, [w], after=run["begins"] or 0) for w in versions] for run in runs])
-        for title, versions in candidates.items()
+        title: np.stack([firsts(runs, [watch]) for watch in versions], axis=1) for title, versions in candidates.items()
     }
     return Judged(runs, counts, intact, np.array([run["family"] for run in runs]), fires)
 
@@ -215,11 +158,6 @@ def left_out(of: Judged, candidates: Mapping[str, Sequence[Watch]], titles: Sequ
     return first, "\n".join(lines)
 
 
-def firsts(runs: Sequence[Run], watches: Sequence[Watch], grade: str = "") -> np.ndarray:
-    """First alarms of fixed watches."""
-    return np.array([first_alarm(run, watches, grade, run["begins"] or 0) for run in runs])
-
-
 def judge(runs: list[Run], out: Path | None) -> None:
     """All tables."""
     seconds = sum(run["seconds"] for run in runs)
@@ -287,7 +225,7 @@ def trade(of: Judged, of_free: Judged, out: Path | None) -> str:
     """Recall against false alarms as the limit on ``feature_std`` moves, with the other watches as shipped."""
     rows: list[list[object]] = []
     points: dict[str, list[tuple[float, float]]] = {"labels": [], "no labels": []}
-    for fraction in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
+    for fraction in (0.3, 0.45, 0.6, 0.75, 0.9):
         row: list[object] = [fraction]
         for name, judged_runs in (("labels", of), ("no labels", of_free)):
             watches = KINDS["collapse"].watches if name == "labels" else unlabelled(KINDS["collapse"].watches)

@@ -2,7 +2,8 @@
 
 Collapse is of two kinds, and no signal sees both: centring takes away the constant of a total collapse and leaves its
 noise, whose rank is high; a subspace leaves the spread of directions as it is. So "collapse" watches both. Intact
-training moves both, too: what is a failure and what a notice was fixed on families of runs (``benchmarks/validity.py``).
+training moves both, too: what is a failure, and what a notice, was fixed on many families of runs
+(``benchmarks/validity.py``).
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class LoggerDisplay:
         self.leave_out_finished()
         for sink in self.sinks:
             with self._guarded(sink, "attaching the history"):
-                if history is not None and history.exists():
+                if history is not None and history.exists() and self.asked_for.files:
                     sink.attach(history)
         for sink in self.sinks:
             sink.ends()

@@ -29,6 +29,7 @@ class Display:
         embedding_rows: number of feature rows, up to 1,000, for loggers that can show them in the plane.
         media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".
             Charts over depth come with several layers in any case.
+        files: whether the history's file becomes a file of W&B's run, too. On disk it is in any case.
 
     Raises:
         ConfigurationError: if a number is out of range, or ``class_names`` is one string.
@@ -40,6 +41,7 @@ class Display:
     id_key: Selector = None
     embedding_rows: int = 0
     media: str = "first"
+    files: bool = True
 
     def __post_init__(self) -> None:
         for name, given, least, most in (

@@ -14,6 +14,7 @@ from lightning_featgeo.types import Tensor
 
 CURVE_PANELS, MEDIA_PANELS = 14, 6  # of a run, whatever it watches
 WIDEST_TABLE = 64  # columns of features
+AGAIN = "featgeo/again"  # 1 in rows of windows that a resumed run had already
 SEEN = (  # media that have a panel as long as there are some left
     "spectrum", "class_cosines", "classes_last", "lowest_density_last", "log_density", "depth_feature_std",
 )  # fmt: skip
@@ -34,6 +35,7 @@ class WandbSink(Sink):
         self._waiting = -1, 0.0, frozenset[str]()  # W&B's step and our epoch, and what waits for that row
         self._defined: set[str] = set()
         self._ends = False
+        self._before: float | None = None  # the last epoch that a resumed run had when it was taken up
         self._panels = {CURVE_PANELS: 0, MEDIA_PANELS: 0}  # that there are
 
     @property
@@ -59,8 +61,21 @@ class WandbSink(Sink):
             run.log({}, commit=True)  # the last window still waits: it would be overwritten
             waiting = frozenset()
         step_of_lightning = {"trainer/global_step": at.step} if self._ends else {}  # else its row has it, or the user's
-        run.log({**step_of_lightning, self.named(EPOCH): at.epoch, **named}, commit=False)
+        again = {self.named(AGAIN): 1.0} if at.epoch <= self._reached() else {}
+        run.log({**step_of_lightning, **again, self.named(EPOCH): at.epoch, **named}, commit=False)
         self._waiting = run.step, at.epoch, waiting | named.keys()
+
+    def _reached(self) -> float:
+        """The last epoch of the run's first part, if it was resumed: what comes again up to there is marked.
+
+        W&B takes back no row: a run that goes on from a checkpoint repeats the windows that were logged after it.
+        """
+        if self._before is None:
+            known = self.run.summary.get(self.named(EPOCH)) if self.run.resumed else None
+            self._before = float(known) if isinstance(known, (int, float)) else -1.0
+            if known is not None:
+                self.run.define_metric(self.named(AGAIN), hidden=True)
+        return self._before
 
     def _log_media(self, values: Mapping[str, Any], at: At) -> None:
         for name in values:

@@ -11,7 +11,7 @@ import torch
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping, Threshold
 from lightning_featgeo.alarms import KINDS, Detector
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
 from lightning_featgeo.report.runs import find
@@ -241,3 +241,26 @@ def test_the_best_before_a_resume_is_in_the_summary_of_the_run_that_goes_on(tmp_
     assert summary["featgeo/val/feature_std/best"] == pytest.approx(best)
     assert summary["featgeo/val/feature_std/best_epoch"] == series[best]
     assert summary["featgeo/val/feature_std"] < best
+
+
+def test_windows_that_a_resumed_run_had_already_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, nobody can say what a server has of a run: its answer is put in here."""
+    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
+    logger.experiment.summary["featgeo/epoch"] = 2.0
+    monkeypatch.setattr(type(logger.experiment), "resumed", True)
+    trainer(FeatureGeometryMonitor(signals=["effective_rank"]), max_epochs=4, logger=logger).fit(
+        Classifier(), *loaders()
+    )
+    wandb.finish()
+    _, rows, _ = read(tmp_path)
+    marked = [(row["featgeo/epoch"], row.get("featgeo/again")) for row in rows if RANK in row]
+    assert marked == [(1.0, 1.0), (2.0, 1.0), (3.0, None), (4.0, None)]
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_the_history_is_among_the_runs_files_unless_it_is_not_to_be(files: bool, tmp_path: Path) -> None:
+    logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"], display=Display(files=files))
+    trainer(monitor, max_epochs=1, logger=logger).fit(Classifier(), *loaders())
+    wandb.finish()
+    assert bool(list((tmp_path / "wandb").rglob("files/**/*.jsonl"))) == files

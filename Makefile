@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: compat demo test test-fast coverage lint browser figures gpu-check clean
+.PHONY: asan compat demo test test-fast coverage lint browser figures gpu-check soak clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
@@ -37,6 +37,14 @@ browser: $(VENV)/test.stamp
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; then exit 0; fi; \
 	$(PY) -m playwright install chromium || \
 	echo "no browser could be installed: the report's page tests will be skipped"
+
+# The CPU ops with the address and undefined-behaviour sanitizers, and some thousand hostile calls.
+asan: $(VENV)/test.stamp
+	$(PY) -m tests.native.asan
+
+# Kills, a full disk, two writers, 500 windows in a row.
+soak: $(VENV)/test.stamp $(VENV)/ops.stamp
+	OMP_NUM_THREADS=1 $(PY) -m tests.native.soak
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .

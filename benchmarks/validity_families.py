@@ -127,7 +127,7 @@ class Fault(pl.Callback):
                 config.scheduler.base_lrs = [rate * 2 for rate in config.scheduler.base_lrs]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        if trainer.current_epoch < self.begins:
+        if trainer.current_epoch < self.begins or self.name not in (RANK, DEAD, SHRINK):
             return
         steps = max(trainer.num_training_batches, 1)
         with torch.no_grad():

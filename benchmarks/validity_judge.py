@@ -48,16 +48,16 @@ def _candidates() -> dict[str, list[Watch]]:
         ],
         f"{TOTAL}, confirmed": [
             Watch("feature_std", Drop(fraction), TOTAL, unless=CLASSES, confirmed_by=lost, strictly=True)
-            for fraction, lost in itertools.product((0.15, 0.2, 0.3), knn)
+            for fraction, lost in itertools.product((0.2, 0.3, 0.4, 0.5), knn)
         ],
         DIMENSIONAL: [
             Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], **rank) for fraction in (0.5, 0.6, 0.7, 0.8)
         ],
         f"{DIMENSIONAL}, confirmed": [
             Watch("effective_rank", Drop(fraction), confirmed_by=lost, strictly=True, **rank)
-            for fraction, lost in itertools.product((0.2, 0.3, 0.4), knn)
+            for fraction, lost in itertools.product((0.2, 0.3, 0.4, 0.5), knn)
         ],
-        LOST: [Watch("knn_accuracy", Drop(fraction), LOST, needed=False) for fraction in (0.1, 0.15, 0.2, 0.3)],
+        LOST: [Watch("knn_accuracy", Drop(fraction), LOST, needed=False) for fraction in (0.15, 0.2, 0.3, 0.4)],
     }
 
 

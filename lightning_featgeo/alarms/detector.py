@@ -215,7 +215,7 @@ class Detector:
         if watch.signal not in now.values:
             return  # a gap is no check: it neither ends a streak nor lengthens it
         past, checks = self._past(watch, (watch.grade, watch.title) in self.raised)
-        found = watch.rule.check(past) if past.values and is_confirmed(watch, checks) else None
+        found = watch.rule.check(past) if past.values and is_confirmed(watch, checks, self.min_effect) else None
         if found is None:
             streak.held, streak.finding = 0, None
             return

@@ -25,16 +25,18 @@ def learned_since(watch: Watch, checks: Sequence[Check]) -> int:
     return start
 
 
-def is_confirmed(watch: Watch, checks: Sequence[Check]) -> bool:
-    """Whether the signals named by ``confirmed_by`` have lost of their best as well."""
+def is_confirmed(watch: Watch, checks: Sequence[Check], min_effect: float) -> bool:
+    """Whether the signals named by ``confirmed_by`` have lost of their best as well, by more than their noise."""
     for name, loss in watch.confirmed_by:
         if not checks or name not in checks[-1].values:
             if watch.strictly:
                 return False
             continue
         known = [check for check in checks if name in check.values and check.compares(checks[-1], name)]
-        past = Past(CATALOG[name], [check.values[name] for check in known])
-        if past.loss(past.values[past.best], past.values[-1]) < loss:
+        values, errors = ([getattr(check, of).get(name) for check in known] for of in ("values", "errors"))
+        past = Past(CATALOG[name], values, errors, min_effect=min_effect)
+        best = past.values[past.best]
+        if past.loss(best, past.values[-1]) < loss or not past.is_effect(past.values[-1] - best, past.best):
             return False
     return True
 

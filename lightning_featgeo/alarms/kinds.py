@@ -75,26 +75,22 @@ CLASSES = ("knn_accuracy",)
 TOTAL, DIMENSIONAL, DEAD, LOST = "total collapse", "dimensional collapse", "dead units", "class structure lost"
 
 LEARNED = ("feature_std", *CLASSES)
-
-
-def _classes_lost(loss: float) -> tuple[tuple[str, float], ...]:
-    return (("knn_accuracy", loss),)
-
+CLASSES_LOST = (("knn_accuracy", 0.05),)
 
 COLLAPSE = Kind(
     "collapse",
     (
         # without labels, the level as well as the loss; with labels, less will do if the classes are being lost too
         Watch("feature_std", Drop(0.7, to=0.1), TOTAL, unless=CLASSES),
-        Watch("feature_std", Drop(0.3), TOTAL, unless=CLASSES, confirmed_by=_classes_lost(0.1), strictly=True),
-        Watch("effective_rank", Drop(0.6), DIMENSIONAL, warmup=2, unless=LEARNED, confirmed_by=_classes_lost(0.05)),
+        Watch("feature_std", Drop(0.2), TOTAL, unless=CLASSES, confirmed_by=CLASSES_LOST, strictly=True),
+        Watch("effective_rank", Drop(0.6), DIMENSIONAL, warmup=2, unless=LEARNED, confirmed_by=CLASSES_LOST),
         Watch(
             "effective_rank",
             Drop(0.3),
             DIMENSIONAL,
             warmup=2,
             unless=LEARNED,
-            confirmed_by=_classes_lost(0.1),
+            confirmed_by=CLASSES_LOST,
             strictly=True,
         ),
         Watch("knn_accuracy", Drop(0.2), LOST, needed=False),

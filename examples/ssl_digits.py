@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import affine_grid, cosine_similarity, grid_sample
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping
+from lightning_featgeo import Drop, FeatureGeometryMonitor, GeometryEarlyStopping
 from lightning_featgeo.report import write_report
 
 
@@ -135,7 +135,8 @@ def main() -> None:
     if args.figure:
         draw(args.figure, runs)
 
-    stop = GeometryEarlyStopping("collapse")
+    # "collapse" gives notice here and goes on, since neighbours still vote well; who won't lose spread, says so
+    stop = GeometryEarlyStopping("featgeo/val/feature_std", Drop(0.3))
     _, stopped = train(False, args.epochs, stop)
     print(stop.alarms[0].report if stop.alarms else "No alarm.")
     histories = [monitor.history.path for _, monitor in runs.values()] + [stopped.history.path]

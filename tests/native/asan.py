@@ -36,13 +36,23 @@ def main() -> int:
         subprocess.run(build, cwd=folder, env={**environment, "CXX": f"{compiler} {FLAGS}"}, check=True)
         environment |= {
             "LD_PRELOAD": " ".join(preload),
-            "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",  # an interpreter leaks by design
+            # an interpreter leaks by design, and what can't be allocated is refused in words
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096",
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "FEATGEO_EXAMPLES": examples,
         }
         info = [sys.executable, "-c", "from lightning_featgeo.cuda_ext import backend_info as b; print(b()['reason'])"]
         subprocess.run(info, cwd=folder, env=environment, check=True)
-        tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+        tests = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            *TESTS,
+        ]  # -s: a report is no capture
         return subprocess.run(tests, cwd=folder, env=environment, check=False).returncode
 
 

@@ -19,7 +19,7 @@ from lightning_featgeo.cuda_ext.schemas import SCHEMAS
 EXAMPLES = int(os.environ.get("FEATGEO_EXAMPLES", "40"))
 SIZES = (0, 1, 2, 3, 16, 33, 130)
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
-NUMBERS = (0, 1, -1, 2, 7, 2**31, -(2**31), 2**62, 2**63 - 1, -(2**63))
+NUMBERS = (0, 1, -1, 2, 7, 2**40, -(2**31), 2**62, 2**63 - 1, -(2**63))
 FLOATS = (0.0, 1.0, -1.0, 1e-300, 1e300, float("inf"), float("nan"))
 
 

@@ -24,6 +24,7 @@ struct Sums {
 };
 
 int64_t width_of(int64_t k, bool pairs, int64_t available) {
+  k = std::min(k, available);  // before anything is added to it
   int64_t spare = pairs ? k + 32 : 16;
   return std::max<int64_t>(1, std::min(k + spare, available));
 }

@@ -52,7 +52,8 @@ uint64_t below_each(const T* v, const T* limits, int64_t n) {
 // are 2ⁿ(eʳ − 1) + 2ⁿ and 2ⁿ(eʳ − 1) + (2ⁿ − 1), and eʳ − 1 a Taylor polynomial of degree 8 (truncated at 2e-10 of it).
 inline void exponential(float x, float* whole, float* minus_one) {
   x = x < -87.0f ? -87.0f : x;
-  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest whole number
+  float bounded = x > -87.0f ? (x < 87.0f ? x : 87.0f) : -87.0f;  // also of NaN, of an infinite scale and no distance
+  float n = (bounded * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest whole number
   float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   float p = 1.0f / 720 + r * (1.0f / 5040 + r * (1.0f / 40320));
   p = r + r * r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * p))));

@@ -102,9 +102,12 @@ def _calibrate(given: argparse.Namespace) -> list[str]:
             f"{watch.title}: {type(watch.rule).__name__} of {watch.signal} holds from {fraction:.3f} (was {now})"
         )
     if not found:
-        lines.append(f"none of {len(used)} would be stopped by the ready-made limits: they stay as they are")
+        lines.append(f"none of {len(used)} would be stopped by the ready-made limits, which stay as they are")
     high = rates.interval(0, len(used))[1]
-    lines.append(f"no alarm in any of {len(used)}: its rate on runs like these may still be up to {high:.0%}")
+    lines.append(
+        f"with these limits none of {len(used)} would be stopped. They were fixed on these very runs, and on others the "
+        f"rate may be {high:.0%} or more: check them on runs that are not among these"
+    )
     lines.append(f"wrote {out}; use it as GeometryEarlyStopping({given.kind!r}, limits={str(out)!r})")
     return lines
 

@@ -27,7 +27,7 @@ class Check:
     elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
     rows: float = 0.0  # 0: not known
     ceiling: tuple[str, ...] = ()  # signals whose largest value is set by the rows
-    of: str = ""  # what the numbers are of; "": not known
+    of: str = ""  # fingerprint of what the numbers are of; "": not known
 
     @classmethod
     def read(cls, given: Any) -> Check:

@@ -3,7 +3,8 @@
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
 >>> from lightning_featgeo.alarms import KINDS
->>> from lightning_featgeo.history.record import Record
+>>> from lightning_featgeo.history.fingerprint import short
+from lightning_featgeo.history.record import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.05, 0.04]):
 ...     values = {"feature_std": std, "effective_rank": 20.0, "n_samples": 500.0}
@@ -31,6 +32,7 @@ from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
 from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.checked import finite, items, name_of, table, whole
+from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
@@ -156,10 +158,10 @@ class Detector:
             {name: float(value) for name, value in record.standard_errors.items() if is_watched(name, self.kind)},
             dict(self._elsewhere),
             float(record.values.get(COUNT_SIGNAL, 0.0)),
-            tuple(sorted(record.ceilings)),
-            str(sorted(record.facts.items())),
+            tuple(sorted(name for name in record.ceilings if is_watched(name, self.kind))),
+            short(record.facts) if record.facts else "",
         )
-        if self.checks and self.checks[-1].of not in ("", check.of):
+        if self.checks and check.of and self.checks[-1].of not in ("", check.of):
             self._begin_anew()
         self.checks = [*thinned(self.checks), check]
         for watch, streak in zip(self.kind.watches, self.streaks, strict=True):

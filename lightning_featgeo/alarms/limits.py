@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped] # its stubs would be a package for these two calls
 
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.rules import LossRule
@@ -28,12 +28,10 @@ def fraction_of(watch: Watch) -> float | None:
 
 def with_fractions(kind: Kind, fractions: dict[int, float]) -> Kind:
     """A kind with other limits. ``fractions``: by a watch's number."""
-    watches = [
-        replace(watch, rule=replace(watch.rule, fraction=fractions[at]))  # type: ignore[type-var] # rules are dataclasses
-        if at in fractions
-        else watch
-        for at, watch in enumerate(kind.watches)
-    ]
+    watches = list(kind.watches)
+    for at, fraction in fractions.items():
+        rule: Any = watches[at].rule  # a ready-made one: a dataclass with a fraction
+        watches[at] = replace(watches[at], rule=replace(rule, fraction=fraction))
     return replace(kind, watches=tuple(watches))
 
 

@@ -88,8 +88,8 @@ def summary(intact: Sequence[Replayed], failed: Sequence[Replayed]) -> list[str]
 def calibrate(runs: Iterable[Sequence[Record]], kind: Kind, stage: str, layer: str | None) -> dict[int, float]:
     """Limits at which none of the runs, which the user calls intact, has a failure: by a watch's number.
 
-    Only limits that are too tight are changed: to the smallest loss, in steps of a thousandth of what is left up to 1,
-    and a tenth more of that. A watch without a limit of its own stays as it is.
+    Only limits that are too tight are changed: to the smallest loss at which all runs are quiet, and a tenth of what is
+    left up to 1 is added. A watch without a limit of its own stays as it is.
     """
     fractions: dict[int, float] = {}
     histories = list(runs)

@@ -121,7 +121,7 @@ class GeometryEarlyStopping(EarlyStopping):
             patience=first.patience, warmup=first.warmup, stage=self._stated_stage, layer=first.layer,
             hysteresis=first.hysteresis, min_effect=first.min_effect,
             action=[action_name(action) for action in self.actions],
-            **({} if self.limits is None else {"limits": str(self.limits)}),
+            **({} if self.limits is None else {"limits": [rule_name(w.rule) for w in first.kind.watches]}),
         )  # fmt: skip
 
     @property

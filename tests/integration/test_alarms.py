@@ -18,7 +18,8 @@ from lightning_featgeo import (
     Threshold,
 )
 from lightning_featgeo.alarms import KINDS, Detector
-from tests._helpers.faults import SIGNALS, Fault, signed
+from lightning_featgeo.report import write_report
+from tests._helpers.faults import SIGNALS, Fault, Offset, signed
 from tests._helpers.models import Classifier, loaders, trainer
 from tests._helpers.wandb_file import alerts, read
 
@@ -52,6 +53,22 @@ def test_an_alarm_warns_in_full_and_training_goes_on() -> None:
     assert [str(w.message) for w in told if "usual causes" in str(w.message)] == [a.report for a in alarm.alarms]
     assert [(e["kind"], e["reason"]) for e in monitor.history.events] == [(a.called, a.line) for a in alarm.alarms]
     assert ("alarm", "total collapse") in [(a.called, a.title) for a in alarm.alarms]
+
+
+def test_a_notice_is_told_kept_and_drawn_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = CSVLogger(tmp_path)
+    monitor, stop = FeatureGeometryMonitor(signals=SIGNALS), GeometryEarlyStopping("collapse")
+    torch.manual_seed(0)
+    run = trainer(Offset(4), monitor, stop, max_epochs=10, logger=logger)
+    run.fit(signed(), *loaders())
+    (alarm,) = stop.alarms
+    assert (alarm.grade, alarm.title) == ("notice", "total collapse")
+    assert (run.current_epoch, stop.stopping_reason_message, stop.state) == (10, None, "quiet")
+    assert not stop.sends_alert(alarm)
+    assert [(e["kind"], e["alarm"]["grade"]) for e in monitor.history.events] == [("notice", "notice")]
+    assert "featgeo notice: total collapse at epoch 6.00" in "".join(capsys.readouterr())
+    page = write_report([tmp_path], tmp_path / "report.html", quiet=True).read_text(encoding="utf-8")
+    assert "No alarm and no stop. To look at: total collapse at epoch 6.00" in page
 
 
 def test_the_state_of_alarms_is_a_curve_of_its_own(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, History
+from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.history.record import Record
 from tests._helpers.models import Classifier, loaders, trainer
 
@@ -138,8 +140,8 @@ def many_windows(windows: int, most_mib: float = 48.0) -> str:
     seen: list[tuple[float, float]] = []
 
     class Clock(GeometryAlarm):
-        def observe(self, *given):  # type: ignore[no-untyped-def]
-            found = super().observe(*given)
+        def observe(self, *args: Any, **kwargs: Any) -> list[Alarm]:
+            found = super().observe(*args, **kwargs)
             seen.append((time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
             return found
 

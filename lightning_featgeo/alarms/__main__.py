@@ -105,8 +105,8 @@ def _calibrate(given: argparse.Namespace) -> list[str]:
         lines.append(f"none of {len(used)} would be stopped by the ready-made limits, which stay as they are")
     high = rates.interval(0, len(used))[1]
     lines.append(
-        f"with these limits none of {len(used)} would be stopped. They were fixed on these very runs, and on others the "
-        f"rate may be {high:.0%} or more: check them on runs that are not among these"
+        f"with these limits none of {len(used)} would be stopped, on which they were fixed; on others the rate may be "
+        f"{high:.0%} or more: check them on runs that are not among these"
     )
     lines.append(f"wrote {out}; use it as GeometryEarlyStopping({given.kind!r}, limits={str(out)!r})")
     return lines

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 from lightning_featgeo.alarms.checks import Check, Streak
+from lightning_featgeo.alarms.evidence import confirmation
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import Rule
@@ -174,7 +175,7 @@ def build(
         old=old.values[watch.signal],
         new=now.values[watch.signal],
         text=str(found.text),
-        limit=str(found.limit),
+        limit=str(found.limit) + confirmation(watch, checks),
         source=found.source if KINDS.get(kind.name) is not kind else f"the ready-made {kind.name!r}, {MEASURED}",
         noise=float(past.noise(found.old, len(past.values) - 1, until=found.old)),
         level=level,

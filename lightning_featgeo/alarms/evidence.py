@@ -41,6 +41,13 @@ def is_confirmed(watch: Watch, checks: Sequence[Check], min_effect: float) -> bo
     return True
 
 
+def confirmation(watch: Watch, checks: Sequence[Check]) -> str:
+    """What the signals named by ``confirmed_by`` did, in words; "" where they have no values."""
+    known = {name: [c.values[name] for c in checks if name in c.values] for name, _ in watch.confirmed_by}
+    best = {name: values[Past(CATALOG[name], values).best] for name, values in known.items() if values}
+    return "".join(f", as {name} has lost too: {best[name]:.4g} → {known[name][-1]:.4g}" for name in best)
+
+
 def is_watched(name: str, kind: Kind) -> bool:
     """Whether a kind's rules read a signal."""
     return any(name in (w.signal, *w.unless, *(other for other, _ in w.confirmed_by)) for w in kind.watches)

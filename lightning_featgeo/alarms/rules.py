@@ -120,7 +120,7 @@ class Drop(LossRule):
             return None
         level = past.value_at(old, limit)
         also = "" if self.below is None else f", as it never got past {self.below:g}"
-        also += "" if self.to is None else f", and {self.to:g}"
+        also += "" if self.to is None else f", and {self.to:g} or worse"
         return Finding(
             f"{_verb(past)} {_share(past, loss)} its best",
             f"{limit:.0%} of that way, that is {level:.4g}{also}",

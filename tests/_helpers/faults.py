@@ -32,7 +32,7 @@ class Fault(Callback):
 
 
 class Offset(Callback):
-    """From an epoch on, all features are moved the same way before each validation: less spread, and nothing is lost."""
+    """From an epoch on, all features are moved the same way before each validation: less spread, nothing lost."""
 
     def __init__(self, at: int) -> None:
         self.at = at

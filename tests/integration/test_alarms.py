@@ -32,6 +32,7 @@ def test_collapse_of_either_kind_stops_a_real_run_without_a_number_given(what: s
     run.fit(signed(), *loaders())
     assert (stop.alarms[-1].title, stop.alarms[-1].grade) == (title, "failure")
     assert 7 <= run.current_epoch <= 18
+    assert ", as knn_accuracy has lost too: 0.97 → " in stop.alarms[-1].limit
     assert stop.stopping_reason_message is not None
     assert title in stop.stopping_reason_message
 

@@ -36,6 +36,13 @@ def test_labels_confirm_a_loss_or_keep_it_a_notice() -> None:
     assert ("failure", "total collapse") in seen(windows(**less, knn_accuracy=[0.9] * 4 + [0.75] * 4))
 
 
+@pytest.mark.parametrize(("error", "fails"), [(0.01, True), (0.06, False)])
+def test_a_loss_within_its_noise_confirms_nothing(error: float, fails: bool) -> None:
+    less = {"feature_std": [0.8] * 4 + [0.5] * 4, "effective_rank": [30.0] * 8, "knn_accuracy": [0.9] * 4 + [0.8] * 4}
+    records = [replace(record, standard_errors={"knn_accuracy": error}) for record in windows(**less)]
+    assert (("failure", "total collapse") in seen(records)) == fails
+
+
 def test_a_notice_is_no_failure_and_says_so() -> None:
     detector = Detector(COLLAPSE)
     (alarm,) = detector.replay(windows(feature_std=[0.7, 0.7, 0.7, 0.4, 0.4], effective_rank=[20.0] * 5))
@@ -91,6 +98,6 @@ def test_a_drop_to_a_level(to: float) -> None:
     fired = [alarm.new for alarm in Detector(kind).replay(windows(feature_std=[0.8, 0.5, 0.35, 0.25, 0.12, 0.05]))]
     assert fired == [0.25 if to == 0.3 else 0.05]
     (alarm,) = Detector(kind).replay(windows(feature_std=[0.8, 0.05]))
-    assert alarm.limit.endswith(f"and {to:g}")
+    assert alarm.limit.endswith(f"and {to:g} or worse")
     rising = Kind("mine", (Watch("dead_fraction", Drop(0.3, to=0.6), "mine", patience=1),))
     assert [a.new for a in Detector(rising).replay(windows(dead_fraction=[0.1, 0.5, 0.7]))] == [0.7]

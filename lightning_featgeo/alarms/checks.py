@@ -47,7 +47,9 @@ class Check:
 
     def compares(self, other: Check, signal: str) -> bool:
         """Whether a signal's values here and there are of as many rows, where they depend on how many there are."""
-        if not self.rows or not other.rows or max(self.rows, other.rows) <= MORE_ROWS * min(self.rows, other.rows):
+        if self.rows == other.rows or not (self.rows and other.rows):
+            return True
+        if max(self.rows, other.rows) <= MORE_ROWS * min(self.rows, other.rows):
             return True
         return signal not in self.ceiling and signal not in other.ceiling and "bank" not in CATALOG[signal].requires
 

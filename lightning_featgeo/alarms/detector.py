@@ -217,8 +217,8 @@ class Detector:
         if watch.signal not in now.values:
             return  # a gap is no check: it neither ends a streak nor lengthens it
         past, checks = self._past(watch, (watch.grade, watch.title) in self.raised)
-        found = watch.rule.check(past) if past.values and is_confirmed(watch, checks, self.min_effect) else None
-        if found is None:
+        found = watch.rule.check(past) if past.values else None
+        if found is None or not is_confirmed(watch, checks, self.min_effect):
             streak.held, streak.finding = 0, None
             return
         if not streak.held:

@@ -3,8 +3,7 @@
 No trainer is needed: any loop, and a history read back from a file, can be judged.
 
 >>> from lightning_featgeo.alarms import KINDS
->>> from lightning_featgeo.history.fingerprint import short
-from lightning_featgeo.history.record import Record
+>>> from lightning_featgeo.history.record import Record
 >>> detector = Detector(KINDS["collapse"])
 >>> for epoch, std in enumerate([0.60, 0.80, 0.79, 0.05, 0.04]):
 ...     values = {"feature_std": std, "effective_rank": 20.0, "n_samples": 500.0}

@@ -52,7 +52,8 @@ def _candidates() -> dict[str, list[Watch]]:
             for fraction, lost in itertools.product((0.2, 0.3, 0.4, 0.5), knn)
         ],
         DIMENSIONAL: [
-            Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], **rank) for fraction in (0.5, 0.6, 0.7, 0.8)
+            Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], below_outputs=True, **rank)
+            for fraction in (0.5, 0.6, 0.7, 0.8)
         ],
         f"{DIMENSIONAL}, confirmed": [
             Watch("effective_rank", Drop(fraction), confirmed_by=lost, strictly=True, **rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_featgeo.alarms import limits, rates
@@ -61,12 +61,16 @@ def _runs(paths: Sequence[str], said: list[str]) -> list[Run]:
 def _check(given: argparse.Namespace) -> list[str]:
     if not given.runs and not given.failed:
         raise ReportError("name intact runs, or --failed ones: history files, or folders that hold some")
+    if both := {path.resolve() for path in find(given.runs)} & {path.resolve() for path in find(given.failed)}:
+        raise ReportError(f"a run is intact or failed, not both: {min(both)}")
     kind: Kind = limits.read(given.limits, given.kind) if given.limits else KINDS[given.kind]
     lines: list[str] = []
     intact, failed = (
         [rates.replay(run.name, run.records, kind, given.stage, given.layer) for run in _runs(paths, lines)]
         for paths in (given.runs, given.failed)
     )
+    if all(run.why for run in (*intact, *failed)):
+        raise ReportError(_none_of({run.name: run.why for run in (*intact, *failed)}))
     for title, replayed in (("intact", intact), ("failed", failed)):
         for run in replayed:
             told = [alarm.line for alarm in (run.notice, run.failure) if alarm]
@@ -82,6 +86,10 @@ def _check(given: argparse.Namespace) -> list[str]:
     return lines
 
 
+def _none_of(why: Mapping[str, str]) -> str:
+    return "\n  ".join(["none of these runs can be judged:", *(f"{name}: {each}" for name, each in why.items())])
+
+
 def _calibrate(given: argparse.Namespace) -> list[str]:
     lines: list[str] = []
     kind, runs, out = KINDS[given.kind], _runs(given.runs, lines), Path(given.out)
@@ -90,17 +98,22 @@ def _calibrate(given: argparse.Namespace) -> list[str]:
     replayed = {run.name: rates.replay(run.name, run.records, kind, given.stage, given.layer) for run in runs}
     blind = {name: each.why for name, each in replayed.items() if each.why}
     lines += [f"left out: {name}: {why}" for name, why in blind.items()]
-    used = [run.records for run in runs if run.name not in blind]
+    used = {run.name: run.records for run in runs if run.name not in blind}
     if not used:
-        raise ReportError("none of these runs can be judged:\n  " + "\n  ".join(f"{n}: {w}" for n, w in blind.items()))
+        raise ReportError(_none_of(blind))
     found = rates.calibrate(used, kind, given.stage, given.layer)
-    limits.write(out, kind, found, len(used))
-    for at, fraction in found.items():
-        watch = kind.watches[at]
-        now = limits.fraction_of(watch)
+    try:
+        limits.write(out, kind, {at: each.fraction for at, each in found.items()}, len(used))
+    except OSError as error:
+        raise ReportError(f"{out} can't be written ({error.strerror or error})") from None
+    for at, each in found.items():
+        watch, now = kind.watches[at], limits.fraction_of(kind.watches[at])
         lines.append(
-            f"{watch.title}: {type(watch.rule).__name__} of {watch.signal} holds from {fraction:.3f} (was {now})"
+            f"{watch.title}: {type(watch.rule).__name__} of {watch.signal} holds from {each.fraction:.3f} (was {now}), "
+            f"for the sake of {each.run}"
         )
+    if found:
+        lines.append("if one of these runs is not intact, leave it out: it widens the limit for all others")
     if not found:
         lines.append(f"none of {len(used)} would be stopped by the ready-made limits, which stay as they are")
     high = rates.interval(0, len(used))[1]

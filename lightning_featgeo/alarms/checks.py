@@ -27,6 +27,7 @@ class Check:
     elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
     rows: float = 0.0  # 0: not known
     ceiling: tuple[str, ...] = ()  # signals whose largest value is set by the rows
+    outputs: int = 0  # that are made of the features; 0: not known
     of: str = ""  # fingerprint of what the numbers are of; "": not known
 
     @classmethod
@@ -42,6 +43,7 @@ class Check:
             elsewhere,
             rows=finite(found.get("rows", 0.0)),
             ceiling=tuple(map(name_of, items(found.get("ceiling", ())))),
+            outputs=whole(found.get("outputs", 0)),
             of=name_of(found.get("of", "")),
         )
 

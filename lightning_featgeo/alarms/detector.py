@@ -25,7 +25,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lightning_featgeo.alarms.alarm import Alarm, build
 from lightning_featgeo.alarms.checks import Check, Streak, thinned, unmoved
-from lightning_featgeo.alarms.evidence import is_confirmed, is_kept, is_watched, learned_since
+from lightning_featgeo.alarms.evidence import is_confirmed, is_kept, is_watched, learned_since, outputs_of, suffices
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
@@ -158,6 +158,7 @@ class Detector:
             dict(self._elsewhere),
             float(record.values.get(COUNT_SIGNAL, 0.0)),
             tuple(sorted(name for name in record.ceilings if is_watched(name, self.kind))),
+            outputs_of(record),
             short(record.facts) if record.facts else "",
         )
         if self.checks and check.of and self.checks[-1].of not in ("", check.of):
@@ -217,7 +218,7 @@ class Detector:
             return  # a gap is no check: it neither ends a streak nor lengthens it
         past, checks = self._past(watch, (watch.grade, watch.title) in self.raised)
         found = watch.rule.check(past) if past.values else None
-        if found is None or not is_confirmed(watch, checks, self.min_effect):
+        if found is None or not is_confirmed(watch, checks, self.min_effect) or suffices(watch, checks):
             streak.held, streak.finding = 0, None
             return
         if not streak.held:

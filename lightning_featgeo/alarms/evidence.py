@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning_featgeo.alarms.checks import Check
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
+from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 
 LEARNING = 0.05  # a gain of another signal from which on a loss is learning
@@ -41,10 +42,26 @@ def is_confirmed(watch: Watch, checks: Sequence[Check], min_effect: float) -> bo
     return True
 
 
+def suffices(watch: Watch, checks: Sequence[Check]) -> bool:
+    """Whether as many directions are left as the outputs need that are made of them, without signals that confirm."""
+    outputs = checks[-1].outputs
+    if not watch.below_outputs or not outputs or any(name in checks[-1].values for name, _ in watch.confirmed_by):
+        return False
+    return outputs <= 2 or checks[-1].values[watch.signal] > outputs - 1
+
+
+def outputs_of(record: Record) -> int:
+    """How many outputs are made of a window's features; 0 if that is not known."""
+    found = record.facts.get("outputs")
+    return found if isinstance(found, int) and found > 0 else 0
+
+
 def confirmation(watch: Watch, checks: Sequence[Check]) -> str:
-    """What the signals named by ``confirmed_by`` did, in words; "" where they have no values."""
+    """What the signals named by ``confirmed_by`` did, or the outputs tell, in words; "" where nothing did."""
     known = {name: [c.values[name] for c in checks if name in c.values] for name, _ in watch.confirmed_by}
     best = {name: values[Past(CATALOG[name], values).best] for name, values in known.items() if values}
+    if not best and watch.below_outputs and (outputs := checks[-1].outputs):
+        return f", and at most {outputs - 1}, which {outputs} outputs need"
     return "".join(f", as {name} has lost too: {best[name]:.4g} → {known[name][-1]:.4g}" for name in best)
 
 

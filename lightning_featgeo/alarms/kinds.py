@@ -29,6 +29,9 @@ class Watch:
     that must not have got better meanwhile by more than 5 %: what one signal loses while another gains is learning.
     ``confirmed_by``: signals that, where they have values, must have lost so much of their best as well; ``strictly``:
     where they have none, nothing is confirmed.
+    ``below_outputs``: where it is known how many outputs are made of the features, only while the signal is at most as
+    many directions as these can tell apart: one less than outputs (Papyan et al. 2020). Of one or two outputs a single
+    direction is enough, and nothing can be told.
     ``grade``: "failure": the features are being lost. "notice": something moves, look at it; a stop doesn't act on it.
     """
 
@@ -41,6 +44,7 @@ class Watch:
     unless: tuple[str, ...] = ()
     confirmed_by: tuple[tuple[str, float], ...] = ()
     strictly: bool = False
+    below_outputs: bool = False
     grade: Grade = "failure"
 
 
@@ -80,10 +84,19 @@ CLASSES_LOST = (("knn_accuracy", 0.05),)
 COLLAPSE = Kind(
     "collapse",
     (
-        # without labels, the level as well as the loss; with labels, less will do if the classes are being lost too
+        # without labels, the level as well as the loss (of a rank: less than the outputs need, where they are known);
+        # with labels, less will do if the classes are being lost too
         Watch("feature_std", Drop(0.7, to=0.1), TOTAL, unless=CLASSES),
         Watch("feature_std", Drop(0.2), TOTAL, unless=CLASSES, confirmed_by=CLASSES_LOST, strictly=True),
-        Watch("effective_rank", Drop(0.6), DIMENSIONAL, warmup=2, unless=LEARNED, confirmed_by=CLASSES_LOST),
+        Watch(
+            "effective_rank",
+            Drop(0.6),
+            DIMENSIONAL,
+            warmup=2,
+            unless=LEARNED,
+            confirmed_by=CLASSES_LOST,
+            below_outputs=True,
+        ),
         Watch(
             "effective_rank",
             Drop(0.3),
@@ -121,6 +134,7 @@ COLLAPSE = Kind(
         ],
         DIMENSIONAL: [
             "compare with the number of classes minus one: at or above it, with knn_accuracy holding, it is no failure",
+            "if a head of few outputs is trained on it, name it with head=: how many they are is then known here",
             "look at the spectrum and at the layer before",
         ],
         DEAD: ["lower the learning rate and go on from the checkpoint", "add normalisation before the ReLUs"],

@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped] # its stubs would be a package for t
 from lightning_featgeo.alarms.kinds import KINDS, Kind, Watch
 from lightning_featgeo.alarms.rules import LossRule
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.history.checked import finite, items, mapping, whole
+from lightning_featgeo.history.checked import finite, items, mapping, name_of, whole
 from lightning_featgeo.metrics.catalog import CATALOG
 
 VERSION = 1
@@ -65,7 +65,7 @@ def read(path: str | Path, kind: str) -> Kind:
     again = f"make it anew: python -m lightning_featgeo.alarms calibrate RUN… --kind {kind} --out {path}"
     try:
         found = mapping(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-        if found["kind"] != kind:
+        if name_of(found["kind"]) != kind:
             raise ConfigurationError(f"limits={str(path)!r} are of {found['kind']!r}, not of {kind!r}; {again}")
         if whole(found["version"]) > VERSION:
             raise ConfigurationError(f"limits={str(path)!r} are of a later version of lightning-featgeo; {again}")
@@ -79,7 +79,11 @@ def read(path: str | Path, kind: str) -> Kind:
         raise ConfigurationError(f"limits={str(path)!r} are damaged ({error}); {again}") from None
     for at, each in limits.items():
         watch = KINDS[kind].watches[at] if 0 <= at < len(KINDS[kind].watches) else None
-        if watch is None or {**each, "fraction": 0} != {**_entry(at, watch, 0.0), "fraction": 0}:
+        if (
+            watch is None
+            or fraction_of(watch) is None
+            or {**each, "fraction": 0} != {**_entry(at, watch, 0.0), "fraction": 0}
+        ):
             raise ConfigurationError(f"limits={str(path)!r} are of other rules than this version's; {again}")
         if not 0 < fractions[at] < 1:
             raise ConfigurationError(f"limits={str(path)!r}: fraction {fractions[at]} is not between 0 and 1; {again}")

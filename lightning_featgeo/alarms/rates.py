@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_featgeo.alarms.alarm import Alarm
@@ -34,7 +34,8 @@ def replay(name: str, records: Sequence[Record], kind: Kind, stage: str, layer: 
     for alarm in detector.replay(records):
         first.setdefault(alarm.grade, alarm)
     checks = sum(record.prefix == detector.prefix for record in records)
-    nowhere = f"it has no window of {detector.prefix.rstrip('/')}" if not checks else ""
+    there = sorted({record.prefix.rstrip("/") for record in records})
+    nowhere = f"it has no window of {detector.prefix.rstrip('/')}, but of {', '.join(there)}" if not checks else ""
     why = "" if first else nowhere or (detector.why if detector.state == "cannot tell" else "")
     return Replayed(name, checks, first.get("notice"), first.get("failure"), why)
 
@@ -85,29 +86,39 @@ def summary(intact: Sequence[Replayed], failed: Sequence[Replayed]) -> list[str]
     return lines
 
 
-def calibrate(runs: Iterable[Sequence[Record]], kind: Kind, stage: str, layer: str | None) -> dict[int, float]:
+@dataclass(frozen=True)
+class Fixed:
+    """A limit that was fixed. ``run``: the one that needs it."""
+
+    fraction: float
+    run: str
+
+
+def calibrate(runs: Mapping[str, Sequence[Record]], kind: Kind, stage: str, layer: str | None) -> dict[int, Fixed]:
     """Limits at which none of the runs, which the user calls intact, has a failure: by a watch's number.
 
     Only limits that are too tight are changed: to the smallest loss at which all runs are quiet, and a tenth of what is
     left up to 1 is added. A watch without a limit of its own stays as it is.
     """
-    fractions: dict[int, float] = {}
-    histories = list(runs)
+    found: dict[int, Fixed] = {}
     for at, watch in enumerate(kind.watches):
         own = fraction_of(watch)
         if own is None or watch.grade != "failure":
             continue
 
-        def is_quiet(limit: float, at: int = at) -> bool:
-            one = with_fractions(kind, {at: limit})
-            alone = Kind(kind.name, (one.watches[at],), of_training=kind.of_training)
-            return not any(Detector(alone, stage, layer).replay(records) for records in histories)
+        needed, by = own, ""
+        for name, records in runs.items():
 
-        if is_quiet(own):
-            continue
-        low, high = own, 1.0
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if is_quiet(middle) else (middle, high)
-        fractions[at] = min(high + 0.1 * (1 - high), 0.999)
-    return fractions
+            def is_quiet(limit: float, at: int = at, records: Sequence[Record] = records) -> bool:
+                alone = (with_fractions(kind, {at: limit}).watches[at],)
+                return not Detector(Kind(kind.name, alone, of_training=kind.of_training), stage, layer).replay(records)
+
+            if not is_quiet(needed):
+                low, high = needed, 1.0
+                for _ in range(STEPS):
+                    middle = (low + high) / 2
+                    low, high = (low, middle) if is_quiet(middle) else (middle, high)
+                needed, by = high, name
+        if by:
+            found[at] = Fixed(min(needed + 0.1 * (1 - needed), 0.999), by)
+    return found

@@ -113,7 +113,7 @@ class Drop(LossRule):
         old, new = past.values[best], past.values[-1]
         if self.below is not None and past.loss(self.below, old) <= 0:
             return None
-        if self.to is not None and past.loss(self.to, new) < 0:
+        if self.to is not None and (new > self.to if past.signal.direction == "higher" else new < self.to):
             return None
         loss = past.loss(old, new)
         if loss <= limit * past.ease or not past.is_effect(new - old, best):

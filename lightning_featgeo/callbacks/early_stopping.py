@@ -178,7 +178,7 @@ class GeometryEarlyStopping(EarlyStopping):
             self.alarms, self.stopped_epoch, self.checkpoints = [], 0, Checkpoints()
         if "stop" in self.actions:  # an alarm that still stands stops a run that goes on after it, too
             for detector in self.detectors:
-                detector.raised.clear()
+                detector.raised = {each for each in detector.raised if each[0] == "notice"}
         _compat.mark_stopped(self, None)
         self._resumed = False
 

@@ -35,7 +35,7 @@ def items(given: Any) -> list[Any]:
 def name_of(given: Any) -> str:
     """A text that can be written."""
     if not isinstance(given, str):
-        raise TypeError(f"expected a name, got {given!r}")
+        raise TypeError(f"expected a name, got {type(given).__name__}")
     return given.encode("utf-8", "replace").decode()
 
 

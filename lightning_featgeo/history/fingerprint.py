@@ -90,8 +90,8 @@ def in_words(one: Mapping[str, Any]) -> str:
 
 
 def short(facts: Mapping[str, Any]) -> str:
-    """Eight characters that differ where the facts do."""
-    text = json.dumps(dict(sorted(facts.items())), default=str)
+    """Eight characters that differ where curves of these facts can't be compared."""
+    text = json.dumps({name: value for name, value in sorted(facts.items()) if name in _WORDS}, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -60,7 +60,9 @@ def watched_layers(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
             role_of(s, sources, layer.path, plan),
         )  # fmt: skip
-        watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None))
+        outputs = facts.outputs(sources.head, sources.reading)
+        one = WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None, outputs)
+        watched.append(one)
     return watched
 
 

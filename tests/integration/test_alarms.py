@@ -72,6 +72,18 @@ def test_a_notice_is_told_kept_and_drawn_and_stops_nothing(tmp_path: Path, capsy
     assert "No alarm and no stop. To look at: total collapse at epoch 6.00" in page
 
 
+def test_a_notice_that_stands_is_told_once_though_the_run_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "sixth.ckpt"
+    for epochs, resumed in ((6, None), (8, path)):
+        torch.manual_seed(0)
+        stop = GeometryEarlyStopping("collapse")
+        run = trainer(Offset(4), FeatureGeometryMonitor(signals=SIGNALS), stop, max_epochs=epochs)
+        run.fit(signed(), *loaders(), ckpt_path=resumed, weights_only=True if resumed else None)
+        assert [(alarm.grade, alarm.epoch) for alarm in stop.alarms] == [("notice", 6.0)]
+        run.save_checkpoint(path)
+    assert run.current_epoch == 8
+
+
 def test_the_state_of_alarms_is_a_curve_of_its_own(tmp_path: Path) -> None:
     monitor = FeatureGeometryMonitor(signals=["feature_std"])
     alarm = GeometryAlarm("featgeo/val/feature_std", Threshold(below=9.0), patience=3, action=lambda _: None)

@@ -101,3 +101,30 @@ def test_a_drop_to_a_level(to: float) -> None:
     assert alarm.limit.endswith(f"and {to:g} or worse")
     rising = Kind("mine", (Watch("dead_fraction", Drop(0.3, to=0.6), "mine", patience=1),))
     assert [a.new for a in Detector(rising).replay(windows(dead_fraction=[0.1, 0.5, 0.7]))] == [0.7]
+
+
+def with_outputs(records: list[Record], outputs: int) -> list[Record]:
+    return [replace(record, facts={"dim": 64, "outputs": outputs}) for record in records]
+
+
+@pytest.mark.parametrize(("outputs", "fails"), [(1, False), (2, False), (10, False), (11, True), (128, True)])
+def test_without_labels_a_rank_that_the_outputs_need_no_more_of_is_no_failure(outputs: int, fails: bool) -> None:
+    rank = [30.0, 30.0, 30.0, 24.0, 15.0, 11.0, 9.9, 9.8]
+    records = with_outputs(windows(feature_std=[0.8] * 8, effective_rank=rank), outputs)
+    assert (("failure", "dimensional collapse") in seen(records)) == fails
+    assert ("notice", "dimensional collapse") in seen(records)
+    lost = [0.9] * 4 + [0.7] * 4
+    labelled = windows(feature_std=[0.8] * 8, effective_rank=rank, knn_accuracy=lost)
+    assert ("failure", "dimensional collapse") in seen(with_outputs(labelled, outputs))  # the labels tell
+
+
+def test_an_alarm_says_how_many_directions_the_outputs_need() -> None:
+    records = windows(feature_std=[0.8] * 7, effective_rank=[30.0] * 3 + [9.0, 5.0, 4.0, 4.0])
+    alarms = Detector(COLLAPSE).replay(with_outputs(records, 10))
+    assert "60% of that way, that is 12.6, and at most 9, which 10 outputs need" in alarms[-1].limit
+
+
+def test_more_outputs_begin_nothing_anew() -> None:
+    records = windows(feature_std=[0.8] * 4 + [0.05] * 4, effective_rank=[100.0] * 8)
+    grown = [replace(r, facts={"dim": 64, "outputs": 5 if r.window < 4 else 10}) for r in records]
+    assert seen(grown) == seen(records)

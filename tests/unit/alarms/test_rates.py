@@ -15,6 +15,7 @@ from tests._helpers.detectors import windows
 INTACT = {"feature_std": [0.7, 0.8, 0.8, 0.81, 0.8, 0.8], "effective_rank": [30.0, 22.0, 20.0, 20.0, 20.0, 20.0]}
 FAILED = {"feature_std": [0.7, 0.8, 0.8, 0.05, 0.04, 0.04], "effective_rank": [30.0, 22.0, 20.0, 20.0, 20.0, 20.0]}
 DEEP = {"feature_std": [0.8, 0.8, 0.8, 0.09, 0.09, 0.5], "effective_rank": [20.0] * 6}  # intact, by its user's word
+OF_A_LEVEL = {"watch": 8, "signal": "dead_fraction", "rule": "Threshold", "grade": "notice"}
 GAPS = {"feature_std": [None] * 6, "effective_rank": [None] * 6}
 
 
@@ -60,10 +61,12 @@ def test_check_says_what_it_can_not_tell(tmp_path: Path, capsys: pytest.CaptureF
     assert code == 0
     assert "without intact runs nothing can be said of false alarms" in text
     code, text = said(capsys, "check", gaps)
-    assert code == 0
-    assert "were no checks" in text
-    assert "no run of the intact runs" in text
-    assert "it has no window of featgeo/train" in said(capsys, "check", bad, "--stage", "train")[1]
+    assert (code, "none of these runs can be judged" in text, "were no checks" in text) == (2, True, True)
+    code, text = said(capsys, "check", bad, "--stage", "train")
+    assert (code, "it has no window of featgeo/train, but of featgeo/val" in text) == (2, True)
+    code, text = said(capsys, "check", bad, "--failed", str(tmp_path / "bad"))
+    assert (code, "intact or failed, not both" in text) == (2, True)
+    assert "no run of the intact runs" in said(capsys, "check", gaps, "--failed", bad)[1]
     assert said(capsys, "check")[0] == 2
     code, text = said(capsys, "check", str(tmp_path / "nowhere"))
     assert (code, "no such file" in text) == (2, True)
@@ -77,7 +80,7 @@ def test_calibrate_writes_limits_that_a_stopper_takes(tmp_path: Path, capsys: py
     assert Detector(KINDS["collapse"]).replay(windows(**DEEP))[0].grade == "failure"
     code, text = said(capsys, "calibrate", deep, "--out", str(out))
     assert code == 0, text
-    assert "total collapse: Drop of feature_std holds from 0.899 (was 0.7)" in text
+    assert "total collapse: Drop of feature_std holds from 0.899 (was 0.7), for the sake of deep" in text
     stop = GeometryEarlyStopping("collapse", limits=out)
     assert [a.grade for a in stop.detectors[0].replay(windows(**DEEP))] == ["notice"]
     assert "failure" in [a.grade for a in Detector(limits.read(out, "collapse")).replay(windows(**FAILED))]
@@ -104,6 +107,8 @@ def test_runs_that_need_no_other_limits_keep_those_there_are(
         (lambda found: found.update(version=99), "of a later version"),
         (lambda found: found["limits"][0].update(signal="rankme"), "are of other rules"),
         (lambda found: found["limits"][0].update(watch=77), "are of other rules"),
+        (lambda found: found["limits"][0].update(OF_A_LEVEL), "are of other rules"),
+        (lambda found: found.update(kind=[["x"] * 9] * 9), "are damaged .expected a name, got list"),
         (lambda found: found["limits"][0].update(fraction=1.5), "is not between 0 and 1"),
         (lambda found: found["limits"][0].pop("fraction"), "are damaged"),
         (lambda found: found.pop("limits"), "are damaged"),

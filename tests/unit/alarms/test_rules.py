@@ -35,6 +35,11 @@ FLAT = [0.80, 0.81, 0.80, 0.79, 0.80, 0.81, 0.80, 0.79]
         (Drop(0.5), NC1, [0.0, 0.0], False),
         (Drop(), STD, [0.8, 0.70], False),
         (Drop(), STD, [0.8, 0.67], True),  # the catalogue's 15 %
+        (Drop(0.5, to=5.0), RANK, [21.0, 6.0], False),
+        (Drop(0.5, to=5.0), RANK, [21.0, 5.0], True),
+        (Drop(0.5, to=1.0), RANK, [21.0, 2.0], False),  # not at the very end of its range
+        (Drop(0.5, to=0.9), DEAD, [0.1, 0.8], False),
+        (Drop(0.5, to=0.9), DEAD, [0.1, 0.95], True),
         (Drop(0.05, below=0.5), STD, [0.8, 0.6], False),
         (Drop(0.05, below=0.5), STD, [0.45, 0.42], True),
         (Drop(0.05, below=0.5), STD, [0.6, 0.42], False),

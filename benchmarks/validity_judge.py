@@ -52,14 +52,16 @@ def _candidates() -> dict[str, list[Watch]]:
             for fraction, lost in itertools.product((0.2, 0.3, 0.4, 0.5), knn)
         ],
         DIMENSIONAL: [
-            Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], below_outputs=True, **rank)
+            Watch("effective_rank", Drop(fraction), confirmed_by=knn[0], below_needed=True, **rank)
             for fraction in (0.5, 0.6, 0.7, 0.8)
         ],
         f"{DIMENSIONAL}, confirmed": [
             Watch("effective_rank", Drop(fraction), confirmed_by=lost, strictly=True, **rank)
             for fraction, lost in itertools.product((0.2, 0.3, 0.4, 0.5), knn)
         ],
-        LOST: [Watch("knn_accuracy", Drop(fraction), LOST, needed=False) for fraction in (0.15, 0.2, 0.3, 0.4)],
+        LOST: [
+            Watch("knn_accuracy", Drop(fraction), LOST, needed=False, warmup=2) for fraction in (0.15, 0.2, 0.3, 0.4)
+        ],
     }
 
 

@@ -189,7 +189,7 @@ def columns(records: list[Record]) -> dict[str, Any]:
         "frozen": [any(note.kind is NoteKind.FROZEN for note in record.notes) for record in records],
         "ceilings": [short(record.ceilings.get("effective_rank"), 5) for record in records],
         "width": next((int(w) for record in records if (w := record.facts.get("dim"))), 0),
-        "outputs": next((int(o) for record in records if (o := record.facts.get("outputs"))), 0),
+        "needed": next((int(n) for record in records if (n := record.facts.get("needed_directions"))), 0),
         "values": {s: [short(record.values.get(s), 5) for record in records] for s in present},
         "errors": {s: [short(record.standard_errors.get(s), 3) for record in records] for s in present},
     }
@@ -211,7 +211,7 @@ def records(run: dict[str, Any]) -> list[Record]:
             {s: v[number] for s, v in kept["errors"].items() if v[number] is not None},
             ceilings={"effective_rank": c} if (c := kept["ceilings"][number]) is not None else {},
             notes=[Note(NoteKind.FROZEN, "frozen")] if kept["frozen"][number] else [],
-            facts={"dim": kept["width"], "outputs": kept["outputs"]},
+            facts={"dim": kept["width"], "needed_directions": kept["needed"]},
         )
         for number in range(len(kept["epoch"]))
     ]  # fmt: skip

@@ -113,6 +113,11 @@ def is_inside_step(module: Any) -> bool:
     return running in STEPS
 
 
+def has_pre_hooks(module: torch.nn.Module) -> bool:
+    """Whether somebody's hooks run before this module's forward; putting one in front of none costs a step 4 µs."""
+    return bool(getattr(module, "_forward_pre_hooks", True))
+
+
 def is_redirected(module: torch.nn.Module) -> bool:
     """Whether a call of this module is a strategy's way to run a step of it, and no forward."""
     return getattr(module.__dict__.get("forward"), "__name__", "") == "wrapped_forward"

@@ -75,7 +75,7 @@ def _check(given: argparse.Namespace) -> list[str]:
         for run in replayed:
             told = [alarm.line for alarm in (run.notice, run.failure) if alarm]
             names = [name for name, alarm in (("notice", run.notice), ("failure", run.failure)) if alarm]
-            lines.append(f"{title}  {run.name}: {run.checks} checks; " + (", ".join(names) or run.why or "quiet"))
+            lines.append(f"{title}  {run.name}: {run.windows} windows; " + (", ".join(names) or run.why or "quiet"))
             lines += [f"    {name}: {line}" for name, line in zip(names, told, strict=True)]
     lines += ["", *rates.summary(intact, failed)]
     known = sum(not run.why for run in intact)

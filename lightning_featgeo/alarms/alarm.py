@@ -180,12 +180,16 @@ def build(
         noise=float(past.noise(found.old, len(past.values) - 1, until=found.old)),
         level=level,
         grade=watch.grade,
-        also=list(dict.fromkeys(f"{type(w.rule).__name__} of {w.signal}" for w in others)),
+        also=list(dict.fromkeys(_named(w) for w in others if _named(w) != _named(watch))),
         agree=agree,
         disagree=disagree,
         causes=list(kind.causes.get(watch.title, ())),
         steps=list(kind.steps.get(watch.title, ())),
     )
+
+
+def _named(watch: Watch) -> str:
+    return f"{type(watch.rule).__name__} of {watch.signal}"
 
 
 def _companions(kind: Kind, watch: Watch, old: Check, now: Check) -> tuple[list[str], list[str]]:

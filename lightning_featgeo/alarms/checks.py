@@ -27,7 +27,7 @@ class Check:
     elsewhere: dict[str, float] = field(default_factory=dict)  # "stage/signal" -> its latest value
     rows: float = 0.0  # 0: not known
     ceiling: tuple[str, ...] = ()  # signals whose largest value is set by the rows
-    outputs: int = 0  # that are made of the features; 0: not known
+    needed: int = 0  # directions that the outputs can need that are made of the features; 0: not known
     of: str = ""  # fingerprint of what the numbers are of; "": not known
 
     @classmethod
@@ -43,7 +43,7 @@ class Check:
             elsewhere,
             rows=finite(found.get("rows", 0.0)),
             ceiling=tuple(map(name_of, items(found.get("ceiling", ())))),
-            outputs=whole(found.get("outputs", 0)),
+            needed=whole(found.get("needed", 0)),
             of=name_of(found.get("of", "")),
         )
 
@@ -64,6 +64,14 @@ class Streak:
     since_epoch: float = 0.0
     since_step: int = 0
     finding: Finding | None = None
+
+
+def grade_and_title(given: Any) -> tuple[str, str]:
+    """Of an alarm that stands; states of an earlier version have the title alone."""
+    if isinstance(given, str):
+        return "failure", given
+    grade, title = map(name_of, items(given))
+    return grade, title
 
 
 def thinned(checks: list[Check], most: int = MOST) -> list[Check]:

@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from lightning_featgeo.alarms import not_finite
 from lightning_featgeo.alarms.alarm import Alarm, build
-from lightning_featgeo.alarms.checks import Check, Streak, thinned, unmoved
-from lightning_featgeo.alarms.evidence import is_confirmed, is_kept, is_watched, learned_since, outputs_of, suffices
+from lightning_featgeo.alarms.checks import Check, Streak, grade_and_title, thinned, unmoved
+from lightning_featgeo.alarms.evidence import is_confirmed, is_kept, is_watched, learned_since, needed_of, suffices
 from lightning_featgeo.alarms.kinds import Kind, Watch
 from lightning_featgeo.alarms.past import Past
 from lightning_featgeo.alarms.rules import GeneralizationGap
@@ -84,6 +85,7 @@ class Detector:
         self.streaks = [Streak() for _ in kind.watches]
         self.raised: set[tuple[str, str]] = set()  # grade and title
         self.recent: list[str] = []  # of the last windows: "" or why they told nothing
+        self.lost = Streak()  # windows without a finite row
         self._elsewhere: dict[str, float] = {}
 
     @property
@@ -148,8 +150,9 @@ class Detector:
         if record.prefix != self.prefix or self._only_begins(record):
             return None
         self.recent = [*self.recent, self._told_nothing(record)][-RECENT:]
+        self.lost = not_finite.streak_of(self.lost, record)
         if self.recent[-1]:
-            return None
+            return self._not_finite(record)
         check = Check(
             record.epoch,
             record.step,
@@ -158,7 +161,7 @@ class Detector:
             dict(self._elsewhere),
             float(record.values.get(COUNT_SIGNAL, 0.0)),
             tuple(sorted(name for name in record.ceilings if is_watched(name, self.kind))),
-            outputs_of(record),
+            needed_of(record),
             short(record.facts) if record.facts else "",
         )
         if self.checks and check.of and self.checks[-1].of not in ("", check.of):
@@ -174,6 +177,13 @@ class Detector:
         with guard.around("writing an alarm", self._could_not) if guard else nullcontext():
             alarm = self._due()
         return alarm
+
+    def _not_finite(self, record: Record) -> Alarm | None:
+        key, patience = ("failure", not_finite.TITLE), self.patience or not_finite.PATIENCE
+        if not self.kind.needs_finite or not self.checks or key in self.raised or self.lost.held < patience:
+            return None
+        self.raised.add(key)
+        return not_finite.build(self.kind, self.prefix, self.lost, self.checks[-1], record)
 
     def replay(self, records: Iterable[Record]) -> list[Alarm]:
         """The alarms that these windows would have raised."""
@@ -249,7 +259,7 @@ class Detector:
             return None
         for watch, streak in sorted(firing, key=lambda pair: pair[0].grade == "notice"):  # a failure is more
             if not self.raised & {("failure", watch.title), (watch.grade, watch.title)}:
-                held = [w for w, s in pairs if s.held and w is not watch and w.grade == watch.grade]
+                held = [w for w, s in pairs if s.held and w.grade == watch.grade and w is not watch]
                 alarm = build(self.kind, self.prefix, watch, streak, held, *self._past(watch, raised=False))
                 self.raised.add((watch.grade, watch.title))
                 return alarm
@@ -265,6 +275,7 @@ class Detector:
             "raised": [list(each) for each in sorted(self.raised)],
             "recent": list(self.recent),
             "elsewhere": dict(self._elsewhere),
+            "lost": [self.lost.held, self.lost.since_epoch, self.lost.since_step],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -273,7 +284,9 @@ class Detector:
         streaks = [Streak(whole(held), finite(epoch), whole(step)) for held, epoch, step in items(state["streaks"])]
         if len(streaks) != len(self.kind.watches):
             raise ValueError("they are of other rules")
-        recent, raised = list(map(name_of, items(state["recent"]))), set(map(_grade_and_title, items(state["raised"])))
+        recent, raised = list(map(name_of, items(state["recent"]))), set(map(grade_and_title, items(state["raised"])))
+        held, epoch, step = items(state.get("lost", [0, 0.0, 0]))
+        self.lost = Streak(whole(held), finite(epoch), whole(step))
         self._elsewhere = table(state["elsewhere"], finite)
         self.checks, self.streaks, self.raised, self.recent = checks, streaks, raised, recent
 
@@ -284,11 +297,4 @@ class Detector:
 
     def _begin_anew(self) -> None:
         self.checks, self.raised, self.streaks = [], set(), [Streak() for _ in self.kind.watches]
-
-
-def _grade_and_title(given: Any) -> tuple[str, str]:
-    """Of an alarm that stands; states of an earlier version have the title alone."""
-    if isinstance(given, str):
-        return "failure", given
-    grade, title = map(name_of, items(given))
-    return grade, title
+        self.lost = Streak()

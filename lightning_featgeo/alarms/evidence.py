@@ -44,15 +44,15 @@ def is_confirmed(watch: Watch, checks: Sequence[Check], min_effect: float) -> bo
 
 def suffices(watch: Watch, checks: Sequence[Check]) -> bool:
     """Whether as many directions are left as the outputs need that are made of them, without signals that confirm."""
-    outputs = checks[-1].outputs
-    if not watch.below_outputs or not outputs or any(name in checks[-1].values for name, _ in watch.confirmed_by):
+    needed = checks[-1].needed
+    if not watch.below_needed or not needed or any(name in checks[-1].values for name, _ in watch.confirmed_by):
         return False
-    return outputs <= 2 or checks[-1].values[watch.signal] > outputs - 1
+    return needed == 1 or checks[-1].values[watch.signal] > needed
 
 
-def outputs_of(record: Record) -> int:
-    """How many outputs are made of a window's features; 0 if that is not known."""
-    found = record.facts.get("outputs")
+def needed_of(record: Record) -> int:
+    """How many directions the outputs can need that are made of a window's features; 0 if that is not known."""
+    found = record.facts.get("needed_directions")
     return found if isinstance(found, int) and found > 0 else 0
 
 
@@ -60,8 +60,8 @@ def confirmation(watch: Watch, checks: Sequence[Check]) -> str:
     """What the signals named by ``confirmed_by`` did, or the outputs tell, in words; "" where nothing did."""
     known = {name: [c.values[name] for c in checks if name in c.values] for name, _ in watch.confirmed_by}
     best = {name: values[Past(CATALOG[name], values).best] for name, values in known.items() if values}
-    if not best and watch.below_outputs and (outputs := checks[-1].outputs):
-        return f", and at most {outputs - 1}, which {outputs} outputs need"
+    if not best and watch.below_needed and (needed := checks[-1].needed):
+        return f", and at most {needed}, which the outputs need"
     return "".join(f", as {name} has lost too: {best[name]:.4g} → {known[name][-1]:.4g}" for name in best)
 
 

@@ -25,13 +25,14 @@ class Watch:
     """One signal under one rule. ``title``: what it is when the rule holds. ``patience``: checks in a row it takes.
 
     ``needed``: the kind makes no sense without this signal. ``warmup``: first checks that are not judged and are
-    nobody's best (the rank of a network that has learned nothing is high). ``unless``: signals, where they have values,
-    that must not have got better meanwhile by more than 5 %: what one signal loses while another gains is learning.
+    nobody's best (a network that has learned nothing has a high rank, and neighbours of easy data vote well in it).
+    ``unless``: signals, where they have values, that must not have got better meanwhile by more than 5 %: what one
+    signal loses while another gains is learning.
     ``confirmed_by``: signals that, where they have values, must have lost so much of their best as well; ``strictly``:
     where they have none, nothing is confirmed.
-    ``below_outputs``: where it is known how many outputs are made of the features, only while the signal is at most as
-    many directions as these can tell apart: one less than outputs (Papyan et al. 2020). Of one or two outputs a single
-    direction is enough, and nothing can be told.
+    ``below_needed``: where it is known how many directions the outputs can need that are made of the features, only
+    while the signal is at most that. C classes can be told apart in C − 1 directions (Papyan et al. 2020); two classes,
+    and numbers that depend on each other, in a single one, and nothing can be told.
     ``grade``: "failure": the features are being lost. "notice": something moves, look at it; a stop doesn't act on it.
     """
 
@@ -44,7 +45,7 @@ class Watch:
     unless: tuple[str, ...] = ()
     confirmed_by: tuple[tuple[str, float], ...] = ()
     strictly: bool = False
-    below_outputs: bool = False
+    below_needed: bool = False
     grade: Grade = "failure"
 
 
@@ -54,6 +55,7 @@ class Kind:
 
     ``watches``: one of them is enough (``mode="any"``), or all that have values must hold (``mode="all"``).
     ``of_training``: windows in which the features can't move, as no weight before them is trained, are no checks.
+    ``needs_finite``: windows after a check in which all rows are NaN or infinite are a failure as well.
     ``causes``, ``steps``: by a watch's title.
     """
 
@@ -61,6 +63,7 @@ class Kind:
     watches: tuple[Watch, ...]
     mode: Literal["any", "all"] = "any"
     of_training: bool = False
+    needs_finite: bool = False
     causes: dict[str, list[str]] = field(default_factory=dict)
     steps: dict[str, list[str]] = field(default_factory=dict)
 
@@ -84,7 +87,7 @@ CLASSES_LOST = (("knn_accuracy", 0.05),)
 COLLAPSE = Kind(
     "collapse",
     (
-        # without labels, the level as well as the loss (of a rank: less than the outputs need, where they are known);
+        # without labels, the level as well as the loss (of a rank: less than the outputs need, where it is known);
         # with labels, less will do if the classes are being lost too
         Watch("feature_std", Drop(0.7, to=0.1), TOTAL, unless=CLASSES),
         Watch("feature_std", Drop(0.2), TOTAL, unless=CLASSES, confirmed_by=CLASSES_LOST, strictly=True),
@@ -95,7 +98,7 @@ COLLAPSE = Kind(
             warmup=2,
             unless=LEARNED,
             confirmed_by=CLASSES_LOST,
-            below_outputs=True,
+            below_needed=True,
         ),
         Watch(
             "effective_rank",
@@ -106,12 +109,13 @@ COLLAPSE = Kind(
             confirmed_by=CLASSES_LOST,
             strictly=True,
         ),
-        Watch("knn_accuracy", Drop(0.2), LOST, needed=False),
+        Watch("knn_accuracy", Drop(0.2), LOST, needed=False, warmup=2),
         Watch("feature_std", Drop(0.3), TOTAL, unless=CLASSES, grade="notice"),
         Watch("effective_rank", Drop(0.4), DIMENSIONAL, warmup=2, unless=LEARNED, grade="notice"),
-        Watch("knn_accuracy", Drop(0.1), LOST, needed=False, grade="notice"),
+        Watch("knn_accuracy", Drop(0.1), LOST, needed=False, warmup=2, grade="notice"),
         Watch("dead_fraction", Threshold(), DEAD, needed=False, grade="notice"),
     ),
+    needs_finite=True,
     causes={
         TOTAL: [
             "a branch without its stop-gradient, or a target that shares the online network's weights",
@@ -133,8 +137,9 @@ COLLAPSE = Kind(
             "go on from the checkpoint with the cause removed: features that are all alike seldom recover",
         ],
         DIMENSIONAL: [
-            "compare with the number of classes minus one: at or above it, with knn_accuracy holding, it is no failure",
-            "if a head of few outputs is trained on it, name it with head=: how many they are is then known here",
+            "of a classifier, compare with the number of classes minus one: at or above it, with knn_accuracy holding, "
+            "it is no failure",
+            "if a head of few outputs is trained on it, name it with head=: then it is known how many they are",
             "look at the spectrum and at the layer before",
         ],
         DEAD: ["lower the learning rate and go on from the checkpoint", "add normalisation before the ReLUs"],

@@ -18,26 +18,28 @@ STEPS = 12  # halvings of the interval in which a limit is looked for
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a kind would have said of a run. ``why``: why nothing could be told of it, "" if something could."""
+    """What a kind would have said of a run of so many windows. ``why``: why nothing could be told, "" if it could."""
 
     name: str
-    checks: int
+    windows: int
     notice: Alarm | None
     failure: Alarm | None
     why: str
 
 
 def replay(name: str, records: Sequence[Record], kind: Kind, stage: str, layer: str | None) -> Replayed:
-    """The first notice and the first failure that a kind would have raised."""
+    """The first failure, and the first notice before it, that a kind would have raised."""
     detector = Detector(kind, stage, layer)
     first: dict[str, Alarm] = {}
     for alarm in detector.replay(records):
         first.setdefault(alarm.grade, alarm)
-    checks = sum(record.prefix == detector.prefix for record in records)
+    windows = sum(record.prefix == detector.prefix for record in records)
     there = sorted({record.prefix.rstrip("/") for record in records})
-    nowhere = f"it has no window of {detector.prefix.rstrip('/')}, but of {', '.join(there)}" if not checks else ""
+    nowhere = f"it has no window of {detector.prefix.rstrip('/')}, but of {', '.join(there)}" if not windows else ""
     why = "" if first else nowhere or (detector.why if detector.state == "cannot tell" else "")
-    return Replayed(name, checks, first.get("notice"), first.get("failure"), why)
+    notice, failure = first.get("notice"), first.get("failure")
+    later = notice is not None and failure is not None and notice.epoch > failure.epoch  # which says no more
+    return Replayed(name, windows, None if later else notice, failure, why)
 
 
 def interval(hits: int, of: int, level: float = 0.95) -> tuple[float, float]:
@@ -79,7 +81,8 @@ def summary(intact: Sequence[Replayed], failed: Sequence[Replayed]) -> list[str]
     for grade in ("failure", "notice"):
         false = [run for run in known if getattr(run, grade)]
         found = [alarm for run in broken if (alarm := run.failure if grade == "failure" else run.notice or run.failure)]
-        lines.append(f"{grade}: false in {rate(len(false), len(known))} of the intact runs")
+        if intact:
+            lines.append(f"{grade}: false in {rate(len(false), len(known))} of the intact runs")
         if failed:
             at = f", at a median of epoch {statistics.median(a.epoch for a in found):.4g}" if found else ""
             lines.append(f"{grade}: found in {rate(len(found), len(broken))} of the failed runs{at}")

@@ -119,10 +119,11 @@ class Drop(LossRule):
         if loss <= limit * past.ease or not past.is_effect(new - old, best):
             return None
         level = past.value_at(old, limit)
+        since = f" of the last {len(past.values) - start} checks" if start else ""
         also = "" if self.below is None else f", as it never got past {self.below:g}"
         also += "" if self.to is None else f", and {self.to:g} or worse"
         return Finding(
-            f"{_verb(past)} {_share(past, loss)} its best",
+            f"{_verb(past)} {_share(past, loss)} its best{since}",
             f"{limit:.0%} of that way, that is {level:.4g}{also}",
             self.source,
             best,

@@ -118,7 +118,9 @@ class Entrance:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
                 self._hooks[id(module)] = functools.partial(_before, **told), functools.partial(_after, **told)
             before, after = self._hooks[id(module)]
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True))
+            self._handles.append(
+                module.register_forward_pre_hook(before, with_kwargs=True, prepend=_compat.has_pre_hooks(module))
+            )
             if not alone:
                 self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         self._recording = _RECORDING[self.key] = Recording(
@@ -127,6 +129,8 @@ class Entrance:
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
+        if not self._handles and self.key not in _RECORDING:
+            return
         for handle in self._handles:
             handle.remove()
         if self._handles and self._recording.calls and self._searched < SEARCHED:

@@ -18,6 +18,17 @@ def outputs(head: torch.nn.Module | None, reading: Reading | None) -> int | None
     return None if reading is not None and reading.reconstructs else out_width(head)
 
 
+def needed_directions(head: torch.nn.Module | None, reading: Reading | None) -> int | None:
+    """In how many directions everything can be said that a head's outputs say, at most; None if that is not known.
+
+    C classes take C − 1 (Papyan et al. 2020). Of numbers nobody knows: they may all depend on one another.
+    """
+    count = outputs(head, reading)
+    if count is None:
+        return None
+    return 1 if reading is not None and reading.regresses else max(count - 1, 1)
+
+
 def is_classifier(taps: Sequence[FeatureTap], head: torch.nn.Module | None, reading: Reading | None) -> bool:
     """Whether what is watched goes into a classifier, as far as the head's name and the loss tell."""
     if head is None or not taps or taps[0].module is not head:

@@ -22,8 +22,8 @@ class Record:
     its ``kind``. ``seconds``: the monitor's own host time; ``share``: of the window's. ``counts``: rows seen, dropped,
     duplicated, in the bank, in the reference. ``notes``: what a reader must know, each with its ``kind``.
     ``reference``: the window that was compared with. ``facts``: what the numbers are of (layer, dimension, k, pooling,
-    views), so that curves of different things are never taken for the same; and how many outputs the head has.
-    ``spectrum``: (rank, eigenvalue) pairs, thinned.
+    views), so that curves of different things are never taken for the same; and how many directions the
+    head's outputs can need (``needed_directions``). ``spectrum``: (rank, eigenvalue) pairs, thinned.
     """
 
     window: int

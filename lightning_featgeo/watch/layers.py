@@ -60,8 +60,8 @@ def watched_layers(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
             role_of(s, sources, layer.path, plan),
         )  # fmt: skip
-        outputs = facts.outputs(sources.head, sources.reading)
-        one = WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None, outputs)
+        needed = facts.needed_directions(sources.head, sources.reading)
+        one = WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None, needed)
         watched.append(one)
     return watched
 

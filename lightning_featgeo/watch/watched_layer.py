@@ -29,7 +29,7 @@ class WatchedLayer:
         assembler: makes rows of what was caught.
         metric: takes them.
         check: refuses rows of a dimension that the run can't go on with; asked before the first ones.
-        outputs: how many the head makes of it, if that is known.
+        needed: directions that the head's outputs can need, if that is known.
         failed: why this layer is a gap.
         noted: what the notes of earlier windows have said.
         frozen: whether no weight before it is being trained.
@@ -41,7 +41,7 @@ class WatchedLayer:
     assembler: RowAssembler
     metric: GeometryMetric
     check: Callable[[int], None] | None = None
-    outputs: int | None = None
+    needed: int | None = None
     failed: Gap | None = None
     noted: set[str] = field(default_factory=set)
     frozen: bool = False
@@ -60,8 +60,8 @@ class WatchedLayer:
             "pool": made.chosen_pool or made.pool,
             "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
         }
-        if self.outputs is not None:
-            found["outputs"] = self.outputs
+        if self.needed is not None:
+            found["needed_directions"] = self.needed
         if made.chosen_pool == "tokens":
             found["tokens_per_sequence"] = made.tokens.per_sequence
         if made.chosen_pool in ("tokens", "mean", "last"):

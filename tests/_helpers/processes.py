@@ -112,17 +112,23 @@ def _work(
         os._exit(0)  # a group whose peers may be gone is not taken down politely
 
 
+def start_script(script: Path, *arguments: str, printed: Path, environment: dict[str, str] | None = None) -> Any:
+    """A process that runs ``python script arguments``; both its streams go to a file."""
+    own = dict(os.environ if environment is None else environment)
+    worker = _context().Process(target=_run, args=(str(script), arguments, os.getcwd(), own, str(printed)))
+    worker.start()
+    return worker
+
+
 def run_script(script: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """What ``python script arguments`` printed to either stream, in this folder and with exactly that environment.
 
     Raises:
         Died: if it raised, ended with another exit code than 0, or hung.
     """
-    own = dict(os.environ if environment is None else environment)
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "printed"
-        worker = _context().Process(target=_run, args=(str(script), arguments, os.getcwd(), own, str(printed)))
-        worker.start()
+        worker = start_script(script, *arguments, printed=printed, environment=environment)
         worker.join(LIMIT)
         hung = worker.is_alive()
         if hung:

@@ -130,14 +130,29 @@ def test_a_gap_between_loaders() -> None:
         wrong.fit(Classifier(), train, [val, train])
 
 
-def test_windows_that_tell_nothing_are_told_of_once() -> None:
-    class Broken(Callback):
-        def on_train_epoch_start(self, trainer, pl_module) -> None:
-            if trainer.current_epoch >= 2:
-                with torch.no_grad():
-                    pl_module.net[0].weight.fill_(float("nan"))
+class Broken(Callback):
+    """NaN in the weights from the third epoch on."""
 
-    monitor, alarm = FeatureGeometryMonitor(signals=SIGNALS), GeometryAlarm("collapse")
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch >= 2:
+            with torch.no_grad():
+                pl_module.net[0].weight.fill_(float("nan"))
+
+
+def test_a_run_whose_features_are_no_numbers_any_more_is_stopped(tmp_path: Path) -> None:
+    monitor, stop = FeatureGeometryMonitor(signals=SIGNALS), GeometryEarlyStopping("collapse")
+    run = trainer(Broken(), monitor, stop, max_epochs=20, logger=CSVLogger(tmp_path))
+    with pytest.warns(FeatureGeometryWarning):
+        run.fit(signed(), *loaders())
+    (alarm,) = stop.alarms
+    assert (run.current_epoch, alarm.title, alarm.epoch, stop.state) == (4, "no finite features", 4.0, "alarm")
+    assert "rows are NaN or infinite" in str(stop.stopping_reason_message)
+    page = write_report([tmp_path], tmp_path / "report.html", quiet=True).read_text(encoding="utf-8")
+    assert "no finite features at epoch 4.00" in page
+
+
+def test_windows_that_tell_nothing_are_told_of_once() -> None:
+    monitor, alarm = FeatureGeometryMonitor(signals=SIGNALS), GeometryAlarm("converged")
     with pytest.warns(FeatureGeometryWarning) as told:
         trainer(Broken(), monitor, alarm, max_epochs=7).fit(signed(), *loaders())
     unsure = [str(w.message) for w in told if "can't tell" in str(w.message)]

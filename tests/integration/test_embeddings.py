@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,6 +17,7 @@ from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Geomet
 from lightning_featgeo.capture import heads
 from lightning_featgeo.errors import FeatureGeometryWarning
 from tests._helpers.models import OfLoss, trainer
+from tests._helpers.processes import on_ranks
 
 X = torch.randn(128, 20, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 4, (128,), generator=torch.Generator().manual_seed(1))
@@ -499,16 +497,16 @@ class Triplets(TwoViews):
 
 @pytest.mark.parametrize("compiles", [False, True])
 def test_distances_by_hand_within_one_call(compiles: bool) -> None:
-    code = (
-        "import torch\nfrom tests.integration.test_embeddings import *\n"
-        f"if {compiles}: torch.compile(lambda x: x + 1)(torch.ones(2))\n"
-        "monitor = fitted(Triplets(''), signals=['effective_rank'], epochs=1)\n"
-        "print(monitor.history.run['layers'][0])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
-    assert done.stdout.strip().splitlines()[-1].startswith("the output of 'projector'")
+    (watched,) = on_ranks(1, watched_of_triplets, compiles)
+    assert watched.startswith("the output of 'projector'")
+
+
+def watched_of_triplets(compiles: bool) -> str:
+    """In a process of its own: that something was compiled stays known."""
+    if compiles:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+    monitor = fitted(Triplets(""), signals=["effective_rank"], epochs=1)
+    return monitor.history.run["layers"][0]
 
 
 @pytest.mark.parametrize("white", [False, True])

@@ -5,14 +5,13 @@ Each part returns what it counted and raises ``AssertionError`` where a promise 
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,25 +22,18 @@ from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, History
 from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.history.record import Record
 from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.processes import start_script
 
-ROOT = Path(__file__).parents[2]
-RUN = """
-import sys
-from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm
-from tests._helpers.models import Classifier, loaders, trainer
-from lightning.pytorch.loggers import CSVLogger
-monitor = FeatureGeometryMonitor(signals=["feature_std", "effective_rank", "id_two_nn"])
-logger = CSVLogger(sys.argv[1], version=sys.argv[3])
-run = trainer(monitor, GeometryAlarm("collapse"), max_epochs=int(sys.argv[2]), logger=logger)
-print("ready", flush=True)
-run.fit(Classifier(), *loaders())
-"""
+RUN = Path(__file__).with_name("soak_run.py")
 
 
-def _started(folder: Path, epochs: int, version: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", RUN, str(folder), str(epochs), version]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def _started(folder: Path, epochs: int, version: str) -> Any:
+    """A run that has begun, as a process."""
+    printed = folder / f"{uuid.uuid4()}.txt"
+    process = start_script(RUN, str(folder), str(epochs), version, printed=printed)
+    while process.is_alive() and not (printed.exists() and "ready" in printed.read_text()):
+        time.sleep(0.02)
+    return process
 
 
 def _whole(path: Path, may_be_cut: bool) -> int:
@@ -62,11 +54,10 @@ def kills(count: int) -> str:
     for number in range(count):
         with tempfile.TemporaryDirectory() as folder:
             process = _started(Path(folder), 10_000, "0")
-            assert process.stdout is not None
-            process.stdout.readline()
             time.sleep(draw.uniform(0.05, 3.0))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, "it had ended before"
             for path in Path(folder).rglob("*.jsonl"):
                 windows += _whole(path, may_be_cut=True)
             left = [
@@ -81,8 +72,8 @@ def two_writers(epochs: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         both = [_started(Path(folder), epochs, "same") for _ in range(2)]
         for process in both:
-            process.communicate()
-            assert process.returncode == 0
+            process.join()
+            assert process.exitcode == 0
         counts = [_whole(path, may_be_cut=False) for path in sorted(Path(folder).rglob("*.jsonl"))]
     assert counts == [epochs, epochs], counts
     return f"two writers: {counts} windows"

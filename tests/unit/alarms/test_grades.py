@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_featgeo.alarms import KINDS, Alarm, Detector, Drop, Kind, Watch
+from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
 from tests._helpers.detectors import windows
 
@@ -103,28 +104,73 @@ def test_a_drop_to_a_level(to: float) -> None:
     assert [a.new for a in Detector(rising).replay(windows(dead_fraction=[0.1, 0.5, 0.7]))] == [0.7]
 
 
-def with_outputs(records: list[Record], outputs: int) -> list[Record]:
-    return [replace(record, facts={"dim": 64, "outputs": outputs}) for record in records]
+def with_head(records: list[Record], needed: int) -> list[Record]:
+    return [replace(record, facts={"dim": 64, "needed_directions": needed}) for record in records]
 
 
-@pytest.mark.parametrize(("outputs", "fails"), [(1, False), (2, False), (10, False), (11, True), (128, True)])
-def test_without_labels_a_rank_that_the_outputs_need_no_more_of_is_no_failure(outputs: int, fails: bool) -> None:
+@pytest.mark.parametrize(("needed", "fails"), [(1, False), (2, False), (9, False), (10, True), (127, True)])
+def test_without_labels_a_rank_that_the_outputs_need_no_more_of_is_no_failure(needed: int, fails: bool) -> None:
     rank = [30.0, 30.0, 30.0, 24.0, 15.0, 11.0, 9.9, 9.8]
-    records = with_outputs(windows(feature_std=[0.8] * 8, effective_rank=rank), outputs)
+    records = with_head(windows(feature_std=[0.8] * 8, effective_rank=rank), needed)
     assert (("failure", "dimensional collapse") in seen(records)) == fails
     assert ("notice", "dimensional collapse") in seen(records)
     lost = [0.9] * 4 + [0.7] * 4
     labelled = windows(feature_std=[0.8] * 8, effective_rank=rank, knn_accuracy=lost)
-    assert ("failure", "dimensional collapse") in seen(with_outputs(labelled, outputs))  # the labels tell
+    assert ("failure", "dimensional collapse") in seen(with_head(labelled, needed))  # the labels tell
 
 
 def test_an_alarm_says_how_many_directions_the_outputs_need() -> None:
     records = windows(feature_std=[0.8] * 7, effective_rank=[30.0] * 3 + [9.0, 5.0, 4.0, 4.0])
-    alarms = Detector(COLLAPSE).replay(with_outputs(records, 10))
-    assert "60% of that way, that is 12.6, and at most 9, which 10 outputs need" in alarms[-1].limit
+    alarms = Detector(COLLAPSE).replay(with_head(records, 9))
+    assert "60% of that way, that is 12.6, and at most 9, which the outputs need" in alarms[-1].limit
 
 
-def test_more_outputs_begin_nothing_anew() -> None:
+def test_a_head_of_more_outputs_begins_nothing_anew() -> None:
     records = windows(feature_std=[0.8] * 4 + [0.05] * 4, effective_rank=[100.0] * 8)
-    grown = [replace(r, facts={"dim": 64, "outputs": 5 if r.window < 4 else 10}) for r in records]
+    grown = [replace(r, facts={"dim": 64, "needed_directions": 5 if r.window < 4 else 10}) for r in records]
     assert seen(grown) == seen(records)
+
+
+def without_a_finite_row(record: Record) -> Record:
+    gaps = dict.fromkeys(
+        ("feature_std", "effective_rank", "knn_accuracy"), Gap(GapKind.NO_ROWS, "every row was left out")
+    )
+    return replace(record, values={"n_samples": 0.0}, gaps=gaps, counts={"seen": 0, "nonfinite": 500})
+
+
+def test_features_that_are_no_numbers_any_more_are_a_failure() -> None:
+    records = windows(feature_std=[0.8] * 12, effective_rank=[30.0] * 12, knn_accuracy=[0.9] * 12)
+    lost = [without_a_finite_row(r) if r.window in (5, 6, 7) else r for r in records]
+    detector = Detector(COLLAPSE)
+    (alarm,) = detector.replay(lost[:7])
+    assert (alarm.title, alarm.is_failure, alarm.epoch, alarm.since_epoch) == ("no finite features", True, 7.0, 6.0)
+    assert "featgeo/val/n_samples fell to 0: all 500 rows are NaN or infinite, 500 → 0" in alarm.line
+    assert (detector.state, Alarm.read(alarm.as_dict())) == ("alarm", alarm)
+    again = Detector(COLLAPSE)
+    again.load_state_dict(detector.state_dict())
+    assert not again.replay(lost[7:])  # it is known, and over
+    assert again.state == "quiet"
+    assert not Detector(COLLAPSE).replay(lost[5:8])  # never were any: what is watched may be meant to be so
+    assert not Detector(COLLAPSE).replay(lost[:6] + records[6:])  # one window
+    assert not Detector(KINDS["converged"]).replay(lost)
+
+
+def test_an_alarm_of_two_signals_names_the_other_one_alone() -> None:
+    both = {"feature_std": [0.8] * 3 + [0.02] * 4, "effective_rank": [30.0] * 3 + [2.0] * 4}
+    alarms = Detector(COLLAPSE).replay(windows(**both))
+    assert {alarm.title: alarm.also for alarm in alarms}["total collapse"] == ["Drop of effective_rank"]
+
+
+def test_what_is_compared_with_is_said() -> None:
+    rank, std = [40.0, 40.0, 40.0, 36.0, 30.0, 30.0, 30.0, 8.0, 8.0], [0.3, 0.35, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]
+    alarm = Detector(COLLAPSE).replay(windows(effective_rank=rank, feature_std=std))[-1]
+    assert "fell 76% of the way to 1 from its best of the last 5 checks, 30 → 8" in alarm.line
+
+
+def test_what_an_untrained_network_votes_is_nobodys_best() -> None:
+    votes = [0.78, 0.7, 0.5, 0.5, 0.55, 0.6, 0.7]  # easy data, of which few classes are trained at first
+    intact = {"feature_std": [0.6] * 7, "effective_rank": [30.0] * 7}
+    assert not seen(windows(**intact, knn_accuracy=votes))
+    assert ("failure", "class structure lost") in seen(
+        windows(**intact, knn_accuracy=[0.5, 0.6, 0.8, 0.8, 0.5, 0.5, 0.5])
+    )

@@ -127,6 +127,9 @@ def _joined(run: Run, kept: list[Run]) -> bool:
     for other in reversed(kept):
         same = identity is not None and identity == other.history.run.get("id") and other.path.parent == run.path.parent
         if same and not stages & {record.stage for record in other.records}:
+            ends = [each.history.run.get("end") for each in (other, run)]
+            worst = next((end for end in ends if end != "finished"), "finished")
+            other.history.run["end"] = worst  # a fit that was killed, though the test after it has finished
             other.history.records += run.records
             other.history.events += run.history.events
             other.notes += run.notes

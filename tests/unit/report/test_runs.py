@@ -194,3 +194,15 @@ def test_names_reach_a_terminal_without_what_drives_it(tmp_path: Path, capsys: p
     assert not {"\x1b", "\x07", "\u202e"} & set(said)
     say("layer \x1b[2Jnet\nand a second line")
     assert capsys.readouterr().err == "layer  [2Jnet\nand a second line\n"
+
+
+@pytest.mark.parametrize("fit_first", [True, False])  # False: the clock was set back in between
+@pytest.mark.parametrize("ends", [("finished", None), (None, "finished"), ("finished", "finished")])
+def test_a_run_has_ended_only_if_all_its_parts_have(
+    tmp_path: Path, fit_first: bool, ends: tuple[str | None, ...]
+) -> None:
+    for name, stage, end in zip("12" if fit_first else "21", ("val", "test"), ends, strict=True):
+        write(tmp_path / "featgeo" / f"{name}.jsonl", windows=1, identity="0", stage=stage, end=end)
+    ((run,), _) = runs_below(tmp_path)
+    assert {r.stage for r in run.records} == {"val", "test"}
+    assert ("The run finished." in ending(run)) == (None not in ends)

@@ -139,7 +139,7 @@ COLLAPSE = Kind(
         DIMENSIONAL: [
             "of a classifier, compare with the number of classes minus one: at or above it, with knn_accuracy holding, "
             "it is no failure",
-            "if a head of few outputs is trained on it, name it with head=: then it is known how many they are",
+            "if a head of few outputs is trained on it, name it with head=: then it is known what they need",
             "look at the spectrum and at the layer before",
         ],
         DEAD: ["lower the learning rate and go on from the checkpoint", "add normalisation before the ReLUs"],

@@ -206,13 +206,13 @@ class LightningRun:
         with self.guard.around("finding the head", self.watcher.failing("train"), refuses=refuses):
             sources.pause(for_good=self.pl_module.automatic_optimization)
             unknown, scouting = sources.reading is None, sources.scouting
-            before = sources.head
+            before, needed = sources.head, sources.needed
             if unknown:
                 sources.settle(loss, inputs_of(self.watcher.batch), self.pl_module.automatic_optimization)
             if before is not None and sources.head is not before:
                 self.phase.announced = False  # another head than was said before training
             sources.note_loss(loss)
-            if unknown and sources.reading is not None:
+            if unknown and (sources.reading is not None or sources.needed != needed):
                 self.watcher.forget_layers()  # what the loss does with the head's output was not known yet
             if scouting and not sources.scouting:
                 self.settings.display.check_class_names(self.classes)

@@ -19,10 +19,7 @@ def outputs(head: torch.nn.Module | None, reading: Reading | None) -> int | None
 
 
 def needed_directions(head: torch.nn.Module | None, reading: Reading | None) -> int | None:
-    """In how many directions everything can be said that a head's outputs say, at most; None if that is not known.
-
-    C classes take C − 1 (Papyan et al. 2020). Of numbers nobody knows: they may all depend on one another.
-    """
+    """As :meth:`LossGraph.needed_directions`, of a head's outputs."""
     count = outputs(head, reading)
     if count is None:
         return None

@@ -132,6 +132,23 @@ class LossGraph:
             reconstructs = _is_as_wide(head, given) and not others  # the next step, say: nothing tells which it is
         return Reading(classifies, reconstructs and not classifies, regresses, groups)
 
+    def needed_directions(self, inputs: Sequence[Tensor]) -> int | None:
+        """In how many directions everything can be said that is scored against the batch's targets; None: unknown.
+
+        C classes take C − 1 (Papyan et al. 2020). Of numbers nobody knows: they may all depend on one another.
+
+        Args:
+            inputs: the batch's tensors, its input first.
+        """
+        found = []
+        for node in self._nodes:
+            given, target = _autograd.saved(node, "self"), _autograd.saved(node, "target")
+            scored = isinstance(given, torch.Tensor) and isinstance(target, torch.Tensor) and not _is_constant(target)
+            if scored and any(_is_equal(target, x) for x in inputs[1:]):
+                outputs = given.shape[1] if given.ndim > 1 and _OF_CLASSES.search(node.name()) else 1
+                found.append(max(outputs - 1, 1))
+        return max(found, default=None)
+
 
 class ReachedCalls:
     """Which of several calls in a batch each loss is trained through: looked at where their pattern is new."""

@@ -1,7 +1,6 @@
 """Where features come from: taps on modules, the scout that looks for the head, or the step's own outputs.
 
-One ``Sources`` answers for a run: it is built when the run starts, opened before a batch's forward, and asked for
-what was caught after it.
+One ``Sources`` answers for a run: it is opened before a batch's forward, and asked for what was caught after it.
 """
 
 from __future__ import annotations
@@ -75,6 +74,7 @@ class Sources:
         self._reached = ReachedCalls()
         self.entrance = Entrance(root, self._counts)
         self.reading: Reading | None = None
+        self.needed: int | None = None  # directions, as the loss tells where no head is known
         if head is not None:
             name, module = find_head(root, head)
             self.watched.head = module
@@ -159,14 +159,13 @@ class Sources:
     def _is_beside(self, chosen: Choice, scout: Scout, loss: Tensor | None) -> bool:
         """Whether a head that was chosen before anything ran did run, and the loss is trained through others only."""
         graph = LossGraph(loss)
-        return (
-            scout.ran and graph.visible(scout.found.values()) and not graph.reaches(chosen.module, self.taps[0].calls)
-        )
+        is_read = graph.reaches(chosen.module, self.taps[0].calls)
+        return scout.ran and graph.visible(scout.found.values()) and not is_read
 
     @property
     def unsettled(self) -> bool:
         """Whether training batches still tell something of the head, whether or not training is watched."""
-        unread = self.head is not None and self.reading is None and self._waited < PATIENCE
+        unread = self.reading is None and self.needed is None and self._waited < PATIENCE
         return self._features is None and (self._scout is not None or unread)
 
     def note_loss(self, loss: Tensor) -> None:
@@ -181,8 +180,11 @@ class Sources:
 
     def _read(self, loss: Tensor | None, inputs: Sequence[Tensor]) -> None:
         """Once: what the loss does with the head's output; a head that was named and is never called is an error."""
+        if self.head is None and loss is not None and self.unsettled:
+            self.needed = LossGraph(loss).needed_directions(inputs)
+            self._waited += 1
         if self.reading is not None or self.head is None or loss is None:
-            self._waited += self.reading is None
+            self._waited += self.reading is None and self.head is not None
             return
         graph = LossGraph(loss)
         watched = self.taps and self.taps[0].module is self.head
@@ -194,8 +196,7 @@ class Sources:
 
     def refresh(self) -> bool:
         """Look whether watched modules were replaced, and watch the new ones; returns whether any was."""
-        changed = self.watched.refresh()
-        if changed:
+        if changed := self.watched.refresh():
             self.reading = None
             self.entrance.search_again()
         return changed
@@ -279,7 +280,6 @@ class Sources:
         assert one.features is not None
         rows, unknown = self._order.rows(one.taken)
         unseen = one.taken is None and one.node is None and self._order.changes  # no graph, as in validation
-        length = None if one.taken is None else one.taken.length
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual),
             one.real,
@@ -288,7 +288,7 @@ class Sources:
             given,
             one.reached,
             rows,
-            length,
+            None if one.taken is None else one.taken.length,
             unknown or unseen,
         )
 

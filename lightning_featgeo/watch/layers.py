@@ -60,7 +60,7 @@ def watched_layers(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
             role_of(s, sources, layer.path, plan),
         )  # fmt: skip
-        needed = facts.needed_directions(sources.head, sources.reading)
+        needed = sources.needed or facts.needed_directions(sources.head, sources.reading)
         one = WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None, needed)
         watched.append(one)
     return watched

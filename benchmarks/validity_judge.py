@@ -44,7 +44,7 @@ def _candidates() -> dict[str, list[Watch]]:
     knn = [(("knn_accuracy", lost),) for lost in (0.05, 0.1)]
     return {
         TOTAL: [
-            Watch("feature_std", Drop(fraction, to=to), TOTAL, unless=CLASSES)
+            Watch("feature_std", Drop(fraction, to=to), TOTAL, warmup=1, unless=CLASSES)
             for fraction, to in itertools.product((0.6, 0.7, 0.8), (0.05, 0.1, 0.15))
         ],
         f"{TOTAL}, confirmed": [

@@ -89,7 +89,7 @@ COLLAPSE = Kind(
     (
         # without labels, the level as well as the loss (of a rank: less than the outputs need, where it is known);
         # with labels, less will do if the classes are being lost too
-        Watch("feature_std", Drop(0.7, to=0.1), TOTAL, unless=CLASSES),
+        Watch("feature_std", Drop(0.7, to=0.1), TOTAL, warmup=1, unless=CLASSES),
         Watch("feature_std", Drop(0.2), TOTAL, unless=CLASSES, confirmed_by=CLASSES_LOST, strictly=True),
         Watch(
             "effective_rank",
@@ -110,7 +110,7 @@ COLLAPSE = Kind(
             strictly=True,
         ),
         Watch("knn_accuracy", Drop(0.2), LOST, needed=False, warmup=2),
-        Watch("feature_std", Drop(0.3), TOTAL, unless=CLASSES, grade="notice"),
+        Watch("feature_std", Drop(0.3), TOTAL, warmup=1, unless=CLASSES, grade="notice"),
         Watch("effective_rank", Drop(0.4), DIMENSIONAL, warmup=2, unless=LEARNED, grade="notice"),
         Watch("knn_accuracy", Drop(0.1), LOST, needed=False, warmup=2, grade="notice"),
         Watch("dead_fraction", Threshold(), DEAD, needed=False, grade="notice"),

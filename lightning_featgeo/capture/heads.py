@@ -276,7 +276,9 @@ class Scout:
         frozen = [c.module for c in calls if any(g.node in readouts for g in c.gave) and out_width(c.module)]
         heads = [path for module in frozen if (path := paths.get(id(module)))]
         why = f"{last!r} is the last layer that is trained, and the loss reads it through weights that are not"
-        raise ambiguous(self.found, why, () if heads else outermost, list(dict.fromkeys(heads)) or None)
+        raise ambiguous(
+            self.found, why, () if heads else [*outermost, last], list(dict.fromkeys(heads)) or [last]
+        )  # a matrix that is no module: what it reads may be a head's output, or features
 
     def _refuse_silent_weights(self, graph: LossGraph, outermost: Sequence[str]) -> None:
         """A declared head whose weight the loss reads, and that is never called, shows nothing of what goes in."""

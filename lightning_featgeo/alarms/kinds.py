@@ -114,6 +114,7 @@ COLLAPSE = Kind(
         Watch("effective_rank", Drop(0.4), DIMENSIONAL, warmup=2, unless=LEARNED, grade="notice"),
         Watch("knn_accuracy", Drop(0.1), LOST, needed=False, warmup=2, grade="notice"),
         Watch("dead_fraction", Threshold(), DEAD, needed=False, grade="notice"),
+        Watch("feature_std", Threshold(below=0.002), TOTAL),  # from the first check on: there is no better past
     ),
     needs_finite=True,
     causes={

@@ -174,3 +174,9 @@ def test_what_an_untrained_network_votes_is_nobodys_best() -> None:
     assert ("failure", "class structure lost") in seen(
         windows(**intact, knn_accuracy=[0.5, 0.6, 0.8, 0.8, 0.5, 0.5, 0.5])
     )
+
+
+def test_what_is_collapsed_from_the_first_check_on_needs_no_better_past() -> None:
+    flat = {"feature_std": [0.0019, 0.0018, 0.0019, 0.0018], "effective_rank": [20.0] * 4}
+    assert seen(windows(**flat)) == [("failure", "total collapse")]
+    assert not seen(windows(**{**flat, "feature_std": [0.008, 0.0079, 0.008, 0.0081]}))  # low, as some intact runs are

@@ -31,7 +31,7 @@ _NODES = 200  # of the autograd graph that are looked through between two module
 _KEYS = itertools.count()
 
 
-@dataclass
+@dataclass(slots=True)
 class Entered:
     """One outermost call: when it began and ended, what it was given, and what it gave."""
 
@@ -42,7 +42,7 @@ class Entered:
     gave: list[Tensor] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class Recording:
     """Outermost calls since the batch began. ``is_alone``: one module makes them all, and its end is not waited for."""
 
@@ -71,7 +71,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
             parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
             given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
         recording.calls.append(Entered(next(ORDER), id(module), given))
-        recording.used.add(id(module))
+        if not recording.is_alone:
+            recording.used.add(id(module))
     elif recording.depth == 1:
         recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
         return
@@ -173,6 +174,8 @@ class Entrance:
 
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
+        if self._recording.is_alone and len(entered) == len(calls) == 1 and id(module) not in self._outermost:
+            return [tuple(entered[0].given) if entered[0].start <= calls[0].order else ()]  # the usual case
         if self._recording.is_alone and not (is_input and id(module) in self._outermost):
             before = [next((e for e in reversed(entered) if e.start <= call.order), None) for call in calls]
             return [() if one is None else tuple(one.given) for one in before]

@@ -159,8 +159,9 @@ class Sources:
     def _is_beside(self, chosen: Choice, scout: Scout, loss: Tensor | None) -> bool:
         """Whether a head that was chosen before anything ran did run, and the loss is trained through others only."""
         graph = LossGraph(loss)
-        is_read = graph.reaches(chosen.module, self.taps[0].calls)
-        return scout.ran and graph.visible(scout.found.values()) and not is_read
+        return (
+            scout.ran and graph.visible(scout.found.values()) and not graph.reaches(chosen.module, self.taps[0].calls)
+        )
 
     @property
     def unsettled(self) -> bool:
@@ -180,11 +181,13 @@ class Sources:
 
     def _read(self, loss: Tensor | None, inputs: Sequence[Tensor]) -> None:
         """Once: what the loss does with the head's output; a head that was named and is never called is an error."""
-        if self.head is None and loss is not None and self.unsettled:
-            self.needed = LossGraph(loss).needed_directions(inputs)
-            self._waited += 1
-        if self.reading is not None or self.head is None or loss is None:
-            self._waited += self.reading is None and self.head is not None
+        if self.head is None:
+            if loss is not None and self.unsettled:
+                self.needed = LossGraph(loss).needed_directions(inputs)
+                self._waited += 1
+            return
+        if self.reading is not None or loss is None:
+            self._waited += self.reading is None
             return
         graph = LossGraph(loss)
         watched = self.taps and self.taps[0].module is self.head
@@ -280,17 +283,11 @@ class Sources:
         assert one.features is not None
         rows, unknown = self._order.rows(one.taken)
         unseen = one.taken is None and one.node is None and self._order.changes  # no graph, as in validation
+        length = None if one.taken is None else one.taken.length
         return Call(
-            facts.without_virtual_tokens(one.features, given, self._virtual),
-            one.real,
-            one.with_gradient,
-            one.state,
-            given,
-            one.reached,
-            rows,
-            None if one.taken is None else one.taken.length,
-            unknown or unseen,
-        )
+            facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
+            given, one.reached, rows, length, unknown or unseen,
+        )  # fmt: skip
 
     def remove(self) -> None:
         """Unhook everything."""

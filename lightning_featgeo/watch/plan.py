@@ -57,6 +57,7 @@ class Report(NamedTuple):
     drops_repeats: bool
     bound: int | None
     length: int | None
+    needed: int | None
 
 
 class ClosedWindow(NamedTuple):

@@ -82,7 +82,10 @@ class Window:
         """What other ranks must know."""
         shard = self.shard
         drops, bound, length = (False, 0, None) if shard is None else (shard.droppable, shard.repeats, shard.length)
-        return Report(self.batches, self.repeats, self.samples, self.failed, bool(self.layers), drops, bound, length)
+        needed = self.layers[0].needed if self.layers else None
+        return Report(
+            self.batches, self.repeats, self.samples, self.failed, bool(self.layers), drops, bound, length, needed
+        )  # fmt: skip
 
     def close(
         self,
@@ -104,8 +107,11 @@ class Window:
             ran_instead: modules that the step called while nothing watched ran.
         """
         begin = time.perf_counter()
+        needed = min(
+            (told.needed for told in reports if told.needed is not None), default=None
+        )  # each saw its own loss
         for part in self.layers:
-            part.failed = self.failed or part.failed
+            part.failed, part.needed = self.failed or part.failed, needed
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"

@@ -41,8 +41,8 @@ def far_from_origin() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def rank_five(n: int = 1100, d: int = 1024) -> tuple[Tensor, Tensor]:
-    """Five directions in 1024 dimensions: square roots of round-off add up to a wrong entropy."""
+def rank_five(n: int = 2100, d: int = 2048) -> tuple[Tensor, Tensor]:
+    """Five directions in 2048 dimensions: square roots of round-off add up to a wrong entropy."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(n, 5, generator=generator) @ torch.randn(5, d, generator=generator), torch.arange(n) % 5
 

@@ -26,7 +26,7 @@ def plain() -> Rows:
 
 
 @pytest.mark.no_cover  # tracing slows the compiler; what is ours here is covered by test_taps and test_layers
-@pytest.mark.parametrize("way", [way for way in COMPILED if "reduce-overhead" not in way])  # on a CPU the default one
+@pytest.mark.parametrize("way", COMPILED)
 def test_compiled_models(way: str, plain: Rows) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -1,5 +1,6 @@
 """How many directions the outputs can need: from the head, or from what the loss scores, where no head is known."""
 
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor
 from tests._helpers.models import OfLoss, trainer
+from tests._helpers.processes import on_ranks
 
 X = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
 CLASSES = torch.arange(96) % 5
@@ -34,12 +36,16 @@ def against_itself(z: Tensor, y: Tensor) -> Tensor:
     return functional.cross_entropy(near, torch.arange(len(z)))
 
 
+def binary_loss(z: Tensor, y: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(z.squeeze(1), y)
+
+
 BINARY = (CLASSES > 2).float()
 NUMBERS = torch.stack([BINARY, 2 * BINARY, 3 * BINARY], dim=1)
 CASES = [
     (5, functional.cross_entropy, CLASSES, 4),
     (5, lambda z, y: functional.cross_entropy(z, y, label_smoothing=0.1), CLASSES, 4),
-    (1, lambda z, y: functional.binary_cross_entropy_with_logits(z.squeeze(1), y), BINARY, 1),
+    (1, binary_loss, BINARY, 1),
     (3, functional.mse_loss, NUMBERS, 1),
     (8, against_itself, CLASSES, None),
 ]
@@ -58,3 +64,17 @@ def test_directions_that_the_outputs_need(
     trainer(monitor, max_epochs=2).fit(Net(outputs, loss), data, data)
     last = {record.stage: record.facts.get("needed_directions") for record in monitor.history}
     assert set(last.values()) == {needed}
+
+
+def needed_on_a_rank() -> list[Any]:
+    """Rank 0 has one class only: its loss tells nothing of classes."""
+    torch.manual_seed(0)
+    y = BINARY * int(os.environ["RANK"])
+    monitor = FeatureGeometryMonitor(layer="encoder", labels=None, signals=["effective_rank"])
+    data = DataLoader(TensorDataset(X, y), 16)
+    trainer(monitor, max_epochs=2, strategy="ddp", devices=2).fit(Net(1, binary_loss), data, data)
+    return [record.facts.get("needed_directions") for record in monitor.history]
+
+
+def test_ranks_agree_on_them_as_they_decide_on_a_stop_each_by_itself() -> None:
+    assert on_ranks(2, needed_on_a_rank) == [[1, 1], [1, 1]]

@@ -107,7 +107,7 @@ int moments() {
 
 int main() {
   int wrong = 0;
-  for (int round = 0; round < 24; ++round) {
+  for (int round = 0; round < 40; ++round) {
     wrong += neighbors<float>(round % 2) + neighbors<double>(round % 2);
     wrong += moments<float>() + moments<double>();
   }

@@ -14,6 +14,7 @@ from lightning_featgeo.alarms import (
     Plateau,
     Threshold,
 )
+from lightning_featgeo.alarms.checks import Check, thinned
 from lightning_featgeo.alarms.kinds import of_signal
 from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
@@ -155,6 +156,15 @@ def test_a_first_window_that_has_none_before_it_is_no_failure() -> None:
     assert detector.recent == []
     twice(Gap(GapKind.FAILED, "out of memory"))
     assert detector.blind == "2 of the last 2 windows were no checks: out of memory"
+
+
+def test_thinning_goes_on_for_a_month_and_keeps_the_best() -> None:
+    checks: list[Check] = []
+    for i in range(5000):
+        checks = [*thinned(checks), Check(float(i), i, {"feature_std": 0.9 if i == 7 else 0.5}, {})]
+    assert len(checks) <= 512 + 1
+    assert [check.epoch for check in checks][-256:] == [float(i) for i in range(4744, 5000)]
+    assert [check.epoch for check in checks if check.values["feature_std"] == 0.9] == [7.0]
 
 
 def test_checks_are_thinned_and_what_was_best_stays() -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lightning_featgeo.cuda_ext import scan_ops, search
-from lightning_featgeo.cuda_ext.distances import empty_table, finite_range
+from lightning_featgeo.cuda_ext.distances import empty_table, finite_range, mean_row
 from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
 
 _CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
@@ -76,7 +76,7 @@ class Problem:
         """A point near the rows, and a power of two that makes the longest of them, seen from there, at most 1 long."""
         queries, rows = self.queries, self.rows
         ranges = [finite_range(part) for part in ((rows,) if rows is queries else (rows, queries))]
-        centre = rows[:: max(1, len(rows) // _CENTRE_FROM)].double().mean(dim=0)
+        centre = mean_row(rows[:: max(1, len(rows) // _CENTRE_FROM)])
         reach = (max(high for _, high in ranges) - min(low for low, _ in ranges)) * math.sqrt(rows.shape[1])
         exponent = max(-_EXPONENTS, math.ceil(math.log2(reach))) if reach > 0 else 0
         return centre, 2.0**-exponent
@@ -116,10 +116,12 @@ def first_precision(problem: Problem) -> int:
 
     def pays(precision: int) -> bool:
         """By some rows among some others, which are further apart but about as hard to tell from each other."""
-        some, others = (torch.arange(0, s, max(1, s // c), device=device) for s, c in ((n, _SAMPLE), (m, _AMONG)))
-        certain = scan_ops.scan(
-            p.queries[some], p.rows[others], p.query_ids[some], p.ids[others], *p.frame, p.k, p.measure, precision, 0.0
-        )[2]
+        some, others = slice(None, None, max(1, n // _SAMPLE)), slice(None, None, max(1, m // _AMONG))
+        queries, rows, query_ids, ids = (  # views become copies here, but where all rows are taken
+            of[part].contiguous()
+            for of, part in ((p.queries, some), (p.rows, others), (p.query_ids, some), (p.ids, others))
+        )
+        certain = scan_ops.scan(queries, rows, query_ids, ids, *p.frame, p.k, p.measure, precision, 0.0)[2]
         return float(certain.double().mean()) >= _PAYS
 
     fast = p.measure and p.kernel_scale <= 0 and device.type in bf16_devices

@@ -37,6 +37,14 @@ def finite_range(rows: Tensor, most: float = 1e150) -> tuple[float, float]:
     return low, high
 
 
+def mean_row(rows: Tensor) -> Tensor:
+    """(d,) mean in float64; a matrix of that type is never made (``mean(dtype=torch.float64)`` makes one)."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in rows.split(max(1, TILE_ELEMENTS // max(1, rows.shape[1]))):
+        total += part.double().sum(dim=0)
+    return total / max(len(rows), 1)
+
+
 def empty_table(n: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Distances and indices of no neighbours yet."""
     distances = torch.full((n, k), torch.inf, dtype=torch.float64, device=device)

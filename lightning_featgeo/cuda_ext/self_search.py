@@ -79,7 +79,8 @@ def parts(rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, ker
     voting = voters & directed
 
     def by_angle(some: Tensor, k: int, kernel_scale: float) -> Part:
-        unit = rows[some].double() / length[some]
+        unit = rows[some].double()
+        unit /= length[some]  # in place: there may be little room
         return Part(Problem(unit, own[some].contiguous(), None, None, k, False, kernel_scale), some)
 
     together = bool(vote_k) and kernel_scale > 0 and torch.equal(voting, directed)  # one search does for both

@@ -65,6 +65,8 @@ def evaluate(
             gaps[name] = Gap(GapKind.FAILED, f"it failed with {explain(failure)}")
             continue
         values[name] = value
+        if rows is None and "scatter" in signal.requires:
+            rows = statistics.spectrum_rows
         if signal.ceiling is not None and rows is not None:  # it rests on other rows than all
             ceilings[name] = signal.ceiling(rows, statistics.dim)
         if error is not None:
@@ -74,7 +76,12 @@ def evaluate(
     if "distances" in computed:
         bank, near = len(statistics.distances), statistics.near_duplicate_count
         more.update(duplicates=statistics.duplicate_count, near_duplicates=near, bank=bank)
-    notes = _small_sample_note([name for name in values if name in ceilings], n, statistics.dim)
+    spectral = [name for name in values if name in ceilings]
+    notes = _small_sample_note(
+        spectral, n if statistics.spectrum_rows is None else statistics.spectrum_rows, n, statistics.dim
+    )
+    if statistics.spectrum_rows is not None:
+        more["spectrum_rows"] = statistics.spectrum_rows
     notes += _near_duplicates_note(more)
     curves = _curves(signals, statistics, computed)
     if asked is not None:
@@ -88,13 +95,17 @@ def evaluate(
     return WindowResult(values, errors, gaps, ceilings, more, curves, notes)
 
 
-def _small_sample_note(ranks: Sequence[str], n: int, dim: int) -> tuple[Note, ...]:
+def _small_sample_note(ranks: Sequence[str], taken: int, n: int, dim: int) -> tuple[Note, ...]:
     """Ranks of n < 4d rows measure n as much as the features."""
-    if not ranks or n >= ROWS_PER_DIMENSION * dim:
+    if not ranks or taken >= ROWS_PER_DIMENSION * dim:
         return ()
+    drawn = ""
+    if taken < n:
+        error = math.sqrt(2 / taken)  # of an eigenvalue of Gaussian rows
+        drawn = f", drawn from {n}: eigenvalues are known to about {error:.0%} (spectrum_rows= takes more)"
     told = (
-        f"{n} rows for {dim} dimensions (fewer than {ROWS_PER_DIMENSION} each): {', '.join(ranks)} read low; compare "
-        "them at this n only"
+        f"{taken} rows for {dim} dimensions (fewer than {ROWS_PER_DIMENSION} each){drawn}: {', '.join(ranks)} read "
+        "low; compare them at this n only"
     )
     return (Note(NoteKind.SMALL_SAMPLE, told),)
 

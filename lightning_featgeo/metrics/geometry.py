@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,13 @@ from lightning_featgeo.metrics.catalog import CATALOG, Signal, named_signals, re
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
-from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, USUAL_POLICY, Neighbors, Policy
+from lightning_featgeo.metrics.settings import (
+    USUAL_NEIGHBORS,
+    USUAL_POLICY,
+    Neighbors,
+    Policy,
+    check_spectrum_rows,
+)
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.metrics.streaming import Streaming
 from lightning_featgeo.types import Tensor
@@ -50,6 +56,9 @@ class GeometryMetric(Streaming):
         policy: what is an error and what a gap, and what a window brings besides numbers.
         earlier_neighbors: samples' neighbours in an earlier window and those samples, as ``earlier_neighbors`` gave
             them: ``neighbor_churn`` of the first window compares with them. None: it is a gap.
+        spectrum_rows: what spectra (ranks, eigenvalues, ``nc1``) are of: "all" rows, by a d×d scatter (8·d² bytes,
+            twice with classes; a close takes d³); or so many of the bank's rows, at least 2, without it. "auto": all
+            up to 4,096 dimensions, 1,024 above. If no more rows than that come, they are of all rows either way.
 
     ``compute()`` returns the defined signals only: a name that is missing is a gap, and ``window()`` has the reason.
     Memory is fixed once the first batch has told the dimension: ``memory_bytes``.
@@ -71,6 +80,7 @@ class GeometryMetric(Streaming):
         process_group: Any = None,
         policy: Policy = USUAL_POLICY,
         earlier_neighbors: Sequence[Tensor] | None = None,
+        spectrum_rows: int | Literal["auto", "all"] = "auto",
     ) -> None:
         super().__init__(sync_on_compute=False, compute_with_cache=False)  # merging is ours
         self.sync_on_compute, self.process_group = sync_on_compute, process_group
@@ -81,6 +91,7 @@ class GeometryMetric(Streaming):
         self.left_out: dict[str, str] = {}
         self.preset: str | None = None  # what "auto" came to, and why
         self.num_classes, self.neighbors = num_classes, neighbors
+        self.spectrum_rows, self.spectrum_limit = check_spectrum_rows(spectrum_rows), None
         self.has_reference = _asks_for_reference(signals) if has_reference is None else has_reference
         pair = has_reference is None and self.has_reference  # two metrics with the same signals can be compared
         self.serve = resolve(serve) if serve else (self.signals or ()) if pair else ()
@@ -212,6 +223,7 @@ class GeometryMetric(Streaming):
             no_reference,
             self.has_reference,
             self._earlier,
+            self.spectrum_limit,
         )
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torchmetrics import Metric
@@ -33,6 +33,8 @@ class Mergeable(Metric):
     neighbors: Neighbors
     dim: int | None
     has_reference: bool
+    spectrum_rows: int | Literal["auto", "all"]
+    spectrum_limit: int | None
     accumulators: torch.nn.ModuleDict
     _counters: dict[str, Tensor]
     _arrived: int
@@ -110,6 +112,7 @@ class Mergeable(Metric):
             points = moments.num_classes
         if bank is not None:
             total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.neighbors.k + self.neighbors.vote_k))
+            total += 16 * min(bank.capacity, self.spectrum_limit or 0) ** 2
             points = max(points, bank.capacity)
         return total + min(_TILES, 64 * points**2)
 
@@ -174,6 +177,7 @@ class Mergeable(Metric):
             "num_classes": self.num_classes,
             "bank_size": self.neighbors.bank_size,
             "seed": self.neighbors.seed,
+            "spectrum_rows": self.spectrum_rows,
             "accumulators": sorted(self.accumulators),
             "dtype": str(bank.rows.dtype) if bank is not None else "",
             "target_dim": bank.targets.shape[1] if bank is not None else 0,

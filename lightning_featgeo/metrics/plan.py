@@ -17,7 +17,9 @@ from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 
 AUTO_BANK_ROWS = 4096
-AUTO_BANK_BYTES = 256 * 2**20
+AUTO_BANK_BYTES = 64 * 2**20
+AUTO_SPECTRUM_DIM = 4096  # the widest features whose scatter is kept: 128 MiB, twice with classes; d³ at a close
+AUTO_SPECTRUM_ROWS = 1024
 
 
 # What a signal may need of the data, beyond features, and what to do where it is missing.
@@ -96,10 +98,17 @@ def _inputs(name: str) -> frozenset[str]:
 
 
 def bank_capacity(bank_size: int | Literal["auto"], dim: int, itemsize: int = 4) -> int:
-    """Rows the bank keeps of features of this size: as given, or 4096, fewer if they would exceed 256 MiB."""
+    """Rows the bank keeps of features of this size: as given, or 4096, fewer if they would exceed 64 MiB."""
     if bank_size != "auto":
         return int(bank_size)
     return max(2, min(AUTO_BANK_ROWS, AUTO_BANK_BYTES // (dim * itemsize)))
+
+
+def spectrum_limit(spectrum_rows: int | Literal["auto", "all"], dim: int) -> int | None:
+    """How many of the bank's rows spectra are taken from; None: from the scatter of all rows."""
+    if spectrum_rows == "auto":
+        return AUTO_SPECTRUM_ROWS if dim > AUTO_SPECTRUM_DIM else None
+    return None if spectrum_rows == "all" else int(spectrum_rows)
 
 
 def build_accumulators(
@@ -109,6 +118,7 @@ def build_accumulators(
     capacity: int,
     seed: int,
     device: torch.device,
+    spectrum_rows: int | None = None,
 ) -> Mapping[str, Accumulator]:
     """The accumulators these signals read, and no other.
 
@@ -119,6 +129,7 @@ def build_accumulators(
         capacity: of the banks, in rows.
         seed: of their hash.
         device: where they live.
+        spectrum_rows: see :func:`spectrum_limit`.
     """
     requires = frozenset[str]().union(*(CATALOG[name].requires for name in signals))
     for name in serve:
@@ -126,6 +137,9 @@ def build_accumulators(
         if "labels" in CATALOG[name].requires:  # a vote, and what tells head from tail
             requires |= {"bank"} if "vote_labels" in CATALOG[name].needs else set()
             requires |= {"moments", "labels"} if "frequency" in CATALOG[name].needs else set()
+    if spectrum_rows is not None and "scatter" in requires:
+        capacity = capacity if "bank" in requires else min(capacity, spectrum_rows)
+        requires = requires - {"scatter"} | {"bank"}
     d, classes = shape.dim, shape.num_classes if "labels" in requires else 0
     makers: dict[str, Callable[[], Accumulator]] = {
         "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),

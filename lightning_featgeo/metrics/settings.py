@@ -18,7 +18,7 @@ class Neighbors:
     Args:
         k: neighbours of density and dimension signals, ≥ 2.
         vote_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1; never more than a class has rows on average.
-        bank_size: rows kept for neighbour signals, ≥ 2. "auto": 4096, fewer if they would exceed 256 MiB.
+        bank_size: rows kept for neighbour signals, ≥ 2. "auto": 4096, fewer if they would exceed 64 MiB.
         seed: of the hash that draws those rows, and the tokens of ``Tokens``: the same ones in every epoch and process.
 
     Raises:
@@ -41,6 +41,18 @@ class Neighbors:
 
 
 USUAL_NEIGHBORS = Neighbors()
+
+
+def check_spectrum_rows(given: int | Literal["auto", "all"]) -> int | Literal["auto", "all"]:
+    """What spectra are of, as it was given.
+
+    Raises:
+        ConfigurationError: if it is neither a number of rows from 2 on nor "auto" or "all".
+    """
+    whole = isinstance(given, int) and not isinstance(given, bool) and given >= 2
+    if not whole and given not in ("auto", "all"):
+        raise ConfigurationError(f'spectrum_rows={given!r}: choose "auto", "all", or a number of rows, at least 2')
+    return given
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -20,6 +21,7 @@ from lightning_featgeo.metrics.plan import (
     build_accumulators,
     choose_preset,
     choose_signals,
+    spectrum_limit,
 )
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.rows import Rows, build_rows
@@ -35,6 +37,8 @@ class Streaming(Mergeable):
     left_out: dict[str, str]
     impossible: dict[str, Gap]
     serve: tuple[str, ...]
+    spectrum_rows: int | Literal["auto", "all"]
+    spectrum_limit: int | None
     _named: frozenset[str]
     _latest: tuple[Tensor, Tensor] | None  # who is whose neighbour, in this window
 
@@ -151,8 +155,9 @@ class Streaming(Mergeable):
         x = rows.features
         shape = Shape(x.shape[1], self.num_classes or 0, rows.target.shape[1], x.dtype, rows.target.dtype)
         capacity = bank_capacity(self.neighbors.bank_size, shape.dim, x.element_size())
+        few = self.spectrum_limit = spectrum_limit(self.spectrum_rows, shape.dim)
         self.accumulators.update(
-            build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device)
+            build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device, few)
         )
         self.dim = shape.dim
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}

@@ -94,6 +94,10 @@ class Announcement:
         lines.append(("classes", str(metric.num_classes) if reads_labels else "not used by these signals"))
         lines.append(("stages", ", ".join(self.stages) + (f"; compared with {compared!r}" if compared else "")))
         lines.append(("signals", ", ".join(metric.signals or ())))
+        few = metric.spectrum_limit
+        if few is not None and any("scatter" in row.requires for row in metric.chosen):
+            kept = min(few, metric.bank.capacity if metric.bank is not None else few)
+            lines.append(("spectra", f'of at most {kept:,} rows of a window; spectrum_rows="all" takes all of them'))
         if metric.preset:
             lines.append(("preset", metric.preset))
         lines.append(("memory", self._memory()))

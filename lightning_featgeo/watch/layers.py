@@ -55,6 +55,7 @@ def watched_layers(
             serve=plan.serves,
             policy=replace(policy, keeps_samples=plan.keeps_samples),
             earlier_neighbors=earlier(index),
+            spectrum_rows=s.spectrum_rows,
         )
         assembler = RowAssembler(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,

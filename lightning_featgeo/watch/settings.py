@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG, named_signals, resolve
-from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, Neighbors
+from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, Neighbors, check_spectrum_rows
 from lightning_featgeo.rows.batches import Selector
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Tokens, check_pool
 from lightning_featgeo.rows.view_grammar import Views, parse_views
@@ -46,6 +46,8 @@ class WatchSettings:
             and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
         tokens: with ``pool="tokens"``, which tokens count: ``Tokens(per_sequence=16, skip=1)``.
         neighbors: how neighbours are searched: ``Neighbors(k=10)``.
+        spectrum_rows: what spectra (ranks, eigenvalues, ``nc1``) are of: "all" rows, by a d×d scatter (8·d² bytes,
+            twice with classes); or so many rows of the bank. "auto": all up to 4,096 dimensions, 1,024 above.
         on_error: "warn": an error in our code becomes a warning and a gap; "raise": it is raised (for tests).
     """
 
@@ -61,6 +63,7 @@ class WatchSettings:
     ignore_index: int = -100
     tokens: Tokens = ALL_TOKENS
     neighbors: Neighbors = USUAL_NEIGHBORS
+    spectrum_rows: int | Literal["auto", "all"] = "auto"
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class WatchSettings:
                 f"{', '.join(ungrouped)} needs the group of each row: groups=<key, index or callable into the batch>"
             )
         check_pool(self.pool)
+        check_spectrum_rows(self.spectrum_rows)
         self.tokens.check(self.pool)
         parse_views(self.views)
         if self.on_error not in ("warn", "raise"):

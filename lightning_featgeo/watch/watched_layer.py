@@ -60,6 +60,8 @@ class WatchedLayer:
             "pool": made.chosen_pool or made.pool,
             "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
         }
+        if metric.spectrum_limit is not None:
+            found["spectrum_rows"] = metric.spectrum_limit
         if self.needed is not None:
             found["needed_directions"] = self.needed
         if made.chosen_pool == "tokens":

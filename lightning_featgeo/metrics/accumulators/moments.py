@@ -29,7 +29,7 @@ class Moments:
 
     count: int
     mean: Float[Tensor, " d"]
-    scatter: Float[Tensor, "d d"]
+    scatter: Float[Tensor, "e e"]  # (0, 0) where no scatter was kept
 
 
 @dataclass(frozen=True)
@@ -159,18 +159,14 @@ class MomentsAccumulator(Accumulator):
         return self.shift.double() + self.sums / self.counts.clamp(min=1)[:, None]
 
     def compute(self) -> Moments:
-        """Moments of all rows, labelled or not.
-
-        Raises:
-            ValueError: if no scatter was kept.
-        """
-        if not len(self.scatter):
-            raise ValueError("no second moments were kept: build the accumulator with keep_scatter=True")
+        """Moments of all rows, labelled or not."""
         n = self.counts.sum()
         means = self._means()
         # about an actual mean, not the origin: the weighted average of nearby numbers
         origin = means[self.counts.argmax()]
         mean = origin + (self.counts[:, None] * (means - origin)).sum(dim=0) / n.clamp(min=1)
+        if not len(self.scatter):
+            return Moments(int(n), mean, self.scatter.new_zeros(0, 0))
         away = means - mean
         total = self._within(len(self.scatter)).addmm_(away.T, self.counts[:, None] * away)
         return Moments(int(n), mean, symmetrized_(total))

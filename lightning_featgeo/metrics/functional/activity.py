@@ -36,7 +36,7 @@ def firing_rate(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Tenso
     return unit_active.double().mean() / row_count
 
 
-def outlier_dims(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+def outlier_dims(mean: Float[Tensor, " d"], variances: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Largest root mean square of any dimension divided by that of all, in [1, √d]: 1 if all are even, √d if one
     dimension carries all.
 
@@ -46,7 +46,7 @@ def outlier_dims(mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) ->
     Raises:
         Undefined: if every row is zero.
     """
-    power = covariance.diagonal() + mean.square()
+    power = variances + mean.square()
     if not power.sum() > 0:
         raise Undefined("every row is zero")
     return (power.max() / power.mean()).sqrt()

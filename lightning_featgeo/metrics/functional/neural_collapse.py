@@ -9,6 +9,8 @@ is their unweighted average, so that Σ_B has rank C−1 also for unequal classe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from lightning_featgeo.errors import Undefined
@@ -32,8 +34,27 @@ def _centred_means(class_means: Tensor, class_counts: Tensor) -> Tensor:
     return means - means.mean(dim=0)
 
 
+@dataclass(frozen=True)
+class ClassDeviations:
+    """Rows that tell a within-class scatter which was not kept: a sample of ``of`` rows, and μ_c of them all."""
+
+    rows: Float[Tensor, "n d"]
+    labels: Int64[Tensor, " n"]
+    means: Float[Tensor, "c d"]
+    of: int
+
+    def along(self, directions: Float[Tensor, "r d"], block: int = 128) -> Float[Tensor, " r"]:
+        """Σ over all rows of (v·(x−μ_c))², from those that are there."""
+        total = directions.new_zeros(len(directions))
+        for rows, labels in zip(self.rows.split(block), self.labels.split(block), strict=True):
+            total += ((rows.double() - self.means[labels]) @ directions.T).square().sum(dim=0)
+        return total * (self.of / max(len(self.rows), 1))
+
+
 def nc1(
-    class_means: Float[Tensor, "c d"], class_counts: Int64[Tensor, " c"], within_scatter: Float[Tensor, "d d"]
+    class_means: Float[Tensor, "c d"],
+    class_counts: Int64[Tensor, " c"],
+    within_scatter: Float[Tensor, "d d"] | ClassDeviations,
 ) -> Float[Tensor, ""]:
     """NC1, within-class variability collapse: tr(Σ_W Σ_B⁺)/C, never negative; 0 is full collapse.
 
@@ -42,7 +63,7 @@ def nc1(
     Args:
         class_means: μ_c.
         class_counts: rows a class.
-        within_scatter: Σ over rows of (x−μ_c)(x−μ_c)ᵀ.
+        within_scatter: Σ over rows of (x−μ_c)(x−μ_c)ᵀ, or rows that tell it.
 
     Raises:
         Undefined: with fewer than two usable classes, or if all class means coincide.
@@ -56,7 +77,11 @@ def nc1(
     if not bool(real.any()):
         raise Undefined("all class means coincide: there is no between-class scatter to compare with")
     s, vt = s[real], vt[real]
-    spread = ((vt @ within_scatter) * vt).sum(dim=1).clamp(min=0) / class_counts[used].sum()
+    if isinstance(within_scatter, ClassDeviations):
+        along = within_scatter.along(vt)
+    else:
+        along = ((vt @ within_scatter) * vt).sum(dim=1).clamp(min=0)
+    spread = along / class_counts[used].sum()
     return (spread / s.square()).sum()  # Σ_B⁺ = C Σ v vᵀ/s², and the C cancels with the 1/C in front
 
 

@@ -18,7 +18,7 @@ def nrc1(
     rows_with_target: Float[Tensor, "n d"],
     targets: Float[Tensor, "n t"],
     mean: Float[Tensor, " d"],
-    principal_directions: Float[Tensor, "d d"],
+    principal_directions: Float[Tensor, "d r"],
 ) -> Estimate:
     """NRC1: mean squared residual of centred, L2-normalised features outside their first t principal directions, in
     [0, 1].
@@ -29,7 +29,7 @@ def nrc1(
         rows_with_target: features.
         targets: only their number of columns t counts.
         mean: of all features.
-        principal_directions: eigenvectors of the covariance as columns, largest eigenvalue first.
+        principal_directions: eigenvectors of the covariance as columns, largest eigenvalue first; the first t count.
 
     Returns:
         The mean, its standard error over rows, and the number of rows (those on the mean are left out).
@@ -46,8 +46,8 @@ def nrc1(
     n = int(off.sum())
     if n < 2:
         raise Undefined("fewer than 2 rows lie off the mean")
-    outside = (centred[off] / length[off]) @ principal_directions[:, t:]
-    residual = outside.square().sum(dim=1)
+    unit, inside = centred[off] / length[off], principal_directions[:, :t]
+    residual = (unit - (unit @ inside) @ inside.T).square().sum(dim=1)
     return Estimate(residual.mean(), residual.std() / n**0.5, n)
 
 

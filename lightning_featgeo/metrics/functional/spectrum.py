@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from lightning_featgeo.cuda_ext.distances import mean_row
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
@@ -74,18 +75,21 @@ def rankme(second_moment_eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, ""]:
     return _entropy_rank(second_moment_eigenvalues.clamp(min=0).sqrt(), RANKME_EPSILON)
 
 
-def participation_ratio(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+def participation_ratio(gram: Float[Tensor, "r r"]) -> Float[Tensor, ""]:
     """Participation ratio (Σλ)²/Σλ² = tr(C)²/‖C‖²_F, between 1 and min(n−1, d). Biased low at small n.
+
+    Args:
+        gram: the centred covariance, or the Gram matrix of the centred rows: any scale.
 
     Source: Gao et al. (2017), "A theory of multineuronal dimensionality, dynamics and measurement".
 
     Raises:
         Undefined: if the covariance is zero.
     """
-    power = covariance.square().sum()
+    power = gram.square().sum()
     if not power > 0:
         raise Undefined("the features have no spread at all: their covariance is zero")
-    return covariance.diagonal().sum().square() / power
+    return gram.diagonal().sum().square() / power
 
 
 def stable_rank(eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, ""]:
@@ -199,11 +203,22 @@ def spectral_spread(eigenvalues: Float[Tensor, " r"], dim: int) -> Float[Tensor,
     return ((eigenvalues / total * times).sum() - (dim + 1) / 2) / ((dim - 1) / 2)
 
 
+def gram_matrix(rows: Float[Tensor, "n d"], centre: Float[Tensor, " d"], block: int = 256) -> Float[Tensor, "n n"]:
+    """(X − c)(X − c)ᵀ in float64, a block of columns at a time."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for part, middle in zip(rows.split(block, dim=1), centre.double().split(block), strict=True):
+        x = part.double() - middle
+        total.addmm_(x, x.T)
+    return total
+
+
 def gram_power(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """‖XᵀX‖²_F of centred rows: the sum of their scatter's squared eigenvalues."""
-    x = rows.double()
-    x = x - x.mean(dim=0)
-    return (x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T).square().sum()
+    mean = mean_row(rows)
+    if rows.shape[1] > rows.shape[0]:
+        return gram_matrix(rows, mean).square().sum()
+    x = rows.double() - mean
+    return (x.T @ x).square().sum()
 
 
 def participation_ratio_corrected(rows: Float[Tensor, "n d"], bank_gram_power: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -222,10 +237,9 @@ def participation_ratio_corrected(rows: Float[Tensor, "n d"], bank_gram_power: F
     n = rows.shape[0]
     if n < 4:
         raise Undefined(f"needs at least 4 rows, got {n}")
-    x = rows.double()
-    x = x - x.mean(dim=0)
+    mean = mean_row(rows)
     square = bank_gram_power / (n - 1) ** 2
-    length = x.square().sum(dim=1)
+    length = torch.cat([(part.double() - mean).square().sum(dim=1) for part in rows.split(256)])
     trace = length.sum() / (n - 1)
     fourth = length.square().sum() / (n - 1)
     factor = (n - 1) / (n * (n - 2) * (n - 3))

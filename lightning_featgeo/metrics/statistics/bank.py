@@ -92,7 +92,8 @@ class BankStatistics:
 
     def _unit(self, mask: Tensor) -> Tensor:
         rows = self._bank.rows[mask].double()
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # in place: there may be little room
+        return rows
 
     # --- rows ------------------------------------------------------------------------------------------------
 

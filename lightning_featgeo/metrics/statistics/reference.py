@@ -11,13 +11,13 @@ from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.functional import fidelity, outliers, spectrum
-from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING, BankStatistics
+from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
-from lightning_featgeo.metrics.statistics.sums import SumStatistics
+from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
 from lightning_featgeo.types import Tensor
 
 
-class ReferenceStatistics(SumStatistics, BankStatistics):
+class ReferenceStatistics(SpectrumStatistics):
     """Statistics that read the frozen accumulators of the reference as well."""
 
     _reference: ReferenceStatistics | None
@@ -30,6 +30,8 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
         other = self._reference
         if other is None:
             raise Undefined(self._no_reference, GapKind.NO_REFERENCE)
+        if accumulator == "covariance" and other._spectrum_limit is not None:
+            raise Undefined(NO_SCATTER, GapKind.NO_INPUT)
         kept = other._accumulators.get("moments" if accumulator == "covariance" else accumulator)
         if kept is None or (accumulator == "covariance" and not len(kept.scatter)):
             raise Undefined(
@@ -86,9 +88,9 @@ class ReferenceStatistics(SumStatistics, BankStatistics):
 
     @statistic("bank")
     def bank_gram_power(self) -> Tensor:
-        """‖XᵀX‖²_F of the bank's centred rows; from the covariance where the bank holds every row."""
-        if "covariance" in self._wanted and len(self.rows) == self._count:
-            return (self.covariance * self._count).square().sum()
+        """‖XᵀX‖²_F of the bank's centred rows; what the spectrum is taken from, where the bank holds every row."""
+        if "gram" in self._wanted and len(self.rows) == self._count == self.spectrum_count:
+            return (self.gram * self._count).square().sum()
         return spectrum.gram_power(self.rows)
 
     @statistic("bank", "reference", "reference.bank")

@@ -31,6 +31,7 @@ class Statistics(ReferenceStatistics):
         no_reference: why there is none.
         has_reference: whether there should be one: a vote is then from it or a gap.
         earlier: ``neighbor_samples`` and ``samples`` of the window before this one.
+        spectrum_limit: how many of the bank's rows spectra are taken from; None: from the scatter of all rows.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Statistics(ReferenceStatistics):
         no_reference: str = "no reference was given",
         has_reference: bool = False,
         earlier: tuple[Tensor, Tensor] | None = None,
+        spectrum_limit: int | None = None,
     ) -> None:
         self._accumulators = accumulators
         self.dim, self.k, self.vote_k = dim, k, vote_k
         self._head, self._count, self._reference = head, count, reference
         self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
+        self._spectrum_limit = spectrum_limit
         self._wanted = known() if wanted is None else wanted
 
     def computed(self) -> frozenset[str]:

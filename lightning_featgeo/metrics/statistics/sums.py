@@ -1,4 +1,4 @@
-"""Statistics of streamed sums: moments, spectra, directions, units, classes, and the head they are compared with."""
+"""Statistics of streamed sums: directions, units, classes, and the head they are compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
-from lightning_featgeo.metrics.functional.spectrum import null_small_eigenvalues
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
 
@@ -53,44 +52,6 @@ class SumStatistics:
     def sample_count(self) -> int:
         """Finite rows of the window."""
         return self._count
-
-    # --- moments ---------------------------------------------------------------------------------------------
-
-    @statistic("moments", "scatter")
-    def mean(self) -> Tensor:
-        """(d,) mean over rows."""
-        return self._moments.mean
-
-    @statistic("moments", "scatter")
-    def covariance(self) -> Tensor:
-        """Centred covariance (d, d), averaged over rows."""
-        return self._moments.scatter / max(self._moments.count, 1)
-
-    @cached_property
-    def _decomposition(self) -> tuple[Tensor, Tensor | None]:
-        if "principal_directions" in self._wanted:
-            values, vectors = torch.linalg.eigh(self.covariance)
-            return values, vectors
-        return torch.linalg.eigvalsh(self.covariance), None
-
-    @statistic("moments", "scatter", "eigen")
-    def eigenvalues(self) -> Tensor:
-        """Eigenvalues of the centred covariance, descending, at most min(n−1, d); round-off is zero."""
-        return null_small_eigenvalues(self._decomposition[0], min(self._moments.count - 1, self.dim))
-
-    @statistic("moments", "scatter", "eigen")
-    def principal_directions(self) -> Tensor:
-        """(d, d) eigenvectors of the centred covariance as columns, largest eigenvalue first."""
-        vectors = self._decomposition[1]
-        assert vectors is not None
-        return vectors.flip(1)
-
-    @statistic("moments", "scatter", "eigen")
-    def second_moment_eigenvalues(self) -> Tensor:
-        """Eigenvalues of the uncentred second moment, descending, min(n, d) of them."""
-        mean = self._moments.mean
-        values = torch.linalg.eigvalsh(self.covariance + mean[:, None] * mean[None, :])
-        return null_small_eigenvalues(values, min(self._moments.count, self.dim))
 
     # --- directions and units --------------------------------------------------------------------------------
 
@@ -154,11 +115,6 @@ class SumStatistics:
     def class_variances(self) -> Tensor:
         """(C,) mean squared distance of a class's rows to its mean."""
         return self._classes.variances
-
-    @statistic("moments", "scatter", "labels")
-    def within_scatter(self) -> Tensor:
-        """(d, d) Σ (x−μ_c)(x−μ_c)ᵀ over labelled rows."""
-        return self._classes.within
 
     @statistic("head")
     def head_weight(self) -> Tensor:

@@ -178,7 +178,7 @@ def test_a_signal_is_added_with_a_function_and_a_row() -> None:
 
 def test_the_bank_is_smaller_where_features_are_large() -> None:
     assert bank_capacity("auto", 512) == 4096
-    assert bank_capacity("auto", 32768) == 2048
+    assert bank_capacity("auto", 32768) == 512
     assert bank_capacity(77, 5) == 77
 
 

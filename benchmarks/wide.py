@@ -40,7 +40,7 @@ def resident(name: str) -> float:
 
 def cost(n: int, d: int, classes: int, signals: str) -> dict[str, float]:
     """Seconds and MiB of one window in this process; a batch that is made anew is not counted."""
-    names = [s for s in PRESETS["classifier"]] if signals == "classifier" else NEIGHBOURS
+    names = list(PRESETS["classifier"]) if signals == "classifier" else NEIGHBOURS
     generator, size = torch.Generator().manual_seed(0), min(n, 256)
     base = torch.randn(size, d, generator=generator) * torch.arange(1, d + 1).pow(-0.5)
     warm = GeometryMetric(names, num_classes=classes or None)

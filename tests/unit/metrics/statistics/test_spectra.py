@@ -97,7 +97,7 @@ def test_a_within_scatter_told_by_rows_is_that_of_all_where_these_are_all() -> N
 
 
 def test_a_sample_of_rows_misses_the_truth_by_what_the_note_says() -> None:
-    """20 draws of 100 among 3,000 rows: the largest eigenvalue's share is off by about √(2/100), not by ten times that."""
+    """The largest eigenvalue of 100 among 3,000 rows, 20 draws: off by about √(2/100), not by ten times that."""
     x = rows(3000, 30, mean=0.0)
     _, exact = window(x, ["top_eigenvalue_share"], batch=500, spectrum_rows="all")
     misses = []

@@ -44,6 +44,7 @@ class FeatureGeometryMonitor(Callback):
         self.settings = MonitorSettings(*args, **settings)
         self.history = History()
         self._number = 0
+        self._key: str | None = None
         self._taps: list[FeatureTap] = []  # kept over runs: a compiled graph remembers a tap's key
         self._run: LightningRun | None = None
         self._saved: Saved | None = None
@@ -53,9 +54,10 @@ class FeatureGeometryMonitor(Callback):
     @property
     def state_key(self) -> str:
         """Distinct for monitors of other layers or stages in one trainer."""
-        s = self.settings
-        told = getattr(s.features, "__qualname__", s.features)
-        return _compat.state_key(self, layer=s.layer, head=s.head, features=told, stages=sorted(s.stages))
+        s, told = self.settings, getattr(self.settings.features, "__qualname__", self.settings.features)
+        if self._key is None:  # Lightning asks at every hook
+            self._key = _compat.state_key(self, layer=s.layer, head=s.head, features=told, stages=sorted(s.stages))
+        return self._key
 
     # --- a run begins and ends -------------------------------------------------------------------------------
 

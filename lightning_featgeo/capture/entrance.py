@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.hooks import Hook
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
@@ -104,8 +104,8 @@ class Entrance:
         self.key, self.root, self._is_open = next(_KEYS), root, is_open
         self._searched = self._searches = 0
         self._outermost: dict[int, torch.nn.Module] = {}
-        self._handles: list[RemovableHandle] = []
-        self._hooks: dict[int, tuple[Callable[..., None], Callable[..., None]]] = {}
+        self._attached: list[Hook] = []
+        self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._recording = Recording()
 
     def open(self, traces: bool = False) -> None:
@@ -117,27 +117,30 @@ class Entrance:
         for module in modules:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
-                self._hooks[id(module)] = functools.partial(_before, **told), functools.partial(_after, **told)
+                self._hooks[id(module)] = (
+                    Hook(module, functools.partial(_before, **told), before=True),
+                    Hook(module, functools.partial(_after, **told), before=False, always=True),
+                )
             before, after = self._hooks[id(module)]
-            self._handles.append(
-                module.register_forward_pre_hook(before, with_kwargs=True, prepend=_compat.has_pre_hooks(module))
-            )
+            before.attach(first=_compat.has_pre_hooks(module))
+            self._attached.append(before)
             if not alone:
-                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+                after.attach()
+                self._attached.append(after)
         self._recording = _RECORDING[self.key] = Recording(
             is_open=self._is_open, is_alone=alone, trace=Trace() if traces else None
         )
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
-        if not self._handles and self.key not in _RECORDING:
+        if not self._attached and self.key not in _RECORDING:
             return
-        for handle in self._handles:
-            handle.remove()
-        if self._handles and self._recording.calls and self._searched < SEARCHED:
+        for hook in self._attached:
+            hook.detach()
+        if self._attached and self._recording.calls and self._searched < SEARCHED:
             self._searched += 1
             self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
-        self._handles = []
+        self._attached = []
         _RECORDING.pop(self.key, None)
 
     def search_again(self) -> None:

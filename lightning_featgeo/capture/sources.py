@@ -270,7 +270,7 @@ class Sources:
         if self._features is None:
             taken = [self._calls(tap) for tap in self.taps]
         else:
-            taken = [[Call(t.detach()) for t in given_features(self._features, outputs, batch)]]
+            taken = [[Call(t.detach().clone()) for t in given_features(self._features, outputs, batch)]]
         self.entrance.forget()
         return taken
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.hooks import Hook
 from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Slot, stash
 from lightning_featgeo.capture.values import of_input, of_output
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -89,27 +89,24 @@ class FeatureTap:
         self.caught_ever = False
         self.frozen = False  # as the last training step told: no weight before it is being trained
         self._slot = Slot()
-        self._handle: RemovableHandle | None = None
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
                 f"{self.name!r} is a TorchScript module, which takes no hook: watch the module around it with layer=, "
                 "the head behind it with head=, or return the features from the step and give features="
             )
         if side == "input":
-            self._hook: Any = functools.partial(_stash_input, key=self.key, owner=id(module), in_graph=in_graph)
+            function: Any = functools.partial(_stash_input, key=self.key, owner=id(module), in_graph=in_graph)
         else:  # partials of plain functions can be pickled
-            self._hook = functools.partial(
+            function = functools.partial(
                 _stash_output, key=self.key, owner=id(module), in_graph=in_graph, name=self.name, wanted=wanted
             )
+        self._hook = Hook(module, function, before=side == "input")
         if _compat.compiles():
             self.attach()  # hooks that come after the first call of a compiled module never fire
 
     def attach(self) -> None:
         """Hook the module; does nothing if it is hooked."""
-        if self._handle is None and self.side == "input":
-            self._handle = self.module.register_forward_pre_hook(self._hook, with_kwargs=True)
-        elif self._handle is None:
-            self._handle = self.module.register_forward_hook(self._hook, with_kwargs=True)
+        self._hook.attach()
 
     def rest(self) -> None:
         """No step runs: unhook, unless compiled code has seen the hook."""
@@ -117,9 +114,8 @@ class FeatureTap:
         if trained:
             self.frozen = not any(call.needs_gradient for call in trained)
         OPEN.pop(self.key, None)
-        if self._handle is not None and not _compat.compiles():
-            self._handle.remove()
-            self._handle = None
+        if self._hook.is_attached and not _compat.compiles():
+            self._hook.detach()
 
     def open(self, budget: Budget | None = None, is_open: Callable[[], bool] | None = None) -> None:
         """Forget what was caught, and start catching.
@@ -181,9 +177,7 @@ class FeatureTap:
     def remove(self) -> None:
         """Unhook. A compiled graph keeps the call of the op, which then does nothing."""
         OPEN.pop(self.key, None)
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._hook.detach()
 
 
 Link = tuple[torch.nn.Module, str, torch.nn.Module | None]  # holder, name, what it holds

@@ -17,7 +17,7 @@ import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
-from lightning_featgeo.errors import ConfigurationError, Gap
+from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
 from lightning_featgeo.metrics.catalog import CATALOG, Signal, named_signals, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.plotting import plot_signals
@@ -31,6 +31,7 @@ from lightning_featgeo.metrics.settings import (
 )
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.metrics.streaming import Streaming
+from lightning_featgeo.rows.waiting import Waiting
 from lightning_featgeo.types import Tensor
 
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
@@ -100,7 +101,8 @@ class GeometryMetric(Streaming):
         # in a tuple: as attributes, modules would be registered and travel in the state_dict
         self._owner_says: tuple[Policy, torch.nn.Module | None] = policy, head
         self.impossible: dict[str, Gap] = {}
-        self.accumulators = torch.nn.ModuleDict()
+        self._modules["accumulators"] = torch.nn.ModuleDict()  # read by a property, which adds rows that wait
+        self._waiting, self._reads_views, self._target_width = Waiting(policy.waiting_bytes), False, None
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
@@ -154,6 +156,12 @@ class GeometryMetric(Streaming):
             BrokenGroup: if a process has died.
         """
         ranks = ranks or self._ranks()
+        try:
+            self.catch_up()
+        except Exception as error:
+            if self.policy.strict or not ranks.several:
+                raise
+            failure = failure or Gap(GapKind.FAILED, f"rows could not be added: {explain(error)}")
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.state_device.type, enabled=False):
             merged = self.across(ranks, failure, keep=not last) if ranks.several or failure else self
             other = reference.across(ranks) if reference is not None and ranks.several else reference
@@ -254,6 +262,7 @@ class GeometryMetric(Streaming):
     def reset(self) -> None:
         """Forget the rows, keep the configuration and the memory."""
         super().reset()
+        self._waiting.forget()
         self._arrived = 0
         self._earlier, self._latest = self._latest or self._earlier, None
         for accumulator in self.each_accumulator():
@@ -262,6 +271,7 @@ class GeometryMetric(Streaming):
             counter.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        self.catch_up()
         self._counters = {name: c.to(fn(torch.empty(0, device=c.device)).device) for name, c in self._counters.items()}
         return super()._apply(fn, exclude_state)
 

@@ -19,6 +19,7 @@ from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
+from lightning_featgeo.rows.waiting import Waiting
 from lightning_featgeo.types import Tensor
 
 _TILES = 96 * 2**20  # bytes of products and of pairs of points, at a time
@@ -33,12 +34,29 @@ class Mergeable(Metric):
     neighbors: Neighbors
     dim: int | None
     has_reference: bool
+    _waiting: Waiting
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
-    accumulators: torch.nn.ModuleDict
     _counters: dict[str, Tensor]
     _arrived: int
     _earlier: tuple[Tensor, Tensor] | None
+
+    @property
+    def _made(self) -> torch.nn.ModuleDict:
+        """The accumulators as they are."""
+        made = self.__dict__["_modules"]["accumulators"]
+        assert isinstance(made, torch.nn.ModuleDict)
+        return made
+
+    @property
+    def accumulators(self) -> torch.nn.ModuleDict:
+        """States by name, with all rows that have come."""
+        self.catch_up()
+        return self._made
+
+    @abstractmethod
+    def catch_up(self) -> None:
+        """Add the rows that wait."""
 
     def across(self: M, ranks: Ranks, failure: Gap | None = None, keep: bool = True) -> M:
         """This metric as if it had seen the rows of all ranks, by one sequence of collectives that is the same on all.
@@ -81,17 +99,18 @@ class Mergeable(Metric):
         """A metric of the same settings that shares no state tensor which merging replaces."""
         twin = copy.copy(self)
         twin.__dict__["_modules"] = {"accumulators": torch.nn.ModuleDict(dict(self.accumulators))}
+        twin._waiting = Waiting(self._waiting.limit)
         twin._counters = {name: counter.clone() for name, counter in self._counters.items()}
         return twin
 
     def each_accumulator(self) -> list[Accumulator]:
-        """Those that run: none before the first batch."""
-        return [a for a in self.accumulators.values() if isinstance(a, Accumulator)]
+        """Those that run: none before the first batch. Rows may wait to be added to them."""
+        return [a for a in self._made.values() if isinstance(a, Accumulator)]
 
     @property
     def bank(self) -> BankAccumulator | None:
         """The kept rows; None before the first batch, or if no signal reads them."""
-        found = dict(self.accumulators).get("bank")
+        found = dict(self._made).get("bank")
         return found if isinstance(found, BankAccumulator) else None
 
     @property
@@ -100,12 +119,13 @@ class Mergeable(Metric):
         tables = 0
         if "neighbor_churn" in (self.signals or ()) and self.bank is not None:
             tables = 2 * 8 * self.bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
-        return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables
+        waiting = self._waiting.limit if self.dim is not None else 0
+        return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables + waiting
 
     @property
     def closing_bytes(self) -> int:
         """Peak extra bytes when a window closes: decompositions, class means, tables of neighbours."""
-        moments, bank = dict(self.accumulators).get("moments"), self.bank
+        moments, bank = dict(self._made).get("moments"), self.bank
         total = points = 0
         if isinstance(moments, MomentsAccumulator):
             total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
@@ -157,6 +177,7 @@ class Mergeable(Metric):
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
+        self.catch_up()
         return {
             "settings": self._settings(),
             "dim": self.dim,
@@ -165,7 +186,7 @@ class Mergeable(Metric):
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
-                for name, a in zip(self.accumulators, self.each_accumulator(), strict=True)
+                for name, a in zip(self._made, self.each_accumulator(), strict=True)
             },
         }
 
@@ -178,7 +199,7 @@ class Mergeable(Metric):
             "bank_size": self.neighbors.bank_size,
             "seed": self.neighbors.seed,
             "spectrum_rows": self.spectrum_rows,
-            "accumulators": sorted(self.accumulators),
+            "accumulators": sorted(self._made),
             "dtype": str(bank.rows.dtype) if bank is not None else "",
             "target_dim": bank.targets.shape[1] if bank is not None else 0,
             "target_dtype": str(bank.targets.dtype) if bank is not None else "",

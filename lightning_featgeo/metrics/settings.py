@@ -68,6 +68,7 @@ class Policy:
             signals which compare windows row by row are left out, and a gap if they are asked for by name.
         details: tables and rows to look at, besides numbers; None: none.
         head_root: the module that FSDP has wrapped, to read a sharded head; None: the head is whole.
+        waiting_bytes: of rows that may wait to be added together.
     """
 
     strict: bool = False
@@ -76,6 +77,7 @@ class Policy:
     keeps_samples: bool = True
     details: Details | None = None
     head_root: torch.nn.Module | None = None
+    waiting_bytes: int = 2**20
 
 
 USUAL_POLICY = Policy()

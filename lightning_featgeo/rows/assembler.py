@@ -13,6 +13,7 @@ import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.rows import tree
+from lightning_featgeo.rows.assembled import Assembled, Part
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
 from lightning_featgeo.rows.calls import Call, grows, joined
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
@@ -24,8 +25,9 @@ from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, refuse_time_first
 from lightning_featgeo.rows.role import USUAL_ROLE, Role
-from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
+from lightning_featgeo.rows.rows import UNLABELLED, build_rows
 from lightning_featgeo.rows.splits import of_stage
+from lightning_featgeo.rows.usual import Usual, learned
 from lightning_featgeo.rows.view_grammar import Views
 from lightning_featgeo.rows.views import Layout, Layouts
 from lightning_featgeo.types import Tensor
@@ -66,6 +68,7 @@ class RowAssembler:
     def __post_init__(self) -> None:
         self.layouts = Layouts(self.views, self.notes, self.role.is_classifier)
         self.evidence = Evidence(self.notes, self.role)
+        self._usual: Usual | None = None
         self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
     def assemble(
@@ -88,6 +91,17 @@ class RowAssembler:
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit, or nobody knows what the rows are.
         """
+        usual, ranks = self._usual, ranks or Ranks.alone()
+        rows = None if usual is None else usual.again(calls, batch, first_sample, ranks, count_fresh)
+        if usual is None or rows is None:
+            return self._in_full(calls, batch, first_sample, ranks, count_fresh)
+        self.evidence.batches += 1
+        return Assembled([Part(rows, True)], len(rows.features), usual.present)
+
+    def _in_full(
+        self, calls: Sequence[Call | Tensor], batch: Any, first_sample: int, ranks: Ranks,
+        count_fresh: Callable[[int], int | None] | None,
+    ) -> Assembled:  # fmt: skip
         labels, targets = self.labels.read(batch)
         self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
@@ -124,7 +138,7 @@ class RowAssembler:
         own = self._own_samples(batch, tensors, size)
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
-        ranks, fresh = ranks or Ranks.alone(), None if count_fresh is None else count_fresh(size)
+        fresh = None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
         present = {"targets"} if targets is not None else set()
         present |= {"tokens"} if self.chosen_pool == "tokens" and not self._classifies_tokens(labels) else set()
@@ -167,6 +181,11 @@ class RowAssembler:
                 groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )
             parts.append(Part(rows, layout.may_hold_first_view))
+        all_count = apart is None and others is None and own is None and (fresh is None or fresh >= size)
+        if all_count and self.layouts.said.is_auto and self.groups is None and not self.role.time_first:
+            self._usual = learned(
+                batch, found, pooled, frozenset(present), self.labels, self.evidence.usual, self.chosen_pool or ""
+            )
         return Assembled(parts, size, frozenset(present))
 
     def _batch_first(self, call: Call) -> Call:
@@ -271,24 +290,3 @@ class RowAssembler:
                 "the head reads every token and a sequence has one label: its tokens are averaged. If the class is "
                 "read from one of them, say pool='last' or pool='cls'"
             ] = None
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """A batch's rows, one part a forward call.
-
-    ``samples``: how many the batch has. ``present``: of "labels", "targets", "views", "groups", what it brings; and
-    "tokens" if each row is one, of no class but a vocabulary's.
-    """
-
-    parts: list[Part]
-    samples: int
-    present: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one forward call, and whether any can be of view 0 (known without asking the device)."""
-
-    rows: Rows
-    may_hold_first_view: bool

@@ -58,7 +58,7 @@ class Evidence:
     _loader: str | int | None = None  # of several that a batch is made of, the one whose samples count
     _moved: bool = False
     _alike: dict[int, bool] = field(default_factory=dict)
-    _usual: Origin | None = None  # of the last batch that was the usual case: the same, again and again
+    usual: Origin | None = None  # of the last batch that was the usual case: the same, again and again
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
 
     def origins(self, calls: Sequence[Call], parts: Sequence[Tensor]) -> list[Origin | None]:
@@ -126,9 +126,9 @@ class Evidence:
             if call.entered[0] is part and len(path) < 2 and part.shape[:1] == call.features.shape[:1]:
                 self.batches += 1
                 self.summary = self.summary or f"known by {BY_MEMORY}"
-                rows, last = part.shape[0], self._usual
+                rows, last = part.shape[0], self.usual
                 if last is None or (last.part, last.rows) != (number, rows):
-                    last = self._usual = Origin(None, number, 0, rows, BY_MEMORY, span=(0, 1))
+                    last = self.usual = Origin(None, number, 0, rows, BY_MEMORY, span=(0, 1))
                 return [Chosen(call, last)]
         return None
 

@@ -74,6 +74,8 @@ class SampleIds:
         waiting = sum(len(ids) for _, ids in self._waiting)
         if len(self._known) + waiting > SPARE * max((bank.capacity for bank in banks), default=0):
             self._settle(ranks)
+            for metric in metrics:
+                metric.catch_up()
             kept = {int(sample) for bank in banks for sample in bank.samples.tolist()}
             self._known = {sample: name for sample, name in self._known.items() if sample in kept}
 

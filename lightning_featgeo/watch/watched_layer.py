@@ -89,9 +89,9 @@ class WatchedLayer:
         made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
         for piece in made.parts:
             if self.check is not None and self.metric.dim is None:
-                self.check(piece.rows.features.shape[1])
+                self.check(piece.given.features.shape[1])
             if piece.may_hold_first_view or self.metric.reads_views:
-                self.metric.update_rows(piece.rows, made.present)
+                self.metric.update_rows(piece.given, made.present)
         return made.samples
 
     def result(self, compared: Compared, ranks: Ranks, last: bool, if_empty: str) -> WindowResult:

@@ -233,6 +233,9 @@ class Watcher:
             for window in closing:
                 window.fail(gap)
 
+        for window in involved:
+            with self.guard.around(f"adding the last rows of {window.plan.name}", window.fail):
+                window.catch_up()
         with self.guard.around(f"closing {names}", fail_all):
             told = self._agree(involved)
         for window in closing:  # taps: none with features=, one a layer else

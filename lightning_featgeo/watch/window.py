@@ -76,6 +76,11 @@ class Window:
         if self.shard is not None:
             self.repeats += self.shard.advance(size)
 
+    def catch_up(self) -> None:
+        """Add the rows that wait."""
+        for part in self.layers:
+            part.metric.catch_up()
+
     # --- closing ---------------------------------------------------------------------------------------------
 
     def report(self) -> Report:

@@ -2,6 +2,7 @@
 // triangle of their scatter by tiles of float64 products; per-group sums come out of the same pass over the rows.
 #include "moments.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -12,7 +13,8 @@ namespace {
 
 constexpr int64_t kSide = 96;     // of a block of the scatter: whole panels of every instruction set
 constexpr int64_t kDepth = 256;   // rows multiplied at a time
-constexpr int64_t kPacked = 16 << 20;  // bytes of packed rows at a time
+constexpr int64_t kPacked = 16 << 20;  // bytes of packed rows at a time, at most
+constexpr int64_t kNear = 512 << 10;   // what is packed stays in the second-level cache, where the scatter is small
 constexpr int64_t kColumns = 96;  // of a thread's share where sums are all there is to do
 
 template <class S>
@@ -53,24 +55,26 @@ void begin_groups(const Matrix& rows, const int64_t* groups, const std::vector<i
 template <class S>
 void pack(const Matrix& rows, const int64_t* groups, const int64_t* order, int64_t n, const Moments& m, double* out) {
   const auto& ops = row_ops<S>();
-  int64_t d = rows.columns, panel = instructions().f64.panel, panels = ceil_div(d, kSide) * (kSide / panel);
-  Buffer<double> squares(panels * n);  // added up in one order, however many threads there are
-  parallel_for(0, panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      int64_t from = p * panel, width = std::max<int64_t>(0, std::min(panel, d - from));
+  int64_t d = rows.columns, panel = instructions().f64.panel, sides = ceil_div(d, kSide);
+  Buffer<double> squares(sides * n);  // added up in one order, however many threads there are
+  parallel_for(0, sides, 1, [&](int64_t begin, int64_t end) {
+    double shifted[kSide];
+    for (int64_t s = begin; s < end; ++s) {
+      int64_t from = s * kSide, width = std::min(kSide, d - from), padded = ceil_div(width, panel) * panel;
+      for (int64_t j = width; j < padded; ++j) shifted[j] = 0.0;
       for (int64_t r = 0; r < n; ++r) {
         int64_t i = order[r], g = groups[i];
-        double* to = out + (p * n + r) * panel;
-        squares[p * n + r] = 0.0;
-        if (width)
-          squares[p * n + r] =
-              ops.shift(rows.row<S>(i) + from, m.shift + g * d + from, width, to, m.sums + g * d + from);
-        for (int64_t j = width; j < panel; ++j) to[j] = 0.0;
+        squares[s * n + r] =
+            ops.shift(rows.row<S>(i) + from, m.shift + g * d + from, width, shifted, m.sums + g * d + from);
+        for (int64_t j = 0; m.scatter && j < padded; j += panel) {
+          double* to = out + ((from + j) / panel * n + r) * panel;
+          for (int64_t c = 0; c < panel; ++c) to[c] = shifted[j + c];
+        }
       }
     }
   });
-  for (int64_t p = 0; p < panels; ++p)
-    for (int64_t r = 0; r < n; ++r) m.squares[groups[order[r]]] += squares[p * n + r];
+  for (int64_t s = 0; s < sides; ++s)
+    for (int64_t r = 0; r < n; ++r) m.squares[groups[order[r]]] += squares[s * n + r];
 }
 
 // scatter += packedᵀ packed: blocks on and above the diagonal are computed, those below are copies.
@@ -83,17 +87,17 @@ void multiply(const double* packed, int64_t n, int64_t d, double* scatter) {
       int64_t I = 0, rest = b;
       for (; rest >= side - I; ++I) rest -= side - I;
       int64_t J = I + rest, i0 = I * kSide, j0 = J * kSide;
+      int64_t height = std::min(kSide, d - i0), width = std::min(kSide, d - j0);
       for (int64_t k = 0; k < n; k += kDepth) {
         int64_t depth = std::min(kDepth, n - k);
-        for (int64_t j = 0; j < kSide; j += tile.panel)
-          for (int64_t i = 0; i < kSide; i += tile.rows) {
+        for (int64_t j = 0; j < width; j += tile.panel)
+          for (int64_t i = 0; i < height; i += tile.rows) {
             if (I == J && j + tile.panel <= i) continue;
             const double* left = packed + ((i0 + i) / tile.panel * n + k) * tile.panel + (i0 + i) % tile.panel;
             const double* right = packed + ((j0 + j) / tile.panel * n + k) * tile.panel;
             tile.multiply(left, right, depth, c.get() + i * kSide + j, kSide, k > 0);
           }
       }
-      int64_t height = std::min(kSide, d - i0), width = std::min(kSide, d - j0);
       for (int64_t i = 0; i < height; ++i) {
         double* to = scatter + (i0 + i) * d + j0;
         for (int64_t j = I == J ? i : 0; j < width; ++j) to[j] += c[i * kSide + j];
@@ -109,8 +113,9 @@ void multiply(const double* packed, int64_t n, int64_t d, double* scatter) {
 
 template <class S>
 void add(const Matrix& rows, const int64_t* groups, const std::vector<int64_t>& order, int64_t split, const Moments& m) {
-  int64_t d = rows.columns, width = ceil_div(d, kSide) * kSide;
-  int64_t at_once = std::max<int64_t>(kDepth, kPacked / (width * int64_t(sizeof(double))));
+  int64_t d = rows.columns, panel = instructions().f64.panel, width = m.scatter ? ceil_div(d, panel) * panel : 0;
+  int64_t line = std::max<int64_t>(1, width) * int64_t(sizeof(double));
+  int64_t at_once = std::max({kDepth, kNear / line, std::min(d, kPacked / line)});
   int64_t total = int64_t(order.size());
   Buffer<double> packed(std::min(at_once, total) * width);
   for (int64_t bucket = 0; bucket < 2; ++bucket) {

@@ -77,7 +77,7 @@ void pack(const Matrix& rows, const int64_t* groups, const int64_t* order, int64
     for (int64_t r = 0; r < n; ++r) m.squares[groups[order[r]]] += squares[s * n + r];
 }
 
-// scatter += packedᵀ packed: blocks on and above the diagonal are computed, those below are copies.
+// scatter += packedᵀ packed, on and above the diagonal.
 void multiply(const double* packed, int64_t n, int64_t d, double* scatter) {
   const auto& tile = instructions().f64;
   int64_t side = ceil_div(d, kSide), blocks = side * (side + 1) / 2;
@@ -102,12 +102,18 @@ void multiply(const double* packed, int64_t n, int64_t d, double* scatter) {
         double* to = scatter + (i0 + i) * d + j0;
         for (int64_t j = I == J ? i : 0; j < width; ++j) to[j] += c[i * kSide + j];
       }
-      for (int64_t j = 0; j < width; ++j) {
-        double* to = scatter + (j0 + j) * d + i0;
-        const double* from = scatter + i0 * d + j0 + j;
-        for (int64_t i = 0, stop = I == J ? j : height; i < stop; ++i) to[i] = from[i * d];
-      }
     }
+  });
+}
+
+// Below the diagonal what is above it, in squares that stay in the first-level cache.
+void mirror(int64_t d, double* scatter) {
+  constexpr int64_t kSquare = 32;
+  parallel_for(0, ceil_div(d, kSquare), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t j0 = begin * kSquare; j0 < std::min(d, end * kSquare); j0 += kSquare)
+      for (int64_t i0 = 0; i0 <= j0; i0 += kSquare)
+        for (int64_t j = j0; j < std::min(d, j0 + kSquare); ++j)
+          for (int64_t i = i0; i < std::min(j, i0 + kSquare); ++i) scatter[j * d + i] = scatter[i * d + j];
   });
 }
 
@@ -125,6 +131,8 @@ void add(const Matrix& rows, const int64_t* groups, const std::vector<int64_t>& 
       pack<S>(rows, groups, order.data() + first, n, m, packed.get());
       if (m.scatter) multiply(packed.get(), n, d, m.scatter + (m.buckets > 1 ? bucket : 0) * d * d);
     }
+    bool any = bucket ? split < total : split > 0;
+    if (m.scatter && any) mirror(d, m.scatter + (m.buckets > 1 ? bucket : 0) * d * d);
   }
 }
 

@@ -102,7 +102,8 @@ class GeometryMetric(Streaming):
         self._owner_says: tuple[Policy, torch.nn.Module | None] = policy, head
         self.impossible: dict[str, Gap] = {}
         self._modules["accumulators"] = torch.nn.ModuleDict()  # read by a property, which adds rows that wait
-        self._waiting, self._reads_views, self._target_width = Waiting(policy.waiting_bytes), False, None
+        self._waiting, self._begun = Waiting(policy.waiting_bytes), False
+        self._reads_views, self._target_width = False, None
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
@@ -263,6 +264,7 @@ class GeometryMetric(Streaming):
         """Forget the rows, keep the configuration and the memory."""
         super().reset()
         self._waiting.forget()
+        self._begun = False
         self._arrived = 0
         self._earlier, self._latest = self._latest or self._earlier, None
         for accumulator in self.each_accumulator():

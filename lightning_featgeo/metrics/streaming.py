@@ -41,6 +41,7 @@ class Streaming(Mergeable):
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
     _reads_views: bool
+    _begun: bool  # a batch of this window was added
     _target_width: int | None  # t, where a bank keeps targets
     _named: frozenset[str]
     _latest: tuple[Tensor, Tensor] | None  # who is whose neighbour, in this window
@@ -90,8 +91,7 @@ class Streaming(Mergeable):
         """
         if rows.features.shape[1] == 0:
             raise ValueError("features have 0 dimensions")
-        is_first = self.dim is None
-        if is_first:
+        if self.dim is None:
             rows = rows.full() if isinstance(rows, PlainRows) else rows
             with torch.inference_mode(False), torch.no_grad():
                 self._build(rows, present)
@@ -107,7 +107,7 @@ class Streaming(Mergeable):
             return
         if not self._waiting.admits(rows):
             self.catch_up()
-        waits = not is_first and self._waiting.admits(rows)
+        waits = self._begun and self._waiting.admits(rows)  # the same rows are added together in every window
         self._waiting.add(rows if owned or not waits or isinstance(rows, PlainRows) else copied(rows))
         if not waits:
             self.catch_up()
@@ -116,6 +116,7 @@ class Streaming(Mergeable):
         """Add the rows that wait. Whoever reads ``accumulators`` finds them up to date."""
         rows = self._waiting.take()
         if rows is not None:
+            self._begun = True
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),

@@ -80,6 +80,8 @@ def evaluate(
     notes = _small_sample_note(
         spectral, n if statistics.spectrum_rows is None else statistics.spectrum_rows, n, statistics.dim
     )
+    if statistics.classes_drawn is not None:
+        more["classes_drawn"] = len(statistics.classes_drawn)
     if statistics.spectrum_rows is not None:
         more["spectrum_rows"] = statistics.spectrum_rows
     notes += _near_duplicates_note(more)

@@ -19,7 +19,7 @@ from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
-from lightning_featgeo.rows.waiting import Waiting
+from lightning_featgeo.rows.waiting import PlainRows, Waiting, joined
 from lightning_featgeo.types import Tensor
 
 _TILES = 96 * 2**20  # bytes of products and of pairs of points, at a time
@@ -35,6 +35,7 @@ class Mergeable(Metric):
     dim: int | None
     has_reference: bool
     _waiting: Waiting
+    _begun: bool  # a batch of this window was added
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
     _counters: dict[str, Tensor]
@@ -57,6 +58,10 @@ class Mergeable(Metric):
     @abstractmethod
     def catch_up(self) -> None:
         """Add the rows that wait."""
+
+    @abstractmethod
+    def update_rows(self, rows: Rows | PlainRows, present: frozenset[str], owned: bool = True) -> None:
+        """Add rows."""
 
     def across(self: M, ranks: Ranks, failure: Gap | None = None, keep: bool = True) -> M:
         """This metric as if it had seen the rows of all ranks, by one sequence of collectives that is the same on all.
@@ -164,25 +169,33 @@ class Mergeable(Metric):
             raise ValueError(
                 f"cannot merge: here {self._settings()}, dim {self.dim}; there {other['settings']}, dim {other['dim']}"
             )
+        if self._begun:  # two that have seen rows: what waits here comes first
+            self.catch_up()
         for name, states in other["accumulators"].items():
-            accumulator = self.accumulators[name]
+            accumulator = self._made[name]
             if isinstance(accumulator, Accumulator):
                 accumulator.merge_state(states)
         for name, value in other["counters"].items():
             mine = self._counters[name]
             self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
+        self._begun = self._begun or bool(other.get("begun", True))
+        if other.get("waiting") is not None:
+            rows = Rows(**{name: column.to(self.device) for name, column in other["waiting"].items()})
+            self.update_rows(rows, frozenset(), owned=False)
         self._arrived += other["arrived"]
         self._earlier = self._earlier or other["earlier"]
         _compat.has_updates(self)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
-        self.catch_up()
+        waiting = joined(self._waiting.batches) if self._waiting.batches else None
         return {
             "settings": self._settings(),
             "dim": self.dim,
             "arrived": self._arrived,
             "earlier": self._earlier,
+            "begun": self._begun,
+            "waiting": None if waiting is None else {name: column.clone() for name, column in vars(waiting).items()},
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}

@@ -18,6 +18,8 @@ from lightning_featgeo.cuda_ext import backend_info
 from lightning_featgeo.errors import printable
 from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.geometry import GeometryMetric
+from lightning_featgeo.metrics.plan import classes_drawn
 from lightning_featgeo.watch.window import Window
 
 LONGEST = 100  # printed lines, in characters; shorter where the terminal is narrower
@@ -43,6 +45,15 @@ def fill(text: str, hanging: int) -> str:
         )
         for line in text.splitlines()
     )  # fmt: skip
+
+
+def _classes(metric: GeometryMetric) -> str:
+    """How many there are, and how many have statistics of their own."""
+    of = metric.num_classes or 0
+    drawn = classes_drawn(of)
+    return (
+        str(of) if drawn is None else f"{of:,}; of {len(drawn):,} of them, drawn by a hash, means and spread are kept"
+    )
 
 
 def mebibytes(count: int) -> str:
@@ -91,7 +102,7 @@ class Announcement:
             ("watching", self._layer(layer, part)) for layer, part in zip(self.layers, self.window.layers, strict=True)
         ]
         lines.append(("rows", "; ".join(dict.fromkeys(part.assembler.evidence.summary for part in self.seen))))
-        lines.append(("classes", str(metric.num_classes) if reads_labels else "not used by these signals"))
+        lines.append(("classes", _classes(metric) if reads_labels else "not used by these signals"))
         lines.append(("stages", ", ".join(self.stages) + (f"; compared with {compared!r}" if compared else "")))
         lines.append(("signals", ", ".join(metric.signals or ())))
         few = metric.spectrum_limit

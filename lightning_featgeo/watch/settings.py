@@ -23,7 +23,7 @@ from lightning_featgeo.rows.view_grammar import Views, parse_views
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., None])
-AUTO_CLASS_BYTES = 256 * 2**20  # "auto" keeps class statistics up to here (a language model's head has 50,000)
+AUTO_CLASS_BYTES = 256 * 2**20  # "auto" keeps class statistics up to here
 
 
 @dataclass(frozen=True)

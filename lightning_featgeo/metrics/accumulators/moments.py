@@ -50,8 +50,11 @@ class MomentsAccumulator(Accumulator):
         num_classes: C; 0 keeps no class statistics. Unlabelled rows then or otherwise count in totals only.
         keep_scatter: also keep d×d second moments; without them class means and variances are all there is.
         device: where the states live.
+        drawn: (k,) ascending, the classes that have statistics of their own; rows of others count in totals only.
+            None: all.
 
-    State bytes: with G = C+1 groups, G·(12·d + 16) + B·8·d², B = 2 if C > 0 else 1 (0 without scatter).
+    State bytes: G·(12·d + 16) + B·8·d² with G = C+1 groups (k+1 if k classes are drawn); B = 2 if C > 0 else 1 (0
+    without scatter).
     """
 
     shift: Tensor
@@ -66,9 +69,16 @@ class MomentsAccumulator(Accumulator):
         num_classes: int = 0,
         keep_scatter: bool = True,
         device: torch.device | str = "cpu",
+        drawn: Tensor | None = None,
     ) -> None:
         super().__init__(device)
-        self.dim, self.num_classes = dim, num_classes
+        in_all = num_classes
+        self._slots: Tensor | None = None  # by class: which of the drawn ones it is
+        if drawn is not None:
+            self._slots = torch.full((num_classes,), -1, device=self._device)
+            self._slots[drawn.to(self._device)] = torch.arange(len(drawn), device=self._device)
+            num_classes = len(drawn)
+        self.dim, self.num_classes, self.drawn, self.classes_in_all = dim, num_classes, drawn, in_all
         groups, buckets = num_classes + 1, (2 if num_classes else 1) if keep_scatter else 0
         self._state("shift", torch.zeros(groups, dim, dtype=torch.float32))
         self._state("counts", torch.zeros(groups, dtype=torch.float64))
@@ -78,8 +88,13 @@ class MomentsAccumulator(Accumulator):
 
     def update(self, rows: Rows) -> None:
         """Add rows; labels outside [0, C) count as unlabelled."""
-        unlabelled = (rows.label < 0) | (rows.label >= self.num_classes)
-        groups = torch.where(unlabelled, self.num_classes, rows.label)
+        label = rows.label
+        if self._slots is not None:
+            self._slots = self._slots.to(label.device)
+            inside = (label >= 0) & (label < len(self._slots))
+            label = torch.where(inside, self._slots[torch.where(inside, label, 0)], -1)
+        unlabelled = (label < 0) | (label >= self.num_classes)
+        groups = torch.where(unlabelled, self.num_classes, label)
         groups = torch.where(rows.keep, groups, -1)
         ops.scatter_(
             rows.features,

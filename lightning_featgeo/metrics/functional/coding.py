@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 EPSILON_SQUARED = 0.5
@@ -23,27 +24,24 @@ def rate(unit: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 
 def _rate_of_gram(gram: Tensor, n: int, dim: int) -> Tensor:
-    eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+    """Of one Gram matrix, or of each of several."""
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return 0.5 * torch.linalg.slogdet(eye + dim / (n * EPSILON_SQUARED) * gram).logabsdet
 
 
 def rates_by_class(
     unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """R of all labelled rows, and Σ_j n_j/n·R_j over their classes. The classes' Gram matrices add up."""
+    """R of all labelled rows, and Σ_j n_j/n·R_j over their classes."""
     n, dim = unit_labelled_rows.shape
     if n < 1:
         raise Undefined("no labelled row has a direction")
-    total = unit_labelled_rows.new_zeros(dim, dim) if dim <= n else None
     within = unit_labelled_rows.new_zeros(())
-    for label in row_labels.unique().tolist():
-        z = unit_labelled_rows[row_labels == label]
-        outer = z.T @ z if total is not None or len(z) >= dim else None
-        smaller = z @ z.T if outer is None or len(z) < dim else outer
-        within = within + len(z) / n * _rate_of_gram(smaller, len(z), dim)
-        total = total + outer if total is not None and outer is not None else total
-    whole = rate(unit_labelled_rows) if total is None else _rate_of_gram(total, n, dim)
-    return whole, within
+    for _, index in by_size(row_labels, dim):
+        z, size = unit_labelled_rows[index], index.shape[1]
+        smaller = z.mT @ z if dim <= size else z @ z.mT
+        within = within + size / n * _rate_of_gram(smaller, size, dim).sum()
+    return rate(unit_labelled_rows), within
 
 
 def coding_rate(unit_coding_rate: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ from lightning_featgeo.metrics.functional.duplicates import apart
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
+VOTES_AT_ONCE = 2**22  # rows × classes: 32 MiB
 VOTE_TEMPERATURE = 0.07
 UNIFORMITY_SCALE = 2.0
 SAME_SAMPLES = 0.99
@@ -155,14 +156,19 @@ def voted_classes(
     n = row_labels.numel()
     if n < 1 or vote_similarities.shape[1] == 0:
         raise Undefined("no labelled row has a direction")
-    classes = int(torch.maximum(row_labels.max(), vote_labels.max())) + 1  # voters may have classes that rows have not
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE)  # the common factor doesn't change a vote
-    votes = torch.zeros(n, classes, dtype=torch.float64, device=weights.device)
-    votes.scatter_add_(1, vote_labels.clamp(min=0), weights.double())
-    return votes.argmax(dim=1)
+    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE).double()  # a common factor changes no vote
+    classes, voted = vote_labels.clamp(min=0).unique(return_inverse=True)  # ascending, so that ties go to the lower one
+    step = max(1, VOTES_AT_ONCE // len(classes))
+    best_of = [
+        torch.zeros(len(some), len(classes), dtype=torch.float64, device=some.device)
+        .scatter_add_(1, of, some)
+        .argmax(dim=1)
+        for some, of in zip(weights.split(step), voted.split(step), strict=True)
+    ]
+    return classes[torch.cat(best_of)]
 
 
 def uniformity(kernel_sums: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
+from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 TAIL_RATIO = 2
@@ -68,12 +69,12 @@ def tail_min_angle(
     return torch.rad2deg(torch.stack(angles).min())
 
 
-def log_volume(rows: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-    """½ ln det(I + d/m·ZᵀZ) of rows centred on their own mean, in nats, ≥ 0."""
-    z = rows.double() - rows.double().mean(dim=0)
-    m, d = z.shape
-    gram = z @ z.T if m < d else z.T @ z
-    eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+def log_volume(rows: Float[Tensor, "*k m d"]) -> Float[Tensor, "*k"]:
+    """½ ln det(I + d/m·ZᵀZ) of rows centred on their own mean, in nats, ≥ 0; of one class, or of each of k."""
+    z = rows.double() - rows.double().mean(dim=-2, keepdim=True)
+    m, d = z.shape[-2:]
+    gram = z @ z.mT if m < d else z.mT @ z
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return 0.5 * torch.linalg.slogdet(eye + d / m * gram).logabsdet
 
 
@@ -98,6 +99,8 @@ def class_volume_tail_gap(
     m = int(kept[torch.cat([head, tail])].min())
 
     def mean_volume(classes: Tensor) -> Tensor:
-        return torch.stack([log_volume(labelled_rows[labelled_row_labels == c][:m]) for c in classes.tolist()]).mean()
+        theirs = torch.isin(labelled_row_labels, classes).nonzero().squeeze(1)
+        sized = by_size(labelled_row_labels[theirs], labelled_rows.shape[1], m)
+        return torch.cat([log_volume(labelled_rows[theirs[index]]) for _, index in sized]).mean()
 
     return mean_volume(head) - mean_volume(tail)

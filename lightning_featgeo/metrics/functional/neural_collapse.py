@@ -55,6 +55,7 @@ def nc1(
     class_means: Float[Tensor, "c d"],
     class_counts: Int64[Tensor, " c"],
     within_scatter: Float[Tensor, "d d"] | ClassDeviations,
+    class_share: float = 1.0,
 ) -> Float[Tensor, ""]:
     """NC1, within-class variability collapse: tr(Σ_W Σ_B⁺)/C, never negative; 0 is full collapse.
 
@@ -64,6 +65,7 @@ def nc1(
         class_means: μ_c.
         class_counts: rows a class.
         within_scatter: Σ over rows of (x−μ_c)(x−μ_c)ᵀ, or rows that tell it.
+        class_share: the share of all classes that are here, where they were drawn: the others are taken for alike.
 
     Raises:
         Undefined: with fewer than two usable classes, or if all class means coincide.
@@ -82,7 +84,8 @@ def nc1(
     else:
         along = ((vt @ within_scatter) * vt).sum(dim=1).clamp(min=0)
     spread = along / class_counts[used].sum()
-    return (spread / s.square()).sum()  # Σ_B⁺ = C Σ v vᵀ/s², and the C cancels with the 1/C in front
+    # Σ_B⁺ = C Σ v vᵀ/s², and the C cancels with the 1/C in front, if all classes are here
+    return (spread / s.square()).sum() * class_share
 
 
 def nc1_ratio(

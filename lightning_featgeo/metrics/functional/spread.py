@@ -51,11 +51,10 @@ def tolerance(unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor
     Raises:
         Undefined: if no class has two rows.
     """
-    classes = int(row_labels.max()) + 1 if row_labels.numel() else 0
-    sums = unit_labelled_rows.new_zeros(classes, unit_labelled_rows.shape[1]).index_add_(
-        0, row_labels, unit_labelled_rows
-    )
-    counts = torch.bincount(row_labels, minlength=classes).to(sums.dtype)
+    classes, place = row_labels.unique(return_inverse=True)  # only those that are there: of 100,000, few
+    sums = unit_labelled_rows.new_zeros(len(classes), unit_labelled_rows.shape[1])
+    sums.index_add_(0, place, unit_labelled_rows)
+    counts = torch.bincount(place, minlength=len(classes)).to(sums.dtype)
     pairs = (counts * (counts - 1)).sum()
     if not pairs > 0:
         raise Undefined("no class has two labelled rows with a direction")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 SUBSPACE_RANK = 5
@@ -56,23 +57,25 @@ def class_subspace_affinity(
         Undefined: if fewer than two classes have 5 directions above round-off (√(d·eps) of the first), or d < 5.
     """
     r = SUBSPACE_RANK
+    d = labelled_rows.shape[1]
     bases = []
-    for label in labelled_row_labels.unique().tolist():
-        rows = labelled_rows[labelled_row_labels == label][:SUBSPACE_ROWS].double()
-        if min(rows.shape) < r:
+    for _, index in by_size(labelled_row_labels, d, SUBSPACE_ROWS):
+        if min(index.shape[1], d) < r:
             continue
-        gram = rows.T @ rows if rows.shape[1] <= rows.shape[0] else rows @ rows.T
+        rows = labelled_rows[index].double()  # (k, m, d)
+        gram = rows.mT @ rows if d <= index.shape[1] else rows @ rows.mT
         values, vectors = torch.linalg.eigh(gram)
-        values, vectors = values[-r:], vectors[:, -r:]
-        if not values[0] > gram.shape[0] * torch.finfo(torch.float64).eps * values[-1]:
-            continue
-        bases.append(vectors if rows.shape[1] <= rows.shape[0] else torch.linalg.qr(rows.T @ vectors).Q)
-    if len(bases) < 2:
+        values, vectors = values[:, -r:], vectors[:, :, -r:]
+        real = values[:, 0] > gram.shape[1] * torch.finfo(torch.float64).eps * values[:, -1]
+        if bool(real.any()):
+            vectors = vectors[real]
+            bases.append(vectors if d <= index.shape[1] else torch.linalg.qr(rows[real].mT @ vectors).Q)
+    stacked = torch.cat(bases) if bases else labelled_rows.new_zeros(0, d, r)  # (c, d, r)
+    c = len(stacked)
+    if c < 2:
         raise Undefined(
             f"needs 2 classes with at least {r} independent rows, above round-off, in at least {r} dimensions"
         )
-    stacked = torch.stack(bases)  # (c, d, r)
-    c = len(bases)
     flat = stacked.permute(1, 0, 2).flatten(1)
     total = torch.zeros((), dtype=torch.float64, device=flat.device)
     for i in range(c - 1):  # one row of blocks at a time: (c·r)² cosines are never held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ class BankStatistics:
     _accumulators: Mapping[str, Any]
     _wanted: frozenset[str]
     _earlier: tuple[Tensor, Tensor] | None
+    _need_all_classes: Callable[[str], None]
     dim: int
     k: int
     vote_k: int
@@ -134,6 +135,12 @@ class BankStatistics:
     def labelled_rows(self) -> Tensor:
         """(n, d) the bank's labelled rows."""
         return self._bank.rows[self._bank.labels >= 0]
+
+    @statistic("bank", "labels")
+    def classified_rows(self) -> Tensor:
+        """``labelled_rows``, where there are means of all classes to compare them with."""
+        self._need_all_classes("rows are compared with the means of")
+        return self.labelled_rows
 
     @statistic("bank", "labels")
     def labelled_row_labels(self) -> Tensor:

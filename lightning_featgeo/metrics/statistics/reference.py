@@ -160,11 +160,13 @@ class ReferenceStatistics(SpectrumStatistics):
         other = self._of_reference("covariance")
         if not other.has_classes:
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
+        other._need_all_classes("a row is compared with the means of")
         return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
 
     @statistic("moments", "labels")
     def frequency(self) -> Tensor:
         """(C,) rows a class that tell head from tail: the reference's where it has classes, else this window's."""
+        self._need_all_classes("head and tail are told by the counts of")
         r = self._reference
         if r is not None and r.has_classes and r.class_counts.shape == self.class_counts.shape:
             return r.class_counts

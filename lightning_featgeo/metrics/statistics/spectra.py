@@ -138,5 +138,12 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
         """(d, d) Σ (x−μ_c)(x−μ_c)ᵀ over labelled rows; where no scatter is kept, the rows of the bank that tell it."""
         if self.keeps_scatter:
             return self._classes.within
-        rows, labels = self.labelled_rows[: self._spectrum_limit], self.labelled_row_labels[: self._spectrum_limit]
+        rows, labels = self.labelled_rows, self.labelled_row_labels
+        drawn = self.classes_drawn
+        if drawn is not None:
+            drawn = drawn.to(labels.device)
+            slot = torch.searchsorted(drawn, labels).clamp(max=len(drawn) - 1)
+            there = drawn[slot] == labels
+            rows, labels = rows[there], slot[there]
+        rows, labels = rows[: self._spectrum_limit], labels[: self._spectrum_limit]
         return ClassDeviations(rows, labels, self.class_means, int(self.class_counts.sum()))

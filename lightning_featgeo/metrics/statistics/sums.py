@@ -101,6 +101,28 @@ class SumStatistics:
 
     # --- classes ---------------------------------------------------------------------------------------------
 
+    @property
+    def classes_drawn(self) -> Tensor | None:
+        """(k,) which classes have statistics of their own; None: all."""
+        moments = self._accumulators.get("moments")
+        return moments.drawn if isinstance(moments, MomentsAccumulator) else None
+
+    @property
+    def _classes_in_all(self) -> int:
+        return int(cast(MomentsAccumulator, self._accumulators["moments"]).classes_in_all)
+
+    def _need_all_classes(self, what: str) -> None:
+        if self.classes_drawn is not None:
+            raise Undefined(
+                f"{what} all classes, and only {len(self.classes_drawn):,} of so many have statistics of their own",
+                GapKind.NO_INPUT,
+            )
+
+    @statistic("moments", "labels")
+    def class_share(self) -> float:
+        """The share of all classes that have statistics of their own."""
+        return 1.0 if self.classes_drawn is None else len(self.classes_drawn) / self._classes_in_all
+
     @statistic("moments", "labels")
     def class_means(self) -> Tensor:
         """(C, d)."""
@@ -136,7 +158,10 @@ class SumStatistics:
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             raise Undefined("no linear head is known; name it with head='path.of.the.classifier'", GapKind.NO_INPUT)
         device = state_device(weight.device)  # float64 is not everywhere
-        weight = weight.detach().to(device).double().flatten(1)
+        weight = weight.detach().to(device).flatten(1)
         bias = getattr(self._head, "bias", None)
-        offset = bias.detach().to(device).double() if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
-        return weight, offset
+        offset = bias.detach().to(device) if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
+        drawn = self.classes_drawn
+        if drawn is not None and len(weight) > int(drawn[-1]):
+            weight, offset = weight[drawn.to(device)], offset[drawn.to(device)]
+        return weight.double(), offset.double()

@@ -1,0 +1,129 @@
+"""More classes than can be compared pair by pair: a hashed part stands for all of them, and the rest counts in totals."""
+
+import pytest
+import torch
+
+from lightning_featgeo import GeometryMetric
+from lightning_featgeo.metrics.functional.coding import rate, rates_by_class
+from lightning_featgeo.metrics.functional.density import voted_classes
+from lightning_featgeo.metrics.functional.long_tail import log_volume
+from lightning_featgeo.metrics.functional.segments import by_size
+from lightning_featgeo.metrics.plan import MOST_CLASSES, classes_drawn
+
+SIGNALS = ["nc1", "nc1_ratio", "cdnv", "nc2_equiangle", "nc2_equinorm", "gnc2", "nc3", "effective_rank", "feature_std"]
+
+
+def many(classes: int, rows: int, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    labels = torch.arange(rows) % classes
+    return torch.randn(classes, dim)[labels] + 0.3 * torch.randn(rows, dim), labels
+
+
+def window(x: torch.Tensor, y: torch.Tensor, classes: int, signals: list[str], head: torch.nn.Module | None = None):  # type: ignore[no-untyped-def]
+    metric = GeometryMetric(signals, num_classes=classes, head=head)
+    for start in range(0, len(x), 5000):
+        metric.update(x[start : start + 5000], y[start : start + 5000])
+    return metric, metric.window()
+
+
+def test_few_classes_are_all_there() -> None:
+    assert classes_drawn(MOST_CLASSES) is None
+    drawn = classes_drawn(20_000)
+    assert drawn is not None
+    assert len(drawn) == MOST_CLASSES
+    assert torch.equal(drawn, classes_drawn(20_000))  # the same in every window, stage and process
+    assert torch.equal(drawn, drawn.sort().values)
+    assert abs(float(drawn.double().mean()) / 10_000 - 1) < 0.03  # from all over the range
+
+
+def test_a_part_of_the_classes_reads_what_all_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = 3000
+    x, y = many(classes, 30_000)
+    head = torch.nn.Linear(16, classes)
+    _, exact = window(x, y, classes, SIGNALS, head)
+    monkeypatch.setattr("lightning_featgeo.metrics.plan.MOST_CLASSES", 1000)
+    metric, part = window(x, y, classes, SIGNALS, head)
+    assert metric.accumulators["moments"].counts.shape == (1001,)
+    assert part.counts["classes_drawn"] == 1000
+    for name in ("effective_rank", "feature_std"):  # of all rows
+        assert part.values[name] == pytest.approx(exact.values[name], rel=1e-9), name
+    for name in ("nc1", "nc1_ratio", "cdnv", "nc2_equinorm", "gnc2", "nc2_equiangle"):
+        assert part.values[name] == pytest.approx(exact.values[name], rel=0.1), name
+    kept = classes_drawn(classes)
+    assert kept is not None
+    inside = torch.isin(y, kept)
+    alone = GeometryMetric(["cdnv", "nc3"], num_classes=1000, head=_part_of(head, kept))
+    alone.update(x[inside], torch.searchsorted(kept, y[inside]))
+    for name, value in alone.window().values.items():
+        if name != "n_samples":
+            assert part.values[name] == pytest.approx(value, rel=1e-9), name  # exactly that of the classes drawn
+
+
+def _part_of(head: torch.nn.Linear, kept: torch.Tensor) -> torch.nn.Linear:
+    part = torch.nn.Linear(16, len(kept))
+    with torch.no_grad():
+        part.weight.copy_(head.weight[kept])
+        part.bias.copy_(head.bias[kept])
+    return part
+
+
+def test_what_needs_all_classes_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_featgeo.metrics.plan.MOST_CLASSES", 10)
+    x, y = many(40, 800)
+    _, found = window(
+        x, y, 40, ["nc4", "tail_min_angle", "class_volume_tail_gap", "knn_accuracy"], torch.nn.Linear(16, 40)
+    )
+    assert set(found.gaps) == {"nc4", "tail_min_angle", "class_volume_tail_gap"}
+    assert "all classes" in found.gaps["nc4"]
+    assert found.values["knn_accuracy"] > 0.9  # a vote among rows needs no statistics of classes
+
+
+def test_wide_features_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = many(40, 400)
+    monkeypatch.setattr("lightning_featgeo.metrics.plan.MOST_CLASSES", 10)
+    metric = GeometryMetric(["nc1"], num_classes=40, spectrum_rows=400)
+    metric.update(x, y)
+    whole = GeometryMetric(["nc1"], num_classes=40)
+    whole.update(x, y)
+    assert metric.window().values["nc1"] == pytest.approx(whole.window().values["nc1"], rel=1e-9)
+
+
+def test_memory_is_that_of_the_classes_drawn() -> None:
+    metric = GeometryMetric(["cdnv", "nc2_equiangle"], num_classes=100_000)
+    metric.update(torch.randn(64, 512), torch.arange(64))
+    assert metric.memory_bytes < 40 * 2**20  # all of them would take 600 MiB
+
+
+def test_classes_of_as_many_rows_come_together() -> None:
+    labels = torch.tensor([3, 1, 3, 0, 1, 3, 7, 0, 3])
+    found = {
+        int(c): rows.tolist() for classes, index in by_size(labels, 4) for c, rows in zip(classes, index, strict=True)
+    }
+    assert found == {0: [3, 7], 1: [1, 4], 3: [0, 2, 5, 8], 7: [6]}
+    most = {
+        int(c): rows.tolist()
+        for classes, index in by_size(labels, 4, 2)
+        for c, rows in zip(classes, index, strict=True)
+    }
+    assert most == {0: [3, 7], 1: [1, 4], 3: [0, 2], 7: [6]}
+    assert sum(len(classes) for classes, _ in by_size(torch.arange(100), 2**21)) == 100  # in pieces, and every one
+
+
+def test_class_by_class_measures_are_those_of_a_loop() -> None:
+    torch.manual_seed(0)
+    labels = torch.cat([torch.arange(30), torch.randint(0, 5, (200,))])
+    unit = torch.nn.functional.normalize(torch.randn(230, 12).double(), dim=1)
+    whole, within = rates_by_class(unit, labels)
+    parts = [(labels == c).double().mean() * rate(unit[labels == c]) for c in labels.unique()]
+    assert float(whole) == pytest.approx(float(rate(unit)), rel=1e-12)
+    assert float(within) == pytest.approx(float(sum(parts)), rel=1e-12)
+    assert log_volume(unit[:20].reshape(4, 5, 12)).tolist() == pytest.approx(
+        [float(log_volume(part)) for part in unit[:20].split(5)], rel=1e-12
+    )
+
+
+def test_votes_for_many_classes_take_little_memory() -> None:
+    labels = torch.tensor([99_999, 5, 99_999, 7])
+    similarities = torch.tensor([[0.9, 0.8], [0.9, 0.8], [0.9, 0.2], [0.5, 0.5]])
+    votes = torch.tensor([[99_999, 5], [5, 7], [5, 99_999], [7, 5]])
+    assert voted_classes(similarities, votes, labels).tolist() == [99_999, 5, 5, 5]  # of a tie the lower class

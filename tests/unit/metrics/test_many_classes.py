@@ -1,4 +1,4 @@
-"""More classes than can be compared pair by pair: a hashed part stands for all of them, and the rest counts in totals."""
+"""More classes than can be compared pair by pair: a hashed part stands for all; the rest counts in totals."""
 
 import pytest
 import torch

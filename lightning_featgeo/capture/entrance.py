@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
@@ -27,19 +27,7 @@ from lightning_featgeo.types import Tensor
 
 SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
 SEARCHES = 4  # times that this begins anew, where a watched module runs in none of these
-_NODES = 200  # of the autograd graph that are looked through between two modules
 _KEYS = itertools.count()
-
-
-@dataclass(slots=True)
-class Entered:
-    """One outermost call: when it began and ended, what it was given, and what it gave."""
-
-    start: int
-    module: int
-    given: list[Tensor]
-    stop: float = math.inf
-    gave: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -107,6 +95,7 @@ class Entrance:
         self._attached: list[Hook] = []
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._recording = Recording()
+        self._entries: Entries | None = None  # of the calls, once the step is over
 
     def open(self, traces: bool = False) -> None:
         """A step begins; ``traces``: every module's calls are noted."""
@@ -127,6 +116,7 @@ class Entrance:
             if not alone:
                 after.attach()
                 self._attached.append(after)
+        self._entries = None
         self._recording = _RECORDING[self.key] = Recording(
             is_open=self._is_open, is_alone=alone, trace=Trace() if traces else None
         )
@@ -165,7 +155,7 @@ class Entrance:
     def forget(self) -> None:
         """Let go of what was seen."""
         self.close()
-        self._recording = Recording()
+        self._recording, self._entries = Recording(), None
 
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
@@ -182,82 +172,38 @@ class Entrance:
         if self._recording.is_alone and not (is_input and id(module) in self._outermost):
             before = [next((e for e in reversed(entered) if e.start <= call.order), None) for call in calls]
             return [() if one is None else tuple(one.given) for one in before]
-        sources = [one for one in entered if one.module != id(module) and not self._derived(one, entered)]
+        if self._entries is None:
+            self._entries = Entries(entered)
+        entries, sources = self._entries, self._entries.first_hand(but=id(module))
         found: list[tuple[Tensor, ...]] = []
         last = -1
         for index, call in enumerate(calls):
-            holding = next((e for e in entered if e.start <= call.order <= e.stop), None)
+            holding = entries.holding(call.order)
             if holding is not None and not (is_input and holding.module == id(module)):
-                found.append(self._given(holding, entered))
+                found.append(tuple(entries.origin(holding).given))
             else:
-                found.append(self._behind(call, index, len(calls), last, sources, entered))
+                found.append(_behind(call, index, len(calls), last, sources, entries))
             last = call.order
         return found
 
-    def _given(self, one: Entered, entered: list[Entered]) -> tuple[Tensor, ...]:
-        """What entered for an outermost call: its own arguments, or those of the call that made them."""
-        for _ in range(len(entered)):
-            earlier = self._derived(one, entered)
-            if earlier is None:
-                break
-            one = earlier
-        return tuple(one.given)
 
-    def _derived(self, one: Entered, entered: list[Entered]) -> Entered | None:
-        """The earlier call whose output one was given."""
-        for given in one.given[:4]:
-            if given.is_floating_point():
-                made = _maker(_compat.address(given), given.grad_fn, one.start, entered)
-                if made is not None:
-                    return made
-        return None
-
-    def _behind(
-        self, call: Caught, index: int, count: int, before: int, sources: list[Entered], entered: list[Entered]
-    ) -> tuple[Tensor, ...]:
-        """For features that were made between modules: from what."""
-        made = _maker(call.place, call.node, call.order, entered)
-        if made is not None:
-            return self._given(made, entered)
-        if len(sources) == count and sources[index].stop < call.order:
-            return tuple(sources[index].given)
-        earlier = [one for one in sources if one.stop < call.order]
-        fresh = [one for one in earlier if one.start > before] or earlier
-        return tuple(tensor for one in fresh for tensor in one.given)
+def _behind(
+    call: Caught, index: int, count: int, before: int, sources: list[Entered], entries: Entries
+) -> tuple[Tensor, ...]:
+    """For features that were made between modules: from what."""
+    made = entries.maker(call.place, call.node, call.order)
+    if made is not None:
+        return tuple(entries.origin(made).given)
+    if len(sources) == count and sources[index].stop < call.order:
+        return tuple(sources[index].given)
+    earlier = [one for one in sources if one.stop < call.order]
+    fresh = [one for one in earlier if one.start > before] or earlier
+    return tuple(tensor for one in fresh for tensor in one.given)
 
 
 def _is_a_number(one: Entered) -> bool:
     """Whether a call gave nothing but a loss, or scores: one number, or one a sample."""
     return bool(one.gave) and all(gave.ndim < 2 or gave.shape[-1] == 1 for gave in one.gave)
-
-
-def _maker(place: int | None, node: Any, order: int, entered: list[Entered]) -> Entered | None:
-    """The call that gave a tensor, or what it was made from without another module.
-
-    Args:
-        place: where its memory begins. Outputs of earlier calls are held, so that nothing else takes their place.
-        node: of the autograd graph that made it, if there is a graph.
-        order: when it was used.
-        entered: all outermost calls.
-    """
-    earlier = [one for one in entered if one.stop < order]
-    if place is not None:
-        for one in reversed(earlier):
-            if any(_compat.address(gave) == place for gave in one.gave):
-                return one
-    if node is None:
-        return None
-    makers = {gave.grad_fn: one for one in earlier for gave in one.gave if gave.grad_fn is not None}
-    seen, waiting = {node}, [node]
-    while waiting and len(seen) < _NODES:
-        at = waiting.pop()
-        if at in makers:
-            return makers[at]
-        for child, _ in at.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                waiting.append(child)
-    return None
 
 
 def _hookable(root: torch.nn.Module, everything: bool = False) -> Iterator[torch.nn.Module]:

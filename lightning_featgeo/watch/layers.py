@@ -22,6 +22,8 @@ from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.settings import AUTO_CLASS_BYTES, WatchSettings
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
+MOST_WAITING, LEAST_WAITING = 64 * 2**20, 64 * 2**10  # bytes of rows that wait, of all layers, and of each
+
 
 def watched_layers(
     settings: WatchSettings,
@@ -44,6 +46,9 @@ def watched_layers(
         earlier: index of a layer -> its neighbours in an earlier window, as a checkpoint keeps them.
     """
     s, watched = settings, []
+    policy = replace(
+        policy, waiting_bytes=max(LEAST_WAITING, min(policy.waiting_bytes, MOST_WAITING // max(1, len(sources.layers))))
+    )
     seed = seed_for(s.neighbors.seed, plan.stage, plan.number)
     for index, layer in enumerate(sources.layers):
         classes = class_count(s, stated, sources, layer.width)

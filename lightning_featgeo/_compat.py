@@ -126,10 +126,12 @@ def flags_of(handle: Any) -> tuple[bool, ...]:
         return ()
 
 
-def put_back(handle: Any, hook: Any, flags: tuple[bool, ...], first: bool) -> bool:
-    """Put a hook back where its handle took it away; False where torch keeps hooks in another way."""
+def put_back(module: Any, handle: Any, hook: Any, flags: tuple[bool, ...], first: bool) -> bool:
+    """Put a hook back where its handle took it away; False where torch, or this module now, keeps hooks elsewhere."""
     try:
         hooks, extra = handle.hooks_dict_ref(), [ref() for ref in handle.extra_dict_ref]
+        if hooks is not module._forward_pre_hooks and hooks is not module._forward_hooks:
+            return False
         if hooks is None or not flags or len(flags) != len(extra) or any(one is None for one in extra):
             return False
         hooks[handle.id] = hook

@@ -34,7 +34,7 @@ class Hook:
         if self.is_attached:
             return
         self.is_attached = True
-        if self._handle is not None and _compat.put_back(self._handle, self.function, self._flags, first):
+        if self._handle is not None and _compat.put_back(self.module, self._handle, self.function, self._flags, first):
             return
         if self.before:
             self._handle = self.module.register_forward_pre_hook(self.function, with_kwargs=True, prepend=first)

@@ -35,7 +35,7 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
     """What the computed statistics give, on the CPU."""
     computed = statistics.computed()
     found: dict[str, Tensor] = {}
-    if {"class_means", "class_counts"} <= computed and statistics.classes_drawn is None:  # else no table of them all
+    if {"class_means", "class_counts"} <= computed and statistics.classes_drawn is None:  # else no table
         votes = {"vote_similarities", "vote_labels", "row_labels"} <= computed
         voted = (statistics.vote_similarities, statistics.vote_labels, statistics.row_labels) if votes else None
         found |= of_classes(

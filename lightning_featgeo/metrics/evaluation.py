@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
 from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics.statistics import Statistics
+from lightning_featgeo.metrics.statistics.sums import MOST_CLASSES
 from lightning_featgeo.types import Tensor
 
 ROWS_PER_DIMENSION = 4
@@ -80,8 +81,9 @@ def evaluate(
     notes = _small_sample_note(
         spectral, n if statistics.spectrum_rows is None else statistics.spectrum_rows, n, statistics.dim
     )
-    if statistics.classes_drawn is not None:
-        more["classes_drawn"] = len(statistics.classes_drawn)
+    if statistics.has_classes and statistics.classes_left_out:
+        more["classes_left_out"] = statistics.classes_left_out
+        notes += _drawn_classes_note(values, more["classes_left_out"])
     if statistics.spectrum_rows is not None:
         more["spectrum_rows"] = statistics.spectrum_rows
     notes += _near_duplicates_note(more)
@@ -110,6 +112,18 @@ def _small_sample_note(ranks: Sequence[str], taken: int, n: int, dim: int) -> tu
         "low; compare them at this n only"
     )
     return (Note(NoteKind.SMALL_SAMPLE, told),)
+
+
+def _drawn_classes_note(values: Mapping[str, float], left_out: int) -> tuple[Note, ...]:
+    """What is of some of the classes."""
+    of_classes = [name for name in values if {"class_means", "class_variances"} & set(CATALOG[name].needs)]
+    if not of_classes:
+        return ()
+    told = (
+        f"{', '.join(of_classes)}: of {MOST_CLASSES:,} of {MOST_CLASSES + left_out:,} classes, drawn by a hash; the "
+        "more classes differ from each other, the less precise"
+    )
+    return (Note(NoteKind.OTHER, told),)
 
 
 def _near_duplicates_note(counts: Mapping[str, int]) -> tuple[Note, ...]:

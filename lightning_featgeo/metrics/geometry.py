@@ -103,7 +103,7 @@ class GeometryMetric(Streaming):
         self.impossible: dict[str, Gap] = {}
         self._modules["accumulators"] = torch.nn.ModuleDict()  # read by a property, which adds rows that wait
         self._waiting, self._begun = Waiting(policy.waiting_bytes), False
-        self._reads_views, self._target_width = False, None
+        self._reads_views, self._lost, self._target_width = False, False, None
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
@@ -158,6 +158,8 @@ class GeometryMetric(Streaming):
         """
         ranks = ranks or self._ranks()
         try:
+            if self._lost:
+                raise RuntimeError("rows were lost when they were added; begin anew with reset()")
             self.catch_up()
         except Exception as error:
             if self.policy.strict or not ranks.several:
@@ -264,7 +266,7 @@ class GeometryMetric(Streaming):
         """Forget the rows, keep the configuration and the memory."""
         super().reset()
         self._waiting.forget()
-        self._begun = False
+        self._begun = self._lost = False
         self._arrived = 0
         self._earlier, self._latest = self._latest or self._earlier, None
         for accumulator in self.each_accumulator():

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 
-from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
@@ -16,13 +15,11 @@ from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulat
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
-from lightning_featgeo.types import Tensor
 
 AUTO_BANK_ROWS = 4096
 AUTO_BANK_BYTES = 64 * 2**20
 AUTO_SPECTRUM_DIM = 4096  # the widest features whose scatter is kept: 128 MiB, twice with classes; d³ at a close
 AUTO_SPECTRUM_ROWS = 1024
-MOST_CLASSES = 4096  # that have statistics of their own: all their pairs are looked at when a window closes
 
 
 # What a signal may need of the data, beyond features, and what to do where it is missing.
@@ -114,14 +111,6 @@ def spectrum_limit(spectrum_rows: int | Literal["auto", "all"], dim: int) -> int
     return None if spectrum_rows == "all" else int(spectrum_rows)
 
 
-def classes_drawn(num_classes: int) -> Tensor | None:
-    """(k,) ascending, which classes have statistics of their own: drawn by a hash of their index. None: all."""
-    if num_classes <= MOST_CLASSES:
-        return None
-    order = ops.hash_priority(torch.arange(num_classes), 0).argsort(stable=True)
-    return order[:MOST_CLASSES].sort().values
-
-
 def build_accumulators(
     signals: tuple[str, ...],
     serve: Iterable[str],
@@ -153,9 +142,7 @@ def build_accumulators(
         requires = requires - {"scatter"} | {"bank"}
     d, classes = shape.dim, shape.num_classes if "labels" in requires else 0
     makers: dict[str, Callable[[], Accumulator]] = {
-        "moments": lambda: MomentsAccumulator(
-            d, classes, keep_scatter="scatter" in requires, device=device, drawn=classes_drawn(classes)
-        ),
+        "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
         "directions": lambda: DirectionAccumulator(d, device),
         "units": lambda: UnitAccumulator(d, device, extremes="extremes" in requires),
         "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),

@@ -41,6 +41,7 @@ class Streaming(Mergeable):
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
     _reads_views: bool
+    _lost: bool  # rows were only partly added
     _target_width: int | None  # t, where a bank keeps targets
     _named: frozenset[str]
     _latest: tuple[Tensor, Tensor] | None  # who is whose neighbour, in this window
@@ -115,13 +116,14 @@ class Streaming(Mergeable):
         """Add the rows that wait. Whoever reads ``accumulators`` finds them up to date."""
         rows = self._waiting.take()
         if rows is not None:
-            self._begun = True
+            self._begun, self._lost = True, True
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
                 torch.autocast(rows.features.device.type, enabled=False),
             ):
                 self._accumulate(rows)
+            self._lost = False
 
     @property
     def reads_views(self) -> bool:

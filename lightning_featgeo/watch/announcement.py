@@ -19,7 +19,7 @@ from lightning_featgeo.errors import printable
 from lightning_featgeo.history.fingerprint import short
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.geometry import GeometryMetric
-from lightning_featgeo.metrics.plan import classes_drawn
+from lightning_featgeo.metrics.statistics.sums import MOST_CLASSES
 from lightning_featgeo.watch.window import Window
 
 LONGEST = 100  # printed lines, in characters; shorter where the terminal is narrower
@@ -48,12 +48,9 @@ def fill(text: str, hanging: int) -> str:
 
 
 def _classes(metric: GeometryMetric) -> str:
-    """How many there are, and how many have statistics of their own."""
+    """How many there are, and how many of them are compared with each other."""
     of = metric.num_classes or 0
-    drawn = classes_drawn(of)
-    return (
-        str(of) if drawn is None else f"{of:,}; of {len(drawn):,} of them, drawn by a hash, means and spread are kept"
-    )
+    return str(of) if of <= MOST_CLASSES else f"{of:,}; where more than {MOST_CLASSES:,} occur, so many are compared"
 
 
 def mebibytes(count: int) -> str:

@@ -12,7 +12,6 @@ from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
 from lightning_featgeo.metrics.geometry import GeometryMetric
-from lightning_featgeo.metrics.plan import MOST_CLASSES
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
@@ -125,7 +124,7 @@ def class_count(settings: WatchSettings, stated: int | None, sources: Sources, w
         return settings.num_classes
     outputs = facts.outputs(sources.head, sources.reading)
     classes = max(outputs, 2) if outputs is not None else stated
-    too_large = classes is not None and min(classes, MOST_CLASSES) * (width or 1) * 12 > AUTO_CLASS_BYTES
+    too_large = classes is not None and classes * (width or 1) * 12 > AUTO_CLASS_BYTES
     return None if settings.signals == "auto" and too_large else classes
 
 

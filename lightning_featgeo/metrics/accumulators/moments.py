@@ -8,7 +8,7 @@ lose nothing; a sum of products of raw features, or of fp32 batch means, would.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.rows.rows import Rows
 from lightning_featgeo.types import Float, Int64, Tensor
 
+GROUPS_AT_ONCE = 2**20  # numbers of group means: 8 MiB
 SYNC_BLOCK_BYTES = 4 * 2**20  # of group means that ranks agree on at a time
 
 
@@ -50,11 +51,8 @@ class MomentsAccumulator(Accumulator):
         num_classes: C; 0 keeps no class statistics. Unlabelled rows then or otherwise count in totals only.
         keep_scatter: also keep d×d second moments; without them class means and variances are all there is.
         device: where the states live.
-        drawn: (k,) ascending, the classes that have statistics of their own; rows of others count in totals only.
-            None: all.
 
-    State bytes: G·(12·d + 16) + B·8·d² with G = C+1 groups (k+1 if k classes are drawn); B = 2 if C > 0 else 1 (0
-    without scatter).
+    State bytes: with G = C+1 groups, G·(12·d + 16) + B·8·d², B = 2 if C > 0 else 1 (0 without scatter).
     """
 
     shift: Tensor
@@ -69,16 +67,9 @@ class MomentsAccumulator(Accumulator):
         num_classes: int = 0,
         keep_scatter: bool = True,
         device: torch.device | str = "cpu",
-        drawn: Tensor | None = None,
     ) -> None:
         super().__init__(device)
-        in_all = num_classes
-        self._slots: Tensor | None = None  # by class: which of the drawn ones it is
-        if drawn is not None:
-            self._slots = torch.full((num_classes,), -1, device=self._device)
-            self._slots[drawn.to(self._device)] = torch.arange(len(drawn), device=self._device)
-            num_classes = len(drawn)
-        self.dim, self.num_classes, self.drawn, self.classes_in_all = dim, num_classes, drawn, in_all
+        self.dim, self.num_classes = dim, num_classes
         groups, buckets = num_classes + 1, (2 if num_classes else 1) if keep_scatter else 0
         self._state("shift", torch.zeros(groups, dim, dtype=torch.float32))
         self._state("counts", torch.zeros(groups, dtype=torch.float64))
@@ -88,13 +79,8 @@ class MomentsAccumulator(Accumulator):
 
     def update(self, rows: Rows) -> None:
         """Add rows; labels outside [0, C) count as unlabelled."""
-        label = rows.label
-        if self._slots is not None:
-            self._slots = self._slots.to(label.device)
-            inside = (label >= 0) & (label < len(self._slots))
-            label = torch.where(inside, self._slots[torch.where(inside, label, 0)], -1)
-        unlabelled = (label < 0) | (label >= self.num_classes)
-        groups = torch.where(unlabelled, self.num_classes, label)
+        unlabelled = (rows.label < 0) | (rows.label >= self.num_classes)
+        groups = torch.where(unlabelled, self.num_classes, rows.label)
         groups = torch.where(rows.keep, groups, -1)
         ops.scatter_(
             rows.features,
@@ -161,45 +147,66 @@ class MomentsAccumulator(Accumulator):
         members = [slice(0, c), slice(c, c + 1)] if c else [slice(0, 1)]
         return members[: len(self.scatter)]
 
+    def _blocks(self, members: slice) -> Iterator[slice]:
+        """Groups, so many at a time as take a few MiB: all means of 100,000 classes take as much as the state."""
+        size = max(1, GROUPS_AT_ONCE // self.dim)
+        for start in range(members.start, members.stop, size):
+            yield slice(start, min(start + size, members.stop))
+
     def _within(self, buckets: int) -> Tensor:
         """Scatter about the means of the groups in the first so many buckets."""
         members = slice(self._buckets()[0].start, self._buckets()[buckets - 1].stop)
-        delta = self.sums[members] / self.counts[members].clamp(min=1)[:, None]
         scatter = self.scatter[0].clone()
         for other in self.scatter[1:buckets]:
             scatter += other
-        return scatter.addmm_(delta.T, self.counts[members][:, None] * delta, alpha=-1)
+        for part in self._blocks(members):
+            delta = self._delta(part)
+            scatter.addmm_(delta.T, self.counts[part][:, None] * delta, alpha=-1)
+        return scatter
 
-    def _means(self) -> Tensor:
-        return self.shift.double() + self.sums / self.counts.clamp(min=1)[:, None]
+    def _delta(self, part: slice | Tensor) -> Tensor:
+        """From the shift of these groups to their means."""
+        return self.sums[part] / self.counts[part].clamp(min=1)[:, None]
+
+    def _means(self, part: slice | Tensor) -> Tensor:
+        return self.shift[part].double() + self._delta(part)
 
     def compute(self) -> Moments:
         """Moments of all rows, labelled or not."""
-        n = self.counts.sum()
-        means = self._means()
+        n, groups = self.counts.sum(), slice(0, len(self.counts))
         # about an actual mean, not the origin: the weighted average of nearby numbers
-        origin = means[self.counts.argmax()]
-        mean = origin + (self.counts[:, None] * (means - origin)).sum(dim=0) / n.clamp(min=1)
+        origin = self._means(self.counts.argmax()[None])[0]
+        mean = origin.clone()
+        for part in self._blocks(groups):
+            mean += (self.counts[part][:, None] * (self._means(part) - origin)).sum(dim=0) / n.clamp(min=1)
         if not len(self.scatter):
             return Moments(int(n), mean, self.scatter.new_zeros(0, 0))
-        away = means - mean
-        total = self._within(len(self.scatter)).addmm_(away.T, self.counts[:, None] * away)
+        total = self._within(len(self.scatter))
+        for part in self._blocks(groups):
+            away = self._means(part) - mean
+            total.addmm_(away.T, self.counts[part][:, None] * away)
         return Moments(int(n), mean, symmetrized_(total))
 
-    def compute_classes(self) -> ClassMoments:
+    def class_counts(self) -> Int64[Tensor, " c"]:
+        """Rows of each class."""
+        return self.counts[: self.num_classes].to(torch.int64)
+
+    def compute_classes(self, chosen: Int64[Tensor, " k"] | None = None) -> ClassMoments:
         """Class moments of the labelled rows.
+
+        Args:
+            chosen: indices of the classes that are wanted; None: all. The within-class scatter is always that of all.
 
         Raises:
             ValueError: if the accumulator was built without classes.
         """
         if not self.num_classes:
             raise ValueError("no class statistics were kept: build the accumulator with num_classes > 0")
-        c = self.num_classes
-        n = self.counts[:c]
-        delta = self.sums[:c] / n.clamp(min=1)[:, None]
-        variances = (self.squares[:c] / n.clamp(min=1) - delta.square().sum(dim=1)).clamp(min=0)
+        wanted: slice | Tensor = slice(0, self.num_classes) if chosen is None else chosen.to(self.counts.device)
+        n, delta = self.counts[wanted], self._delta(wanted)
+        variances = (self.squares[wanted] / n.clamp(min=1) - delta.square().sum(dim=1)).clamp(min=0)
         within = symmetrized_(self._within(1)) if len(self.scatter) else self.scatter.new_zeros(0, 0)
-        return ClassMoments(n.to(torch.int64), self._means()[:c], variances, within)
+        return ClassMoments(n.to(torch.int64), self._means(wanted), variances, within)
 
 
 def symmetrized_(a: Tensor, block: int = 1024) -> Tensor:

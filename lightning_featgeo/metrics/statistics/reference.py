@@ -168,6 +168,6 @@ class ReferenceStatistics(SpectrumStatistics):
         """(C,) rows a class that tell head from tail: the reference's where it has classes, else this window's."""
         self._need_all_classes("head and tail are told by the counts of")
         r = self._reference
-        if r is not None and r.has_classes and r.class_counts.shape == self.class_counts.shape:
+        if r is not None and r.has_classes and len(r._all_class_counts) == len(self._all_class_counts):
             return r.class_counts
         return self.class_counts

@@ -137,7 +137,11 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
     def within_scatter(self) -> Tensor | ClassDeviations:
         """(d, d) Σ (x−μ_c)(x−μ_c)ᵀ over labelled rows; where no scatter is kept, the rows of the bank that tell it."""
         if self.keeps_scatter:
-            return self._classes.within
+            within, counts = self._classes.within, self._all_class_counts
+            drawn = self.classes_drawn
+            return (
+                within if drawn is None else within * (counts[drawn].sum() / counts.sum())
+            )  # of all, for so many rows
         rows, labels = self.labelled_rows, self.labelled_row_labels
         drawn = self.classes_drawn
         if drawn is not None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
@@ -15,6 +16,8 @@ from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
+
+MOST_CLASSES = 4096  # that are compared with each other: all pairs of them are looked at
 
 
 class SumStatistics:
@@ -32,7 +35,7 @@ class SumStatistics:
 
     @cached_property
     def _classes(self) -> ClassMoments:
-        return cast(MomentsAccumulator, self._accumulators["moments"]).compute_classes()
+        return cast(MomentsAccumulator, self._accumulators["moments"]).compute_classes(self.classes_drawn)
 
     @cached_property
     def _directions(self) -> Directions:
@@ -46,7 +49,9 @@ class SumStatistics:
     def has_classes(self) -> bool:
         """Whether class moments were kept and a row had a label."""
         moments = self._accumulators.get("moments")
-        return isinstance(moments, MomentsAccumulator) and moments.num_classes > 0 and bool(self.class_counts.any())
+        return (
+            isinstance(moments, MomentsAccumulator) and moments.num_classes > 0 and bool(self._all_class_counts.any())
+        )
 
     @statistic()
     def sample_count(self) -> int:
@@ -101,27 +106,45 @@ class SumStatistics:
 
     # --- classes ---------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
+    def _all_class_counts(self) -> Tensor:
+        return cast(MomentsAccumulator, self._accumulators["moments"]).class_counts()
+
+    @cached_property
     def classes_drawn(self) -> Tensor | None:
-        """(k,) which classes have statistics of their own; None: all."""
-        moments = self._accumulators.get("moments")
-        return moments.drawn if isinstance(moments, MomentsAccumulator) else None
+        """(k,) ascending, which classes are compared with each other; None: all.
+
+        Of more than 4,096, those that occur; and if these are more than 4,096 with two rows and more, so many of them,
+        drawn by a hash of their index: the same ones wherever the same classes occur.
+        """
+        counts = self._all_class_counts
+        if len(counts) <= MOST_CLASSES:
+            return None
+        there = (counts > 0).nonzero().squeeze(1)
+        if len(there) > MOST_CLASSES:
+            there = (counts > 1).nonzero().squeeze(1)  # one row tells of no spread: such classes are left out anyway
+        order = ops.hash_priority(there, 0).argsort(stable=True)
+        return there[order[:MOST_CLASSES]].sort().values
 
     @property
-    def _classes_in_all(self) -> int:
-        return int(cast(MomentsAccumulator, self._accumulators["moments"]).classes_in_all)
+    def classes_left_out(self) -> int:
+        """Classes with two rows and more that are not compared."""
+        drawn, counts = self.classes_drawn, self._all_class_counts
+        return 0 if drawn is None else int((counts > 1).sum()) - int((counts[drawn] > 1).sum())
 
     def _need_all_classes(self, what: str) -> None:
-        if self.classes_drawn is not None:
+        if len(self._all_class_counts) > MOST_CLASSES:
             raise Undefined(
-                f"{what} all classes, and only {len(self.classes_drawn):,} of so many have statistics of their own",
+                f"{what} all classes: up to {MOST_CLASSES:,}, there are {len(self._all_class_counts):,}",
                 GapKind.NO_INPUT,
             )
 
     @statistic("moments", "labels")
     def class_share(self) -> float:
-        """The share of all classes that have statistics of their own."""
-        return 1.0 if self.classes_drawn is None else len(self.classes_drawn) / self._classes_in_all
+        """The share of the classes with two rows and more that are compared."""
+        drawn = self.classes_drawn
+        here = 0 if drawn is None else int((self._all_class_counts[drawn] > 1).sum())
+        return 1.0 if drawn is None or not here else here / (here + self.classes_left_out)
 
     @statistic("moments", "labels")
     def class_means(self) -> Tensor:
@@ -162,6 +185,6 @@ class SumStatistics:
         bias = getattr(self._head, "bias", None)
         offset = bias.detach().to(device) if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
         drawn = self.classes_drawn
-        if drawn is not None and len(weight) > int(drawn[-1]):
+        if drawn is not None and len(weight) == len(self._all_class_counts):
             weight, offset = weight[drawn.to(device)], offset[drawn.to(device)]
         return weight.double(), offset.double()

@@ -86,7 +86,7 @@ def test_memory_counts_what_may_wait() -> None:
     assert fed(2**20).memory_bytes - fed(0).memory_bytes == 2**20
 
 
-def test_a_failure_while_they_are_added_is_raised_alone_and_told_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_they_are_added_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = digits_features()
     made = metric()
     for start in range(0, 64, 16):
@@ -95,6 +95,12 @@ def test_a_failure_while_they_are_added_is_raised_alone_and_told_among_many(monk
     def fails(rows: object) -> None:
         raise RuntimeError("no memory is left")
 
-    monkeypatch.setattr(made, "_accumulate", fails)
-    with pytest.raises(RuntimeError, match="no memory"):
-        made.window(ranks=Ranks.alone())
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_accumulate", fails)
+        with pytest.raises(RuntimeError, match="no memory"):
+            made.window(ranks=Ranks.alone())
+    with pytest.raises(RuntimeError, match="reset"):  # rows are missing: it does not go on as if nothing was
+        made.window()
+    made.reset()
+    made.update(x[:64], y[:64])
+    assert made.window().values["n_samples"] == 64

@@ -171,8 +171,12 @@ class MomentsAccumulator(Accumulator):
     def _means(self, part: slice | Tensor) -> Tensor:
         return self.shift[part].double() + self._delta(part)
 
-    def compute(self) -> Moments:
-        """Moments of all rows, labelled or not."""
+    def compute(self, within: Tensor | None = None) -> Moments:
+        """Moments of all rows, labelled or not.
+
+        Args:
+            within: what ``compute_classes`` gave, if it is there: it needs no second pass over the classes.
+        """
         n, groups = self.counts.sum(), slice(0, len(self.counts))
         # about an actual mean, not the origin: the weighted average of nearby numbers
         origin = self._means(self.counts.argmax()[None])[0]
@@ -181,7 +185,12 @@ class MomentsAccumulator(Accumulator):
             mean += (self.counts[part][:, None] * (self._means(part) - origin)).sum(dim=0) / n.clamp(min=1)
         if not len(self.scatter):
             return Moments(int(n), mean, self.scatter.new_zeros(0, 0))
-        total = self._within(len(self.scatter))
+        if within is None or not self.num_classes:
+            total = self._within(len(self.scatter))
+        else:
+            delta = self._delta(slice(self.num_classes, self.num_classes + 1))
+            total = within + self.scatter[1]
+            total.addmm_(delta.T, self.counts[self.num_classes :, None] * delta, alpha=-1)
         for part in self._blocks(groups):
             away = self._means(part) - mean
             total.addmm_(away.T, self.counts[part][:, None] * away)

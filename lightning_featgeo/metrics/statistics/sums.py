@@ -31,7 +31,9 @@ class SumStatistics:
 
     @cached_property
     def _moments(self) -> Moments:
-        return cast(MomentsAccumulator, self._accumulators["moments"]).compute()
+        moments = cast(MomentsAccumulator, self._accumulators["moments"])
+        both = moments.num_classes > 0 and "within_scatter" in self._wanted and len(moments.scatter) > 0
+        return moments.compute(self._classes.within if both else None)
 
     @cached_property
     def _classes(self) -> ClassMoments:

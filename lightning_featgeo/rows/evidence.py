@@ -57,6 +57,7 @@ class Evidence:
     batches: int = 0
     _loader: str | int | None = None  # of several that a batch is made of, the one whose samples count
     _moved: bool = False
+    _mixed: bool = False  # rows were mixtures of samples in some batch
     _alike: dict[int, bool] = field(default_factory=dict)
     usual: Origin | None = None  # of the last batch that was the usual case: the same, again and again
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
@@ -103,6 +104,7 @@ class Evidence:
             return usual
         calls = self._trained_on(calls) if self.role.trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
+        self._mixed = self._mixed or any(one is not None and one.is_mixed for one in origins)
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
             found = self._known_calls(calls, origins, self.role.has_views or (self.role.trains and not labelled))
@@ -113,7 +115,8 @@ class Evidence:
             return found
         if calls:
             self._say(IN_ORDER if any(call.entered for call in calls) else UNSEEN)
-        return [Chosen(call) for call in self._unknown_calls(calls, size)]
+        # a last batch of few samples may be too small to show that it was mixed like the others
+        return [Chosen(call, is_labelled=not self._mixed) for call in self._unknown_calls(calls, size)]
 
     def _the_batch_itself(self, calls: Sequence[Call], parts: Sequence[tuple[Path, Tensor]]) -> list[Chosen] | None:
         """The usual case, at the least cost: one call, on one of the batch's own tensors."""

@@ -197,3 +197,17 @@ def test_a_step_that_begins_to_mix_or_to_shuffle_is_noticed_at_once(first: Tenso
         for _ in range(3):
             found = made.assemble([Call(F, entered=(later, *beside))], (X, Y), 0)
             assert rows(found)["label"] == labels
+
+
+def test_a_small_batch_after_mixtures_has_no_labels_unless_it_is_known() -> None:
+    """Six rows are too few to tell a mixture: what can't be told is not labelled, once mixtures were seen."""
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(9))
+    made = RowAssembler(labels=LabelReader(num_classes=4))
+    for _ in range(3):
+        found = made.assemble([Call(F, entered=(0.6 * X + 0.4 * X[order],))], (X, Y), 0)
+        assert rows(found)["label"] == [-1] * 32
+    few = X[:6]
+    found = made.assemble([Call(F[:6], entered=(0.6 * few + 0.4 * few.flip(0),))], (few, Y[:6]), 96)
+    assert rows(found)["label"] == [-1] * 6
+    found = made.assemble([Call(F[:6], entered=(few,))], (few, Y[:6]), 102)
+    assert rows(found)["label"] == Y[:6].tolist()

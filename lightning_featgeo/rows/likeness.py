@@ -13,8 +13,8 @@ import torch
 
 from lightning_featgeo.types import Tensor
 
-FEWEST = 8  # samples, below which finding one's own says little
-_OWN = 0.5  # share of rows that find themselves
+FEWEST, LEAST = 8, 4  # samples: below the first all rows have to find their own, below the second that says nothing
+_OWN = 0.5  # share of rows that find themselves, of so many
 _NEAR, _AHEAD = 0.7, 0.1  # cosine of a confident match, and its lead over the next one
 _KEPT = 0.2  # share of a masked row's elements that are left
 _ON_THE_LINE = 1 - 1e-5  # cosine between (row − sample) and (another sample − sample), in float64
@@ -40,7 +40,7 @@ def likeness(rows: Tensor, samples: Tensor) -> Likeness | None:
         samples: (n, w) the same elements of the batch.
     """
     m, n = len(rows), len(samples)
-    if n < FEWEST or rows.shape[1] < 2 or not bool(rows.isfinite().all() & samples.isfinite().all()):
+    if n < LEAST or rows.shape[1] < 2 or not bool(rows.isfinite().all() & samples.isfinite().all()):
         return None
     rows, samples = rows.to(torch.float64), samples.to(torch.float64)
     index = torch.arange(m, device=rows.device)
@@ -48,13 +48,14 @@ def likeness(rows: Tensor, samples: Tensor) -> Likeness | None:
         return Likeness(index, True)
     cosines = _directions(rows) @ _directions(samples).T
     top, found = cosines.topk(2, dim=1)
+    enough = _OWN if n >= FEWEST else 1.0
     own = index % n if m % n == 0 else None
-    if own is not None and float((found[:, 0] == own).double().mean()) >= _OWN:
+    if own is not None and float((found[:, 0] == own).double().mean()) >= enough:
         return Likeness(own, False)
-    if m % n == 0 and m > n and float((found[:, 0] == index // (m // n)).double().mean()) >= _OWN:
+    if m % n == 0 and m > n and float((found[:, 0] == index // (m // n)).double().mean()) >= enough:
         return Likeness(index // (m // n), False)
     sure = (top[:, 0] > _NEAR) & (top[:, 0] - top[:, 1] > _AHEAD)
-    if float(sure.double().mean()) < _OWN:
+    if n < FEWEST or float(sure.double().mean()) < _OWN:
         return None
     return Likeness(torch.where(sure, found[:, 0], -1), False)
 
@@ -67,14 +68,15 @@ def resemble(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
         samples: (n, w).
         own: (m,) index of each row's sample.
     """
-    if len(samples) < FEWEST or not len(rows):
+    if len(samples) < LEAST or not len(rows):
         return False
     mean, spread = samples.double().mean(dim=0), samples.double().std(dim=0).clamp(min=1e-12)
     ours, theirs = ((t.double() - mean) / spread for t in (rows, samples))
     nearest = ((ours @ theirs.T) / theirs.norm(dim=1).clamp(min=1e-12)).argmax(dim=1)
     equal = (rows[:, None] == samples[None].to(rows.dtype)).double().mean(dim=2)  # what was masked keeps the rest
     kept = (equal.argmax(dim=1) == own) & (equal.amax(dim=1) >= _KEPT)
-    return float(((nearest == own) | kept).double().mean()) >= _OWN
+    enough = _OWN if len(samples) >= FEWEST else 1.0
+    return float(((nearest == own) | kept).double().mean()) >= enough
 
 
 def occurrence(values: Tensor) -> Tensor:

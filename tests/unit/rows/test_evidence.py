@@ -200,14 +200,35 @@ def test_a_step_that_begins_to_mix_or_to_shuffle_is_noticed_at_once(first: Tenso
 
 
 def test_a_small_batch_after_mixtures_has_no_labels_unless_it_is_known() -> None:
-    """Six rows are too few to tell a mixture: what can't be told is not labelled, once mixtures were seen."""
+    """Few rows may not tell a mixture: what can't be told is not labelled, once mixtures were seen."""
     order = torch.randperm(32, generator=torch.Generator().manual_seed(9))
     made = RowAssembler(labels=LabelReader(num_classes=4))
     for _ in range(3):
         found = made.assemble([Call(F, entered=(0.6 * X + 0.4 * X[order],))], (X, Y), 0)
         assert rows(found)["label"] == [-1] * 32
-    few = X[:6]
-    found = made.assemble([Call(F[:6], entered=(0.6 * few + 0.4 * few.flip(0),))], (few, Y[:6]), 96)
-    assert rows(found)["label"] == [-1] * 6
-    found = made.assemble([Call(F[:6], entered=(few,))], (few, Y[:6]), 102)
-    assert rows(found)["label"] == Y[:6].tolist()
+    for n in (6, 3):
+        few = X[:n]
+        found = made.assemble([Call(F[:n], entered=(0.6 * few + 0.4 * few.roll(1, 0),))], (few, Y[:n]), 96)
+        assert rows(found)["label"] == [-1] * n
+        found = made.assemble([Call(F[:n], entered=(few,))], (few, Y[:n]), 102)
+        assert rows(found)["label"] == Y[:n].tolist()
+
+
+@pytest.mark.parametrize("n", [4, 6, 7, 32])
+def test_a_second_view_of_few_samples_is_one_too(n: int) -> None:
+    """A loader's last batch: the samples, and changed copies of them behind."""
+    made = RowAssembler(labels=LabelReader(num_classes=4), role=Role(has_views=True))
+    few = X[:n]
+    copies = few + 0.1 * torch.randn(n, X.shape[1], generator=torch.Generator().manual_seed(n))
+    found = made.assemble([Call(torch.randn(2 * n, 5), entered=(torch.cat([few, copies]),))], (few, Y[:n]), 0)
+    assert rows(found)["view"] == [0] * n + [1] * n
+    assert rows(found)["sample"] == [*range(n), *range(n)]
+
+
+def test_few_other_samples_are_no_views() -> None:
+    for seed in range(1, 41):
+        others = torch.randn(6, X.shape[1], generator=torch.Generator().manual_seed(seed))
+        made = RowAssembler(labels=LabelReader(num_classes=4), role=Role(has_views=True))
+        found = made.assemble([Call(torch.randn(12, 5), entered=(torch.cat([X[:6], others]),))], (X[:6], Y[:6]), 0)
+        assert rows(found)["sample"][:6] == [*range(6)]
+        assert rows(found)["view"] == [0] * 6

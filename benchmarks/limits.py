@@ -139,12 +139,18 @@ def window(rows: int, dim: int, classes: int, layers: int = 1, batch: int = 1024
     return {
         **last.found,
         "announced": monitor.history.run["memory_bytes"],
-        "announced_closing": int(re.findall(r"closing one takes up to ([\d,]+)", described)[0].replace(",", "")),
+        "announced_closing": _bytes_told(described, "peak extra when a window closes: "),
         "own_s": record.seconds,
         "seen": record.values["n_samples"],
         "gaps": len(record.gaps),
         "windows": len(monitor.history),
     }
+
+
+def _bytes_told(described: str, before: str) -> int:
+    """The memory that a run's block tells behind these words."""
+    number, unit = re.findall(re.escape(before) + r"([\d.,]+) (bytes|[KMG]iB)", described)[0]
+    return int(float(number.replace(",", "")) * {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit])
 
 
 def merging(dim: int, classes: int, rows: int, keep: bool) -> dict[str, float]:

@@ -19,8 +19,10 @@ from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.rows import versions
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.tree import snapshot
+from lightning_featgeo.rows.versions import Versions
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import Announcement, say
 from lightning_featgeo.watch.gaps import closed_as_gap
@@ -62,6 +64,7 @@ class Watcher:
         self.windows: dict[Key, Window] = {}
         self.shards: dict[Key, Shard] = {}  # by window: where its loader is
         self.batch: Any = None  # of the step that runs, as it was given
+        self._versions = Versions()  # of its tensors, as it began
         self._opened: dict[str, list[Key]] = {}  # stage -> its windows, as it was last opened
         self.make_layers: Make = lambda plan: watched_layers(settings, sources, stated_classes, plan, self.policy)
         self.on_announcement: Callable[[Window], Announcement] = lambda window: Announcement(
@@ -139,6 +142,7 @@ class Watcher:
         """
         with self.guard.around("catching features", self.failing(stage)):
             self.batch = None if batch is None else snapshot(batch)
+            self._versions = Versions(self.batch)
             if is_broken(self.sources.watched.chains) and self.sources.refresh():
                 self.forget_layers()
             self.sources.open()
@@ -177,6 +181,8 @@ class Watcher:
             if not window.layers:
                 window.layers = self.make_layers(window.plan)
             window.add(caught, batch, self.ranks)
+            if self._versions.changed:
+                window.note(versions.NOTE)
             if not any(caught):
                 return False
             if not self.phase.trained:

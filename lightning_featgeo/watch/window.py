@@ -76,6 +76,11 @@ class Window:
         if self.shard is not None:
             self.repeats += self.shard.advance(size)
 
+    def note(self, text: str) -> None:
+        """Say something of the rows of all layers, once."""
+        for part in self.layers:
+            part.assembler.notes[text] = None
+
     def catch_up(self) -> None:
         """Add the rows that wait."""
         for part in self.layers:

@@ -131,3 +131,20 @@ def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert [record.window for record in history] == [0, 1]
     assert history.records[0].values == monitor.history.records[0].values
     assert history.run["signals"] == SIGNALS
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_step_that_writes_into_its_batch_is_told(copies: bool) -> None:
+    class Mixes(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            x = x.clone() if copies else x
+            if self.current_epoch:
+                x.mul_(0.6).add_(0.4 * x.roll(1, 0) / 0.6)
+            return super().training_step([x, y], batch_idx)
+
+    monitor = FeatureGeometryMonitor(stages=("train",), signals=["feature_std"])
+    trainer(monitor, max_epochs=2).fit(Mixes(), *loaders())
+    first, second = monitor.history
+    assert not any("writes into its batch" in note for note in first.notes)
+    assert any("writes into its batch" in note for note in second.notes) != copies

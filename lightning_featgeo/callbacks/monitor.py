@@ -54,8 +54,8 @@ class FeatureGeometryMonitor(Callback):
     @property
     def state_key(self) -> str:
         """Distinct for monitors of other layers or stages in one trainer."""
-        s, told = self.settings, getattr(self.settings.features, "__qualname__", self.settings.features)
         if self._key is None:  # Lightning asks at every hook
+            s, told = self.settings, getattr(self.settings.features, "__qualname__", self.settings.features)
             self._key = _compat.state_key(self, layer=s.layer, head=s.head, features=told, stages=sorted(s.stages))
         return self._key
 

@@ -202,7 +202,7 @@ class Streaming(Mergeable):
 
 def _finite_rows(features: Tensor) -> Tensor:
     """(n,) whether a row holds no NaN and no infinity."""
-    if not features.is_cuda:  # a sum is twenty times as fast, and finite only if every term is
+    if features.device.type == "cpu":  # nothing waits; a sum is twenty times as fast, and finite only if every term is
         sums = features.sum(dim=1)
         if bool(sums.isfinite().all()):
             return torch.ones(len(features), dtype=torch.bool, device=features.device)

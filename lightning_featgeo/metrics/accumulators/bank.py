@@ -75,13 +75,13 @@ class Reservoir(Accumulator):
         for start in range(0, offered.shape[0], self.capacity):
             part = slice(start, start + self.capacity)
             slots, sources, accepted = ops.reservoir_slots(self.priorities, offered[part])
-            waits = not offered.is_cuda  # for a number, at no cost: after the first thousands almost no row is taken
-            if waits:  # those that are come first
+            is_free = offered.device.type == "cpu"  # to ask for a number: after the first thousands few rows are taken
+            if is_free:  # those that are come first
                 taken = int(accepted.sum())
                 slots, sources = slots[:taken], sources[:taken]
             for name, state in states.items():
                 fresh = other[name][part].index_select(0, sources).to(state.dtype)
-                if not waits:
+                if not is_free:
                     mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
                     fresh = torch.where(mask, fresh, state[slots])
                 state.index_copy_(0, slots, fresh)

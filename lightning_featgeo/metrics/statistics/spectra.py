@@ -150,4 +150,6 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
             there = drawn[slot] == labels
             rows, labels = rows[there], slot[there]
         rows, labels = rows[: self._spectrum_limit], labels[: self._spectrum_limit]
+        if not len(rows):  # whose spread would read 0: a collapse
+            raise Undefined("no row of the bank is of a class that is compared", GapKind.NO_INPUT)
         return ClassDeviations(rows, labels, self.class_means, int(self.class_counts.sum()))

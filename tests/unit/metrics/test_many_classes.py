@@ -1,9 +1,11 @@
 """More classes than can be compared pair by pair: a hashed part stands for all; the rest counts in totals."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from lightning_featgeo import GeometryMetric
+from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.metrics.functional.coding import rate, rates_by_class
 from lightning_featgeo.metrics.functional.density import voted_classes
 from lightning_featgeo.metrics.functional.long_tail import log_volume
@@ -19,7 +21,9 @@ def many(classes: int, rows: int, dim: int = 16) -> tuple[torch.Tensor, torch.Te
     return torch.randn(classes, dim)[labels] + 0.3 * torch.randn(rows, dim), labels
 
 
-def window(x: torch.Tensor, y: torch.Tensor, classes: int, signals: list[str], head: torch.nn.Module | None = None):  # type: ignore[no-untyped-def]
+def window(
+    x: torch.Tensor, y: torch.Tensor, classes: int, signals: list[str], head: torch.nn.Module | None = None
+) -> tuple[Any, Any]:
     metric = GeometryMetric(signals, num_classes=classes, head=head)
     for start in range(0, len(x), 5000):
         metric.update(x[start : start + 5000], y[start : start + 5000])
@@ -94,6 +98,17 @@ def test_wide_features_of_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = GeometryMetric(["nc1"], num_classes=40)
     whole.update(x, y)
     assert metric.window().values["nc1"] == pytest.approx(whole.window().values["nc1"], rel=0.3)  # of other rows
+
+
+def test_wide_features_whose_bank_holds_no_class_that_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spread of no rows is not 0, which would read as perfect collapse."""
+    few_at_once(monkeypatch, 2)
+    metric = GeometryMetric(["nc1"], num_classes=100, spectrum_rows=2, neighbors=Neighbors(bank_size=2, seed=1))
+    metric.update(torch.randn(400, 6), torch.arange(400) % 100)
+    held = metric.accumulators["bank"].compute().labels
+    assert not torch.isin(held, metric._statistics().classes_drawn).any()
+    found = metric.window()
+    assert "no row of the bank" in found.gaps["nc1"]
 
 
 def test_classes_of_as_many_rows_come_together() -> None:

@@ -61,13 +61,9 @@ def test_the_same_rows_as_when_it_is_read_in_full(kind: str, shape: tuple[int, .
 
 
 def test_samples_are_numbered_over_ranks() -> None:
-    class Third(Ranks):
-        size, rank, several = 3, 2, True  # type: ignore[assignment]
-
-        def __init__(self) -> None:
-            pass
-
-    made, ranks = assembler(), Third()
+    ranks = Ranks.alone()
+    ranks.size, ranks.rank = 3, 2
+    made = assembler()
     for number in range(3):
         batch = batch_of("tuple", number)
         found = made.assemble([Call(torch.randn(N, 5), entered=(batch[0],))], batch, number * N, ranks)

@@ -1,6 +1,7 @@
 """Spectra of few rows and of wide features: from the rows instead of a d×d scatter, with the same numbers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def oracle(x: torch.Tensor) -> dict[str, float]:
     }
 
 
-def window(x: torch.Tensor, signals: list[str], batch: int = 32, **settings: object):  # type: ignore[no-untyped-def]
-    metric = GeometryMetric(signals, num_classes=7, **settings)  # type: ignore[arg-type]
+def window(x: torch.Tensor, signals: list[str], batch: int = 32, **settings: Any) -> tuple[Any, Any]:
+    metric = GeometryMetric(signals, num_classes=7, **settings)
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         metric.update(part, torch.arange(start, start + len(part)) % 7)
@@ -133,9 +134,10 @@ def test_what_needs_the_whole_covariance_is_a_gap_with_the_remedy() -> None:
 
 
 def test_what_it_may_be() -> None:
+    wrong: Any
     for wrong in (1, 0, -3, 2.5, "most", True, None):
         with unchecked(), pytest.raises(ConfigurationError, match='choose "auto", "all"'):
-            GeometryMetric(["effective_rank"], spectrum_rows=wrong)  # type: ignore[arg-type]
+            GeometryMetric(["effective_rank"], spectrum_rows=wrong)
 
 
 def test_parts_with_other_spectra_are_not_merged() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _compat, _hooks
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
 from lightning_featgeo.capture.stash import ORDER, Caught
@@ -111,7 +111,7 @@ class Entrance:
                     Hook(module, functools.partial(_after, **told), before=False, always=True),
                 )
             before, after = self._hooks[id(module)]
-            before.attach(first=_compat.has_pre_hooks(module))
+            before.attach(first=_hooks.has_pre_hooks(module))
             self._attached.append(before)
             if not alone:
                 after.attach()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _hooks
 
 
 class Hook:
@@ -34,7 +34,7 @@ class Hook:
         if self.is_attached:
             return
         self.is_attached = True
-        if self._handle is not None and _compat.put_back(self.module, self._handle, self.function, self._flags, first):
+        if self._handle is not None and _hooks.put_back(self.module, self._handle, self.function, self._flags, first):
             return
         if self.before:
             self._handle = self.module.register_forward_pre_hook(self.function, with_kwargs=True, prepend=first)
@@ -42,7 +42,7 @@ class Hook:
             self._handle = self.module.register_forward_hook(
                 self.function, with_kwargs=True, prepend=first, always_call=self.always
             )
-        self._flags = _compat.flags_of(self._handle)
+        self._flags = _hooks.flags_of(self._handle)
 
     def detach(self) -> None:
         """Unhook."""

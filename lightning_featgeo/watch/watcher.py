@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import is_broken
-from lightning_featgeo.distributed.ranks import RankFailure, Ranks
+from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
@@ -24,6 +24,7 @@ from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.tree import snapshot
 from lightning_featgeo.rows.versions import Versions
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.agreement import Key, Make, agree
 from lightning_featgeo.watch.announcement import Announcement, say
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
@@ -33,11 +34,7 @@ from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.watched_layer import WatchedLayer
 from lightning_featgeo.watch.window import Window, compared_with, counted, key_of
-
-Key = tuple[str, int]  # of a window: stage, and number of its loader
-Make = Callable[[WindowPlan], list[WatchedLayer]]
 
 
 class Watcher:
@@ -243,7 +240,7 @@ class Watcher:
             with self.guard.around(f"adding the last rows of {window.plan.name}", window.fail):
                 window.catch_up()
         with self.guard.around(f"closing {names}", fail_all):
-            told = self._agree(involved)
+            told = agree(involved, self.sources, self.ranks, self.make_layers)
         for window in closing:  # taps: none with features=, one a layer else
             for part, tap in zip(window.layers, self.sources.watched.taps, strict=False):
                 part.frozen = tap.frozen
@@ -266,33 +263,6 @@ class Watcher:
                 return window.close(number, epoch, step, self.ranks, reports, compared, self.sources.ran_instead)
         counts = counted(told[key_of(window)]) if told else {}
         return closed_as_gap(window, number, epoch, step, counts, self.settings.asked or PRESETS["self_supervised"])
-
-    def _agree(self, windows: Sequence[Window]) -> dict[Key, list[Report]]:
-        """Watch the same layers in every window on every rank; returns what each rank tells of each window.
-
-        A rank on which nothing ran takes the head that others have found.
-
-        Raises:
-            RankFailure: on all ranks, if they have found different heads, or one can't make its accumulators.
-        """
-        watches = self.paths, self.sources.watched.outputs
-        mine = watches, [window.report() for window in windows]
-        heard = self.ranks.gather(mine) if self.ranks.several else [mine]
-        found = list(dict.fromkeys((tuple(paths), outputs) for (paths, outputs), _ in heard if paths))
-        if len(found) > 1:
-            names = [paths for paths, _ in found]
-            raise RankFailure(f"ranks watch different layers ({names}): name one with layer= or head=")
-        told = {key_of(w): [reports[i] for _, reports in heard] for i, w in enumerate(windows)}
-        wanted = [w for w in windows if w.plan.logged or any(report.watched for report in told[key_of(w)])]
-        if self.ranks.several or not all(window.layers for window in wanted):  # alone, mostly nothing is to be made
-            self.ranks.attempt(lambda: self._complete(wanted, found[0] if found else None))
-        return told
-
-    def _complete(self, windows: Sequence[Window], found: tuple[tuple[str, ...], bool] | None) -> None:
-        if found is not None and not self.sources.layers:
-            self.sources.adopt(*found)
-        for window in windows:
-            window.layers = window.layers or self.make_layers(window.plan)
 
     @property
     def paths(self) -> list[str]:

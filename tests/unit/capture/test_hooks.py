@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _hooks
 from lightning_featgeo.capture.hooks import Hook
 
 
@@ -73,7 +73,7 @@ def test_a_module_that_got_new_dicts_is_hooked_anew(before: bool) -> None:
 
 
 def test_where_torch_keeps_hooks_otherwise_they_are_registered_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compat, "flags_of", lambda handle: ())
+    monkeypatch.setattr(_hooks, "flags_of", lambda handle: ())
     module, hook, seen = seen_by(before=True)
     for _ in range(3):
         hook.attach()

@@ -138,12 +138,11 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
         """(d, d) Σ (x−μ_c)(x−μ_c)ᵀ over labelled rows; where no scatter is kept, the rows of the bank that tell it."""
         if self.keeps_scatter:
             within, counts = self._classes.within, self._all_class_counts
-            drawn = self.classes_drawn
-            return (
-                within if drawn is None else within * (counts[drawn].sum() / counts.sum())
-            )  # of all, for so many rows
-        rows, labels = self.labelled_rows, self.labelled_row_labels
-        drawn = self.classes_drawn
+            if self.classes_drawn is None:
+                return within
+            counts = torch.where(counts > 1, counts, 0)  # one row does not spread
+            return within * (counts[self.classes_drawn].sum() / counts.sum().clamp(min=1))  # of all, for so many rows
+        rows, labels, drawn = self.labelled_rows, self.labelled_row_labels, self.classes_drawn
         if drawn is not None:
             drawn = drawn.to(labels.device)
             slot = torch.searchsorted(drawn, labels).clamp(max=len(drawn) - 1)

@@ -79,6 +79,29 @@ def _part_of(head: torch.nn.Linear, kept: torch.Tensor) -> torch.nn.Linear:
     return part
 
 
+@pytest.mark.parametrize("most", [500, 1000])
+def test_classes_of_one_row_spread_nothing_and_are_not_drawn(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """600 classes of ten rows and 1,500 of one row: the spread of a row is that of the rows that can tell one."""
+    x, y = many(600, 6000)
+    x, y = torch.cat([x, torch.randn(1500, 16)]), torch.cat([y, 600 + torch.arange(1500)])
+    signals = ["nc1", "nc1_ratio", "cdnv"]
+    _, exact = window(x, y, 2100, signals)
+    few_at_once(monkeypatch, most)
+    metric, found = window(x, y, 2100, signals)
+    assert found.values == pytest.approx(exact.values, rel=0.1 if most < 600 else 1e-9)
+    assert int(metric._statistics().class_counts.min()) == 10
+    assert found.counts.get("classes_left_out", 0) == max(0, 600 - most)
+
+
+@pytest.mark.parametrize("single", [0, 40])
+def test_few_of_many_declared_classes_with_single_rows(single: int) -> None:
+    x, y = many(10, 300)
+    x, y = torch.cat([x, torch.randn(single, 16)]), torch.cat([y, 10 + torch.arange(single)])
+    _, exact = window(x, y, 50, ["nc1", "cdnv"])
+    _, found = window(x, y, 10_000, ["nc1", "cdnv"])
+    assert found.values == pytest.approx(exact.values, rel=1e-9)
+
+
 def test_what_needs_all_classes_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     few_at_once(monkeypatch, 10)
     x, y = many(40, 800)

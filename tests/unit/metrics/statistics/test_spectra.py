@@ -70,8 +70,9 @@ def test_wide_features_have_all_spectra_of_all_rows_while_these_are_few(limit: i
     assert not len(metric.accumulators["moments"].scatter)
 
 
-def test_of_more_rows_spectra_are_of_the_banks_first_ones_and_say_so() -> None:
-    x = rows(500, 40)
+@pytest.mark.parametrize("d", [40, 150])
+def test_of_more_rows_spectra_are_of_the_banks_first_ones_and_say_so(d: int) -> None:
+    x = rows(500, d)
     metric, found = window(x, [*SPECTRAL, "id_two_nn"], spectrum_rows=100, neighbors=Neighbors(bank_size=300))
     bank = metric.accumulators["bank"].compute()
     assert len(bank.rows) == 300
@@ -79,9 +80,10 @@ def test_of_more_rows_spectra_are_of_the_banks_first_ones_and_say_so() -> None:
         if name != "outlier_dims":  # its mean is that of all rows
             assert found.values[name] == pytest.approx(value, rel=1e-6), name
     assert found.counts["spectrum_rows"] == 100
-    assert found.ceilings["effective_rank"] == 40
+    assert found.ceilings["effective_rank"] == min(99, d)
+    assert len(metric._statistics().eigenvalues) == min(99, d)
     (note,) = (note for note in found.notes if "drawn from 500" in note)
-    assert "100 rows for 40 dimensions" in note
+    assert f"100 rows for {d} dimensions" in note
     assert "14%" in note  # √(2/100)
 
 

@@ -30,6 +30,7 @@ from lightning_featgeo.rows.chosen import (
 from lightning_featgeo.rows.origin import BY_MEMORY, Origin, main_inputs
 from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.rows.role import USUAL_ROLE, Role
+from lightning_featgeo.rows.stacked import Stacked
 from lightning_featgeo.rows.tree import Path, dotted
 from lightning_featgeo.types import Tensor
 
@@ -58,6 +59,7 @@ class Evidence:
     _loader: str | int | None = None  # of several that a batch is made of, the one whose samples count
     _moved: bool = False
     _mixed: bool = False  # rows were mixtures of samples in some batch
+    _stacked: Stacked = field(default_factory=Stacked)
     _alike: dict[int, bool] = field(default_factory=dict)
     usual: Origin | None = None  # of the last batch that was the usual case: the same, again and again
     _known: dict[object, list[Origin | None]] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Evidence:
             else:
                 found = [new or old for new, old in zip(found, before, strict=True)]
         if reads:
+            found = [self._stacked.settle(one, parts) for one in found]
             self._known[pattern] = [one if one is not None and one.is_identity else None for one in found]
             self._moved |= any(one is not None and not one.is_identity and one.how != BY_MEMORY for one in found)
         self.batches += 1

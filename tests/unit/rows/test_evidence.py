@@ -232,3 +232,23 @@ def test_few_other_samples_are_no_views() -> None:
         found = made.assemble([Call(torch.randn(12, 5), entered=(torch.cat([X[:6], others]),))], (X[:6], Y[:6]), 0)
         assert rows(found)["sample"][:6] == [*range(6)]
         assert rows(found)["view"] == [0] * 6
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_batch_too_small_to_tell_has_its_views_where_larger_ones_had(n: int, together: bool) -> None:
+    def stacked(x: Tensor, copies: Tensor) -> Tensor:
+        return torch.stack([x, copies], dim=1 if together else 0).flatten(0, 1)
+
+    def read(made: RowAssembler, m: int) -> dict[str, list[int]]:
+        call = Call(torch.randn(2 * m, 5), entered=(stacked(X[:m], X2[:m]),))
+        return rows(made.assemble([call], (X[:m], Y[:m]), 0))
+
+    made = RowAssembler(labels=LabelReader(num_classes=4), role=Role(has_views=True))
+    samples = [i for i in range(n) for _ in range(2)] if together else [*range(n), *range(n)]
+    assert sorted(read(made, 32)["view"]) == [0] * 32 + [1] * 32
+    found = read(made, n)
+    assert found["sample"] == samples
+    assert found["view"] == ([0, 1] * n if together else [0] * n + [1] * n)
+    alone = RowAssembler(labels=LabelReader(num_classes=4), role=Role(has_views=True))
+    assert len(read(alone, n)["view"]) == n  # nothing has told it: the samples themselves, and no guess

@@ -14,7 +14,7 @@ import torch
 from lightning_featgeo.cuda_ext.distances import mean_row
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
-from lightning_featgeo.metrics.functional.neural_collapse import ClassDeviations
+from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS, ClassDeviations
 from lightning_featgeo.metrics.functional.spectrum import gram_matrix, null_small_eigenvalues
 from lightning_featgeo.metrics.statistics.bank import BankStatistics
 from lightning_featgeo.metrics.statistics.needs import statistic
@@ -140,7 +140,7 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
             within, counts = self._classes.within, self._all_class_counts
             if self.classes_drawn is None:
                 return within
-            counts = torch.where(counts > 1, counts, 0)  # one row does not spread
+            counts = torch.where(counts >= MIN_ROWS, counts, 0)  # one row does not spread
             return within * (counts[self.classes_drawn].sum() / counts.sum().clamp(min=1))  # of all, for so many rows
         rows, labels, drawn = self.labelled_rows, self.labelled_row_labels, self.classes_drawn
         if drawn is not None:

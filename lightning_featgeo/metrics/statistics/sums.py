@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
+from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
 
@@ -124,7 +125,9 @@ class SumStatistics:
             return None
         there = (counts > 0).nonzero().squeeze(1)
         if len(there) > MOST_CLASSES:
-            there = (counts > 1).nonzero().squeeze(1)  # one row tells of no spread: such classes are left out anyway
+            there = (
+                (counts >= MIN_ROWS).nonzero().squeeze(1)
+            )  # one row tells of no spread: such classes are left out anyway
         order = ops.hash_priority(there, 0).argsort(stable=True)
         return there[order[:MOST_CLASSES]].sort().values
 
@@ -132,7 +135,7 @@ class SumStatistics:
     def classes_left_out(self) -> int:
         """Classes with two rows and more that are not compared."""
         drawn, counts = self.classes_drawn, self._all_class_counts
-        return 0 if drawn is None else int((counts > 1).sum()) - int((counts[drawn] > 1).sum())
+        return 0 if drawn is None else int((counts >= MIN_ROWS).sum()) - int((counts[drawn] >= MIN_ROWS).sum())
 
     def _need_all_classes(self, what: str) -> None:
         if len(self._all_class_counts) > MOST_CLASSES:
@@ -145,7 +148,7 @@ class SumStatistics:
     def class_share(self) -> float:
         """The share of the classes with two rows and more that are compared."""
         drawn = self.classes_drawn
-        here = 0 if drawn is None else int((self._all_class_counts[drawn] > 1).sum())
+        here = 0 if drawn is None else int((self._all_class_counts[drawn] >= MIN_ROWS).sum())
         return 1.0 if drawn is None or not here else here / (here + self.classes_left_out)
 
     @statistic("moments", "labels")

@@ -36,6 +36,7 @@ class Mergeable(Metric):
     has_reference: bool
     _waiting: Waiting
     _begun: bool  # a batch of this window was added
+    _lost: bool  # rows were only partly added
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
     _counters: dict[str, Tensor]
@@ -179,6 +180,7 @@ class Mergeable(Metric):
             mine = self._counters[name]
             self._counters[name] = max(mine, value.to(mine)) if name == "largest_label" else mine + value.to(mine)
         self._begun = self._begun or bool(other.get("begun", True))
+        self._lost = self._lost or bool(other.get("lost", False))
         if other.get("waiting") is not None:
             rows = Rows(**{name: column.to(self.device) for name, column in other["waiting"].items()})
             self.update_rows(rows, frozenset(), owned=False)
@@ -195,6 +197,7 @@ class Mergeable(Metric):
             "arrived": self._arrived,
             "earlier": self._earlier,
             "begun": self._begun,
+            "lost": self._lost,
             "waiting": None if waiting is None else {name: column.clone() for name, column in vars(waiting).items()},
             "counters": {name: c.clone() for name, c in self._counters.items()},
             "accumulators": {

@@ -41,7 +41,6 @@ class Streaming(Mergeable):
     spectrum_rows: int | Literal["auto", "all"]
     spectrum_limit: int | None
     _reads_views: bool
-    _lost: bool  # rows were only partly added
     _target_width: int | None  # t, where a bank keeps targets
     _named: frozenset[str]
     _latest: tuple[Tensor, Tensor] | None  # who is whose neighbour, in this window

@@ -124,10 +124,8 @@ class SumStatistics:
         if len(counts) <= MOST_CLASSES:
             return None
         there = (counts > 0).nonzero().squeeze(1)
-        if len(there) > MOST_CLASSES:
-            there = (
-                (counts >= MIN_ROWS).nonzero().squeeze(1)
-            )  # one row tells of no spread: such classes are left out anyway
+        if len(there) > MOST_CLASSES:  # classes of one row are left out of everything anyway
+            there = (counts >= MIN_ROWS).nonzero().squeeze(1)
         order = ops.hash_priority(there, 0).argsort(stable=True)
         return there[order[:MOST_CLASSES]].sort().values
 

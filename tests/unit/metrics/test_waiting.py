@@ -101,6 +101,10 @@ def test_a_failure_while_they_are_added_is_not_forgotten(monkeypatch: pytest.Mon
             made.window(ranks=Ranks.alone())
     with pytest.raises(RuntimeError, match="reset"):  # rows are missing: it does not go on as if nothing was
         made.window()
+    other = metric()
+    other.merge_state(made.checkpoint())
+    with pytest.raises(RuntimeError, match="reset"):  # nor does whoever goes on from it
+        other.window()
     made.reset()
     made.update(x[:64], y[:64])
     assert made.window().values["n_samples"] == 64

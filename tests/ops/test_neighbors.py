@@ -7,7 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from lightning_featgeo.cuda_ext import StreamingNeighbors, knn, scan_ops, search
 from lightning_featgeo.cuda_ext import scan as plain_scan
-from lightning_featgeo.cuda_ext.ops import _check_rows
+from lightning_featgeo.cuda_ext.ops import _check_rows, self_neighbors
 from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
 
 
@@ -181,3 +181,29 @@ def test_many_copies_of_rows_of_any_type_and_width(dtype: torch.dtype, d: int) -
     assert torch.equal(indices, where)
     torch.testing.assert_close(distances, theirs, rtol=1e-12, atol=0)
     assert bool((distances[:, :49] == 0).all())  # the other 49 copies
+
+
+@pytest.mark.parametrize("kind", ["classes", "periodic", "copies", "far away", "groups"])
+def test_many_neighbours_are_exact_whatever_a_sample_of_the_rows_says(kind: str) -> None:
+    n, d, k = 2400, 12, 100
+    generator = torch.Generator().manual_seed(0)
+    x, groups = torch.randn(n, d, generator=generator), torch.full((n,), -1)
+    if kind == "classes":
+        x += 20 * torch.randn(60, d, generator=generator)[torch.arange(n) // 40]  # fewer of a class than neighbours
+    elif kind == "periodic":
+        x += 20 * torch.randn(12, d, generator=generator)[torch.arange(n) % 12]
+    elif kind == "copies":
+        x[::2] = x[0]
+    elif kind == "far away":
+        x[:150] += 1e4
+    else:
+        groups = torch.arange(n) // 1150  # most rows are not to be found
+    found = self_neighbors(x, k, groups, torch.ones(n, dtype=torch.bool), k, 0.0)
+    barred = (groups[:, None] == groups) & (groups[:, None] >= 0) | torch.eye(n, dtype=torch.bool)
+    unit = x.double() / x.double().norm(dim=1, keepdim=True)
+    for rows, distances, tolerance in ((x.double(), found.distances, 1e-9), (unit, found.chords, 2e-6)):
+        peer = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").masked_fill_(barred, torch.inf)
+        expected = peer.sort(dim=1).values[:, :k]
+        torch.testing.assert_close(distances.square(), expected.square(), rtol=tolerance, atol=tolerance)
+    assert not (barred.gather(1, found.voted) | barred.gather(1, found.indices)).any()
+    assert all(len(set(row)) == k for row in found.voted.tolist())

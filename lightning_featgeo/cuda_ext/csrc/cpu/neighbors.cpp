@@ -10,6 +10,7 @@
 #include "candidates.h"
 #include "packing.h"
 #include "proof.h"
+#include "sample.h"
 #include "tile.h"
 
 namespace featgeo {
@@ -169,6 +170,7 @@ void nearest_to_self(const Problem& p, const Sums& kernel, Table& table) {
   PackedRows<P> packed(n, p.queries.columns);
   packed.pack(p.queries, 0, n, p.frame);
   Best<Value_of<P>> best(n, width_of(table.k, P::kPairs, n - 1));
+  begin_below(packed, p.queries, p.query_ids, p.frame, table.k, best);
   search_self<P>(packed, n, p.query_ids, {0, 1}, kernel, inner_scale<P>(kernel, p.frame), best);
   settle_all<P>(best, p.queries, 0, n, p.queries, packed.lengths.get(), longest_of(packed.lengths.get(), n), packed.ratio, p.frame,
                 p.measure, table);

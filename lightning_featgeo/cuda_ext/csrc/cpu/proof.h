@@ -91,45 +91,38 @@ bool settle(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t
 template <class Value>
 bool settle_set(const Best<Value>& best, int64_t row, const Matrix& queries, int64_t query, const Matrix& reference,
                 double length, double longest, double scale, const Bound& bound, int64_t k, double* distances,
-                int64_t* indices, std::vector<Measured>& kept) {
-  auto *from = best.begin(row), *to = best.end(row);
+                int64_t* indices, std::vector<Measured>& doubtful, Candidate<Value>* scratch) {
+  auto *from = best.begin(row), *to = best.end(row), *kth = std::min(from + k, to);
   double error = 2.0 * bound.between(length, longest), limit = double(best.limits[row]);
-  double squared_scale = scale * scale;
-  kept.clear();
-  bool sure = true;
-  if (to - from <= k) {
-    sure = std::isinf(limit);
-    for (auto* c = from; c != to; ++c) kept.push_back({double(c->value()) / squared_scale, c->index()});
-  } else {
-    std::vector<Candidate<Value>> scratch(size_t(to - from));
-    keep_smallest(from, to - from, k, scratch.data());
-    double kth = double(from[k - 1].value());
-    sure = limit > kth + error;
-    std::vector<Measured> doubtful;
-    for (auto* c = from; c != to; ++c) {
-      double value = double(c->value());
-      if (value < kth - error)
-        kept.push_back({value / squared_scale, c->index()});
-      else if (value <= kth + error)
-        doubtful.push_back({0.0, c->index()});
-    }
-    size_t wanted = size_t(k) - kept.size();
-    if (doubtful.size() > wanted) {
-      for (auto& m : doubtful) m.square = distance(queries, query, reference, m.index);
-      std::sort(doubtful.begin(), doubtful.end());
-      doubtful.resize(wanted);
-      kept.insert(kept.end(), doubtful.begin(), doubtful.end());
-    } else {
-      for (auto* c = from; c != to; ++c)
-        if (double(c->value()) >= kth - error && double(c->value()) <= kth + error)
-          kept.push_back({double(c->value()) / squared_scale, c->index()});
-    }
+  double squared_scale = scale * scale, low = 0.0, high = 0.0;
+  bool sure = std::isinf(limit);
+  if (to - from > k) keep_smallest(from, to - from, k, scratch);
+  std::sort(from, kth);
+  if (kth - from == k) {
+    low = double(kth[-1].value()) - error, high = double(kth[-1].value()) + error;
+    sure = sure || limit > high;
   }
-  std::sort(kept.begin(), kept.end());
-  for (size_t i = 0; i < kept.size(); ++i) {
-    distances[i] = std::sqrt(std::max(kept[i].square, 0.0));
-    indices[i] = kept[i].index;
-  }
+  int64_t count = 0;
+  auto put = [&](double square, int32_t index) {
+    distances[count] = std::sqrt(std::max(square, 0.0));
+    indices[count++] = index;
+  };
+  doubtful.clear();
+  for (auto* c = kth; c != to; ++c)
+    if (double(c->value()) <= high) doubtful.push_back({0.0, c->index()});
+  if (doubtful.empty()) low = std::numeric_limits<double>::infinity();  // no other can be as near
+  auto* next = from;
+  for (; next != kth && double(next->value()) < low; ++next) put(double(next->value()) / squared_scale, next->index());
+  int64_t scanned = count;
+  for (; next != kth; ++next) doubtful.push_back({0.0, next->index()});
+  for (auto& m : doubtful) m.square = distance(queries, query, reference, m.index);
+  std::sort(doubtful.begin(), doubtful.end());
+  for (size_t i = 0; count < kth - from; ++i) put(doubtful[i].square, doubtful[i].index);
+  for (int64_t i = scanned; i > 0 && i < count && distances[i] < distances[i - 1]; ++i)  // two sorted runs become one
+    for (int64_t j = i; j > 0 && distances[j] < distances[j - 1]; --j) {
+      std::swap(distances[j], distances[j - 1]);
+      std::swap(indices[j], indices[j - 1]);
+    }
   return sure;
 }
 
@@ -141,6 +134,7 @@ void settle_all(const Best<typename P::Value>& best, const Matrix& queries, int6
   Bound bound = Bound::of<P>(queries.columns, ratio);
   parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
     std::vector<Measured> kept;
+    Buffer<Candidate<typename P::Value>> scratch(best.room());
     for (int64_t i = begin; i < end; ++i) {
       table.certain[i] = table.k == 0;
       if (table.k == 0) continue;
@@ -153,7 +147,7 @@ void settle_all(const Best<typename P::Value>& best, const Matrix& queries, int6
       table.certain[i] = measure ? settle(best, i, queries, query, reference, length, frame.scale, bound, table.k,
                                           distances, indices, kept)
                                  : settle_set(best, i, queries, query, reference, length, longest, frame.scale, bound,
-                                              table.k, distances, indices, kept);
+                                              table.k, distances, indices, kept, scratch.get());
     }
   });
 }

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, words
+from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, train_batches, words
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.publishing import silence_advice
@@ -154,14 +154,11 @@ class FeatureGeometryMonitor(Callback):
         if run is None:
             return
         run.check("train", 0, batch)
-        if ("train", 0) not in run.watcher.shards:
-            run.train_loader_starts(from_start=False)
         if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
             run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
         elif not run.is_open("train") and not run.phase.trained and run.is_due("train"):
             run.open_late(checkpointing.RESTARTS)
-        if run.is_open("train") or run.watcher.sources.unsettled or batch_idx == 0:  # 0: is anything before it trained?
-            run.watcher.begin_batch("train", batch)
+        train_batches.begin(run, batch, batch_idx)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """The forward is done: what backward runs again (activation checkpointing) is not caught."""
@@ -188,7 +185,7 @@ class FeatureGeometryMonitor(Callback):
         if run.phase.catching == "train":
             run.end_batch("train", 0, outputs, batch)
         else:
-            run.watcher.missed_batch(("train", 0))
+            train_batches.pass_over(run, batch)
         run.phase.trained = True
         if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)

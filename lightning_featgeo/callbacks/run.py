@@ -126,6 +126,7 @@ class LightningRun:
             serves=served_signals(s) if is_reference else (),
             positions=stage != "train" and in_order(loader),
             keeps_samples=stage != "train" and keeps_order(loader),
+            every_n_batches=s.every_n_batches if stage == "train" else 1,
             several_loaders=lightning.combines_loaders(self.trainer, stage),
         )
 

@@ -82,6 +82,8 @@ class MonitorSettings(WatchSettings):
         loader_names: names of several validation (or test) loaders, used in the logged names.
         every_n_epochs: a window every so many epochs.
         every_n_train_steps: training windows of so many optimiser steps instead of epochs.
+        every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
+            by a hash: the rest costs next to nothing. Validation is always watched whole.
         reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
             of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
@@ -95,13 +97,18 @@ class MonitorSettings(WatchSettings):
     loader_names: Sequence[str] | None = None
     every_n_epochs: int = 1
     every_n_train_steps: int | None = None
+    every_n_batches: int = 1
     reference: str | None = None
     resume: bool = True
     display: Display = USUAL_DISPLAY
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(every_n_epochs=self.every_n_epochs, every_n_train_steps=self.every_n_train_steps)
+        check_whole(
+            every_n_epochs=self.every_n_epochs,
+            every_n_train_steps=self.every_n_train_steps,
+            every_n_batches=self.every_n_batches,
+        )
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
         for stage in given:
             if stage not in STAGES:
@@ -121,11 +128,15 @@ class MonitorSettings(WatchSettings):
         self._check_headline()
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
-        if self.every_n_epochs < 1 or (self.every_n_train_steps is not None and self.every_n_train_steps < 1):
-            raise ConfigurationError("every_n_epochs and every_n_train_steps must be at least 1")
-        if self.every_n_train_steps is not None and "train" not in given:
+        steps = self.every_n_train_steps
+        if min(self.every_n_epochs, self.every_n_batches, 1 if steps is None else steps) < 1:
+            raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
+        if steps is not None and "train" not in given:
+            raise ConfigurationError(f'every_n_train_steps={steps} makes training windows: add "train" to stages=')
+        if self.every_n_batches > 1 and "train" not in (*given, self.reference):
             raise ConfigurationError(
-                f'every_n_train_steps={self.every_n_train_steps} makes training windows: add "train" to stages='
+                f"every_n_batches={self.every_n_batches} leaves out batches of training windows, and there are none: "
+                'add "train" to stages=. Validation is always watched whole'
             )
 
     def _check_headline(self) -> None:

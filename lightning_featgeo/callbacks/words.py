@@ -28,7 +28,9 @@ def announcement(run: Any, window: Window) -> Announcement:
 def _stages(run: Any) -> tuple[str, ...]:
     """The stages, and what is not settled yet."""
     if not run.awaits_validation:
-        return tuple(run.stages)
+        every = run.settings.every_n_batches
+        part = f" (the first and one in {every} of the other batches)" if every > 1 else ""
+        return tuple(stage + (part if stage == "train" else "") for stage in run.stages)
     return ("val, or train if validation doesn't run this (the first one tells)",)
 
 

@@ -31,6 +31,8 @@ _WORDS = {
     "reference": "reference",
     "tokens_per_sequence": "tokens per sequence",
     "skip_tokens": "tokens skipped",
+    "spectrum_rows": "rows that spectra are of",
+    "every_n_batches": "every_n_batches",
 }
 
 
@@ -73,6 +75,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
             continue
         if fact == "bank_size" and _effective(one) == _effective(other):
             continue  # neither bank was full: the same rows
+        if fact == "spectrum_rows" and _spectral(one) == _spectral(other):
+            continue  # there were no more rows than that
         found.append(f"{words}: {_shown(b)} instead of {_shown(a)}")
     return found
 
@@ -98,6 +102,11 @@ def short(facts: Mapping[str, Any]) -> str:
 def _effective(one: Mapping[str, Any]) -> Any:
     size, n = one.get("bank_size"), one.get("n")
     return size if size is None or n is None else min(size, n)
+
+
+def _spectral(one: Mapping[str, Any]) -> Any:
+    limit, n = one.get("spectrum_rows"), one.get("n")
+    return n if limit == "all" or (isinstance(limit, int) and n is not None and n <= limit) else limit
 
 
 def _shown(value: Any) -> str:

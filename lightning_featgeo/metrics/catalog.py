@@ -94,6 +94,8 @@ def facts_not_read(name: str) -> frozenset[str]:
         unread.add("knn_vote_k")
     if "bank" not in signal.requires and not needs & (BY_DISTANCE | BY_ANGLE):
         unread.add("bank_size")
+    if "scatter" not in signal.requires:
+        unread.add("spectrum_rows")
     if "reference" not in signal.requires and name != "knn_accuracy":
         unread.add("reference")
     return frozenset(unread)

@@ -67,8 +67,8 @@ def watched_layers(
             role_of(s, sources, layer.path, plan),
         )  # fmt: skip
         needed = sources.needed or facts.needed_directions(sources.head, sources.reading)
-        one = WatchedLayer(layer.name, layer.path, assembler, metric, check if index == 0 else None, needed)
-        watched.append(one)
+        first = check if index == 0 else None
+        watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, first, needed, plan.every_n_batches))
     return watched
 
 

@@ -26,6 +26,7 @@ class WindowPlan:
         positions: whether samples are numbered by their positions in the data set.
         keeps_samples: whether a sample is known to have the same number in every window.
         several_loaders: whether a batch is made of batches of several loaders.
+        every_n_batches: of its batches, one in so many is watched.
     """
 
     name: str
@@ -37,6 +38,7 @@ class WindowPlan:
     positions: bool = False
     keeps_samples: bool = True
     several_loaders: bool = False
+    every_n_batches: int = 1
 
 
 class Compared(NamedTuple):

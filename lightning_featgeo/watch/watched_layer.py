@@ -30,6 +30,7 @@ class WatchedLayer:
         metric: takes them.
         check: refuses rows of a dimension that the run can't go on with; asked before the first ones.
         needed: directions that the head's outputs can need, if that is known.
+        every_n_batches: of a window's batches, one in so many is watched.
         failed: why this layer is a gap.
         noted: what the notes of earlier windows have said.
         frozen: whether no weight before it is being trained.
@@ -42,6 +43,7 @@ class WatchedLayer:
     metric: GeometryMetric
     check: Callable[[int], None] | None = None
     needed: int | None = None
+    every_n_batches: int = 1
     failed: Gap | None = None
     noted: set[str] = field(default_factory=set)
     frozen: bool = False
@@ -58,10 +60,11 @@ class WatchedLayer:
             "knn_vote_k": metric.neighbors.vote_k,
             "bank_size": 0 if metric.bank is None else metric.bank.capacity,
             "pool": made.chosen_pool or made.pool,
+            "every_n_batches": self.every_n_batches,
             "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
         }
-        if metric.spectrum_limit is not None:
-            found["spectrum_rows"] = metric.spectrum_limit
+        if metric.dim is not None:
+            found["spectrum_rows"] = metric.spectrum_limit or "all"
         if self.needed is not None:
             found["needed_directions"] = self.needed
         if made.chosen_pool == "tokens":

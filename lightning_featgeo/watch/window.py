@@ -7,6 +7,7 @@ closed into one :class:`~lightning_featgeo.history.Record` a layer.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,20 @@ class Window:
         self.batches += 1
         if self.shard is not None:
             self.repeats += self.shard.advance(size)
+
+    def takes(self, batch: str) -> bool:
+        """Whether a batch of that name is watched: all are, or the first and one in ``every_n_batches``.
+
+        A hash of the name chooses: no period of the loader, the same batches on every rank and in every run.
+        """
+        n = self.plan.every_n_batches
+        return n == 1 or not self.batches or zlib.crc32(batch.encode()) % n == 0
+
+    def pass_over(self, samples: int) -> None:
+        """A batch is left out on purpose: samples behind it keep their numbers."""
+        self.samples += samples
+        if self.shard is not None:
+            self.shard.advance(samples)
 
     def note(self, text: str) -> None:
         """Say something of the rows of all layers, once."""

@@ -16,7 +16,7 @@ from lightning_featgeo.report.runs import Run, distinct, find, load
 SIGNALS = ("feature_std", "effective_rank", "id_two_nn", "knn_accuracy", "nc1")
 FACTS = {
     "layer": "fc", "dim": 64, "k": 20, "knn_vote_k": 200, "bank_size": 4096, "pool": "mean", "views": "auto",
-    "skip_tokens": 0,
+    "skip_tokens": 0, "spectrum_rows": "all", "every_n_batches": 1,
 }  # fmt: skip
 
 

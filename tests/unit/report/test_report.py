@@ -29,6 +29,9 @@ from tests._helpers.processes import run_script
             set(SIGNALS),
             "tokens skipped: 1",
         ),
+        ({"every_n_batches": 8}, set(SIGNALS), "every_n_batches: 8 instead of 1"),
+        ({"spectrum_rows": 100}, {"effective_rank", "nc1"}, "rows that spectra are of: 100 instead of"),
+        ({"spectrum_rows": 1024}, set(), ""),  # there were no more rows
         ({"dim": 32}, set(SIGNALS), "dimension: 32 instead"),
     ],
 )

@@ -1,0 +1,36 @@
+"""Which training batches are watched: all of a window's, or with ``every_n_batches=`` the first and some of the others.
+
+And those that may tell what the head is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_featgeo.callbacks.run import LightningRun
+from lightning_featgeo.rows.batches import batch_size
+
+
+def begin(run: LightningRun, batch: Any, number: int) -> None:
+    """Catch a training batch: for a window that takes it, or to find the head.
+
+    Args:
+        run: the run.
+        batch: as the step is given it.
+        number: of the batch in its epoch; with the first one, it is seen whether anything before the head trains.
+    """
+    if ("train", 0) not in run.watcher.shards:
+        run.train_loader_starts(from_start=False)
+    window = run.open_train_window()
+    taken = window is not None and window.takes(f"{run.trainer.current_epoch}/{number}")
+    if taken or run.watcher.sources.unsettled or number == 0:
+        run.watcher.begin_batch("train", batch)
+
+
+def pass_over(run: LightningRun, batch: Any) -> None:
+    """A training batch was not watched."""
+    window, size = run.open_train_window(), batch_size(batch)
+    if window is not None and run.settings.every_n_batches > 1 and size is not None:
+        window.pass_over(size)
+    else:
+        run.watcher.missed_batch(("train", 0))

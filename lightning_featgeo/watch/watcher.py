@@ -25,12 +25,13 @@ from lightning_featgeo.rows.tree import snapshot
 from lightning_featgeo.rows.versions import Versions
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.agreement import Key, Make, agree
-from lightning_featgeo.watch.announcement import Announcement, say
+from lightning_featgeo.watch.announcement import Announcement, fill, say
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
+from lightning_featgeo.watch.price import Price
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
@@ -57,7 +58,7 @@ class Watcher:
         self.settings, self.sources, self.ranks, self.history = settings, sources, ranks, history
         self.stated_classes, self.policy, self.id_key = stated_classes, policy, id_key
         self.guard = Guard(settings.on_error, tells=ranks.rank == 0)
-        self.phase = Phase()
+        self.phase, self.price = Phase(), Price()
         self.windows: dict[Key, Window] = {}
         self.shards: dict[Key, Shard] = {}  # by window: where its loader is
         self.batch: Any = None  # of the step that runs, as it was given
@@ -249,6 +250,7 @@ class Watcher:
             closed += self._close_one(window, number, epoch, step, told, reference)
         for one in closed:
             self.guard.warn_of(one.record)
+        self._tell_the_price(closing, closed)
         return closed
 
     def _close_one(
@@ -270,6 +272,12 @@ class Watcher:
         return [layer.path for layer in self.sources.watched.layers]
 
     # --- words -----------------------------------------------------------------------------------------------
+
+    def _tell_the_price(self, closing: Sequence[Window], closed: Sequence[ClosedWindow]) -> None:
+        with self.guard.around("looking at what windows cost", lost="the curves are not affected"):
+            text = self.price.look(closing, closed)
+            if text is not None and self.ranks.rank == 0:
+                say(fill(text, 2))
 
     def _announce(self, window: Window) -> None:
         with self.guard.around("announcing what is watched", lost="the curves are not affected"):

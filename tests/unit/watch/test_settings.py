@@ -15,7 +15,7 @@ from lightning_featgeo.adapters.huggingface import GeometryCallback
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.watch.settings import WatchSettings
 
-MOST = 22  # arguments of the monitor
+MOST = 23  # arguments of the monitor
 
 
 def test_the_monitor_takes_its_settings_and_few_of_them() -> None:

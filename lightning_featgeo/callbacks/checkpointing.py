@@ -1,12 +1,13 @@
 """What a checkpoint keeps of a monitor, and how a run goes on from it.
 
-Kept: every closed window (so that the resumed run's history is whole), what was watched, who was whose neighbour in the
-last window, and the training window that was open, if its rows can be gone on from. Plain numbers, strings and tensors:
-``torch.load(…, weights_only=True)`` reads it.
+Kept: the closed windows that are in memory (so that the resumed run's history goes on), what was watched, who was whose
+neighbour in the last window, and the training window that was open, if its rows can be gone on from. Plain numbers,
+strings and tensors: ``torch.load(…, weights_only=True)`` reads it.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
-VERSION = 2  # 2 has the kinds of gaps; states of 1 are read
+VERSION = 3  # 2 has the kinds of gaps, 3 records as JSON; states of both and of 1 are read
 _WAY_OUT = "Resume with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
 _LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
 RESTARTS = Gap(GapKind.LOST, _LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)")
@@ -69,7 +70,7 @@ class Saved:
         version = state.get("version", 0)
         if version > VERSION:
             raise ValueError(f"it was written by a later version (format {version}, this one reads up to {VERSION})")
-        records, bad_records = readable(items(state.get("records", [])), lambda record: checked_record(plain(record)))
+        records, bad_records = readable(items(state.get("records", [])), _record)
         events, bad_events = readable(items(state.get("events", [])), checked_event)
         layers, bad_layers = readable(items(state.get("layers", [])), name_of)
         dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))
@@ -111,6 +112,11 @@ class Saved:
             raise ConfigurationError(
                 f"the checkpoint's curves are of {self.classes} classes, this run's of {classes}. {_WAY_OUT}"
             )
+
+
+def _record(given: Any) -> Record:
+    """A record as a checkpoint has it: JSON, or in states of an earlier version a dict."""
+    return checked_record(json.loads(given) if isinstance(given, str) else plain(given))
 
 
 def _neighbours(given: tuple[Any, Any]) -> tuple[str, list[torch.Tensor]]:
@@ -156,7 +162,7 @@ def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, 
     return {
         "version": VERSION,
         "windows": number,
-        "records": [record.as_dict() for record in history],
+        "records": [record.text for record in history],  # strings: thousands of small dicts take seconds
         "events": [dict(event) for event in history.events],
         **of_run,
     }

@@ -10,12 +10,14 @@ import html
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning_featgeo.errors import FeatureGeometryWarning, printable
-from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run
+from lightning_featgeo.history import thinning
+from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run, in_plain
 
 SHOWN_ROWS = 20  # in a notebook
 FORMAT = 3  # of the file: 3 has the kinds of gaps; earlier ones are read, later ones as far as they are understood
@@ -24,7 +26,8 @@ FORMAT = 3  # of the file: 3 has the kinds of gaps; earlier ones are read, later
 class History:
     """Records in memory and, if a path is given, appended to a file as they come.
 
-    The file's first line describes the run; a line cut short by a crash is left out when it is read again.
+    The file's first line describes the run; a line cut short by a crash is left out when it is read again. Of a curve
+    with more than 4,096 windows not all stay in memory (see ``history.thinning``); the file has all of them.
 
     >>> history = History()
     >>> history.append(Record(0, "val", None, 1.0, 10, {"feature_std": 0.8}))
@@ -37,6 +40,8 @@ class History:
         self.run: dict[str, Any] = {}
         self.records: list[Record] = []
         self.events: list[dict[str, Any]] = []
+        self.closed = 0  # records so far, those that no longer are in memory too
+        self._counts: dict[thinning.Curve, int] = {}  # of the records, by curve
         self._file: _LineFile | None = None
 
     def describe(self, run: dict[str, Any]) -> None:
@@ -47,8 +52,17 @@ class History:
 
     def append(self, record: Record) -> None:
         """Add a closed window."""
+        self._keep(record)
+        self._put(f'{{"window": {record.text}}}')
+
+    def _keep(self, record: Record, thin: bool = True) -> None:
         self.records.append(record)
-        self._write({"window": record.as_dict()})
+        self.closed += 1
+        curve = thinning.curve_of(record)
+        self._counts[curve] = self._counts.get(curve, 0) + 1
+        if thin and self._counts[curve] > thinning.most_of(len(self._counts)):
+            self.records[:] = thinning.thinned(self.records, self.events)
+            self._counts = dict(Counter(map(thinning.curve_of, self.records)))
 
     def event(self, **event: Any) -> None:
         """Add something that happened: a stop and its reason."""
@@ -68,7 +82,9 @@ class History:
             self.event(**event)
 
     def _write(self, line: dict[str, Any]) -> None:
-        text = json.dumps(line, allow_nan=False, default=_plain)
+        self._put(json.dumps(line, allow_nan=False, default=in_plain))
+
+    def _put(self, text: str) -> None:
         if self.path is None:
             return
         if self._file is None or self._file.path != self.path:
@@ -130,14 +146,18 @@ class History:
         """For notebooks: the last windows as a table."""
         shown = self.rows()[-SHOWN_ROWS:]
         names = list(dict.fromkeys(name for row in shown for name in row if not name.endswith("_se")))
-        lines = [f"<p>{len(self.records)} windows{', the last:' if len(shown) < len(self.records) else ''}</p>"]
+        lines = [f"<p>{self.closed} windows{', the last:' if len(shown) < self.closed else ''}</p>"]
         lines.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
         lines += ["<tr>" + "".join(f"<td>{_shown(row.get(name))}</td>" for name in names) + "</tr>" for row in shown]
         return "".join([*lines, "</table>"])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> History:
+    def load(cls, path: str | os.PathLike[str], thin: bool = False) -> History:
         """Read a file back: whole, cut short, or damaged. Lines that can't be read are left out, and that is said.
+
+        Args:
+            path: of the file.
+            thin: keep as many windows as a run itself does, not all of them.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -146,7 +166,7 @@ class History:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
             for text in file:
                 try:
-                    history._take(json.loads(text))
+                    history._take(json.loads(text), thin)
                 except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
                     lost += text.endswith("\n")  # the last one may be cut: a crash came in the middle of it
         if lost:
@@ -162,7 +182,7 @@ class History:
             )
         return history
 
-    def _take(self, line: Any) -> None:
+    def _take(self, line: Any, thin: bool) -> None:
         if not isinstance(line, dict):
             raise TypeError(f"expected an object, got {type(line).__name__}")
         if "run" in line:
@@ -170,7 +190,8 @@ class History:
         elif "end" in line:
             self.run["end"] = str(line["end"])
         elif "window" in line:
-            self.records.append(checked_record(line["window"]))
+            record = checked_record(line["window"])
+            self._keep(record, thin)
         elif "event" in line:
             self.events.append(checked_event(line["event"]))
 
@@ -222,8 +243,3 @@ class _LineFile:
 
 def _shown(value: Any) -> str:
     return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, anything else in words: what a user has set must not cost the file."""
-    return value.item() if hasattr(value, "item") else str(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
@@ -48,13 +49,23 @@ class Record:
         """What the logged names of this record start with."""
         return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
 
+    @cached_property
+    def text(self) -> str:
+        """:meth:`as_dict` as JSON, made once: for the file, and for every checkpoint."""
+        return json.dumps(self.as_dict(), allow_nan=False, default=in_plain)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists; :func:`checked_record` reads them back."""
         return {
-            **asdict(self),
+            **{part.name: getattr(self, part.name) for part in fields(self)},
             "gaps": {name: plain_gap(gap) for name, gap in self.gaps.items()},
             "notes": [{"kind": note.kind.value, "text": str(note)} for note in self.notes],
         }
+
+
+def in_plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, anything else in words: what a user has set must not cost the file."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def checked_record(given: dict[str, Any]) -> Record:

@@ -115,23 +115,28 @@ class Mergeable(Metric):
 
     @property
     def bank(self) -> BankAccumulator | None:
-        """The kept rows; None before the first batch, or if no signal reads them."""
+        """The kept rows, with all that have come; None before the first batch, or if no signal reads them."""
+        self.catch_up()
+        return self._bank_as_is
+
+    @property
+    def _bank_as_is(self) -> BankAccumulator | None:
         found = dict(self._made).get("bank")
         return found if isinstance(found, BankAccumulator) else None
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of all accumulators: 0 before the first batch, fixed after it."""
-        tables = 0
-        if "neighbor_churn" in (self.signals or ()) and self.bank is not None:
-            tables = 2 * 8 * self.bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
+        tables, bank = 0, self._bank_as_is
+        if "neighbor_churn" in (self.signals or ()) and bank is not None:
+            tables = 2 * 8 * bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
         waiting = self._waiting.limit if self.dim is not None else 0
         return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables + waiting
 
     @property
     def closing_bytes(self) -> int:
         """Peak extra bytes when a window closes: decompositions, class means, tables of neighbours."""
-        moments, bank = dict(self._made).get("moments"), self.bank
+        moments, bank = dict(self._made).get("moments"), self._bank_as_is
         total = points = 0
         if isinstance(moments, MomentsAccumulator):
             total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
@@ -208,7 +213,7 @@ class Mergeable(Metric):
 
     def _settings(self) -> dict[str, Any]:
         """What must be equal where rows are merged."""
-        bank = self.bank
+        bank = self._bank_as_is
         return {
             "signals": list(self.signals or ()),
             "num_classes": self.num_classes,

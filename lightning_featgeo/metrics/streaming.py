@@ -25,7 +25,7 @@ from lightning_featgeo.metrics.plan import (
 )
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.rows import Rows, build_rows
-from lightning_featgeo.rows.waiting import PlainRows, copied
+from lightning_featgeo.rows.waiting import PlainRows, compact, copied
 from lightning_featgeo.types import Tensor
 
 _COUNTERS = ("seen", "nonfinite", "labelled", "out_of_range", "largest_label")
@@ -107,7 +107,9 @@ class Streaming(Mergeable):
         if not self._waiting.admits(rows):
             self.catch_up()
         waits = self._begun and self._waiting.admits(rows)  # the same rows are added together in every window
-        self._waiting.add(rows if owned or not waits or isinstance(rows, PlainRows) else copied(rows))
+        if waits:
+            rows = compact(rows) if owned or isinstance(rows, PlainRows) else copied(rows)
+        self._waiting.add(rows)
         if not waits:
             self.catch_up()
 
@@ -123,6 +125,16 @@ class Streaming(Mergeable):
             ):
                 self._accumulate(rows)
             self._lost = False
+
+    def complete(self) -> None:
+        """Add the rows that wait; what is computed then is of all rows that came.
+
+        Raises:
+            RuntimeError: if some were lost when they were added.
+        """
+        if self._lost:
+            raise RuntimeError("rows were lost when they were added; begin anew with reset()")
+        self.catch_up()
 
     @property
     def reads_views(self) -> bool:
@@ -178,7 +190,7 @@ class Streaming(Mergeable):
         self._made.update(
             build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device, few)
         )
-        bank = self.bank
+        bank = self._bank_as_is
         self._reads_views, self._target_width = "views" in self._made, None if bank is None else bank.targets.shape[1]
         self.dim = shape.dim
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}

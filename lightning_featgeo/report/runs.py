@@ -82,10 +82,15 @@ def load(paths: Iterable[Path]) -> Iterator[Run]:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                history = History.load(path)
+                history = History.load(path, thin=True)
             except OSError as error:
                 raise ReportError(f"{path}: can't be read ({error.strerror or error})") from None
         notes = [str(each.message).removeprefix("featgeo: ") for each in said]
+        if len(history) < history.closed:
+            notes.append(
+                f"{history.closed:,} windows are in the file: the last ones, those with an alarm and some of the "
+                f"others, spread evenly, are drawn ({len(history):,} in all)"
+            )
         yield Run(_name(path, history), path, history, notes)
 
 

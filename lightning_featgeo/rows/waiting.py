@@ -11,6 +11,9 @@ import torch
 from lightning_featgeo.rows.rows import UNLABELLED, Rows
 from lightning_featgeo.types import Float, Tensor
 
+MOST_BATCHES = 256  # that wait: each is an object or ten, however small its rows are
+_SPARE = 2**12  # bytes that a view may keep alive beside its own
+
 
 @dataclass(frozen=True)
 class PlainRows:
@@ -66,7 +69,7 @@ class Waiting:
 
     def admits(self, rows: Rows | PlainRows) -> bool:
         """Whether these rows can wait beside those that are here: of the same type and place, and within the limit."""
-        if self.held + size_of(rows) > self.limit:
+        if self.held + size_of(rows) > self.limit or len(self.batches) >= MOST_BATCHES:
             return False
         return not self.batches or _kind(rows) == _kind(self.batches[-1])
 
@@ -86,8 +89,19 @@ class Waiting:
 
 
 def size_of(rows: Rows | PlainRows) -> int:
-    """Bytes of the features; the other columns are small beside them."""
-    return rows.features.numel() * rows.features.element_size()
+    """Bytes of all columns."""
+    return sum(one.numel() * one.element_size() for one in vars(rows).values() if isinstance(one, Tensor))
+
+
+def compact(rows: Rows | PlainRows) -> Rows | PlainRows:
+    """Rows that keep no more memory alive than they take: a view of something larger is copied."""
+    views = {name: one for name, one in vars(rows).items() if isinstance(one, Tensor) and _is_a_part(one)}
+    return type(rows)(**{**vars(rows), **{name: one.clone() for name, one in views.items()}}) if views else rows
+
+
+def _is_a_part(one: Tensor) -> bool:
+    held = one.untyped_storage().nbytes()
+    return held > _SPARE and held > 2 * one.numel() * one.element_size()
 
 
 def joined(batches: Sequence[Rows | PlainRows]) -> Rows:

@@ -74,21 +74,31 @@ def damaged(state: Any, path: tuple[Any, ...], by: Any) -> Any:
     return found
 
 
+def as_text(state: dict[str, Any]) -> dict[str, Any]:
+    """With records as JSON, as far as they can be that."""
+    records = state.get("records")
+    if not isinstance(records, list):
+        return state
+    return {**state, "records": [json.dumps(one, default=str) for one in records]}
+
+
 def own_state(checkpoint: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(state for key, state in checkpoint["callbacks"].items() if kind in key)
 
 
 def test_every_leaf_of_a_monitors_state(checkpoint: dict[str, Any]) -> None:
-    state = own_state(checkpoint, "Monitor")
-    whole, tried = Saved.read(state), 0
+    kept = own_state(checkpoint, "Monitor")
+    whole, tried = Saved.read(kept), 0
     assert whole is not None
-    assert (len(whole.records), len(whole.events)) == (len(state["records"]), 1)
+    assert (len(whole.records), len(whole.events)) == (len(kept["records"]), 1)
+    state = {**kept, "records": [json.loads(text) for text in kept["records"]]}  # as versions before the third did
     for path in places(state):
         for by in DAMAGE:
             tried += 1
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                saved = Saved.read(damaged(state, path, by))
+                found = damaged(state, path, by)
+                saved = Saved.read(as_text(found) if tried % 2 else found)
             assert len(said) <= 1, (path, by)
             if path[0] in ("records", "events") and len(path) > 1:
                 assert saved is not None

@@ -49,6 +49,15 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
         assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: item[1])[-3:]
 
 
+def test_a_reference_whose_rows_still_wait_and_one_that_fails_on_one_rank() -> None:
+    alone, every = on_ranks(1, windows.waiting_reference, 1)[0], on_ranks(2, windows.waiting_reference, 2)
+    for rank in every:
+        assert rank["counts"] == alone["counts"]
+        assert max(differences(rank["values"], alone["values"]).values()) < 1e-9
+        assert "rank 1" in rank["failed"]
+        assert "rows were lost" in rank["failed"]
+
+
 def test_references_small_loaders_and_windows_of_steps() -> None:
     alone, every = on_ranks(1, windows.compared, 1)[0], on_ranks(2, windows.compared, 2)
     assert every[0] == every[1]

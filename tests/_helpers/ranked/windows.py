@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, Neighbors
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryMetric, Neighbors
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.callbacks.display import LoggerDisplay
+from lightning_featgeo.distributed.ranks import RankFailure
 from lightning_featgeo.metrics.details import Details
 from tests._helpers.data import digits
 from tests._helpers.ranked import several
@@ -214,3 +215,27 @@ def projected(size: int, validates: str, blind: int | None = None) -> dict[str, 
             said = f"{type(error).__name__}: {error}"
     shown = [(r.stage, r.layer, r.epoch, r.counts.get("seen"), r.values) for r in monitor.history]
     return {"records": shown, "said": said}
+
+
+def waiting_reference(size: int) -> dict[str, Any]:
+    """Two metrics that are compared while rows of both still wait; and a reference that fails on one rank."""
+    names, rank = ["frechet_distance", "knn_ood_auroc"], int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo")
+    x = digits()[0] / 16
+    reference, metric = (GeometryMetric(names, has_reference=True, sync_on_compute=True) for _ in range(2))
+    for start in range(0, 600, 20):
+        if start // 20 % size == rank:
+            index = torch.arange(start, start + 20)
+            reference.update(x[index], sample_index=index)
+            metric.update(x[index + 700] + 0.1, sample_index=index)
+    assert reference._waiting.batches
+    found = metric.window(reference)
+    failed = ""
+    if size > 1:
+        if rank == 1:
+            reference._lost = True
+        try:
+            metric.window(reference)
+        except RankFailure as failure:
+            failed = str(failure)
+    return {"values": found.values, "counts": found.counts, "failed": failed}

@@ -9,8 +9,10 @@ import torch
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.rows.waiting import PlainRows, size_of
 from tests._helpers.data import digits_features
 
+LABELS = frozenset({"labels"})
 SIGNALS = ["effective_rank", "feature_std", "id_two_nn", "nc1", "knn_accuracy", "dead_fraction"]
 
 
@@ -108,3 +110,54 @@ def test_a_failure_while_they_are_added_is_not_forgotten(monkeypatch: pytest.Mon
     made.reset()
     made.update(x[:64], y[:64])
     assert made.window().values["n_samples"] == 64
+
+
+def test_views_keep_nothing_else_alive() -> None:
+    made = metric()
+    for start in range(0, 160, 16):
+        tokens = torch.randn(16, 500, 64)
+        made.update_rows(PlainRows(tokens[:, 0], torch.arange(16 * 500).view(16, 500)[:, 1], -100, start, 1, 0), LABELS)
+    assert len(made._waiting.batches) == 9
+    for rows in made._waiting.batches:
+        for column in (rows.features, rows.label):
+            assert column.untyped_storage().nbytes() == column.numel() * column.element_size()
+
+
+def test_tiny_batches_do_not_pile_up() -> None:
+    made = GeometryMetric(["feature_std"])
+    longest = 0
+    for _ in range(1000):
+        made.update(torch.randn(1, 2))
+        longest = max(longest, len(made._waiting.batches))
+        assert made._waiting.held == sum(map(size_of, made._waiting.batches))
+    assert 100 < longest <= 256
+    assert made.window().counts["seen"] == 1000
+
+
+def test_the_bank_and_a_reference_have_all_rows() -> None:
+    x, _ = digits_features()
+    signals = ["frechet_distance", "knn_ood_auroc"]
+    reference, made = GeometryMetric(signals, has_reference=True), GeometryMetric(signals, has_reference=True)
+    for start in range(0, 900, 30):
+        reference.update(x[start : start + 30])
+        made.update(x[start + 800 : start + 830] + 0.1)
+    assert made._waiting.batches
+    assert made.bank is not None
+    assert len(made.bank.compute().rows) == 900
+    whole, other = GeometryMetric(signals, has_reference=True), GeometryMetric(signals, has_reference=True)
+    whole.update(x[:900])
+    other.update(x[800:1700] + 0.1)
+    assert made.window(reference).values == pytest.approx(other.window(whole).values, rel=1e-9)
+
+
+def test_a_reference_that_lost_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = digits_features()
+    reference, made = (GeometryMetric(["frechet_distance"], has_reference=True) for _ in range(2))
+    for start in range(0, 90, 30):
+        reference.update(x[start : start + 30])
+        made.update(x[start : start + 30])
+    monkeypatch.setattr(reference, "_accumulate", lambda rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reference.catch_up()
+    with pytest.raises(RuntimeError, match="rows were lost"):
+        made.window(reference)

@@ -32,12 +32,11 @@ _KEYS = itertools.count()
 
 @dataclass(slots=True)
 class Recording:
-    """Outermost calls since the batch began. ``is_alone``: one module makes them all, and its end is not waited for."""
+    """Outermost calls since the batch began."""
 
     calls: list[Entered] = field(default_factory=list)
     depth: int = 0
     used: set[int] = field(default_factory=set)
-    is_alone: bool = False
     trace: Trace | None = None  # of every module, while it is not known what to watch
     is_open: Callable[[], bool] = lambda: True
 
@@ -49,7 +48,7 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
     if recording is None or id(module) != owner:
         return
-    recording.depth = 1 if recording.is_alone else recording.depth + 1
+    recording.depth += 1
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
@@ -59,8 +58,7 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
             parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
             given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
         recording.calls.append(Entered(next(ORDER), id(module), given))
-        if not recording.is_alone:
-            recording.used.add(id(module))
+        recording.used.add(id(module))
     elif recording.depth == 1:
         recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
         return
@@ -102,7 +100,6 @@ class Entrance:
         self.close()
         searches = self._searched < SEARCHED or traces
         modules = list(_hookable(self.root, traces)) if searches else list(self._outermost.values())
-        alone = not searches and len(modules) == 1  # then its end says nothing more
         for module in modules:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
@@ -112,14 +109,10 @@ class Entrance:
                 )
             before, after = self._hooks[id(module)]
             before.attach(first=_hooks.has_pre_hooks(module))
-            self._attached.append(before)
-            if not alone:
-                after.attach()
-                self._attached.append(after)
+            after.attach()
+            self._attached += (before, after)
         self._entries = None
-        self._recording = _RECORDING[self.key] = Recording(
-            is_open=self._is_open, is_alone=alone, trace=Trace() if traces else None
-        )
+        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open, trace=Trace() if traces else None)
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
@@ -167,11 +160,8 @@ class Entrance:
 
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
-        if self._recording.is_alone and len(entered) == len(calls) == 1 and id(module) not in self._outermost:
-            return [tuple(entered[0].given) if entered[0].start <= calls[0].order else ()]  # the usual case
-        if self._recording.is_alone and not (is_input and id(module) in self._outermost):
-            before = [next((e for e in reversed(entered) if e.start <= call.order), None) for call in calls]
-            return [() if one is None else tuple(one.given) for one in before]
+        if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
+            return [tuple(entered[0].given)]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
@@ -194,11 +184,17 @@ def _behind(
     made = entries.maker(call.place, call.node, call.order)
     if made is not None:
         return tuple(entries.origin(made).given)
+    if call.node is not None or any(gave.grad_fn is not None for one in sources for gave in one.gave):
+        return ()  # there is a graph, and no way in it leads here: stored rows, or detached and changed ones
     if len(sources) == count and sources[index].stop < call.order:
         return tuple(sources[index].given)
     earlier = [one for one in sources if one.stop < call.order]
     fresh = [one for one in earlier if one.start > before] or earlier
     return tuple(tensor for one in fresh for tensor in one.given)
+
+
+def _is_inside(call: Caught, one: Entered) -> bool:
+    return one.start <= call.order <= one.stop
 
 
 def _is_a_number(one: Entered) -> bool:

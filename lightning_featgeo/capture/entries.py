@@ -38,9 +38,10 @@ class Entries:
         self._by_place: dict[int, list[Entered]] = {}
         self._by_node: dict[Any, list[Entered]] = {}
         for one in calls:
+            own = {_compat.address(given) for given in one.given}  # a view of what it was given says nothing
             for gave in one.gave:
                 place = _compat.address(gave)
-                if place is not None:
+                if place is not None and place not in own:
                     self._by_place.setdefault(place, []).append(one)
                 if gave.grad_fn is not None:
                     self._by_node.setdefault(gave.grad_fn, []).append(one)

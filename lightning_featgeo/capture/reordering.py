@@ -56,7 +56,7 @@ class Order:
         if rows is None:
             self.changes = True
             return None, True
-        if not self.changes and (self._looked < FIRST or self._looked % EVERY == 0):
+        if not self.changes and (rows.device.type == "cpu" or self._looked < FIRST or self._looked % EVERY == 0):
             self.changes = not torch.equal(rows, torch.arange(len(rows), device=rows.device))
         self._looked += 1
         return (rows if self.changes else None), False
@@ -80,6 +80,11 @@ def taken_rows(node: Any) -> Taken | None:
             return None
         node = inputs[0]
     return None
+
+
+def is_a_take(node: Any) -> bool:
+    """Whether a node took rows along the first axis."""
+    return bool(_TAKES.match(node.name())) and _read(node, node.name()) is not None
 
 
 def _read(node: Any, name: str) -> Taken | None:

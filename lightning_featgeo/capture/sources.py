@@ -286,7 +286,7 @@ class Sources:
         length = None if one.taken is None else one.taken.length
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
-            given, one.reached, rows, length, unknown or unseen,
+            given, one.reached, rows, length, unknown or unseen, one.is_mixed,
         )  # fmt: skip
 
     def remove(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.mixing import mixes_rows
 from lightning_featgeo.capture.reordering import Taken, taken_rows
 from lightning_featgeo.capture.values import plain
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
@@ -37,6 +38,7 @@ class Caught:
         node: of the autograd graph, that made it.
         reached: whether the loss is trained through it; None: unknown.
         taken: how rows were taken on the way, as the graph tells.
+        is_mixed: whether rows are sums of several samples' rows, as the graph tells.
     """
 
     order: int
@@ -49,6 +51,7 @@ class Caught:
     node: Any = None
     reached: bool | None = None
     taken: Taken | None = None
+    is_mixed: bool = False
 
 
 @dataclass
@@ -79,7 +82,7 @@ def _always() -> bool:
 
 @dataclass
 class Slot:
-    """What one tap catches."""
+    """What one tap catches. ``searches``: whether a graph is searched far back for mixed rows."""
 
     calls: list[Caught] = field(default_factory=list)
     budget: Budget | None = None
@@ -87,6 +90,7 @@ class Slot:
     error: Exception | None = None
     used: int = 0
     state: int = 0
+    searches: bool = False
 
     def catch(self, find: Callable[[], Any], eager: bool = True) -> None:
         """:meth:`add` what is found, and whatever goes wrong is kept for later: the user's forward goes on."""
@@ -125,6 +129,7 @@ class Slot:
                 "place": _compat.address(given),
                 "node": given.grad_fn,
                 "taken": taken_rows(given.grad_fn),
+                "is_mixed": mixes_rows(given.grad_fn, self.searches),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)
         self.calls.append(caught)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture import mixing
 from lightning_featgeo.capture.hooks import Hook
 from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Slot, stash
 from lightning_featgeo.capture.values import of_input, of_output
@@ -88,6 +89,7 @@ class FeatureTap:
         self.key = next(_KEYS)
         self.caught_ever = False
         self.frozen = False  # as the last training step told: no weight before it is being trained
+        self._mixes, self._opened = False, 0  # whether rows were mixed in a batch, and batches so far
         self._slot = Slot()
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
@@ -113,6 +115,7 @@ class FeatureTap:
         trained = [call for call in self._slot.calls if call.with_gradient]
         if trained:
             self.frozen = not any(call.needs_gradient for call in trained)
+        self._mixes = self._mixes or any(call.is_mixed for call in self._slot.calls)
         OPEN.pop(self.key, None)
         if self._hook.is_attached and not _compat.compiles():
             self._hook.detach()
@@ -126,6 +129,8 @@ class FeatureTap:
         """
         self.attach()
         self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
+        self._slot.searches = self._mixes or self._opened < mixing.FIRST or self._opened % mixing.EVERY == 0
+        self._opened += 1
         OPEN[self.key] = self._slot
 
     def give(self, calls: Iterable[tuple[int, Tensor | None]]) -> None:

@@ -120,6 +120,10 @@ class GeometryMetric(Streaming):
     def _head(self) -> torch.nn.Module | None:
         return self._owner_says[1]
 
+    def use_head(self, head: torch.nn.Module | None) -> None:
+        """From now on, ``nc3`` and ``nc4`` read this classifier."""
+        self._owner_says = self.policy, head
+
     @property
     def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:
         """(n, k) samples of each row's neighbours in the last closed window, and (n,) the rows' own samples."""

@@ -120,6 +120,12 @@ class Mergeable(Metric):
         return self._bank_as_is
 
     @property
+    def bank_size(self) -> int | None:
+        """Rows that the bank can keep; None before the first batch, or if there is none."""
+        bank = self._bank_as_is
+        return None if bank is None else bank.capacity
+
+    @property
     def _bank_as_is(self) -> BankAccumulator | None:
         found = dict(self._made).get("bank")
         return found if isinstance(found, BankAccumulator) else None

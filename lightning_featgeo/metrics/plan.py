@@ -30,9 +30,9 @@ _REMEDIES = {
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
     "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
-    "earlier": "the same samples in the same order in every window; this loader shuffles them, or nobody can tell. Use "
-    "a DataLoader of a map-style data set without shuffle=, sampler= and batch_sampler= (in a loop of your own: "
-    "open(…, loader=it))",
+    "earlier": "the same samples in the same order in every window: not training windows, and not a loader that "
+    "shuffles, or of which nobody can tell. Use a DataLoader of a map-style data set without shuffle=, sampler= and "
+    "batch_sampler= (in a loop of your own: open(…, loader=it))",
 }
 
 NOT_PAIRED = f"needs {_REMEDIES['earlier']}"

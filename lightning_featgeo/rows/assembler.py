@@ -15,7 +15,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.assembled import Assembled, Part
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
-from lightning_featgeo.rows.calls import Call, grows, joined
+from lightning_featgeo.rows.calls import MIXED, Call, grows, joined
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import drawn
 from lightning_featgeo.rows.evidence import Evidence
@@ -124,6 +124,8 @@ class RowAssembler:
                 "none has a label"
             ] = None
             targets = groups = None
+        if any(one.call.is_mixed for one in found):
+            self.notes[MIXED] = None
         others = self._other_samples(found, tensors, size)
         if others is not None:
             size, labels, targets, groups = others, None, None, None
@@ -150,7 +152,7 @@ class RowAssembler:
             if labels is not None:
                 of_inputs, bounded = layout.origin, self.views is None
                 label = labels_of(part, labels.to(device), origin, of_inputs, self.chosen_pool, self.notes, bounded)
-            if label is not None and (not one.is_labelled or one.call.is_reordered):
+            if label is not None and (not one.is_labelled or one.call.is_reordered or one.call.is_mixed):
                 label = torch.full_like(label, UNLABELLED)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()

@@ -10,6 +10,8 @@ import torch
 
 from lightning_featgeo.types import Tensor
 
+MIXED = "rows are mixtures of samples (mixup, CutMix): they have no class"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -25,6 +27,7 @@ class Call:
         rows: of what the network made, which rows were taken into it, (b,); None: all, in order.
         rows_of: how many rows there were to take from; None: unknown.
         is_reordered: rows were taken in an order that can't be told.
+        is_mixed: rows are sums of several samples' rows (manifold mixup): they have no class.
     """
 
     features: Tensor
@@ -36,6 +39,7 @@ class Call:
     rows: Tensor | None = None
     rows_of: int | None = None
     is_reordered: bool = False
+    is_mixed: bool = False
 
 
 def joined(calls: Sequence[Call]) -> Call | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.calls import MIXED, Call
 from lightning_featgeo.rows.chosen import (
     Chosen,
     are_alike,
@@ -36,7 +36,10 @@ from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # batches whose values are compared: the first ones, then one in so many
 IN_ORDER = "taken in order (not verified: what enters the network is no copy of the batch)"
-UNSEEN = "taken in order (not verified: what enters the network can't be seen, as where torch.compile is in use)"
+UNSEEN = (
+    "taken in order (not verified: no way is seen from what entered the network to these rows, as where torch.compile "
+    "is in use, or features are stored or detached)"
+)
 
 
 @dataclass
@@ -84,7 +87,8 @@ class Evidence:
             else:
                 found = [new or old for new, old in zip(found, before, strict=True)]
         if reads:
-            found = [self._stacked.settle(one, parts) for one in found]
+            given = [main_inputs(call.entered or ()) for call in calls]
+            found = [self._stacked.settle(one, parts, x) for one, x in zip(found, given, strict=True)]
             self._known[pattern] = [one if one is not None and one.is_identity else None for one in found]
             self._moved |= any(one is not None and not one.is_identity and one.how != BY_MEMORY for one in found)
         self.batches += 1
@@ -188,7 +192,7 @@ class Evidence:
                 continue
             given = main_inputs(call.entered or ())
             if origin.is_mixed:
-                self.notes["rows are mixtures of samples (mixup, CutMix): they have no class"] = None
+                self.notes[MIXED] = None
             if origin.changed:
                 if self.role.is_classifier and (exact or found):
                     self.notes[

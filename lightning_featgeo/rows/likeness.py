@@ -44,7 +44,7 @@ def likeness(rows: Tensor, samples: Tensor) -> Likeness | None:
         return None
     rows, samples = rows.to(torch.float64), samples.to(torch.float64)
     index = torch.arange(m, device=rows.device)
-    if m == n and _are_mixed(rows, samples):
+    if m == n and are_mixed(rows, samples, index):
         return Likeness(index, True)
     cosines = _directions(rows) @ _directions(samples).T
     top, found = cosines.topk(2, dim=1)
@@ -96,25 +96,32 @@ def _directions(x: Tensor) -> Tensor:
     return x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def _are_mixed(rows: Tensor, samples: Tensor) -> bool:
-    """Whether enough rows lie between their own sample and another one, or are put together of both."""
-    moved = rows - samples
+def are_mixed(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
+    """Whether enough rows lie between their own sample and another one, or are put together of both.
+
+    Args:
+        rows: (m, w).
+        samples: (n, w).
+        own: (m,) index of each row's sample.
+    """
+    rows, samples = rows.to(torch.float64), samples.to(torch.float64)
+    ours, index = samples[own], torch.arange(len(rows), device=rows.device)
+    moved = rows - ours
     length = moved.norm(dim=1)
-    changed = length > 1e-6 * samples.norm(dim=1).clamp(min=1e-12)
-    if float(changed.double().mean()) < _MIXED:
+    changed = length > 1e-6 * ours.norm(dim=1).clamp(min=1e-12)
+    if not len(rows) or float(changed.double().mean()) < _MIXED:
         return False
     squares = samples.square().sum(dim=1)
-    inner = samples @ samples.T
-    apart = (squares[:, None] + squares[None] - 2 * inner).clamp(min=0).sqrt()
-    along = moved @ samples.T - (moved * samples).sum(dim=1, keepdim=True)
+    apart = (squares[own, None] + squares[None] - 2 * (ours @ samples.T)).clamp(min=0).sqrt()
+    along = moved @ samples.T - (moved * ours).sum(dim=1, keepdim=True)
     cosine = along / (length[:, None] * apart).clamp(min=1e-12)
-    cosine.fill_diagonal_(-1)
+    cosine[index, own] = -1
     on_line = (cosine.amax(dim=1) > _ON_THE_LINE) & changed
     if float(on_line.double().mean()) >= _MIXED and samples.shape[1] > 2:
         return True
-    own = rows == samples
-    others = (rows[:, None] == samples[None]) | own[:, None]
+    same = rows == ours
+    others = (rows[:, None] == samples[None]) | same[:, None]
     whole = others.all(dim=2)
-    whole.fill_diagonal_(False)
-    pasted = whole.any(dim=1) & own.any(dim=1) & ~own.all(dim=1)
+    whole[index, own] = False
+    pasted = whole.any(dim=1) & same.any(dim=1) & ~same.all(dim=1)
     return float(pasted.double().mean()) >= _MIXED

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.rows.likeness import likeness, occurrence, resemble
+from lightning_featgeo.rows.likeness import are_mixed, likeness, occurrence, resemble
 from lightning_featgeo.rows.origin import BY_CONTENT, BY_CORRELATION, BY_LIKENESS, BY_MEMORY, Origin, main_inputs
 from lightning_featgeo.types import Tensor
 
@@ -205,6 +205,8 @@ def _rest_by_likeness(origin: Origin, known: Tensor, x: Tensor, part: Tensor) ->
     index = torch.arange(len(x), device=x.device)
     rest = index[~known]
     if len(x) == len(part) and bool((origin.samples == index)[known].all()):
+        if are_mixed(ours[~known], theirs, rest):  # the others were mixed with themselves
+            return Origin(None, origin.part, origin.piece, len(x), BY_LIKENESS, True, True, (0, 1))
         if resemble(ours[~known], theirs, rest):
             return Origin(None, origin.part, origin.piece, len(x), f"{origin.how}, or likeness", span=(0, 1))
         return origin

@@ -66,7 +66,7 @@ class Usual:
         call, given = calls[0], batch[self.entrance]
         if type(call) is not Call or call.entered is None or len(call.entered) != 1 or call.entered[0] is not given:
             return False
-        if call.rows is not None or call.is_reordered or call.real is not None:
+        if call.rows is not None or call.is_reordered or call.is_mixed or call.real is not None:
             return False
         n = given.shape[0]
         return call.features.shape[0] == n and (self.labels is None or batch[self.labels].shape[0] == n)

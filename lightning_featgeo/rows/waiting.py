@@ -11,7 +11,8 @@ import torch
 from lightning_featgeo.rows.rows import UNLABELLED, Rows
 from lightning_featgeo.types import Float, Tensor
 
-MOST_BATCHES = 256  # that wait: each is an object or ten, however small its rows are
+OTHER_COLUMNS = 48  # bytes a row: of six columns that are no features
+MOST_BATCHES = 256  # that wait side by side: each is an object or ten, however small its rows are
 _SPARE = 2**12  # bytes that a view may keep alive beside its own
 
 
@@ -69,12 +70,14 @@ class Waiting:
 
     def admits(self, rows: Rows | PlainRows) -> bool:
         """Whether these rows can wait beside those that are here: of the same type and place, and within the limit."""
-        if self.held + size_of(rows) > self.limit or len(self.batches) >= MOST_BATCHES:
+        if self.held + size_of(rows) > self.limit:
             return False
         return not self.batches or _kind(rows) == _kind(self.batches[-1])
 
     def add(self, rows: Rows | PlainRows) -> None:
         """Keep rows, as they are: nobody may write into them from now on."""
+        if len(self.batches) >= MOST_BATCHES:
+            self.batches = [_plain(self.batches) or joined(self.batches)]
         self.batches.append(rows)
         self.held += size_of(rows)
 
@@ -89,8 +92,10 @@ class Waiting:
 
 
 def size_of(rows: Rows | PlainRows) -> int:
-    """Bytes of all columns."""
-    return sum(one.numel() * one.element_size() for one in vars(rows).values() if isinstance(one, Tensor))
+    """Bytes of the features, and of what else rows may have: the same whether they are plain, so that a resumed run
+    adds the same rows together."""
+    x = rows.features
+    return x.numel() * x.element_size() + OTHER_COLUMNS * len(x)
 
 
 def compact(rows: Rows | PlainRows) -> Rows | PlainRows:

@@ -104,7 +104,7 @@ class Announcement:
         lines.append(("signals", ", ".join(metric.signals or ())))
         few = metric.spectrum_limit
         if few is not None and any("scatter" in row.requires for row in metric.chosen):
-            kept = min(few, metric.bank.capacity if metric.bank is not None else few)
+            kept = min(few, metric.bank_size or few)
             lines.append(("spectra", f'of at most {kept:,} rows of a window; spectrum_rows="all" takes all of them'))
         if metric.preset:
             lines.append(("preset", metric.preset))

@@ -64,4 +64,4 @@ def _ways(windows: Sequence[Window], rows: bool) -> list[str]:
 
 
 def _searches_much(window: Window) -> bool:
-    return any(part.metric.bank is not None and part.metric.bank.capacity > FEWER_ROWS for part in window.layers)
+    return any((part.metric.bank_size or 0) > FEWER_ROWS for part in window.layers)

@@ -70,12 +70,10 @@ class SampleIds:
                 f"id_key={self.key!r} gives {summarize(given)}; each of the batch's {samples} samples needs one id"
             )
         self._waiting.append((first, given))
-        banks = [metric.bank for metric in metrics if metric.bank is not None]
         waiting = sum(len(ids) for _, ids in self._waiting)
-        if len(self._known) + waiting > SPARE * max((bank.capacity for bank in banks), default=0):
+        if len(self._known) + waiting > SPARE * max((metric.bank_size or 0 for metric in metrics), default=0):
             self._settle(ranks)
-            for metric in metrics:
-                metric.catch_up()
+            banks = [metric.bank for metric in metrics if metric.bank is not None]
             kept = {int(sample) for bank in banks for sample in bank.samples.tolist()}
             self._known = {sample: name for sample, name in self._known.items() if sample in kept}
 

@@ -58,7 +58,7 @@ class WatchedLayer:
             "dim": metric.dim,
             "k": metric.neighbors.k,
             "knn_vote_k": metric.neighbors.vote_k,
-            "bank_size": 0 if metric.bank is None else metric.bank.capacity,
+            "bank_size": metric.bank_size or 0,
             "pool": made.chosen_pool or made.pool,
             "every_n_batches": self.every_n_batches,
             "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",

@@ -81,11 +81,10 @@ class Watcher:
 
     def open(self, stage: str, plans: Iterable[WindowPlan], step: int) -> None:
         """Begin the stage's windows, one a loader. Whatever fails now, other ranks will close them."""
+        self.phase.open.discard(stage)  # its windows of last time are over
+        self._look_for_new_modules()
         self.phase.open.add(stage)
         self._opened[stage] = []
-        with self.guard.around("looking for modules that were replaced", lost="the old ones are watched"):
-            if self.sources.refresh():
-                self.forget_layers()
         self.sources.ran_instead = []
         for plan in plans:
             window = self.windows.setdefault((stage, plan.number), Window(plan))
@@ -99,11 +98,24 @@ class Watcher:
                 window.open(step)
                 window.shard = self.shards.get((stage, plan.number))
 
-    def forget_layers(self) -> None:
-        """What is watched, or what is known of it, has changed: windows that are not being fed begin anew."""
+    def forget_layers(self) -> list[Window]:
+        """What is watched, or is known of it, has changed: windows begin anew; those that are being fed, next time."""
+        fed = []
         for window in self.windows.values():
-            if window.plan.stage not in self.phase.open or not window.batches:
+            if window.plan.stage in self.phase.open and window.batches:
+                window.is_outdated = True
+                fed.append(window)
+            else:
                 window.layers = []
+        return fed
+
+    def _look_for_new_modules(self) -> None:
+        """Watched modules may have been replaced: a window that is being fed goes on, with the head of now."""
+        with self.guard.around("looking for modules that were replaced", lost="the old ones are watched"):
+            if self.sources.refresh():
+                for window in self.forget_layers():
+                    for part in window.layers:
+                        part.metric.use_head(self.sources.head)
 
     def loader_starts(self, key: Key, loader: Any, from_start: bool = True) -> None:
         """A window's loader begins anew: from here on, samples are counted to tell repeats from others.
@@ -141,8 +153,8 @@ class Watcher:
         with self.guard.around("catching features", self.failing(stage)):
             self.batch = None if batch is None else snapshot(batch)
             self._versions = Versions(self.batch)
-            if is_broken(self.sources.watched.chains) and self.sources.refresh():
-                self.forget_layers()
+            if is_broken(self.sources.watched.chains):
+                self._look_for_new_modules()
             self.sources.open()
             self.phase.catching = stage
 

@@ -44,9 +44,12 @@ class Window:
     batches: int = 0
     repeats: int = 0
     failed: Gap | None = None
+    is_outdated: bool = False  # what is watched has changed since its layers were made
 
     def open(self, step: int) -> None:
         """Forget everything and start the clocks."""
+        if self.is_outdated:
+            self.layers, self.is_outdated = [], False
         for part in self.layers:
             part.metric.reset()
             part.failed = None

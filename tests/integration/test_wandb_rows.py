@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,9 @@ def test_the_best_before_a_resume_is_in_the_summary_of_the_run_that_goes_on(tmp_
     first = strict(signals=["feature_std"])
     run = trainer(first, max_epochs=2)
     run.fit(Classifier(), *loaders())
-    for record in first.history:  # a best that the resumed run does not reach
-        record.values["feature_std"] += 5.0
+    first.history.records[:] = [  # a best that the resumed run does not reach
+        replace(one, values={**one.values, "feature_std": one.values["feature_std"] + 5.0}) for one in first.history
+    ]
     run.save_checkpoint(tmp_path / "last.ckpt")
     again = strict(signals=["feature_std"])
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)

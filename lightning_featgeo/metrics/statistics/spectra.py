@@ -21,6 +21,7 @@ from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.sums import SumStatistics
 from lightning_featgeo.types import Tensor
 
+LEAST_TOLD = 64  # rows that may stand for all labelled ones: their spread is then within some 18 % (√(2/64))
 SPECTRUM_BLOCK = 256  # rows or columns that are in float64 at a time
 NO_SCATTER = (
     'no d×d covariance of such wide features is kept: spectrum_rows="all" keeps one (8·d² bytes, twice with classes)'
@@ -149,6 +150,11 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
             there = drawn[slot] == labels
             rows, labels = rows[there], slot[there]
         rows, labels = rows[: self._spectrum_limit], labels[: self._spectrum_limit]
-        if not len(rows):  # whose spread would read 0: a collapse
-            raise Undefined("no row of the bank is of a class that is compared", GapKind.NO_INPUT)
-        return ClassDeviations(rows, labels, self.class_means, int(self.class_counts.sum()))
+        every = int(self.class_counts.sum())
+        if len(rows) < min(every, LEAST_TOLD):  # the spread of none would read 0: a collapse
+            raise Undefined(
+                f"of {every:,} rows of classes that are compared {len(rows)} are in the bank: too few to tell how they "
+                'spread. spectrum_rows="all" reads all of them',
+                GapKind.NO_INPUT,
+            )
+        return ClassDeviations(rows, labels, self.class_means, every)

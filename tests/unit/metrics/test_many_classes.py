@@ -131,7 +131,7 @@ def test_wide_features_whose_bank_holds_no_class_that_is_compared(monkeypatch: p
     held = metric.accumulators["bank"].compute().labels
     assert not torch.isin(held, metric._statistics().classes_drawn).any()
     found = metric.window()
-    assert "no row of the bank" in found.gaps["nc1"]
+    assert "too few to tell" in found.gaps["nc1"]
 
 
 def test_classes_of_as_many_rows_come_together() -> None:
@@ -167,3 +167,26 @@ def test_votes_for_many_classes_take_little_memory() -> None:
     similarities = torch.tensor([[0.9, 0.8], [0.9, 0.8], [0.9, 0.2], [0.5, 0.5]])
     votes = torch.tensor([[99_999, 5], [5, 7], [5, 99_999], [7, 5]])
     assert voted_classes(similarities, votes, labels).tolist() == [99_999, 5, 5, 5]  # of a tie the lower class
+
+
+@pytest.mark.parametrize(("labelled", "told"), [(40, False), (3000, True)])
+def test_few_labelled_rows_of_wide_features_tell_no_spread(labelled: int, told: bool) -> None:
+    x, y = many(10, 3000)
+    few = torch.where(torch.arange(3000) < labelled, y, -1)
+    metric, whole = GeometryMetric(["nc1"], num_classes=10, spectrum_rows=256), GeometryMetric(["nc1"], num_classes=10)
+    metric.update(x, few)
+    whole.update(x, few)
+    found = metric.window()
+    if told:
+        assert found.values["nc1"] == pytest.approx(whole.window().values["nc1"], rel=0.2)
+    else:
+        assert "too few to tell how they spread" in found.gaps["nc1"]
+
+
+def test_all_labelled_rows_are_enough_however_few() -> None:
+    x, y = many(4, 200)
+    few = torch.where(torch.arange(200) < 20, y, -1)
+    metric, whole = GeometryMetric(["nc1"], num_classes=4, spectrum_rows=200), GeometryMetric(["nc1"], num_classes=4)
+    metric.update(x, few)
+    whole.update(x, few)
+    assert metric.window().values["nc1"] == pytest.approx(whole.window().values["nc1"], rel=1e-8)

@@ -22,7 +22,9 @@ from lightning_featgeo.report.runs import ReportError, find
 
 COST = ("n_samples", "gaps", "seconds", "share")
 MEDIA = ("spectrum", "class_cosines", "layout_picture", "log_density", "local_dimension")
-TABLES = ("classes_last", "classes_best", "lowest_density_last", "lowest_density_best")
+TABLES = tuple(
+    f"{name}_{when}" for name in ("classes", "suspect_labels", "lowest_density") for when in ("last", "best")
+)
 _NAME = re.compile(r"(?P<prefix>.+-)?featgeo/(?P<stage>[a-z0-9_]+)/((?P<layer>[a-z0-9_]+)/)?(?P<signal>[a-z0-9_]+)")
 
 

@@ -1,21 +1,25 @@
-"""What a window can show beyond numbers: its classes one by one, its loneliest rows, and rows to look at.
+"""What a window can show beyond numbers: its classes one by one, lonely rows, suspect labels, rows to look at.
 
 Taken from statistics that the window's signals have computed already, so that a table costs next to nothing. Keys:
 ``class_counts``, ``class_parts`` (2 head, 1 mid, 0 tail, −1 where the classes have no tail), ``class_spread`` (root
 mean squared distance to the class mean), ``class_nearest`` (index of the nearest other class), ``class_angle`` (to it,
 in degrees, between centred means), ``class_accuracy`` (kNN accuracy), (C,) each; ``matrix_classes``, ``class_cosines``
-(m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``shown_rows``, ``shown_labels``,
-``shown_samples``. NaN or −1 where there is none.
+(m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples`` and
+``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their
+votes, those for other classes than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where
+there is none.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional import density, dimension, long_tail
+from lightning_featgeo.metrics.functional.disagreement import suspects
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -43,6 +47,11 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
         )
     if "distances" in computed:
         found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
+    if {"vote_similarities", "vote_labels", "row_labels"} <= computed:
+        with contextlib.suppress(Undefined):
+            found |= suspects(
+                statistics.vote_similarities, statistics.vote_labels, statistics.row_labels, statistics.row_samples
+            )
     if asked.rows and "distances" in computed:
         found["shown_rows"] = statistics.rows[: asked.rows].float()
         found["shown_labels"] = statistics.bank_labels[: asked.rows]

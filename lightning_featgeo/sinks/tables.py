@@ -108,12 +108,31 @@ def lowest_rows(
         return None
     samples, labels = curves["low_samples"].tolist(), curves["low_labels"].tolist()
     density, local = curves["low_log_density"].tolist(), curves["low_dimension"].tolist()
-    key = "sample id" if ids else "position in the data set" if position else "order of arrival"
+    key = _key(ids, position)
     rows = [
         [i + 1, sample_id(sample, ids), class_name(label, names) if label >= 0 else None, _number(p), _number(d)]
         for i, (sample, label, p, d) in enumerate(zip(samples, labels, density, local, strict=True))
     ]
     return Table(["rank", key, "class", "log density (nats)", "local dimension"], rows, title)
+
+
+def suspect_labels(
+    curves: Mapping[str, Tensor], names: Sequence[str] | None, ids: Mapping[int, str], position: bool, title: str = ""
+) -> Table | None:
+    """Rows whose neighbours are of another class than their label, the surest first; arguments as above."""
+    if "suspect_samples" not in curves:
+        return None
+    parts = (curves[f"suspect_{name}"].tolist() for name in ("samples", "labels", "voted", "shares"))
+    rows = [
+        [i + 1, sample_id(sample, ids), class_name(label, names), class_name(voted, names), _number(share)]
+        for i, (sample, label, voted, share) in enumerate(zip(*parts, strict=True))
+    ]
+    key = _key(ids, position)
+    return Table(["rank", key, "label", "class of its neighbours", "votes for other classes"], rows, title)
+
+
+def _key(ids: Mapping[int, str], position: bool) -> str:
+    return "sample id" if ids else "position in the data set" if position else "order of arrival"
 
 
 def sample_id(sample: int, ids: Mapping[int, str]) -> str:

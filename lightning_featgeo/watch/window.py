@@ -236,7 +236,7 @@ def _compared(window: Window, reference: Window) -> list[Compared]:
 
 
 def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
-    asked = [curves[name] for name in ("low_samples", "shown_samples") if name in curves]
+    asked = [curves[name] for name in ("low_samples", "suspect_samples", "shown_samples") if name in curves]
     return torch.cat(asked) if asked else None
 
 

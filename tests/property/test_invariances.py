@@ -29,7 +29,8 @@ INVARIANT_TO = {
     ),
     "rs": (
         "rankme mean_resultant coding_rate coding_rate_reduction uniformity tolerance vmf_kappa vmf_log_density "
-        "effective_kde_points knn_accuracy class_subspace_affinity nc2_equinorm_orthogonal nc2_equiangle_orthogonal "
+        "effective_kde_points knn_accuracy label_disagreement class_subspace_affinity nc2_equinorm_orthogonal "
+        "nc2_equiangle_orthogonal "
         "alignment knn_ood_score knn_ood_auroc"
     ),
     "rt": "knn_log_density knn_entropy frechet_distance lidar class_volume_tail_gap gaussian_log_density",
@@ -45,6 +46,7 @@ def _shapes_are_the_same_in_every_example() -> Iterator[None]:
         yield
 
 
+WITH_THE_HEAD = {"nc3", "nc3_orthogonal", "nc_count_slope", "nc4"}
 EVERYTHING = ("all", "alignment", "lidar")
 
 
@@ -80,7 +82,7 @@ def test_order_and_batches_of_rows_change_nothing(seed: int, batch: int) -> None
     straight = values_of(*data, order=torch.arange(260))
     shuffled = values_of(*data, order=order, batch=batch)
     # what those data can't have: an earlier window, a head, a power law in eight eigenvalues
-    none = {"neighbor_churn", "nc3", "nc4", "alpha_req", "alpha_req_r2"}
+    none = {"neighbor_churn", *WITH_THE_HEAD, "alpha_req", "alpha_req_r2"}
     assert straight.keys() == CATALOG.keys() - none
     assert shuffled == pytest.approx(straight, rel=1e-7, abs=1e-10)
 
@@ -180,8 +182,7 @@ def test_monotone_where_the_definition_promises_it(seed: int) -> None:
 def test_every_signal_of_one_window_is_covered_here_or_says_why_not() -> None:
     covered = {name for names in INVARIANT_TO.values() for name in names.split()}
     per_coordinate = {"feature_std", "dead_fraction", "firing_rate", "outlier_dims"}  # the axes mean something
-    with_the_head = {"nc3", "nc4"}
     like_their_mean = {name for name in PLAIN if name.startswith("knn_log_density_q")} | {"alpha_req_r2"}
     counted = {"n_samples", "numerical_rank", "neighbor_churn"}
     others = {"kernel_mmd", "id_ratio"}  # a fixed polynomial kernel; two dimensions over each other
-    assert covered | per_coordinate | with_the_head | like_their_mean | counted | others == set(resolve("all"))
+    assert covered | per_coordinate | WITH_THE_HEAD | like_their_mean | counted | others == set(resolve("all"))

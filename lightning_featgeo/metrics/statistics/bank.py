@@ -132,6 +132,11 @@ class BankStatistics:
         return coding.rates_by_class(self.unit_labelled_rows, self.row_labels)
 
     @statistic("bank", "labels")
+    def row_samples(self) -> Tensor:
+        """(n,) their samples."""
+        return self._bank.samples[self._voters]
+
+    @statistic("bank", "labels")
     def labelled_rows(self) -> Tensor:
         """(n, d) the bank's labelled rows."""
         return self._bank.rows[self._bank.labels >= 0]

@@ -127,12 +127,19 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
     @statistic("moments", "scatter", "eigen")
     def second_moment_eigenvalues(self) -> Tensor:
         """Eigenvalues of the uncentred second moment, descending, min(n, d) of them."""
-        if self._few is None:
+        most, few = min(self.spectrum_count, self.dim), self._few
+        if few is None:
             mean = self._moments.mean
             uncentred = self.covariance + mean[:, None] * mean[None, :]
         else:
-            uncentred = gram_matrix(self._few, torch.zeros_like(self._few_mean)) / max(len(self._few), 1)
-        return null_small_eigenvalues(torch.linalg.eigvalsh(uncentred), min(self.spectrum_count, self.dim))
+            uncentred = gram_matrix(few, torch.zeros_like(self._few_mean)) / max(len(few), 1)
+        values = null_small_eigenvalues(torch.linalg.eigvalsh(uncentred), most)
+        if "bank" not in self._accumulators or len(self._bank.rows) != self._count:
+            return values
+        alive = int((uncentred.diagonal() > 0).sum())
+        if int((values > 0).sum()) < min(most, alive):  # near total collapse, squares have lost their tail
+            values = (torch.linalg.svdvals(self._bank.rows.double()) / self._count**0.5).square()
+        return values
 
     @statistic("moments", "scatter", "labels")
     def within_scatter(self) -> Tensor | ClassDeviations:

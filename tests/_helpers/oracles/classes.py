@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
+from scipy.spatial import distance
 from scipy.spatial.distance import cdist
+from scipy.stats import linregress
 
 from tests._helpers.oracles.spectra import Array, centred
 
@@ -55,6 +57,12 @@ def _affinity(groups: list[Array], r: int = 5) -> float | None:
     return float(np.mean([np.sqrt((np.cos(subspace_angles(a, b)) ** 2).mean()) for a, b in pairs]))
 
 
+def _slope(counts: NDArray[np.int64], ratio: Array) -> float | None:
+    if len(counts) < 3 or counts.max() < 1.5 * counts.min():
+        return None
+    return float(linregress(np.log(counts), np.log(ratio)).slope)
+
+
 def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:
     labels = np.unique(y)
     c = len(labels)
@@ -97,6 +105,8 @@ def classes(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
         "nc2_equinorm": float(norms.std(ddof=1) / norms.mean()),
         "nc2_equiangle": float(np.mean([abs(cos[i, j] + 1 / (c - 1)) for i, j in pairs])),
         "nc3": float(np.linalg.norm(weight / np.linalg.norm(weight) - m / np.linalg.norm(m))),
+        "nc3_orthogonal": float(np.mean([distance.cosine(a, b) for a, b in zip(weight, raw, strict=True)])),
+        "nc_count_slope": _slope(counts, np.linalg.norm(weight, axis=1) / raw_norms),
         "nc4": float((predicted != labels[nearest]).mean()),
         "cdnv": float(np.mean([(v[i] + v[j]) / (2 * ((means[i] - means[j]) ** 2).sum()) for i, j in pairs])),
     }

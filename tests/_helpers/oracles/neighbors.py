@@ -64,12 +64,13 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cos = unit @ unit.T
     np.fill_diagonal(cos, -np.inf)
-    right, voters = 0, max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1))
+    right, against, voters = 0, [], max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1))
     for i, row in enumerate(cos):
         near = np.argsort(-row, kind="stable")[:voters]
         votes = np.zeros(int(y.max()) + 1)
         np.add.at(votes, y[near], np.exp(row[near] / 0.07))
         right += votes.argmax() == y[i]
+        against.append(1 - votes[y[i]] / votes.sum())
     all_pairs = cdist(x, x)
     np.fill_diagonal(all_pairs, np.inf)
     near = np.argsort(all_pairs, axis=1, kind="stable")[:, :k]  # ties go to the lower index
@@ -90,6 +91,7 @@ def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -
         "knn_log_density_q50": float(np.quantile(logs, 0.5)),
         "knn_log_density_q95": float(np.quantile(logs, 0.95)),
         "knn_accuracy": right / len(x),
+        "label_disagreement": float(np.mean(against)),
         "uniformity": float(np.log(np.exp(-2 * pdist(unit, "sqeuclidean")).mean())),
         "effective_kde_points": float((kernel.sum(1) ** 2 / (kernel**2).sum(1)).mean()),
     }

@@ -148,3 +148,15 @@ def test_parts_with_other_spectra_are_not_merged() -> None:
         part.update(torch.randn(20, 4))
     with pytest.raises(ValueError, match="cannot merge"):
         parts[0].merge_state(parts[1])
+
+
+@pytest.mark.parametrize(("n", "d"), [(600, 24), (40, 64)])
+@pytest.mark.parametrize("spread", [1e-4, 1e-9])
+def test_uncentred_ranks_near_total_collapse_keep_their_tail(n: int, d: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 1 + spread * torch.randn(n, d, generator=generator, dtype=torch.float64)
+    x[:, 3] = 0.0  # a unit that is dead
+    _, found = window(x, ["rankme", "stable_rank"])
+    s = np.linalg.svd(x.numpy(), compute_uv=False)
+    p = s / s.sum() + 1e-7
+    assert found.values["rankme"] == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=1e-7)

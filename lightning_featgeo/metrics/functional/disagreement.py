@@ -1,0 +1,68 @@
+"""Rows whose neighbours are of another class than their label says: the first place to look for wrong labels."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
+from lightning_featgeo.metrics.results import Estimate
+from lightning_featgeo.types import Float, Int64, Tensor
+
+SUSPECT_ROWS = 20
+
+
+def label_disagreement(
+    vote_similarities: Float[Tensor, "n k"], vote_labels: Int64[Tensor, "n k"], row_labels: Int64[Tensor, " n"]
+) -> Estimate:
+    """Share of the neighbours' votes, weight exp(cos/0.07), that go to other classes than a row's own, in [0, 1].
+
+    The neighbours are those of ``knn_accuracy``; the rows with the largest shares are listed as suspect labels.
+
+    Args:
+        vote_similarities: cosine to each neighbour; −inf where there is none.
+        vote_labels: class of each neighbour.
+        row_labels: class of each row.
+
+    Returns:
+        The mean over rows, its standard error, and the number of rows.
+
+    Raises:
+        Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
+    """
+    shares = disagreements(vote_similarities, vote_labels, row_labels)
+    error = shares.std() / len(shares) ** 0.5 if len(shares) > 1 else None
+    return Estimate(shares.mean(), error, len(shares))
+
+
+def disagreements(
+    vote_similarities: Float[Tensor, "n k"], vote_labels: Int64[Tensor, "n k"], row_labels: Int64[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """The share of each row; arguments and errors as in :func:`label_disagreement`."""
+    if not row_labels.numel() or not vote_similarities.shape[1]:
+        raise Undefined("no labelled row has a direction")
+    best = vote_similarities.max(dim=1, keepdim=True).values
+    if not bool(best.isfinite().all()):
+        raise Undefined("some labelled rows have no neighbour from another sample")
+    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE).double()
+    others = torch.where(vote_labels == row_labels[:, None], 0.0, weights)
+    return others.sum(dim=1) / weights.sum(dim=1)
+
+
+def suspects(
+    vote_similarities: Float[Tensor, "n k"],
+    vote_labels: Int64[Tensor, "n k"],
+    row_labels: Int64[Tensor, " n"],
+    row_samples: Int64[Tensor, " n"],
+) -> dict[str, Tensor]:
+    """The rows with the largest shares: their samples, labels, the class their neighbours vote for, and the share."""
+    shares = disagreements(vote_similarities, vote_labels, row_labels)
+    voted = voted_classes(vote_similarities, vote_labels, row_labels)
+    order = shares.argsort(descending=True, stable=True)[:SUSPECT_ROWS]
+    order = order[(voted != row_labels)[order]]  # where the row's own class still wins, nothing is suspect
+    return {
+        "suspect_samples": row_samples[order],
+        "suspect_labels": row_labels[order],
+        "suspect_voted": voted[order],
+        "suspect_shares": shares[order],
+    }

@@ -8,6 +8,7 @@ graph would be compiled anew for that, so in a process that compiles it stays, a
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import functools
 import itertools
@@ -224,11 +225,14 @@ def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Modu
     modules = {display_name(path): m for path, m in root.named_modules() if display_name(path)}
     pattern = display_name(pattern)
     found = {path: m for path, m in modules.items() if path == pattern or _matches(path, m, pattern)}
+    if not found:  # a module may have a second name
+        every = {display_name(path): m for path, m in root.named_modules(remove_duplicate=False)}
+        found = {path: m for path, m in modules.items() if m is every.get(pattern)}
     if not found:
-        hint = near_misses(pattern, list(modules)[-40:] if len(modules) > 40 else list(modules))
+        nearest = difflib.get_close_matches(pattern, modules, 1, 0.5)
         raise ConfigurationError(
-            f"no module {pattern!r} in {type(root).__name__}.{hint} "
-            f"Paste: FeatureGeometryMonitor(layer={next(reversed(modules), 'net')!r})"
+            f"no module {pattern!r} in {type(root).__name__}.{near_misses(pattern, list(modules)[-40:])} "
+            f"Paste: FeatureGeometryMonitor(layer={(nearest or [next(reversed(modules), 'net')])[0]!r})"
         )
     return found
 

@@ -140,3 +140,14 @@ def test_of_a_model_output_the_last_hidden_layer_is_taken_not_the_embeddings() -
     x = torch.randn(2, 3)
     module(x)
     assert torch.equal(tap.take()[0].features, x + 2)
+
+
+def test_a_module_is_found_by_its_second_name_and_a_misspelt_one_by_its_nearest() -> None:
+    shared, model = nn.ReLU(), nn.Sequential()
+    model.first, model.between, model.second = shared, nn.Linear(3, 3), shared
+    assert find_modules(model, "second") == {"first": shared}
+    assert list(find_modules(model, "*")) == ["first", "between"]
+    with pytest.raises(
+        ConfigurationError, match=r"Did you mean 'first'\? Paste: FeatureGeometryMonitor\(layer='first'\)"
+    ):
+        find_modules(model, "firts")

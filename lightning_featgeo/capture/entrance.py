@@ -184,11 +184,10 @@ def _behind(
     made = entries.maker(call.place, call.node, call.order)
     if made is not None:
         return tuple(entries.origin(made).given)
-    if call.node is not None or any(gave.grad_fn is not None for one in sources for gave in one.gave):
-        return ()  # there is a graph, and no way in it leads here: stored rows, or detached and changed ones
-    if len(sources) == count and sources[index].stop < call.order:
+    # whoever gave something with a graph would have been found by it: these rows were stored, or detached and changed
+    earlier = [one for one in sources if one.stop < call.order and not any(gave.grad_fn for gave in one.gave)]
+    if len(sources) == count and any(one is sources[index] for one in earlier):
         return tuple(sources[index].given)
-    earlier = [one for one in sources if one.stop < call.order]
     fresh = [one for one in earlier if one.start > before] or earlier
     return tuple(tensor for one in fresh for tensor in one.given)
 

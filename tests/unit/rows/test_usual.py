@@ -145,8 +145,8 @@ def test_plain_rows_are_joined_as_full_ones_are() -> None:
 
 
 def test_no_more_waits_than_the_limit_allows() -> None:
-    waiting = Waiting(limit=100)
-    rows = PlainRows(torch.randn(2, 5), None, -100, 0, 1, 0)  # 40 bytes
+    waiting = Waiting(limit=300)
+    rows = PlainRows(torch.randn(2, 5), None, -100, 0, 1, 0)  # 2 · (20 + 48) bytes
     assert waiting.admits(rows)
     waiting.add(rows)
     waiting.add(rows)

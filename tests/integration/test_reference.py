@@ -270,7 +270,7 @@ def test_churn_of_samples_that_are_not_known_is_a_gap(how: Any) -> None:
     monitor = FeatureGeometryMonitor(signals=["neighbor_churn", "id_two_nn"], on_error="raise")
     trainer(monitor, use_distributed_sampler=False, num_sanity_val_steps=0).fit(Frozen(), train, how(val.dataset))
     assert [set(r.values) for r in monitor.history] == [{"id_two_nn", "n_samples"}] * 2
-    assert "this loader shuffles them" in monitor.history.run["described"]
+    assert "not training windows, and not a loader that shuffles" in monitor.history.run["described"]
     assert [r.gaps["neighbor_churn"].kind for r in monitor.history] == [GapKind.NOT_PAIRED] * 2
 
 

@@ -27,7 +27,7 @@ def weights(optimizer: str, compiled: bool, *callbacks: pl.Callback) -> torch.Te
 
 
 @pytest.mark.filterwarnings("ignore:featgeo. .* has no value. the classes have no tail")
-@pytest.mark.filterwarnings("ignore:featgeo. .*tail_min_angle has no value")
+@pytest.mark.filterwarnings("ignore:featgeo. .*(tail_min_angle|nc_count_slope) has no value")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(
     "compiled", [pytest.param(False, id="eager"), pytest.param(True, id="compiled", marks=pytest.mark.compiler)]

@@ -71,7 +71,7 @@ def test_the_workspace_has_a_panel_for_what_is_logged_in_order(
     blocks = wandb_workspace.report("me", "mine", [f"exp-{name}" for name in names]).blocks
     grids = [block for block in blocks if hasattr(block, "panels")]  # its sets of runs are only told to a server
     text = [panel._to_model().model_dump_json() for grid in grids for panel in grid.panels]
-    assert len(text) == len(FIRST) + 1 + 9
+    assert len(text) == len(FIRST) + 1 + 11
     assert "exp-featgeo/val/effective_rank" in text[1]
     assert "exp-featgeo_tables/val/classes_last" in "".join(text)
     assert wandb_workspace.main(["me/mine", "--run", str(tmp_path)]) == 0

@@ -142,7 +142,13 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
     metric = GeometryMetric("density")
     metric.update(torch.randn(50, 4))
     assert "knn_accuracy" not in metric.compute()
-    assert metric.left_out.keys() == {"knn_accuracy", "tolerance", "alignment", "robustness_index"}
+    assert metric.left_out.keys() == {
+        "knn_accuracy",
+        "label_disagreement",
+        "tolerance",
+        "alignment",
+        "robustness_index",
+    }
     assert metric.left_out["tolerance"] == "needs class labels and the first batch has none; pass labels"
     assert metric.left_out["alignment"].startswith("needs two views")
     metric = GeometryMetric("all")

@@ -27,6 +27,12 @@ def axis(node: Any) -> int:
     return 0 if dim is None else dim if dim < 2**62 else dim - 2**64  # kept without its sign
 
 
+def axis_of(dim: int, ndim: int) -> int:
+    """An axis counted from the start, of one that was kept without its sign or is counted from the end."""
+    dim = dim if dim < 2**62 else dim - 2**64
+    return dim + ndim if dim < 0 else dim
+
+
 def version(tensor: torch.Tensor) -> int:
     """How often a tensor was written into; inference mode doesn't count."""
     return 0 if tensor.is_inference() else tensor._version

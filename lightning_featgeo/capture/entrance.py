@@ -94,6 +94,7 @@ class Entrance:
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
+        self.unlinked: set[int] = set()  # when calls came that nothing links with what is said to have entered for them
 
     def open(self, traces: bool = False) -> None:
         """A step begins; ``traces``: every module's calls are noted."""
@@ -152,6 +153,7 @@ class Entrance:
 
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
+        self.unlinked.clear()
         found = self._of(calls, module, is_input)
         if not all(found) and self._searched >= SEARCHED and self._searches < SEARCHES:
             self._searches += 1
@@ -172,24 +174,27 @@ class Entrance:
             if holding is not None and not (is_input and holding.module == id(module)):
                 found.append(tuple(entries.origin(holding).given))
             else:
-                found.append(_behind(call, index, len(calls), last, sources, entries))
+                given, linked = _behind(call, index, len(calls), last, sources, entries)
+                found.append(given)
+                if not linked:
+                    self.unlinked.add(call.order)
             last = call.order
         return found
 
 
 def _behind(
     call: Caught, index: int, count: int, before: int, sources: list[Entered], entries: Entries
-) -> tuple[Tensor, ...]:
-    """For features that were made between modules: from what."""
+) -> tuple[tuple[Tensor, ...], bool]:
+    """For features that were made between modules: from what; and whether anything shows that."""
     made = entries.maker(call.place, call.node, call.order)
     if made is not None:
-        return tuple(entries.origin(made).given)
+        return tuple(entries.origin(made).given), True
     # whoever gave something with a graph would have been found by it: these rows were stored, or detached and changed
     earlier = [one for one in sources if one.stop < call.order and not any(gave.grad_fn for gave in one.gave)]
     if len(sources) == count and any(one is sources[index] for one in earlier):
-        return tuple(sources[index].given)
+        return tuple(sources[index].given), False
     fresh = [one for one in earlier if one.start > before] or earlier
-    return tuple(tensor for one in fresh for tensor in one.given)
+    return tuple(tensor for one in fresh for tensor in one.given), False
 
 
 def _is_inside(call: Caught, one: Entered) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections import deque
 from typing import Any
 
+from lightning_featgeo._autograd import shape
 from lightning_featgeo.capture.reordering import is_a_take
 
 _SUMS = re.compile(r"^(Add|Lerp|Where)Backward")
@@ -18,11 +19,12 @@ _NODES, _NEAR = 600, 8  # that are looked through, from the features back: in so
 FIRST, EVERY = 3, 64  # batches that are searched: the first ones, then one in so many; all, where one was mixed
 
 
-def mixes_rows(node: Any, far: bool) -> bool:
+def mixes_rows(node: Any, rows: int, far: bool) -> bool:
     """Whether features are sums of rows of one tensor, taken in two orders.
 
     Args:
         node: of the autograd graph, that made them; None: there is no graph.
+        rows: of the features. Sums of other lengths are of something else: edges, tokens, a table's rows.
         far: look through many nodes, not only through those just before.
     """
     if node is None:
@@ -31,7 +33,7 @@ def mixes_rows(node: Any, far: bool) -> bool:
     while waiting and len(seen) <= most:
         at = waiting.popleft()
         inputs = [child for child, _ in at.next_functions if child is not None]
-        if len(inputs) > 1 and _SUMS.match(at.name()) and _is_a_mixture(inputs):
+        if len(inputs) > 1 and _SUMS.match(at.name()) and shape(at)[:1] == (rows,) and _is_a_mixture(inputs):
             return True
         for child in inputs:
             if child not in seen:
@@ -58,7 +60,8 @@ def _side(node: Any) -> tuple[Any, set[Any]]:
         if take is None and is_a_take(node):
             take, made_of = node, set()
         elif not _SCALES.match(node.name()):
-            made_of.add(node)
+            if node.name() != "torch::autograd::AccumulateGrad":  # rows of a parameter are no samples
+                made_of.add(node)
             break
         else:
             made_of.add(node)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo._autograd import saved
+from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.types import Tensor
 
 _TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")
@@ -95,8 +95,9 @@ def _read(node: Any, name: str) -> Taken | None:
     if name.startswith(("Stack", "Cat")):
         return _of_pieces(node) if saved(node, "dim") == 0 else None
     if name.startswith(("Flip", "Roll")):
-        dims = saved(node, "dims")
-        return Taken(None) if dims is not None and (0 in dims or not dims) else None
+        dims, ndim = saved(node, "dims"), len(shape(node))
+        first = dims is not None and (not dims or any(axis_of(dim, ndim) == 0 for dim in dims))
+        return Taken(None) if first else None
     return Taken(None) if saved(node, "dim") in (0, None) else None
 
 

@@ -287,6 +287,7 @@ class Sources:
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
             given, one.reached, rows, length, unknown or unseen, one.is_mixed,
+            one.order not in self.entrance.unlinked,
         )  # fmt: skip
 
     def remove(self) -> None:

@@ -129,7 +129,7 @@ class Slot:
                 "place": _compat.address(given),
                 "node": given.grad_fn,
                 "taken": taken_rows(given.grad_fn),
-                "is_mixed": mixes_rows(given.grad_fn, self.searches),
+                "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, self.searches),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)
         self.calls.append(caught)

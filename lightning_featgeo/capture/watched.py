@@ -14,6 +14,10 @@ from lightning_featgeo.capture.names import Layer, unique_segments
 from lightning_featgeo.capture.taps import FeatureTap, Link, chain, display_name, find_layers
 from lightning_featgeo.capture.widths import in_width
 
+WRAPPERS = frozenset({
+    "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule", "CheckpointWrapper",
+})  # fmt: skip
+
 
 class Watched:
     """Taps on modules of a model, and what they are called.
@@ -45,6 +49,7 @@ class Watched:
             said = f"the output of {shown!r}" + (f" ({why})" if why and i == 0 else "")
             self.taps.append(self._tap(module, name, "output", wanted or None))
             self.layers.append(Layer(None if i == 0 else names[i], shown, said))
+        self._link()
 
     def use_embedding(self, found: Embedding) -> None:
         """Watch what a loss compares; what was put out in the batch that told it is caught already."""
@@ -61,6 +66,7 @@ class Watched:
         self.taps = [tap or self._tap(choice.module, choice.name, "input")]
         described = f"the input of {choice.name!r} ({choice.why})"
         self.layers = [Layer(None, choice.name, described, in_width(choice.module))]
+        self._link()
 
     def _leave(self, kept: FeatureTap | None) -> None:
         for other in self.taps:
@@ -87,7 +93,8 @@ class Watched:
         changed = False
         for index, tap in enumerate(self.taps):
             module = modules.get(tap.name)
-            if module is None or any(inner is tap.module for inner in module.modules()):
+            inside = module is not None and any(inner is tap.module for inner in module.modules())
+            if module is None or module is tap.module or (inside and (tap.side == "input" or _passes_on(module))):
                 continue  # the same, or a wrapper around it
             changed = True
             tap.remove()
@@ -95,5 +102,13 @@ class Watched:
                 self.use_head(Choice(module, tap.name, self._why))
             else:
                 self.taps[index] = self._tap(module, tap.name, tap.side, tap.wanted)
-        self.chains = [link for tap in self.taps for link in chain(self.root, tap.module)]
+        self._link()
         return changed
+
+    def _link(self) -> None:
+        self.chains = [link for tap in self.taps for link in chain(self.root, tap.module)]
+
+
+def _passes_on(module: torch.nn.Module) -> bool:
+    """Whether a wrapper puts out what its module does; others (an adapter's) add to it."""
+    return type(module).__name__ in WRAPPERS

@@ -1,7 +1,8 @@
 """Which windows of a very long run stay in memory, in checkpoints and in a report: the file has all of them.
 
 Of a curve with more than ``MOST`` windows (fewer where there are many curves: all together are bounded), the last
-quarter of that many stay, and as many that are spread evenly over those before; and the first, and those with an alarm.
+quarter of that many stay, and as many that are spread evenly over those before; and the first, and the latest of those
+with an alarm.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ def thinned(records: Sequence[Record], events: Iterable[Mapping[str, Any]]) -> l
         if len(own) > most // 2:
             older = own[: -(most // 4)]
             stay = {id(record) for record in _spread(older, most // 4)}
-            dropped |= {id(record) for record in older if id(record) not in stay and record.epoch not in epochs}
+            stay |= {id(record) for record in [one for one in older if one.epoch in epochs][-(most // 8) :]}
+            dropped |= {id(record) for record in older if id(record) not in stay}
     return [record for record in records if id(record) not in dropped]
 
 
 def _spread(own: Sequence[Record], most: int) -> list[Record]:
     """At most so many of a curve's records, about as far apart as each other in the run's windows."""
-    first, last = own[0].window, own[-1].window
-    distance = (last - first + 1) / most
+    first, last = own[0].window, max(record.window for record in own)  # in a damaged file they may go back
+    distance = max(1, last - first + 1) / most
     kept: dict[int, Record] = {}
     for record in own:  # the first one in each of so many equal parts
         kept.setdefault(int((record.window - first) / distance), record)

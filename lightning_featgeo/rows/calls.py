@@ -27,6 +27,7 @@ class Call:
         rows: of what the network made, which rows were taken into it, (b,); None: all, in order.
         rows_of: how many rows there were to take from; None: unknown.
         is_reordered: rows were taken in an order that can't be told.
+        is_linked: whether memory, the autograd graph or the place of the call shows that ``entered`` became these rows.
         is_mixed: rows are sums of several samples' rows (manifold mixup): they have no class.
     """
 
@@ -40,6 +41,7 @@ class Call:
     rows_of: int | None = None
     is_reordered: bool = False
     is_mixed: bool = False
+    is_linked: bool = True
 
 
 def joined(calls: Sequence[Call]) -> Call | None:

@@ -32,14 +32,10 @@ from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.rows.role import USUAL_ROLE, Role
 from lightning_featgeo.rows.stacked import Stacked
 from lightning_featgeo.rows.tree import Path, dotted
+from lightning_featgeo.rows.words import BETWEEN, IN_ORDER, KNOWN, UNSEEN
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # batches whose values are compared: the first ones, then one in so many
-IN_ORDER = "taken in order (not verified: what enters the network is no copy of the batch)"
-UNSEEN = (
-    "taken in order (not verified: no way is seen from what entered the network to these rows, as where torch.compile "
-    "is in use, or features are stored or detached)"
-)
 
 
 @dataclass
@@ -118,7 +114,9 @@ class Evidence:
             if not found and self._loader is not None and self.role.several_loaders:
                 return []  # the loader whose samples count has come to its end before the others
             hows = list(dict.fromkeys(one.origin.how for one in found if one.origin is not None))
-            self._say(f"known by {' and '.join(hows)}" if found else "no call is of this batch")
+            linked = all(one.call.is_linked for one in found)
+            known = f"known by {' and '.join(hows)}" if linked else BETWEEN
+            self._say(known if found else "no call is of this batch")
             return found
         if calls:
             self._say(IN_ORDER if any(call.entered for call in calls) else UNSEEN)
@@ -135,7 +133,7 @@ class Evidence:
         for number, (path, part) in enumerate(parts):
             if call.entered[0] is part and len(path) < 2 and part.shape[:1] == call.features.shape[:1]:
                 self.batches += 1
-                self.summary = self.summary or f"known by {BY_MEMORY}"
+                self._say(KNOWN if call.is_linked else BETWEEN)
                 rows, last = part.shape[0], self.usual
                 if last is None or (last.part, last.rows) != (number, rows):
                     last = self.usual = Origin(None, number, 0, rows, BY_MEMORY, span=(0, 1))

@@ -116,6 +116,7 @@ def are_mixed(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
     along = moved @ samples.T - (moved * ours).sum(dim=1, keepdim=True)
     cosine = along / (length[:, None] * apart).clamp(min=1e-12)
     cosine[index, own] = -1
+    cosine[:, squares == 0] = -1  # what is scaled goes towards zero
     on_line = (cosine.amax(dim=1) > _ON_THE_LINE) & changed
     if float(on_line.double().mean()) >= _MIXED and samples.shape[1] > 2:
         return True
@@ -123,5 +124,5 @@ def are_mixed(rows: Tensor, samples: Tensor, own: Tensor) -> bool:
     others = (rows[:, None] == samples[None]) | same[:, None]
     whole = others.all(dim=2)
     whole[index, own] = False
-    pasted = whole.any(dim=1) & same.any(dim=1) & ~same.all(dim=1)
+    pasted = whole.any(dim=1) & same.any(dim=1) & ((rows != 0) & ~same).any(dim=1)  # zeros may have been dropped
     return float(pasted.double().mean()) >= _MIXED

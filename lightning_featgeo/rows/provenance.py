@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.rows.likeness import are_mixed, likeness, occurrence, resemble
+from lightning_featgeo.rows.likeness import FEWEST, are_mixed, likeness, occurrence, resemble
 from lightning_featgeo.rows.origin import BY_CONTENT, BY_CORRELATION, BY_LIKENESS, BY_MEMORY, Origin, main_inputs
 from lightning_featgeo.types import Tensor
 
@@ -192,8 +192,10 @@ def _told_apart(
     one = len(numbers) == 1 and len(pieces) == 1
     if share == 1 and one and m == parts[numbers[0]].shape[0] and bool((samples == index).all()):
         return Origin(None, whole_part, whole_piece, m, how, span=(0, 1))
-    if share < 1 and x is not None and one and parts[numbers[0]].shape[1:] == x.shape[1:] and x.is_floating_point():
-        return _rest_by_likeness(Origin(samples, whole_part, whole_piece, m, how), known, x, parts[numbers[0]])
+    if share < 1 and x is not None and one and x.is_floating_point():
+        the_part = parts[numbers[0]]
+        if the_part[0].numel() == x[0].numel():  # flattened, or not
+            return _rest_by_likeness(Origin(samples, whole_part, whole_piece, m, how), known, x, the_part)
     return Origin(samples, whole_part, whole_piece, m, how)
 
 
@@ -209,6 +211,9 @@ def _rest_by_likeness(origin: Origin, known: Tensor, x: Tensor, part: Tensor) ->
             return Origin(None, origin.part, origin.piece, len(x), BY_LIKENESS, True, True, (0, 1))
         if resemble(ours[~known], theirs, rest):
             return Origin(None, origin.part, origin.piece, len(x), f"{origin.how}, or likeness", span=(0, 1))
+        if int((known[1:] != known[:-1]).sum()) > 2:  # here and there, as an augmentation by chance: no block of others
+            how = f"{origin.how}, or their places among such rows"
+            return Origin(None, origin.part, origin.piece, len(x), how, span=(0, 1))
         return origin
     found = likeness(ours[~known], theirs)
     if found is None or found.is_mixed:
@@ -235,7 +240,7 @@ def _by_correlation(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
             at = torch.tensor(_columns(width), device=x.device)
             ours, theirs = (t[:, 0].reshape(len(t), -1)[:, at].float() for t in (x, part))
             ours, theirs = _standard(ours, 1), _standard(theirs, 1)
-        elif x.ndim == 2 and m == part.shape[0]:
+        elif x.ndim == 2 and m == part.shape[0] >= FEWEST:  # columns of few rows are alike by themselves
             at = torch.tensor(_columns(x.shape[1]), device=x.device)
             ours, theirs = _standard(x[:, at].float(), 0), _standard(part[:, at].float(), 0)
             ours, theirs = ours / ours.norm(dim=1, keepdim=True), theirs / theirs.norm(dim=1, keepdim=True)

@@ -86,7 +86,7 @@ class Window:
         A hash of the name chooses: no period of the loader, the same batches on every rank and in every run.
         """
         n = self.plan.every_n_batches
-        return n == 1 or not self.batches or zlib.crc32(batch.encode()) % n == 0
+        return n == 1 or not self.batches or _hash(batch) % n == 0
 
     def pass_over(self, samples: int) -> None:
         """A batch is left out on purpose: samples behind it keep their numbers."""
@@ -190,6 +190,14 @@ class Window:
             facts=part.facts,
             spectrum=thin_spectrum(result.curves.get("eigenvalues")),
         )
+
+
+def _hash(name: str) -> int:
+    """32 bits. A cyclic redundancy check is linear in its characters: its bits are mixed, as MurmurHash3 ends."""
+    h = zlib.crc32(name.encode())
+    h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return h ^ h >> 16
 
 
 def counted(reports: Sequence[Report]) -> dict[str, int]:

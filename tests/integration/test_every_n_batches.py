@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, Neighbors
+from lightning_featgeo.watch.plan import WindowPlan
+from lightning_featgeo.watch.window import Window
 from tests._helpers.models import Classifier, trainer
 from tests._helpers.processes import on_ranks
 from tests._helpers.ranked import windows
@@ -61,6 +63,18 @@ def test_the_first_and_one_in_n_of_the_others() -> None:
     assert one != other
     assert fit(4)[0].watched == model.watched
     assert "one in 4" in monitor.history.run["described"]
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_epochs_watch_other_batches_and_neighbours_as_often_as_any(n: int) -> None:
+    window = Window(WindowPlan("train", "train", every_n_batches=n), batches=1)
+    taken = torch.tensor([[window.takes(f"{epoch}/{i}") for i in range(4096)] for epoch in range(4)]).double()
+    assert taken.mean() == pytest.approx(1 / n, rel=0.1)
+    for one, other in ((taken[0], taken[1]), (taken[2], taken[3]), (taken[0, :-1], taken[0, 1:])):
+        together = float((one * other).mean())
+        assert together == pytest.approx(1 / n**2, rel=0.35)
+    for residue in range(8):
+        assert float(taken[:, residue::8].mean()) == pytest.approx(1 / n, rel=0.2)
 
 
 def test_all_of_them_by_default_and_none_without_a_training_window() -> None:

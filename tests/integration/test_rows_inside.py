@@ -204,3 +204,72 @@ def test_rows_that_are_sorted_from_some_batch_on() -> None:
         return cross_entropy(net.head(net.keep(h, y[order])), y[order])
 
     same(*fit(step, blobs()))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("how", ["mirrored", "erased"])
+def test_samples_that_are_augmented_by_chance_stay_in_their_places(how: str, flat: bool) -> None:
+    """In every second sample, by chance: those that were not touched are no other window than all of them."""
+
+    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        other = x.flip(-1) if how == "mirrored" else torch.where(torch.rand_like(x) < 0.3, 0.0, x)
+        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, other, x)
+        h = net.body(x.flatten(1)) if flat else net.body(net.flat(x))
+        return cross_entropy(net.head(net.keep(torch.tanh(h), y)), y)
+
+    record, right = fit(step, blobs(208, (1, 6, 8)))
+    assert record.counts["seen"] == 208
+    same(record, right)
+
+
+@pytest.mark.parametrize("how", ["a table's rows", "edges", "time first", "scaled, beside an empty sample"])
+def test_sums_and_scales_that_are_no_mixtures(how: str) -> None:
+    table = nn.Parameter(torch.randn(40, 24))
+
+    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        n = len(x)
+        if how == "scaled, beside an empty sample":
+            x = x * (0.7 + 0.6 * torch.rand(n, 1))
+        h = torch.tanh(net.body(x))
+        if how == "a table's rows":
+            h = h + table[torch.arange(n)] + table[torch.arange(n).flip(0)]
+        elif how == "edges":
+            source, target = torch.randint(0, n, (2, 3 * n))
+            h = torch.zeros_like(h).index_add(0, target, torch.relu(h[source] + h[target])) + h
+        elif how == "time first":
+            steps = torch.stack([h, 2 * h, 3 * h])
+            h = (steps + steps.roll(1, 0)).mean(dim=0)
+        return cross_entropy(net.head(net.keep(h, y)), y)
+
+    data = blobs()
+    if how == "scaled, beside an empty sample":
+        data.tensors[0][::16] = 0.0
+    same(*fit(step, data))
+
+
+def test_a_layer_that_an_adapter_is_put_around_is_watched_with_it() -> None:
+    class Adapter(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.more = inner, nn.Linear(10, 24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x) + self.more(x)
+
+    class Wraps(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                pl_module.body = Adapter(pl_module.body)
+                pl_module.kept.clear()
+
+    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(net.head(net.keep(net.body(x), y)), y)
+
+    torch.manual_seed(0)
+    net = Net(step)
+    monitor = FeatureGeometryMonitor(layer="body", signals=["nc1", "feature_std"], num_classes=CLASSES, stages="train")
+    trainer(Wraps(), monitor, max_epochs=2).fit(net, DataLoader(blobs(), 16))
+    metric = GeometryMetric(["nc1", "feature_std"], num_classes=CLASSES)
+    for features, labels in net.kept:
+        metric.update(features, labels)
+    same(monitor.history.records[-1], metric.window())

@@ -87,3 +87,14 @@ def test_short_runs_are_whole_and_old_checkpoints_are_read() -> None:
     saved = Saved.read(old)
     assert saved is not None
     assert saved.records == history.records
+
+
+@pytest.mark.usefixtures("short")
+def test_alarms_in_every_window_and_numbers_that_go_back_are_bounded_too() -> None:
+    history = History()
+    for one in windows(600):
+        history.append(one)
+        history.event(monitor="m", epoch=one.epoch, step=one.step, reason="again")
+    assert len(history) <= 84
+    damaged = [record(i, ("feature_std",), spectrum=[]) for i in [*range(30, 0, -1), *range(30)]]
+    assert 0 < len(thinning.thinned(damaged, [])) < 60

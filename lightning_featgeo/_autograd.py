@@ -16,9 +16,12 @@ def saved(node: Any, name: str) -> Any:
 
 
 def shape(node: Any) -> tuple[int, ...]:
-    """Of what a node made; () where that is not known."""
-    made = getattr(node, "_input_metadata", None)
-    return tuple(made[0].shape) if made else ()
+    """Of what a node made; () where that is not known, as of a nested tensor."""
+    try:
+        made = getattr(node, "_input_metadata", None)
+        return tuple(made[0].shape) if made else ()
+    except RuntimeError:
+        return ()
 
 
 def axis(node: Any) -> int:

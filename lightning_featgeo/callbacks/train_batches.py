@@ -29,8 +29,9 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
 
 def pass_over(run: LightningRun, batch: Any) -> None:
     """A training batch was not watched."""
-    window, size = run.open_train_window(), batch_size(batch)
-    if window is not None and run.settings.every_n_batches > 1 and size is not None:
+    window = run.open_train_window() if run.settings.every_n_batches > 1 else None
+    size = None if window is None else batch_size(batch)
+    if window is not None and size is not None:
         window.pass_over(size)
     else:
         run.watcher.missed_batch(("train", 0))

@@ -32,11 +32,16 @@ _KEYS = itertools.count()
 
 @dataclass(slots=True)
 class Recording:
-    """Outermost calls since the batch began."""
+    """Outermost calls since the batch began.
+
+    ``holds``: whether what they gave is held until the step is over. A single module's is not: nothing lies between it
+    and others, and logits of a language model would stay in memory through the optimizer's step.
+    """
 
     calls: list[Entered] = field(default_factory=list)
     depth: int = 0
     used: set[int] = field(default_factory=set)
+    holds: bool = True
     trace: Trace | None = None  # of every module, while it is not known what to watch
     is_open: Callable[[], bool] = lambda: True
 
@@ -75,7 +80,8 @@ def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
         last = recording.calls[-1]
         last.stop = next(ORDER)
         gave = given[-1]
-        last.gave = [gave] if type(gave) is Tensor else [t for _, t in leaves(gave) if isinstance(t, torch.Tensor)]
+        if recording.holds:
+            last.gave = [gave] if type(gave) is Tensor else [t for _, t in leaves(gave) if isinstance(t, torch.Tensor)]
 
 
 class Entrance:
@@ -113,7 +119,9 @@ class Entrance:
             after.attach()
             self._attached += (before, after)
         self._entries = None
-        self._recording = _RECORDING[self.key] = Recording(is_open=self._is_open, trace=Trace() if traces else None)
+        self._recording = _RECORDING[self.key] = Recording(
+            is_open=self._is_open, holds=searches or len(modules) > 1, trace=Trace() if traces else None
+        )
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""

@@ -43,7 +43,7 @@ def write_report(
     bar = partial(tqdm, delay=2, leave=False, disable=quiet, file=sys.stderr)
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = find(given)
-    found, left_out = distinct(list(bar(load(files), total=len(files), desc="histories", unit="run")))
+    found, left_out = distinct(list(bar(load(files, thin=True), total=len(files), desc="histories", unit="run")))
     text = render(found, None if baseline is None else _index(baseline, [run.name for run in found]), left_out, bar)
     target = Path(output)
     if target.is_dir():

@@ -76,13 +76,18 @@ def _is_ours(line: str) -> bool:
     return isinstance(parsed, dict) and bool({"run", "window", "event", "end"} & parsed.keys())
 
 
-def load(paths: Iterable[Path]) -> Iterator[Run]:
-    """Each history as a run; files without a window are left out with a warning, by :func:`distinct`."""
+def load(paths: Iterable[Path], thin: bool = False) -> Iterator[Run]:
+    """Each history as a run; files without a window are left out with a warning, by :func:`distinct`.
+
+    Args:
+        paths: of the files.
+        thin: of a very long run, take as many windows as can be drawn.
+    """
     for path in paths:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                history = History.load(path, thin=True)
+                history = History.load(path, thin)
             except OSError as error:
                 raise ReportError(f"{path}: can't be read ({error.strerror or error})") from None
         notes = [str(each.message).removeprefix("featgeo: ") for each in said]

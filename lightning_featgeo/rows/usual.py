@@ -50,6 +50,7 @@ class Usual:
         ignored: the class index of rows without a class.
         pool: how features become rows.
         present: what the batch brings (see ``Assembled``).
+        linked: see ``Call.is_linked``.
     """
 
     form: Form
@@ -58,6 +59,7 @@ class Usual:
     ignored: int
     pool: str
     present: frozenset[str]
+    linked: bool
 
     def fits(self, calls: Sequence[Any], batch: Any) -> bool:
         """Whether this batch is another one of the kind: one whole call, on the same tensor of it."""
@@ -65,6 +67,8 @@ class Usual:
             return False
         call, given = calls[0], batch[self.entrance]
         if type(call) is not Call or call.entered is None or len(call.entered) != 1 or call.entered[0] is not given:
+            return False
+        if call.is_linked != self.linked:  # what is known of it has changed, and is to be said
             return False
         if call.rows is not None or call.is_reordered or call.is_mixed or call.real is not None:
             return False
@@ -129,5 +133,5 @@ def learned(
         return None
     for key, tensor in tree.children(batch):
         if tensor is one.call.entered[0]:
-            return Usual(form, key, home[0] if home else None, labels.ignore_index, pool, present)
+            return Usual(form, key, home[0] if home else None, labels.ignore_index, pool, present, one.call.is_linked)
     return None

@@ -22,6 +22,7 @@ from lightning_featgeo.metrics.statistics.sums import SumStatistics
 from lightning_featgeo.types import Tensor
 
 LEAST_TOLD = 64  # rows that may stand for all labelled ones: their spread is then within some 18 % (√(2/64))
+NEARLY_ONE_POINT = 1e-6  # share of the uncentred second moment that is left beside its first direction
 SPECTRUM_BLOCK = 256  # rows or columns that are in float64 at a time
 NO_SCATTER = (
     'no d×d covariance of such wide features is kept: spectrum_rows="all" keeps one (8·d² bytes, twice with classes)'
@@ -136,8 +137,9 @@ class SpectrumStatistics(SumStatistics, BankStatistics):
         values = null_small_eigenvalues(torch.linalg.eigvalsh(uncentred), most)
         if "bank" not in self._accumulators or len(self._bank.rows) != self._count:
             return values
-        alive = int((uncentred.diagonal() > 0).sum())
-        if int((values > 0).sum()) < min(most, alive):  # near total collapse, squares have lost their tail
+        alive, total = int((uncentred.diagonal() > 0).sum()), uncentred.trace()
+        one_point = bool(total - values[:1].sum() < NEARLY_ONE_POINT * total)
+        if one_point and int((values > 0).sum()) < min(most, alive):  # squares have lost a tail that ranks read
             values = (torch.linalg.svdvals(self._bank.rows.double()) / self._count**0.5).square()
         return values
 

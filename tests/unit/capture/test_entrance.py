@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -145,3 +146,15 @@ def test_a_stage_that_calls_other_modules_is_searched_anew() -> None:
         (calls,) = sources.take(None, None)
         seen.append(any(one is X for one in calls[0].entered or ()))
     assert seen == [True] * (SEARCHED + 1) + [False, True, True]
+
+
+def test_what_a_single_module_gave_is_not_held_through_the_step() -> None:
+    net, alive = Net(), []
+    sources = Sources(net, None, "head", None, None, [])
+    for _ in range(SEARCHED + 2):
+        sources.open()
+        with torch.no_grad():
+            logits = weakref.ref(net(X))
+        alive.append(logits() is not None)
+        sources.take(None, None)
+    assert alive[SEARCHED:] == [False, False]

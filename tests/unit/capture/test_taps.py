@@ -151,3 +151,15 @@ def test_a_module_is_found_by_its_second_name_and_a_misspelt_one_by_its_nearest(
         ConfigurationError, match=r"Did you mean 'first'\? Paste: FeatureGeometryMonitor\(layer='first'\)"
     ):
         find_modules(model, "firts")
+
+
+def test_sums_of_nested_tensors_are_caught() -> None:
+    head = nn.Linear(4, 2)
+    tap = FeatureTap(head, "head", "input")
+    tap.open()
+    parts = [torch.randn(3, 4), torch.randn(5, 4)]
+    rows = torch.nested.nested_tensor(parts, requires_grad=True)
+    head(rows + rows * 2)
+    (call,) = tap.take()
+    assert call.real is not None
+    torch.testing.assert_close(call.features[0, :3], 3 * parts[0])

@@ -150,6 +150,15 @@ def test_parts_with_other_spectra_are_not_merged() -> None:
         parts[0].merge_state(parts[1])
 
 
+def test_copies_of_a_dimension_take_no_second_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(300, 20, dtype=torch.float64).repeat(1, 2)  # half of the directions are missing, and none is lost
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda rows: 1 / 0)
+    _, found = window(x, ["rankme", "stable_rank"])
+    s = np.linalg.svd(x.numpy(), compute_uv=False)[:20]
+    p = s / s.sum() + 1e-7
+    assert found.values["rankme"] == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=1e-4)
+
+
 @pytest.mark.parametrize(("n", "d"), [(600, 24), (40, 64)])
 @pytest.mark.parametrize("spread", [1e-4, 1e-9])
 def test_uncentred_ranks_near_total_collapse_keep_their_tail(n: int, d: int, spread: float) -> None:

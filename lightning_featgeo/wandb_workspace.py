@@ -20,6 +20,7 @@ from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.report.curves import GROUPS, heading
 from lightning_featgeo.report.runs import ReportError, find
 
+NO_SIGNALS = ("alarm", "epoch", "best")  # logged beside them
 COST = ("n_samples", "gaps", "seconds", "share")
 MEDIA = ("spectrum", "class_cosines", "layout_picture", "log_density", "local_dimension")
 TABLES = tuple(
@@ -53,7 +54,7 @@ def logged(names: Iterable[str]) -> list[Curves]:
     found: dict[tuple[str, str, str | None], dict[str, None]] = {}
     for name in names:
         match = _NAME.fullmatch(name)
-        if match is not None and match["signal"] in CATALOG:
+        if match is not None and match["signal"] not in NO_SIGNALS:
             found.setdefault((match["prefix"] or "", match["stage"], match["layer"]), {})[match["signal"]] = None
     order = [*GROUPS, "Others"]
     made = [
@@ -117,10 +118,10 @@ def lines(one: Curves) -> list[Any]:
     axis = one.prefix + "featgeo/epoch"
     panels = [
         wr.LinePlot(
-            title=name + {"higher": " ↑", "lower": " ↓"}.get(CATALOG[name].direction, ""),
+            title=name + {"higher": " ↑", "lower": " ↓"}.get(CATALOG[name].direction if name in CATALOG else "", ""),
             x=axis,
             y=[one.named("featgeo", name)],
-            title_y=CATALOG[name].unit,
+            title_y=CATALOG[name].unit if name in CATALOG else "",
         )
         for name in one.signals
     ]

@@ -205,7 +205,10 @@ def of_signal(signal: str, rules: Rule | Sequence[Rule] | None, patience: int = 
         ConfigurationError: for a signal that is not there, or a rule that can't judge it.
     """
     if signal not in CATALOG:
-        raise ConfigurationError(f"there is no signal {signal!r}.{near_misses(signal, list(CATALOG))}")
+        raise ConfigurationError(
+            f"there is no signal {signal!r}.{near_misses(signal, list(CATALOG))} (One of your own is known once a "
+            "monitor has had it in signals=: build the monitor first.)"
+        )
     row = CATALOG[signal]
     if rules is None:
         rules = ChangePoint() if row.direction == "none" else Drop()

@@ -30,7 +30,8 @@ def named_kind(
         known = [*KINDS, *(f"featgeo/{stage}/{signal}" for signal in CATALOG)]
         raise ConfigurationError(
             f"GeometryEarlyStopping watches kinds ({', '.join(KINDS)}) or geometry names such as "
-            f"'featgeo/val/feature_std', got {monitor!r}.{near_misses(monitor, known)}"
+            f"'featgeo/val/feature_std', got {monitor!r}.{near_misses(monitor, known)} (A signal of your own is known "
+            "once a monitor has had it in signals=: build the monitor first.)"
         )
     for part in parts[1:]:
         if not re.fullmatch("[a-z0-9_]+", part):

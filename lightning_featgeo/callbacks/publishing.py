@@ -14,7 +14,7 @@ from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, Signals, resolve
 from lightning_featgeo.sinks import ALARM, EPOCH, At, sinks_of
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import ClosedWindow
@@ -35,7 +35,7 @@ DIAGNOSTICS = (
 Due = tuple[GeometryEarlyStopping, Alarm]
 
 
-def known_names(signals: str | Sequence[str], stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
+def known_names(signals: Signals, stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
     """Every name that a run with these signals can log; ``stages`` as they appear in names."""
     if signals == "auto":
         chosen = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in preset))

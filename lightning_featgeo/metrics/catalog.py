@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.metrics import own_signals
 from lightning_featgeo.metrics.signals import COUNT_SIGNAL, SIGNALS, Limits, Signal
 from lightning_featgeo.metrics.statistics import statistics  # noqa: F401  # registers what a row's needs may name
 from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.statistics.needs import required_by
 
-__all__ = ["CATALOG", "COUNT_SIGNAL", "PRESETS", "Limits", "Signal", "named_signals", "register", "resolve"]
+__all__ = [
+    "CATALOG",
+    "COUNT_SIGNAL",
+    "PRESETS",
+    "Limits",
+    "Signal",
+    "Signals",
+    "adopt",
+    "named_signals",
+    "names",
+    "register",
+    "resolve",
+]
 
+Signals = str | Callable[..., Any] | Sequence[Any]  # names, groups, presets, functions, Signal(…): one or several
 CATALOG: dict[str, Signal] = {row.name: row for row in SIGNALS}
+SHIPPED = frozenset(CATALOG)
 
 PRESETS: dict[str, tuple[str, ...]] = {  # by kind of run; members that lack their input are left out
     "classifier": (
@@ -52,34 +68,104 @@ def register(signal: Signal) -> None:
     CATALOG[signal.name] = signal
 
 
-def named_signals(signals: str | Sequence[str]) -> frozenset[str]:
+class OwnName(str):
+    """The name of an own signal, which takes the signal along where settings are copied or sent to another process."""
+
+    signal: Signal
+
+    def __new__(cls, signal: Signal) -> OwnName:
+        name = super().__new__(cls, signal.name)
+        name.signal = signal
+        return name
+
+    def __copy__(self) -> OwnName:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OwnName:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return adopt, (self.signal,)
+
+
+def adopt(given: Any) -> OwnName:
+    """The name of a signal of the user's own, which is in the catalogue afterwards.
+
+    A definition that ran again takes the place of the first one.
+
+    Raises:
+        ConfigurationError: if it can't be one, or another signal is called so.
+    """
+    signal = own_signals.as_signal(given)
+    known = CATALOG.get(signal.name)
+    if known is not None and not own_signals.is_same(known, signal):
+        raise ConfigurationError(
+            f"a signal named {signal.name!r} exists already: give yours another name, "
+            f'Signal("my_{signal.name}", {getattr(signal.function, "__name__", "function")})'
+        )
+    if known is None or (known != signal and signal.name not in SHIPPED):
+        CATALOG.pop(signal.name, None)
+        try:
+            register(signal)
+        except ConfigurationError:
+            CATALOG.update({} if known is None else {known.name: known})
+            raise
+    return OwnName(CATALOG[signal.name])
+
+
+def names(signals: Signals) -> str | Sequence[str]:
+    """What ``signals=`` was given, with signals of the user's own in the catalogue and called by their names.
+
+    Raises:
+        ConfigurationError: for what is neither a name nor a signal.
+    """
+    if isinstance(signals, str) and ":" not in signals:
+        return signals
+    given = [signals] if isinstance(signals, (str, Signal)) or callable(signals) else list(signals)
+    found: list[str] = []
+    for one in given:
+        if isinstance(one, str):
+            found.append(adopt(own_signals.imported(one)) if ":" in one else one)
+        else:
+            found.append(adopt(one))
+    return found
+
+
+def _each(signals: Signals) -> list[str]:
+    given = names(signals)
+    return [given] if isinstance(given, str) else list(given)
+
+
+def named_signals(signals: Signals) -> frozenset[str]:
     """Those asked for by their own name: they must be computable. Members of groups are left out where they aren't."""
-    return frozenset(CATALOG) & frozenset([signals] if isinstance(signals, str) else signals)
+    return frozenset(CATALOG) & frozenset(_each(signals))
 
 
-def resolve(signals: str | Sequence[str]) -> tuple[str, ...]:
-    """Signal names behind names, groups, presets and "all", in order, each once.
+def resolve(signals: Signals) -> tuple[str, ...]:
+    """Signal names behind names, groups, presets and "all", in order, each once; also those of other packages.
 
     Raises:
         ConfigurationError: for an unknown name, with near misses, or an empty choice.
     """
     groups = {group for row in CATALOG.values() for group in row.groups}
-    names: dict[str, None] = {}
-    for given in [signals] if isinstance(signals, str) else list(signals):
+    found: dict[str, None] = {}
+    for given in _each(signals):
         if given in CATALOG:
-            names[given] = None
+            found[str(given)] = None
         elif given == "all":
-            names.update(dict.fromkeys(CATALOG))
+            found.update(dict.fromkeys(CATALOG))
         elif given in PRESETS:
-            names.update(dict.fromkeys(PRESETS[given]))
+            found.update(dict.fromkeys(PRESETS[given]))
         elif given in groups:
-            names.update({name: None for name, row in CATALOG.items() if given in row.groups})
+            found.update({name: None for name, row in CATALOG.items() if given in row.groups})
+        elif given in (elsewhere := own_signals.offered()):
+            found[str(adopt(own_signals.loaded(elsewhere[given])))] = None
         else:
-            known = [*CATALOG, *sorted(groups), *PRESETS, "all"]
+            known = [*CATALOG, *sorted(groups), *PRESETS, "all", *elsewhere]
             raise ConfigurationError(f"unknown signal {given!r}.{near_misses(str(given), known)}")
-    if not names:
+    if not found:
         raise ConfigurationError('signals is empty; name some, for example signals=["effective_rank"]')
-    return tuple(names)
+    return tuple(found)
 
 
 def facts_not_read(name: str) -> frozenset[str]:

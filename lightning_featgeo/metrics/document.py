@@ -1,4 +1,4 @@
-"""The catalogue as text: one Markdown page a signal, and a table for the terminal.
+"""The catalogue as text: one Markdown page a signal, a table of statistics, and a table for the terminal.
 
 python -m lightning_featgeo.metrics.document docs/signals
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lightning_featgeo.metrics.catalog import CATALOG, Signal
 from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
+from lightning_featgeo.metrics.statistics.needs import known, required_by
+from lightning_featgeo.metrics.statistics.statistics import Statistics
 
 _DIRECTIONS = {
     "higher": "higher is healthier",
@@ -72,10 +74,15 @@ def undefined(signal: Signal) -> str:
 
 def cost(signal: Signal) -> str:
     """What it makes the monitor do; shared with every other signal of the same needs."""
-    parts = [text for key, text in _COSTS.items() if key in signal.requires]
-    if (BY_DISTANCE | BY_ANGLE | {"target_distances"}) & set(signal.needs):
+    return _cost(signal.needs)
+
+
+def _cost(needs: tuple[str, ...]) -> str:
+    requires = required_by(needs)
+    parts = [text for key, text in _COSTS.items() if key in requires]
+    if (BY_DISTANCE | BY_ANGLE | {"target_distances"}) & set(needs):
         parts.append("one self-neighbour search of the bank a window")
-    parts += [text for need, text in _SEARCHES.items() if need in signal.needs]
+    parts += [text for need, text in _SEARCHES.items() if need in needs]
     return ", ".join(parts) if parts else "nothing beyond a count"
 
 
@@ -124,6 +131,23 @@ def index() -> str:
     ]
     head = "# Signals\n\nGenerated from the catalogue: `python docs/generate.py`.\n"
     return "\n".join([head, "| signal | range | direction | source |", "|---|---|---|---|", *lines]) + "\n"
+
+
+def statistics() -> str:
+    """The table of what a signal's function can take, as Markdown."""
+    lines = []
+    for name in sorted(known()):
+        told = "d, the dimension of the features" if name == "dim" else inspect.getdoc(getattr(Statistics, name)) or ""
+        inputs = [text for key, text in _INPUTS.items() if key in required_by([name])]
+        text = " ".join(told.split()).rstrip(".").replace("``", "`").replace("|", "\\|")
+        lines.append(f"| `{name}` | {text} | {', '.join(inputs) or '–'} | {_cost((name,))} |")
+    head = (
+        "# Statistics\n\nWhat the function of a signal can take, by the names of its parameters ([your own "
+        "signal](own_signals.md)). n rows, m of the reference, d dimensions, C classes, k neighbours. Each is computed "
+        "at most once a window, however many signals take it; what no signal takes is not kept at all. Generated: "
+        "`python docs/generate.py`.\n\n| parameter | what it is | from you | cost |\n|---|---|---|---|\n"
+    )
+    return head + "\n".join(lines) + "\n"
 
 
 def write(folder: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lightning_featgeo.errors import FeatureGeometryWarning, Gap, GapKind, Note, NoteKind, Undefined, explain
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
+from lightning_featgeo.metrics import own_signals
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, SHIPPED, Signal
 from lightning_featgeo.metrics.details import Details, details
 from lightning_featgeo.metrics.results import Estimate, WindowResult
 from lightning_featgeo.metrics.statistics.statistics import Statistics
@@ -63,7 +64,8 @@ def evaluate(
         except Exception as failure:
             if strict:
                 raise
-            gaps[name] = Gap(GapKind.FAILED, f"it failed with {explain(failure)}")
+            at = own_signals.place(failure, signal.function) if name not in SHIPPED else ""
+            gaps[name] = Gap(GapKind.FAILED, f"it failed with {explain(failure)}{at}")
             continue
         values[name] = value
         if rows is None and "scatter" in signal.requires:
@@ -173,7 +175,10 @@ def _numbers(
         except Exception as failure:  # out of memory once is enough
             failed[need] = failure
             raise
-    result = signal.function(*needed)
+    is_own = signal.name not in SHIPPED
+    result = signal.function(*map(own_signals.copied, needed) if is_own else needed)
+    if is_own and not isinstance(result, Estimate):
+        result = own_signals.single_number(result, signal.name)
     if not isinstance(result, Estimate):
         result = Estimate(result if isinstance(result, Tensor) else torch.tensor(result, dtype=torch.float64))
     value = float(result.value)

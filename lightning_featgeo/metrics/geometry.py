@@ -18,7 +18,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
-from lightning_featgeo.metrics.catalog import CATALOG, Signal, named_signals, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, Signal, Signals, named_signals, names, resolve
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
@@ -41,9 +41,10 @@ class GeometryMetric(Streaming):
     """Streams features, and computes the chosen signals of all rows seen since the last ``reset``.
 
     Args:
-        signals: names, groups or presets (see ``catalog``). A name that can't be computed is an error at the first
-            batch; a group's member that can't is left out (``left_out`` says why). "auto": the preset of the kind of
-            run that the first batch tells (``preset`` says which, and why).
+        signals: names, groups or presets (see ``catalog``), and functions of your own whose parameters name statistics.
+            A name that can't be computed is an error at the first batch; a group's member that can't is left out
+            (``left_out`` says why). "auto": the preset of the kind of run that the first batch tells (``preset`` says
+            which, and why).
         num_classes: C, needed by class signals. Memory grows with it (C·d·12 bytes).
         head: the classifier module, read for its weight by ``nc3`` and ``nc4``; not registered as a submodule.
         neighbors: how neighbours are searched: ``Neighbors(k=10)``.
@@ -71,7 +72,7 @@ class GeometryMetric(Streaming):
 
     def __init__(
         self,
-        signals: str | Sequence[str] = "auto",
+        signals: Signals = "auto",
         num_classes: int | None = None,
         head: torch.nn.Module | None = None,
         neighbors: Neighbors = USUAL_NEIGHBORS,
@@ -87,6 +88,7 @@ class GeometryMetric(Streaming):
         self.sync_on_compute, self.process_group = sync_on_compute, process_group
         if num_classes is not None and num_classes < 1:
             raise ConfigurationError(f"num_classes must be at least 1, got {num_classes}")
+        signals = names(signals)
         self.signals: tuple[str, ...] | None = None if signals == "auto" else resolve(signals)
         self._named = named_signals(signals)
         self.left_out: dict[str, str] = {}
@@ -287,7 +289,8 @@ class GeometryMetric(Streaming):
         self.update(*args, **kwargs)
 
 
-def _asks_for_reference(signals: str | Sequence[str]) -> bool:
+def _asks_for_reference(signals: Signals) -> bool:
     """Whether a signal, or a group all of whose members need a reference, was asked for."""
-    given = [signals] if isinstance(signals, str) else signals
+    asked = names(signals)
+    given = [asked] if isinstance(asked, str) else asked
     return any(all("reference" in CATALOG[name].requires for name in resolve(part)) for part in given if part != "auto")

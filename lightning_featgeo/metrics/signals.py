@@ -7,6 +7,7 @@ the reason where it has no value) and add a row whose ``needs`` name the statist
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,10 +58,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Signal:
-    """One row of the table.
+    """One row of the table, or a signal of your own: ``signals=[Signal("spread", spread, direction="higher")]``.
 
+    ``function``: tensors in; a number, a 0-d tensor or an ``Estimate`` out; ``Undefined`` raised where it has no value.
+    ``needs``: statistics it takes, in order; left out: those that its parameters without a default are called.
     ``direction``: which way is better for the representation ("none": it depends on the run).
-    ``needs``: statistics its function takes, in order. ``groups``: names under which ``signals=`` finds it.
+    ``value_range``: such as "[0, 1]". ``groups``: names under which ``signals=`` finds it.
     ``ceiling``: its largest possible value given n rows and d dimensions, None where there is none.
     ``bias``: what n, d and noise do to it. ``parity``: the reference implementation it matches, or where it differs.
     ``limits``: of alarms and stops. ``version``: of its definition, raised when its numbers change.
@@ -68,17 +71,21 @@ class Signal:
 
     name: str
     function: Callable[..., Tensor | Estimate]
-    needs: tuple[str, ...]
-    direction: Direction
-    unit: str
-    value_range: str
-    source: str
-    groups: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    direction: Direction = "none"
+    unit: str = "1"
+    value_range: str = "(−∞, ∞)"
+    source: str = "your own"
+    groups: tuple[str, ...] = ()
     ceiling: Callable[[int, int], float] | None = None
     bias: str = ""
     parity: str = ""
     limits: Limits = Limits()
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.needs:
+            object.__setattr__(self, "needs", _parameters(self.function))
 
     @functools.cached_property
     def bounds(self) -> tuple[float, float]:
@@ -96,6 +103,13 @@ class Signal:
     def requires(self) -> frozenset[str]:
         """Accumulators and inputs its statistics need."""
         return required_by(self.needs)
+
+
+def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    """Names of the parameters that must be given."""
+    by_name = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in by_name)
 
 
 def _number(text: str) -> float:

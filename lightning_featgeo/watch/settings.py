@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.metrics.catalog import CATALOG, named_signals, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, Signals, named_signals, names, resolve
 from lightning_featgeo.metrics.settings import USUAL_NEIGHBORS, Neighbors, check_spectrum_rows
 from lightning_featgeo.rows.batches import Selector
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Tokens, check_pool
@@ -35,7 +35,8 @@ class WatchSettings:
             features, that is the **input** of the head.
         head: path of the classifier. None: found by rule (see ``capture.heads``); an ambiguous model is an error.
         signals: names, groups, presets ("classifier", "self_supervised", "tokens", "embeddings", "regressor") or "all";
-            "auto" tells the kind of run from labels, views and pooling, and prints which it took and why.
+            "auto" tells the kind of run from labels, views and pooling, and prints which it took and why. Functions of
+            your own are signals, too: their parameters name the statistics they take (``docs/own_signals.md``).
         pool: "mean", "cls", "last", "tokens" or an einops pattern; None: inferred from the shape, and printed.
         labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
         views: how views of a sample are stacked in a call: "auto", a number, "v b", "b v", "2 b", "b 2", a callable on
@@ -53,7 +54,7 @@ class WatchSettings:
 
     layer: str | Sequence[str] | None = None
     head: str | None = None
-    signals: str | Sequence[str] = "auto"
+    signals: Signals = "auto"
     pool: str | None = None
     labels: Selector = "auto"
     mask: Selector = "auto"
@@ -69,6 +70,7 @@ class WatchSettings:
     def __post_init__(self) -> None:
         check_groups(self)
         check_whole(num_classes=self.num_classes, ignore_index=self.ignore_index)
+        object.__setattr__(self, "signals", names(self.signals))
         resolve(self.signals) if self.signals != "auto" else ()  # refuses unknown names
         if self.num_classes is not None and self.num_classes < 1:
             raise ConfigurationError(f"num_classes must be at least 1, got {self.num_classes}")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
+from lightning_featgeo.errors import near_misses
+
 _REQUIRES: dict[str, frozenset[str]] = {"dim": frozenset()}  # a plain attribute: the feature dimension
 
 
@@ -28,12 +30,12 @@ def required_by(needs: Iterable[str]) -> frozenset[str]:
     """What the named statistics require, together.
 
     Raises:
-        KeyError: if a name is no statistic; the message lists those there are.
+        KeyError: if a name is no statistic; the message has those that are called alike, or all.
     """
     found: frozenset[str] = frozenset()
     for need in needs:
         if need not in _REQUIRES:
-            raise KeyError(f"no statistic {need!r}; there are: {', '.join(sorted(_REQUIRES))}")
+            raise KeyError(f"there is no statistic {need!r}.{near_misses(need, sorted(_REQUIRES))}")
         found |= _REQUIRES[need]
     return found
 

@@ -151,7 +151,7 @@ class SumStatistics:
 
     @statistic("moments", "labels")
     def class_means(self) -> Tensor:
-        """(C, d)."""
+        """(C, d) mean of each class's rows."""
         return self._classes.means
 
     @statistic("moments", "labels")

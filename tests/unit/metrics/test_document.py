@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_featgeo.metrics import CATALOG
-from lightning_featgeo.metrics.document import cost, formula, index, page, undefined, write
+from lightning_featgeo.metrics.document import cost, formula, index, page, statistics, undefined, write
 
 DOCS = Path(__file__).parents[3] / "docs" / "signals"
 
@@ -28,3 +28,4 @@ def test_the_pages_in_the_repository_are_those_of_this_catalogue(tmp_path: Path)
     assert fresh == kept, "run: python docs/generate.py"
     assert len(fresh) == len(CATALOG) + 1
     assert all(f"({name}.md)" in index() for name in CATALOG)
+    assert (DOCS.parent / "statistics.md").read_text() == statistics(), "run: python docs/generate.py"

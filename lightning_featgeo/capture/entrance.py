@@ -34,8 +34,8 @@ _KEYS = itertools.count()
 class Recording:
     """Outermost calls since the batch began.
 
-    ``holds``: whether what they gave is held until the step is over. A single module's is not: nothing lies between it
-    and others, and logits of a language model would stay in memory through the optimizer's step.
+    ``holds``: whether what they gave is held until the step is over. Where no call was ever given what another one
+    gave, it is not: logits of a language model would stay in memory through the optimizer's step.
     """
 
     calls: list[Entered] = field(default_factory=list)
@@ -95,6 +95,7 @@ class Entrance:
     def __init__(self, root: torch.nn.Module, is_open: Callable[[], bool]) -> None:
         self.key, self.root, self._is_open = next(_KEYS), root, is_open
         self._searched = self._searches = 0
+        self._links, self._counts = False, set[int]()  # whether a call was given what another gave; calls in a batch
         self._outermost: dict[int, torch.nn.Module] = {}
         self._attached: list[Hook] = []
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
@@ -120,7 +121,9 @@ class Entrance:
             self._attached += (before, after)
         self._entries = None
         self._recording = _RECORDING[self.key] = Recording(
-            is_open=self._is_open, holds=searches or len(modules) > 1, trace=Trace() if traces else None
+            is_open=self._is_open,
+            holds=searches or len(modules) > 1 or self._links,
+            trace=Trace() if traces else None,
         )
 
     def close(self) -> None:
@@ -129,8 +132,10 @@ class Entrance:
             return
         for hook in self._attached:
             hook.detach()
-        if self._attached and self._recording.calls and self._searched < SEARCHED:
+        count = len(self._recording.calls) if self._attached else 0
+        if count and self._searched < SEARCHED:
             self._searched += 1
+            self._counts.add(count)
             self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
         self._attached = []
         _RECORDING.pop(self.key, None)
@@ -163,7 +168,8 @@ class Entrance:
         """For each call of a watched module, the tensors that may have entered the network for it."""
         self.unlinked.clear()
         found = self._of(calls, module, is_input)
-        if not all(found) and self._searched >= SEARCHED and self._searches < SEARCHES:
+        unseen = not all(found) or not (self._links or len(self._recording.calls) in self._counts)
+        if unseen and self._searched >= SEARCHED and self._searches < SEARCHES:
             self._searches += 1
             self.search_again()
         return found
@@ -180,9 +186,14 @@ class Entrance:
         for index, call in enumerate(calls):
             holding = entries.holding(call.order)
             if holding is not None and not (is_input and holding.module == id(module)):
-                found.append(tuple(entries.origin(holding).given))
+                origin = entries.origin(holding)
+                self._links = self._links or origin is not holding
+                found.append(tuple(origin.given))
             else:
                 given, linked = _behind(call, index, len(calls), last, sources, entries)
+                self._links = self._links or linked
+                if holding is not None and not given:  # no module before it: the batch itself, or stored features
+                    given, linked = tuple(holding.given), True
                 found.append(given)
                 if not linked:
                     self.unlinked.add(call.order)

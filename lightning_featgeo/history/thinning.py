@@ -29,7 +29,7 @@ def most_of(curves: int) -> int:
 
 
 def thinned(records: Sequence[Record], events: Iterable[Mapping[str, Any]]) -> list[Record]:
-    """The records that stay, in their order; windows in which something happened always do.
+    """The records that stay, in their order; of those in which something happened at least the latest ones.
 
     All curves are thinned at once, those that have half of what they may have too: it is long until the next time.
     """

@@ -93,8 +93,8 @@ def load(paths: Iterable[Path], thin: bool = False) -> Iterator[Run]:
         notes = [str(each.message).removeprefix("featgeo: ") for each in said]
         if len(history) < history.closed:
             notes.append(
-                f"{history.closed:,} windows are in the file: the last ones, those with an alarm and some of the "
-                f"others, spread evenly, are drawn ({len(history):,} in all)"
+                f"{history.closed:,} windows are in the file: the last ones, the latest with an alarm and some of "
+                f"the others, spread evenly, are drawn ({len(history):,} in all)"
             )
         yield Run(_name(path, history), path, history, notes)
 

@@ -152,8 +152,7 @@ class RowAssembler:
             if labels is not None:
                 of_inputs, bounded = layout.origin, self.views is None
                 label = labels_of(part, labels.to(device), origin, of_inputs, self.chosen_pool, self.notes, bounded)
-            if label is not None and (not one.is_labelled or one.call.is_reordered or one.call.is_mixed):
-                label = torch.full_like(label, UNLABELLED)
+            label = None if label is None else one.labels(label, part.sample)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
             known = origin >= 0

@@ -11,6 +11,7 @@ import torch
 from lightning_featgeo.types import Tensor
 
 MIXED = "rows are mixtures of samples (mixup, CutMix): they have no class"
+OTHERS = "some rows are no samples of the batch (generated, replayed, or changed too much): they are left out"
 
 
 @dataclass(frozen=True)

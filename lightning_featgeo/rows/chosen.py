@@ -11,6 +11,7 @@ from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.likeness import resemble
 from lightning_featgeo.rows.origin import BY_CONTENT, BY_MEMORY, Origin, main_inputs
+from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
 SPOTS = 64  # elements of a row that are looked at between two readings
@@ -25,14 +26,22 @@ class Chosen:
         origin: whose samples it holds; None: unknown.
         view: of its rows, one for all or one a row.
         keep: (m,) False for rows of samples that don't count; None: all do.
-        is_labelled: whether rows have their samples' labels: mixtures, and rows in an unknown order, have none.
+        is_labelled: whether rows have their samples' labels: mixtures, and rows in an unknown order, have none; of
+            all, or (m,) of each.
     """
 
     call: Call
     origin: Origin | None = None
     view: int | Tensor = 0
     keep: Tensor | None = None
-    is_labelled: bool = True
+    is_labelled: bool | Tensor = True
+
+    def labels(self, given: Tensor, row: Tensor) -> Tensor:
+        """Labels of rows, each made of one of the call's (``row``), without those of rows that have none."""
+        if isinstance(self.is_labelled, Tensor):
+            given = torch.where(self.is_labelled.to(given.device)[row], given, UNLABELLED)
+        none = self.is_labelled is False or self.call.is_reordered or self.call.is_mixed
+        return torch.full_like(given, UNLABELLED) if none else given
 
 
 def on_the_way(call: Call, origin: Origin | None) -> Origin | None:
@@ -99,7 +108,7 @@ def by_row(call: Call, origin: Origin, views: dict[tuple[int, int], int]) -> Cho
     for one, other in pairs.tolist():
         number = views.setdefault((one, other), len(views))
         view[(part == one) & (piece == other)] = number
-    return Chosen(call, origin, view, None, not origin.is_mixed)
+    return Chosen(call, origin, view, None, origin.unmixed)
 
 
 def indices(origin: Origin) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from lightning_featgeo.rows.calls import MIXED, Call
+from lightning_featgeo.rows.calls import MIXED, OTHERS, Call
 from lightning_featgeo.rows.chosen import (
     Chosen,
     are_alike,
@@ -107,7 +107,7 @@ class Evidence:
             return usual
         calls = self._trained_on(calls) if self.role.trains else list(calls)
         origins = self.origins(calls, [tensor for _, tensor in parts])
-        self._mixed = self._mixed or any(one is not None and one.is_mixed for one in origins)
+        self._mixed = self._mixed or any(one is not None and one.has_mixed for one in origins)
         if any(one is not None for one in origins):
             origins = self._of_one_loader(origins, parts, home)
             found = self._known_calls(calls, origins, self.role.has_views or (self.role.trains and not labelled))
@@ -189,8 +189,10 @@ class Evidence:
                 self._leave_out_unknown(call, calls, found, views)
                 continue
             given = main_inputs(call.entered or ())
-            if origin.is_mixed:
+            if origin.has_mixed:
                 self.notes[MIXED] = None
+            if origin.lacks_some:
+                self.notes[OTHERS] = None
             if origin.changed:
                 if self.role.is_classifier and (exact or found):
                     self.notes[
@@ -222,7 +224,7 @@ class Evidence:
                     continue
                 keep = new if isinstance(new, torch.Tensor) else None
             view = views.setdefault(key, len(views))
-            found.append(Chosen(call, origin, view, keep, not origin.is_mixed))
+            found.append(Chosen(call, origin, view, keep, origin.unmixed))
         alone = self._without_others(found, len(views))
         if alone is found and len(views) > 1:
             what = (

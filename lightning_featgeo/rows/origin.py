@@ -24,7 +24,7 @@ class Origin:
         rows: m.
         how: in words.
         changed: what entered is not the sample itself, but resembles it (augmented).
-        is_mixed: rows are mixtures of two samples: they have no class.
+        is_mixed: rows are mixtures of two samples: they have no class; of all, or (m,) of each.
         span: (first, step) where samples are first, first + step, …; None where they are told one by one.
     """
 
@@ -34,21 +34,38 @@ class Origin:
     rows: int
     how: str
     changed: bool = False
-    is_mixed: bool = False
+    is_mixed: bool | Tensor = False
     span: tuple[int, int] | None = None
 
     @property
     def is_identity(self) -> bool:
         """Whether row r is sample r throughout."""
         one = isinstance(self.part, int) and isinstance(self.piece, int)
-        return self.samples is None and one and not self.is_mixed
+        return self.samples is None and one and not self.has_mixed
 
     def taken(self, rows: Tensor) -> Origin:
         """The origin of features of which these rows were taken, in this order."""
         index = torch.arange(self.rows, device=rows.device) if self.samples is None else self.samples.to(rows.device)
         part = self.part if isinstance(self.part, int) else self.part.to(rows.device)[rows]
         piece = self.piece if isinstance(self.piece, int) else self.piece.to(rows.device)[rows]
-        return Origin(index[rows], part, piece, len(rows), self.how, self.changed, self.is_mixed)
+        mixed = self.is_mixed if isinstance(self.is_mixed, bool) else self.is_mixed.to(rows.device)[rows]
+        return Origin(index[rows], part, piece, len(rows), self.how, self.changed, mixed)
+
+    @property
+    def has_mixed(self) -> bool:
+        """Whether any row is a mixture."""
+        return bool(self.is_mixed) if isinstance(self.is_mixed, bool) else bool(self.is_mixed.any())
+
+    @property
+    def unmixed(self) -> bool | Tensor:
+        """Whether rows are of one sample each; of all, or (m,) of each."""
+        return not self.is_mixed if isinstance(self.is_mixed, bool) else ~self.is_mixed
+
+    @property
+    def lacks_some(self) -> bool:
+        """Whether rows are none of the batch's samples, beside others that are."""
+        told = self.samples is not None and self.span is None and self.how != BY_MEMORY
+        return told and bool((self.samples < 0).any()) if self.samples is not None else False
 
 
 def main_inputs(entered: Sequence[Tensor]) -> list[Tensor]:

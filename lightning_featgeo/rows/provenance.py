@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from lightning_featgeo import _compat
-from lightning_featgeo.rows.likeness import FEWEST, are_mixed, likeness, occurrence, resemble
+from lightning_featgeo.rows.hashes import hashes, look_up, tells
+from lightning_featgeo.rows.likeness import ENOUGH, FEWEST, are_mixed, likeness, occurrence, resemble, same_values
 from lightning_featgeo.rows.origin import BY_CONTENT, BY_CORRELATION, BY_LIKENESS, BY_MEMORY, Origin, main_inputs
 from lightning_featgeo.types import Tensor
 
@@ -143,37 +144,15 @@ def _by_content(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
     for values, number in zip(table.values, table.part.unique_consecutive().tolist(), strict=True):
         if values.shape[0] == m == parts[number].shape[0] and bool((own == values.to(own.dtype)).all()):
             return Origin(None, number, 0, m, BY_CONTENT, span=(0, 1))
-    ours = _hashes(own)
-    theirs = _hashes(torch.cat([values.to(own.dtype) for values in table.values]))
-    if len(theirs.unique()) < 0.9 * len(theirs):  # rows of few values: equal ones say nothing
+    theirs = hashes(torch.cat([values.to(own.dtype) for values in table.values]))
+    telling = [part for part in table.part.unique().tolist() if tells(theirs[table.part == part])]
+    if not telling:
         return None
-    row, known = _look_up(ours, theirs)
+    if len(telling) < len(table.values):  # beside token ids, an attention mask is as wide
+        there = torch.isin(table.part, torch.tensor(telling, device=x.device))
+        table, theirs = _Table([], table.sample[there], table.part[there], table.piece[there]), theirs[there]
+    row, known = look_up(hashes(own), theirs)
     return _told_apart(row, known, table, m, parts, BY_CONTENT, x)
-
-
-def _hashes(rows: Tensor) -> Tensor:
-    """(n, w) -> (n,) 64-bit hashes of the rows' values; −0 is 0."""
-    if rows.is_floating_point():
-        kind = torch.float32 if rows.dtype != torch.float64 else torch.float64
-        bits = (rows.to(kind) + 0.0).view(torch.int32 if kind == torch.float32 else torch.int64).to(torch.int64)
-    else:
-        bits = rows.to(torch.int64)
-    factors = torch.tensor(
-        [((i * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) | 1) % 2**63 for i in range(rows.shape[1])],
-        device=rows.device, dtype=torch.int64,
-    )  # fmt: skip
-    mixed = bits * factors
-    return ((mixed ^ (mixed >> 29)) * -4658895280553007687).sum(dim=1)
-
-
-def _look_up(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of our hashes the row of theirs that is equal, the k-th to the k-th; and whether there is one."""
-    ordered, place = theirs.sort(stable=True)
-    low = torch.searchsorted(ordered, ours)
-    many = torch.searchsorted(ordered, ours, right=True) - low
-    known = many > 0
-    at = low + torch.where(known, occurrence(ours) % many.clamp(min=1), 0)
-    return place[at.clamp(max=len(theirs) - 1)], known
 
 
 def _told_apart(
@@ -205,33 +184,34 @@ def _rest_by_likeness(origin: Origin, known: Tensor, x: Tensor, part: Tensor) ->
     at = torch.tensor(_columns(x[0].numel()), device=x.device)
     ours, theirs = x.reshape(len(x), -1)[:, at], part.reshape(len(part), -1)[:, at]
     index = torch.arange(len(x), device=x.device)
-    rest = index[~known]
-    if len(x) == len(part) and bool((origin.samples == index)[known].all()):
+    rest, how = index[~known], f"{origin.how}, or likeness"
+    same = same_values(x[~known], part)
+    in_order = len(x) == len(part) and bool((origin.samples == index)[known].all())
+    if in_order:
         if are_mixed(ours[~known], theirs, rest):  # the others were mixed with themselves
-            return Origin(None, origin.part, origin.piece, len(x), BY_LIKENESS, True, True, (0, 1))
-        if resemble(ours[~known], theirs, rest):
-            return Origin(None, origin.part, origin.piece, len(x), f"{origin.how}, or likeness", span=(0, 1))
-        if int((known[1:] != known[:-1]).sum()) > 2:  # here and there, as an augmentation by chance: no block of others
-            how = f"{origin.how}, or their places among such rows"
+            return Origin(None, origin.part, origin.piece, len(x), how, True, ~known, (0, 1))
+        if float((same == rest).double().mean()) >= ENOUGH or resemble(ours[~known], theirs, rest):
             return Origin(None, origin.part, origin.piece, len(x), how, span=(0, 1))
-        return origin
-    found = likeness(ours[~known], theirs)
-    if found is None or found.is_mixed:
-        return origin
+    found = likeness(ours[~known], theirs) if not in_order and len(rest) * len(part) <= _LARGEST >> 4 else None
+    others = same if found is None or found.is_mixed else torch.where(same >= 0, same, found.sample)
     samples, pieces = origin.samples.clone(), torch.zeros_like(origin.samples)
-    samples[rest], pieces[rest] = found.sample, 1 + occurrence(found.sample)
-    return Origin(samples, origin.part, pieces, len(x), f"{origin.how}, or likeness")
+    samples[rest] = others
+    if len(x) > len(part) or bool((others < 0).all()):  # beside the samples themselves: further pieces of them
+        pieces[rest] = torch.where(others >= 0, 1 + occurrence(others), 0)
+    how = how if bool((others >= 0).any()) else origin.how
+    return Origin(samples, origin.part, pieces if bool(pieces.any()) else origin.piece, len(x), how)
 
 
 # --- equal up to a scale and a shift ---------------------------------------------------------------------------------
 
 
-def _by_correlation(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+def _by_correlation(given: Tensor, parts: Sequence[Tensor]) -> Origin | None:
     """A normalised copy: in each channel of an image, or in each column of a table, one scale and one shift."""
-    if not x.is_floating_point():
+    if not given.is_floating_point():
         return None
-    m = x.shape[0]
+    m = given.shape[0]
     for number, part in enumerate(parts):
+        x = _unflattened(given, part)
         fits = part.shape[1:] == x.shape[1:] and part.device == x.device and part.dtype != torch.bool
         if not fits or part.shape[0] < 2 or part.shape[0] * m > _LARGEST or not part.is_floating_point() | (x.ndim > 2):
             continue
@@ -258,6 +238,12 @@ def _by_correlation(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
     return None
 
 
+def _unflattened(x: Tensor, part: Tensor) -> Tensor:
+    """Rows that were flattened on their way in the shape of the batch's."""
+    flat = x.ndim == 2 and part.ndim > 2 and part.shape[1:].numel() == x.shape[1]
+    return x.reshape(len(x), *part.shape[1:]) if flat else x
+
+
 def _standard(x: Tensor, dim: int) -> Tensor:
     """Mean 0 along an axis; length 1 along rows, deviation 1 along columns."""
     x = x - x.mean(dim=dim, keepdim=True)
@@ -267,12 +253,13 @@ def _standard(x: Tensor, dim: int) -> Tensor:
 # --- likeness --------------------------------------------------------------------------------------------------------
 
 
-def _by_likeness(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+def _by_likeness(given: Tensor, parts: Sequence[Tensor]) -> Origin | None:
     """Augmented copies: each row resembles a sample of the batch more than any other."""
-    if not x.is_floating_point() or x.ndim < 2:
+    if not given.is_floating_point() or given.ndim < 2:
         return None
-    m = x.shape[0]
+    m = given.shape[0]
     for number, part in enumerate(parts):
+        x = _unflattened(given, part)
         fits = part.shape[1:] == x.shape[1:] and part.device == x.device and part.shape[0] * m <= _LARGEST >> 4
         if not fits or not (part.is_floating_point() or part.dtype == torch.uint8):
             continue

@@ -27,7 +27,7 @@ class Data:
         if self.stride > 1:
             self.notes.append(
                 f"{total:,} numbers are too many for one page: one window in {self.stride} is drawn, beside the last "
-                "one and those with an alarm. The history files have them all."
+                "one and the latest with an alarm. The history files have them all."
             )
         marked = {(i, event.get("epoch")) for i, run in enumerate(runs) for event in run.history.events}
         axes: list[dict[str, Any]] = []

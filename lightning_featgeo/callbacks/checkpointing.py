@@ -1,8 +1,8 @@
 """What a checkpoint keeps of a monitor, and how a run goes on from it.
 
-Kept: the closed windows that are in memory (so that the resumed run's history goes on), what was watched, who was whose
-neighbour in the last window, and the training window that was open, if its rows can be gone on from. Plain numbers,
-strings and tensors: ``torch.load(…, weights_only=True)`` reads it.
+Kept: the closed windows that are in memory (so that the resumed run's history goes on), what was watched, what the next
+window is compared with sample by sample, and the training window that was open, if its rows can be gone on from. Plain
+numbers, strings and tensors: ``torch.load(…, weights_only=True)`` reads it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.checked import items, mapping, name_of, optional, plain, readable, whole
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
-VERSION = 3  # 2 has the kinds of gaps, 3 records as JSON; states of both and of 1 are read
+VERSION = 4  # 2 has the kinds of gaps, 3 records as JSON, 4 earlier rows; states of all are read
 _WAY_OUT = "Resume with the settings of the checkpoint, or start new curves with FeatureGeometryMonitor(resume=False)"
 _LOST = "the run was resumed in the middle of this window, and the rows before that are lost: "
 RESTARTS = Gap(GapKind.LOST, _LOST + "the loader began anew (torchdata's StatefulDataLoader goes on where it was)")
@@ -43,7 +42,7 @@ class Saved:
     outputs: bool = False  # whether their outputs are watched, not the input of a head
     dims: list[int | None] = field(default_factory=list)
     classes: int | None = None
-    earlier: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, Earlier] = field(default_factory=dict)
     open: dict[str, Any] | None = None
 
     @classmethod
@@ -74,7 +73,7 @@ class Saved:
         events, bad_events = readable(items(state.get("events", [])), checked_event)
         layers, bad_layers = readable(items(state.get("layers", [])), name_of)
         dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))
-        pairs, bad_tables = readable(mapping(state.get("earlier", {})).items(), _neighbours)
+        pairs, bad_tables = readable(mapping(state.get("earlier", {})).items(), _earlier)
         known, _ = readable([state.get("classes")], lambda classes: optional(classes, whole))
         counted, no_count = readable([state.get("windows")], whole)
         if bad_layers or bad_dims or not known:  # what the curves are of is known as a whole, or looked for again
@@ -82,7 +81,7 @@ class Saved:
         lost = [
             f"{bad} {what}"
             for bad, what in (
-                (bad_records, "of its windows"), (bad_events, "of its events"), (bad_tables, "tables of neighbours"),
+                (bad_records, "of its windows"), (bad_events, "of its events"), (bad_tables, "tables of earlier rows"),
                 (no_count, "number of windows"), (bad_layers + bad_dims + (not known), "facts on what is watched"),
             )
             if bad
@@ -119,15 +118,10 @@ def _record(given: Any) -> Record:
     return checked_record(json.loads(given) if isinstance(given, str) else plain(given))
 
 
-def _neighbours(given: tuple[Any, Any]) -> tuple[str, list[torch.Tensor]]:
-    """Of a window and layer, the samples of each row's neighbours, and the rows' own."""
-    name, (table, samples) = given
-    for one, ndim in ((table, 2), (samples, 1)):
-        if not isinstance(one, torch.Tensor) or one.dtype != torch.int64 or one.ndim != ndim:
-            raise TypeError(f"expected a table of samples, got {one!r}")
-    if len(table) != len(samples):
-        raise ValueError("a table of other rows")
-    return name_of(name), [table, samples]
+def _earlier(given: tuple[Any, Any]) -> tuple[str, Earlier]:
+    """Of a window and layer, what the next one is compared with; before version 4, neighbours alone."""
+    name, state = given
+    return name_of(name), Earlier.of(state if isinstance(state, dict) else {"neighbors": state, "rows": {}})
 
 
 def warn_of_lost_state(who: str, lost: Sequence[str]) -> None:
@@ -191,14 +185,13 @@ def go_on(run: Any) -> None:
 
 
 def run_state(watcher: Watcher) -> dict[str, Any]:
-    """What is watched, and who was whose neighbour in the last windows."""
+    """What is watched, and what the next windows are compared with."""
     seen = next((w.layers for w in watcher.windows.values() if any(part.metric.dim for part in w.layers)), [])
     earlier = {}
     for window in watcher.windows.values():
         for index, part in enumerate(window.layers):
-            table = part.metric.earlier_neighbors
-            if table is not None:
-                earlier[f"{window.plan.stage}/{window.plan.number}/{index}"] = [tensor.cpu() for tensor in table]
+            if part.metric.earlier is not NOTHING:
+                earlier[f"{window.plan.stage}/{window.plan.number}/{index}"] = part.metric.earlier.state()
     return {
         "layers": watcher.paths,
         "outputs": watcher.sources.watched.outputs,

@@ -43,6 +43,10 @@ PRESETS: dict[str, tuple[str, ...]] = {  # by kind of run; members that lack the
         "knn_log_density",
     ),
     "embeddings": ("feature_std", "mean_resultant", "effective_rank", "uniformity", "alignment", "hubness"),
+    "drift": (
+        "cka_drift", "cka_drift_first", "procrustes_drift", "anchor_drift", "neighbor_churn", "class_drift",
+        "compatibility_first",
+    ),
     "regressor": ("feature_std", "effective_rank", "nrc1", "id_ratio", "id_two_nn", "knn_log_density"),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole_head
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
 from lightning_featgeo.metrics.catalog import CATALOG, Signal, Signals, named_signals, names, resolve
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.evaluation import empty_window, evaluate
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
@@ -56,8 +57,7 @@ class GeometryMetric(Streaming):
         serve: names of signals of other metrics whose reference this one will be: what they read of it is kept. If
             its own signals need a reference (and ``has_reference`` is None) they are meant.
         policy: what is an error and what a gap, and what a window brings besides numbers.
-        earlier_neighbors: samples' neighbours in an earlier window and those samples, as ``earlier_neighbors`` gave
-            them: ``neighbor_churn`` of the first window compares with them. None: it is a gap.
+        earlier: what another metric's ``earlier`` gave: the first window is compared with it, sample by sample.
         spectrum_rows: what spectra (ranks, eigenvalues, ``nc1``) are of: "all" rows, by a d×d scatter (8·d² bytes,
             twice with classes; a close takes d³); or so many of the bank's rows, at least 2, without it. "auto": all
             up to 4,096 dimensions, 1,024 above. If no more rows than that come, they are of all rows either way.
@@ -81,7 +81,7 @@ class GeometryMetric(Streaming):
         sync_on_compute: bool = True,
         process_group: Any = None,
         policy: Policy = USUAL_POLICY,
-        earlier_neighbors: Sequence[Tensor] | None = None,
+        earlier: Earlier = NOTHING,
         spectrum_rows: int | Literal["auto", "all"] = "auto",
     ) -> None:
         super().__init__(sync_on_compute=False, compute_with_cache=False)  # merging is ours
@@ -109,9 +109,7 @@ class GeometryMetric(Streaming):
         self.dim: int | None = None
         self._counters: dict[str, Tensor] = {}
         self._arrived = 0
-        self._latest: tuple[Tensor, Tensor] | None = None  # who is whose neighbour, in this window and in the last
-        earlier = earlier_neighbors
-        self._earlier: tuple[Tensor, Tensor] | None = None if earlier is None else (earlier[0], earlier[1])
+        self._earlier, self._latest = earlier, None
 
     @property
     def policy(self) -> Policy:
@@ -127,8 +125,8 @@ class GeometryMetric(Streaming):
         self._owner_says = self.policy, head
 
     @property
-    def earlier_neighbors(self) -> tuple[Tensor, Tensor] | None:
-        """(n, k) samples of each row's neighbours in the last closed window, and (n,) the rows' own samples."""
+    def earlier(self) -> Earlier:
+        """What the next window is compared with, sample by sample."""
         return self._latest or self._earlier
 
     # --- results ---------------------------------------------------------------------------------------------
@@ -204,8 +202,7 @@ class GeometryMetric(Streaming):
             result = replace(result, gaps={**result.gaps, **self.impossible, **self._not_paired})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
-            if "neighbor_samples" in statistics.computed():
-                self._latest = statistics.neighbor_samples, statistics.samples
+            self._latest = statistics.as_earlier(self.kept_windows)
             return result
 
         if not ranks.several:

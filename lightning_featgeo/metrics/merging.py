@@ -17,6 +17,7 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.rows.waiting import PlainRows, Waiting, joined
@@ -41,7 +42,7 @@ class Mergeable(Metric):
     spectrum_limit: int | None
     _counters: dict[str, Tensor]
     _arrived: int
-    _earlier: tuple[Tensor, Tensor] | None
+    _earlier: Earlier
 
     @property
     def _made(self) -> torch.nn.ModuleDict:
@@ -136,8 +137,16 @@ class Mergeable(Metric):
         tables, bank = 0, self._bank_as_is
         if "neighbor_churn" in (self.signals or ()) and bank is not None:
             tables = 2 * 8 * bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
+        if bank is not None:
+            tables += len(self.kept_windows) * (bank.rows.numel() * bank.rows.element_size() + 8 * bank.capacity)
         waiting = self._waiting.limit if self.dim is not None else 0
         return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables + waiting
+
+    @property
+    def kept_windows(self) -> frozenset[str]:
+        """Of which earlier windows rows are kept: "previous" and "first", as far as a signal reads them."""
+        read = frozenset[str]().union(*(CATALOG[name].requires for name in self.signals or ()))
+        return frozenset(need.removeprefix("earlier.") for need in read if need.startswith("earlier."))
 
     @property
     def closing_bytes(self) -> int:
@@ -196,7 +205,8 @@ class Mergeable(Metric):
             rows = Rows(**{name: column.to(self.device) for name, column in other["waiting"].items()})
             self.update_rows(rows, frozenset(), owned=False)
         self._arrived += other["arrived"]
-        self._earlier = self._earlier or other["earlier"]
+        if self._earlier is NOTHING and other.get("earlier"):
+            self._earlier = Earlier.of(other["earlier"])
         _compat.has_updates(self)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -206,7 +216,7 @@ class Mergeable(Metric):
             "settings": self._settings(),
             "dim": self.dim,
             "arrived": self._arrived,
-            "earlier": self._earlier,
+            "earlier": self._earlier.state(),
             "begun": self._begun,
             "lost": self._lost,
             "waiting": None if waiting is None else {name: column.clone() for name, column in vars(waiting).items()},

@@ -13,6 +13,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
+from lightning_featgeo.metrics.earlier import Earlier
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.plan import (
     NOT_PAIRED,
@@ -43,7 +44,7 @@ class Streaming(Mergeable):
     _reads_views: bool
     _target_width: int | None  # t, where a bank keeps targets
     _named: frozenset[str]
-    _latest: tuple[Tensor, Tensor] | None  # who is whose neighbour, in this window
+    _latest: Earlier | None  # of this window, once it was computed
 
     def update(
         self,

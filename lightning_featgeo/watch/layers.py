@@ -11,6 +11,7 @@ from lightning_featgeo.capture import facts
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.assembler import RowAssembler
@@ -31,7 +32,7 @@ def watched_layers(
     plan: WindowPlan,
     policy: Policy,
     check: Callable[[int], None] | None = None,
-    earlier: Callable[[int], Any] = lambda index: None,
+    earlier: Callable[[int], Earlier] = lambda index: NOTHING,
 ) -> list[WatchedLayer]:
     """New accumulators for each layer.
 
@@ -42,7 +43,7 @@ def watched_layers(
         plan: of the window.
         policy: of the metrics.
         check: see :class:`WatchedLayer`; of the first layer.
-        earlier: index of a layer -> its neighbours in an earlier window, as a checkpoint keeps them.
+        earlier: index of a layer -> what it is compared with sample by sample, as a checkpoint keeps it.
     """
     s, watched = settings, []
     policy = replace(
@@ -59,7 +60,7 @@ def watched_layers(
             has_reference=plan.reference is not None,
             serve=plan.serves,
             policy=replace(policy, keeps_samples=plan.keeps_samples),
-            earlier_neighbors=earlier(index),
+            earlier=earlier(index),
             spectrum_rows=s.spectrum_rows,
         )
         assembler = RowAssembler(

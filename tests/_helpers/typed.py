@@ -8,12 +8,16 @@ beartype's check alone, which is compiled once; those inside of others none (myp
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 from jaxtyping import _import_hook
+
+TYPES_ALONE = "types alone"
 
 
 def _names_axes(function: ast.FunctionDef) -> bool:
@@ -31,7 +35,7 @@ def check_less() -> None:
         if _names_axes(node):
             return decorate(self, node)
         if not any(isinstance(parent, ast.FunctionDef) for parent in self._parents):
-            checks = ast.parse(f"jaxtyping._import_hook.Typechecker.lookup['{self._typechecker.get_hash()}']").body[0]
+            checks = ast.parse(f"jaxtyping._import_hook.Typechecker.lookup['{TYPES_ALONE}']").body[0]
             assert isinstance(checks, ast.Expr)
             for part in ast.walk(checks.value):
                 ast.copy_location(part, node)
@@ -42,6 +46,17 @@ def check_less() -> None:
         return node
 
     transformer.visit_FunctionDef = visit_function
+    _import_hook.Typechecker.lookup[TYPES_ALONE] = _types_alone
+
+
+def _types_alone(function: Any) -> Any:
+    checked = beartype(conf=BeartypeConf(violation_type=TypeError))(function)
+
+    @functools.wraps(function)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+
+    return either
 
 
 @contextmanager

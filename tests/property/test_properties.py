@@ -18,7 +18,7 @@ pytestmark = pytest.mark.no_cover  # many examples of what other tests cover
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 6))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_batch_gives_finite_values_or_reasons(data: st.DataObject) -> None:
     shape = data.draw(SHAPES)

@@ -13,13 +13,13 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.duplicates import apart
+from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
 VOTES_AT_ONCE = 2**22  # rows × classes: 32 MiB
 VOTE_TEMPERATURE = 0.07
 UNIFORMITY_SCALE = 2.0
-SAME_SAMPLES = 0.99
 
 
 def log_unit_ball_volume(dim: int) -> float:
@@ -265,18 +265,10 @@ def neighbor_churn(
         Undefined: in the first window, if other samples are there, or if samples have several rows each.
     """
     then_neighbors, then_samples = (t.to(samples.device) for t in earlier)
-    if samples.unique().numel() != samples.numel() or then_samples.unique().numel() != then_samples.numel():
-        raise Undefined("samples have several rows each: which neighbours are whose can't be told")
-    order = then_samples.argsort()
-    place = torch.searchsorted(then_samples[order], samples).clamp(max=max(0, then_samples.numel() - 1))
-    both = (
-        (then_samples[order][place] == samples) if then_samples.numel() else torch.zeros_like(samples, dtype=torch.bool)
-    )
-    n = int(both.sum())
-    least = max(2, math.ceil(SAME_SAMPLES * max(samples.numel(), then_samples.numel())))
-    if n < least or neighbor_samples.shape[1] != then_neighbors.shape[1]:
-        raise Undefined(f"needs the same samples as the window before: {n} of {samples.numel()} were in it")
-    now, then = neighbor_samples[both], then_neighbors[order][place[both]]
+    now_at, then_at = paired(samples, then_samples)
+    if neighbor_samples.shape[1] != then_neighbors.shape[1]:
+        raise Undefined(f"{then_neighbors.shape[1]} neighbours were searched then, {neighbor_samples.shape[1]} now")
+    now, then, n = neighbor_samples[now_at], then_neighbors[then_at], len(now_at)
     there = now >= 0
     kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1)
     churn = 1 - kept.double() / there.sum(dim=1).clamp(min=1)

@@ -30,7 +30,6 @@ class BankStatistics:
 
     _accumulators: Mapping[str, Any]
     _wanted: frozenset[str]
-    _earlier: tuple[Tensor, Tensor] | None
     _need_all_classes: Callable[[str], None]
     dim: int
     k: int
@@ -174,13 +173,6 @@ class BankStatistics:
         """(n, k) the samples of each row's neighbours; −1 where there are fewer."""
         found = self.neighbor_indices
         return torch.where(found >= 0, self._bank.samples[found.clamp(min=0)], -1)
-
-    @statistic("bank", "earlier")
-    def earlier_neighbors(self) -> tuple[Tensor, Tensor]:
-        """``neighbor_samples`` and ``samples`` of the window before."""
-        if self._earlier is None:
-            raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
-        return self._earlier
 
     @statistic("bank", "labels")
     def bank_labels(self) -> Tensor:

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 
+import torch
+
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import fidelity, outliers, spectrum
+from lightning_featgeo.metrics.functional import fidelity, outliers, probes, spectrum
 from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
@@ -162,6 +164,38 @@ class ReferenceStatistics(SpectrumStatistics):
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
         other._need_all_classes("a row is compared with the means of")
         return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
+
+    @statistic("reference", "reference.moments", "reference.scatter", "reference.labels")
+    def reference_probe(self) -> probes.Probe:
+        """(C, d) weight and (C,) bias of a ridge classifier fitted to all labelled rows of the reference."""
+        other = self._of_reference("covariance")
+        if not other.has_classes:
+            raise Undefined("the reference has no class statistics: it needs labels and num_classes")
+        other._need_all_classes("a probe tells")
+        within = other.within_scatter
+        assert isinstance(within, Tensor)
+        return probes.ridge_classifier(other.class_means, other.class_counts, within)
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_rows_with_target(self) -> Tensor:
+        """(m, d) rows of the reference's bank that have a regression target."""
+        return self._of_reference("bank").rows_with_target
+
+    @statistic("bank", "reference", "reference.bank")
+    def reference_targets(self) -> Tensor:
+        """(m, t) their targets."""
+        return self._of_reference("bank").targets
+
+    @statistic("bank", "labels")
+    def own_voters(self) -> Tensor:
+        """(n,) how many rows of its own class each labelled row could find, of other samples or in the reference."""
+        if self._votes_elsewhere:
+            voters = self._of_reference("bank").row_labels
+            return (torch.bincount(voters, minlength=int(self.row_labels.max()) + 1))[self.row_labels]
+        own = torch.unique(
+            torch.stack([self.row_labels, self.row_samples]), dim=1, return_inverse=True, return_counts=True
+        )
+        return torch.bincount(self.row_labels)[self.row_labels] - own[2][own[1]]
 
     @statistic("moments", "labels")
     def frequency(self) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.statistics.needs import known
-from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
-from lightning_featgeo.types import Tensor
+from lightning_featgeo.metrics.statistics.over_time import TimeStatistics
 
 
-class Statistics(ReferenceStatistics):
+class Statistics(TimeStatistics):
     """The frozen accumulators of one window, and what follows from them.
 
     Args:
@@ -30,7 +30,7 @@ class Statistics(ReferenceStatistics):
         reference: statistics of the window to compare with.
         no_reference: why there is none.
         has_reference: whether there should be one: a vote is then from it or a gap.
-        earlier: ``neighbor_samples`` and ``samples`` of the window before this one.
+        earlier: what is known of the windows before this one.
         spectrum_limit: how many of the bank's rows spectra are taken from; None: from the scatter of all rows.
     """
 
@@ -46,7 +46,7 @@ class Statistics(ReferenceStatistics):
         reference: Statistics | None = None,
         no_reference: str = "no reference was given",
         has_reference: bool = False,
-        earlier: tuple[Tensor, Tensor] | None = None,
+        earlier: Earlier = NOTHING,
         spectrum_limit: int | None = None,
     ) -> None:
         self._accumulators = accumulators

@@ -11,17 +11,25 @@ from numpy.typing import NDArray
 from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import among_known_copies, dimensions, distances, neighbours, two_nn
+from tests._helpers.oracles.over_time import cka, over_time
+from tests._helpers.oracles.retrieval import pairs, probe_accuracy, probe_r2, retrieval
 from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
 __all__ = [
     "among_known_copies",
+    "cka",
     "compared",
     "dimensions",
     "distances",
     "every_signal",
     "log_vmf_normaliser",
+    "over_time",
+    "pairs",
+    "probe_accuracy",
+    "probe_r2",
     "rank_signals",
     "regression",
+    "retrieval",
     "singular_values",
     "spectrum",
     "two_nn",
@@ -31,4 +39,10 @@ __all__ = [
 
 def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[str, float | None]:
     """None where the definition has no value."""
-    return {**spectrum(x), **neighbours(x, y), **classes(x, y, weight, bias), "n_samples": float(len(x))}
+    return {
+        **spectrum(x),
+        **neighbours(x, y),
+        **retrieval(x, y),
+        **classes(x, y, weight, bias),
+        "n_samples": float(len(x)),
+    }

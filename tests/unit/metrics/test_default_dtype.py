@@ -53,9 +53,10 @@ def every_signal() -> dict[str, WindowResult]:
                 seen = x + 0.3 * rows(7 + view + 2 * window, N, D) * (torch.arange(N) > 9)[:, None]
                 metric.update(seen[part], y[part], part, view, groups=group[part])
         found = metric.window(reference=reference)
-    targets = GeometryMetric("regression", policy=policy)
+    targets, others = (GeometryMetric(["regression", "linear_probe_r2"], policy=policy) for _ in range(2))
     targets.update(x, x[:, :2] + 0.1 * rows(11, N, 2), index)
-    return {"classes": found, "targets": targets.window()}
+    others.update(x + rows(12, N, D), x[:, :2] + 0.1 * rows(13, N, 2), index)
+    return {"classes": found, "targets": targets.window(reference=others)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

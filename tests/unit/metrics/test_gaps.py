@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_featgeo import GeometryMetric
+from lightning_featgeo.metrics import CATALOG
 from tests._helpers.data import CLASS_SIGNALS, PLAIN, digits_features, head
 
 TAIL = {"tail_min_angle", "class_volume_tail_gap", "nc_count_slope"}  # three classes, or equal ones, have no tail
@@ -16,7 +17,8 @@ SUBSPACES = {"class_subspace_affinity"}  # of five directions: not in four dimen
 
 
 # A power law isn't fitted to four eigenvalues, there is no window before the first.
-NOT_HERE = {"alpha_req", "alpha_req_r2", "neighbor_churn"} | TAIL | SUBSPACES
+EARLIER = {name for name, row in CATALOG.items() if "earlier" in row.requires}
+NOT_HERE = {"alpha_req", "alpha_req_r2"} | EARLIER | TAIL | SUBSPACES
 
 
 def finite(metric: GeometryMetric) -> tuple[set[str], dict[str, str]]:
@@ -66,7 +68,10 @@ def test_never_nan_never_a_crash(case: str) -> None:
         assert values == PLAIN - NOT_HERE
 
 
-WITH_ONE = {"knn_accuracy", "label_disagreement", "coding_rate_reduction", "tolerance"}  # that one class gives
+WITH_ONE = {
+    "knn_accuracy", "label_disagreement", "coding_rate_reduction", "tolerance", "map_at_k",
+    *(f"recall_at_{k}" for k in (1, 5, 10)),
+}  # fmt: skip  # that one class gives
 
 
 def test_what_is_a_gap_and_why() -> None:

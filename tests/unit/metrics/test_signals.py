@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread
 from tests._helpers import oracles
 from tests._helpers.data import (
@@ -36,7 +37,8 @@ def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:
     order = metric.accumulators["bank"].compute().samples  # of ties, and of classes too large, the first ones count
     truth = oracles.every_signal(x[order].double().numpy(), y[order].numpy(), weight, bias)
     assert set(truth) == PLAIN
-    assert set(ours.gaps) - {"neighbor_churn"} == {name for name, value in truth.items() if value is None}
+    earlier = {name for name in ours.gaps if "earlier" in CATALOG[name].requires}
+    assert set(ours.gaps) - earlier == {name for name, value in truth.items() if value is None}
     return {
         name: abs(ours.values[name] - value) / abs(value) if value else abs(ours.values[name])
         for name, value in truth.items()
@@ -47,15 +49,16 @@ def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:
 # the oracle's scalar minimiser stops at 1e-8; a compiled scan sums its kernels' terms from fp32 products
 ROUNDED = {"id_gride_1", "id_gride_2", "id_gride_4", "id_gride_8", "uniformity", "effective_kde_points"}
 VOTES = {"label_disagreement"}  # of cosines that are right to 1e-7, over a temperature of 0.07
+ORDERED = {"map_at_k", "verification_auroc"}  # by cosines, some of which differ by less than that
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [digits, digits_features])
 def test_on_real_features(make) -> None:
     wrong = compare(*make())
-    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES) < 1e-12
+    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES | ORDERED) < 1e-12
     assert max(wrong[name] for name in ROUNDED) < 1e-7
-    assert wrong["label_disagreement"] < 1e-5
+    assert max(wrong[name] for name in VOTES | ORDERED) < 1e-5
 
 
 @pytest.mark.slow
@@ -63,7 +66,7 @@ def test_at_mean_1000_and_std_1() -> None:
     wrong = compare(*far_from_origin())
     small_difference = wrong.pop("coding_rate_reduction")  # ΔR is 1e-5 of R here
     assert small_difference < 1e-6
-    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES) < 1e-9
+    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES | ORDERED) < 1e-9
 
 
 @pytest.mark.slow
@@ -77,9 +80,9 @@ def test_at_nc1_near_1e_8(offset: float) -> None:
 @pytest.mark.parametrize("make", [long_tailed, more_classes_than_dimensions, curved_manifold])
 def test_on_other_kinds_of_data(make) -> None:
     wrong = compare(*make())
-    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES) < 1e-9
+    assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES | ORDERED) < 1e-9
     assert max(wrong[name] for name in ROUNDED) < 1e-7
-    assert wrong["label_disagreement"] < 1e-5
+    assert max(wrong[name] for name in VOTES | ORDERED) < 1e-5
 
 
 @pytest.mark.slow

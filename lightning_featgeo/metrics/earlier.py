@@ -1,0 +1,81 @@
+"""What stays of closed windows, so that later ones can be compared with them sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightning_featgeo.types import Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """(n, d) rows of a closed window's bank, and (n,) their samples."""
+
+    rows: Tensor
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Of the windows before: who was whose neighbour in the last one, and rows of the last and of the first one.
+
+    ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
+    """
+
+    neighbors: tuple[Tensor, Tensor] | None = None
+    rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first"
+
+    def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
+        """What stays when one more window has closed.
+
+        Args:
+            neighbors: in it, if they were searched.
+            kept: its rows, if any signal reads them.
+            names: "previous" and "first", as far as they are read.
+        """
+        rows = dict(self.rows)
+        if kept is not None:
+            rows.update({"previous": kept} if "previous" in names else {})
+            rows.setdefault("first", kept) if "first" in names else None
+        return Earlier(neighbors or self.neighbors, rows)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors in dicts and lists, on the CPU: for a checkpoint."""
+        return {
+            "neighbors": None if self.neighbors is None else [t.cpu() for t in self.neighbors],
+            "rows": {name: [one.rows.cpu(), one.samples.cpu()] for name, one in self.rows.items()},
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Earlier:
+        """From :meth:`state`.
+
+        Raises:
+            Exception: of any kind, if it is not one.
+        """
+        neighbors = state["neighbors"]
+        if neighbors is not None:
+            table, samples = neighbors
+            _check(table, 2, torch.int64, samples)
+            neighbors = (table, samples)
+        rows = {}
+        for name, (kept, samples) in state["rows"].items():
+            _check(kept, 2, None, samples)
+            rows[str(name)] = Kept(kept, samples)
+        return cls(neighbors, rows)
+
+
+def _check(table: Any, ndim: int, dtype: torch.dtype | None, samples: Any) -> None:
+    for one, dimensions, kind in ((table, ndim, dtype), (samples, 1, torch.int64)):
+        told = isinstance(one, torch.Tensor) and one.ndim == dimensions
+        if not told or (one.dtype != kind if kind else not one.is_floating_point()):
+            raise TypeError(f"expected rows or samples, got {one!r:.100}")
+    if len(table) != len(samples):
+        raise ValueError("a table of other rows")
+
+
+NOTHING = Earlier()

@@ -1,0 +1,265 @@
+"""The same samples in two windows: how far features have moved, up to what does not matter to whoever reads them.
+
+Up to a rotation and one scale: CKA (Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited",
+arXiv 1905.00414), Procrustes (Ding, Denain & Steinhardt 2021, arXiv 2108.01661), distances between samples
+(Kriegeskorte et al. 2008, "Representational similarity analysis"), cosines to anchors (Moschella et al. 2023, arXiv
+2209.15430). Unit by unit: Li et al. 2016, "Convergent Learning" (arXiv 1511.07543). For an index that was built with
+the old features: Shen et al. 2020, "Towards Backward-Compatible Representation Learning" (arXiv 2003.11942).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.density import knn_accuracy
+from lightning_featgeo.metrics.results import Estimate
+from lightning_featgeo.types import Float, Int64, Tensor
+
+DISTANCES = 512  # rows whose distances to each other are compared
+ANCHORS = 128
+QUERIES = 512  # rows that look up the old ones
+UNITS = 1024  # that are matched with each other: the assignment takes their cube
+_SPARED = 1e-6  # of a cosine: rounding is no difference
+
+
+class Pair:
+    """Rows of the same samples in two windows, the bank's first ones first, and what several measures take of both.
+
+    Args:
+        now, then: (n, d) rows, sample by sample.
+    """
+
+    def __init__(self, now: Float[Tensor, "n d"], then: Float[Tensor, "n d"]) -> None:
+        self.now, self.then = now, then
+
+    @cached_property
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """(n, d) each, in float64, scaled to length 1 as a whole.
+
+        Raises:
+            Undefined: if the rows of one of the windows are all the same.
+        """
+        found = []
+        for rows in (self.now, self.then):
+            x = rows.double()
+            x = x - x.mean(dim=0)
+            length = torch.linalg.vector_norm(x)
+            if len(x) < 2 or not length > 1e-12 * torch.linalg.vector_norm(rows.double()):
+                raise Undefined("the features of one of the two windows have no spread")
+            found.append(x / length)
+        return found[0], found[1]
+
+    @cached_property
+    def cores(self) -> tuple[Tensor, Tensor]:
+        """(n, r) each, r = min(n, d): the same rows in coordinates of their own."""
+        x, y = self.centred
+        if x.shape[0] >= x.shape[1]:
+            return x, y
+        return torch.linalg.qr(x.T, mode="r").R.T, torch.linalg.qr(y.T, mode="r").R.T
+
+    @cached_property
+    def cross(self) -> Tensor:
+        """(r, r) products of the one's coordinates with the other's, summed over samples."""
+        x, y = self.cores
+        return x.T @ y
+
+    @cached_property
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """(n, d) each, rows of length 1; zero rows stay zero."""
+        x, y = (rows.double() for rows in (self.now, self.then))
+        return tuple(t / torch.linalg.vector_norm(t, dim=1, keepdim=True).clamp(min=1e-300) for t in (x, y))
+
+
+def cka_drift(pair: Pair) -> Float[Tensor, ""]:
+    """1 − ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) of centred rows X and, of the same samples, Y: 1 − linear CKA, in [0, 1].
+
+    Large variance directions count most. 0 where the features were turned and scaled as a whole.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without spread in one of them.
+    """
+    x, y = pair.cores
+    norms = [torch.linalg.matrix_norm(t.T @ t) for t in (x, y)]
+    return (1 - torch.linalg.matrix_norm(pair.cross).square() / (norms[0] * norms[1])).clamp(0, 1)
+
+
+def procrustes_drift(pair: Pair) -> Float[Tensor, ""]:
+    """min_R ‖XR − Y‖²_F / 2 over rotations (and reflections) R, of centred rows of total length 1, in [0, 1].
+
+    That is 1 − ‖XᵀY‖_*, the sum of singular values; small variance directions count more than in CKA.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without spread in one of them.
+    """
+    return (1 - torch.linalg.svdvals(pair.cross).sum()).clamp(0, 1)
+
+
+def rsa_drift(pair: Pair) -> Float[Tensor, ""]:
+    """1 − Pearson's correlation of the Euclidean distances between samples with those in the other window, in [0, 2].
+
+    Of the bank's first 512 samples.
+
+    Raises:
+        Undefined: without the same samples in the other window, or if all distances of one are the same.
+    """
+    x, y = (rows[:DISTANCES] for rows in pair.centred)
+    if len(x) < 3:
+        raise Undefined(f"distances of {len(x)} samples can't be correlated: 3 are needed")
+    one, other = (torch.pdist(t) for t in (x, y))
+    one, other = one - one.mean(), other - other.mean()
+    lengths = torch.linalg.vector_norm(one) * torch.linalg.vector_norm(other)
+    if not lengths > 0:
+        raise Undefined("all distances between samples are the same in one of the two windows")
+    return 1 - (one @ other) / lengths
+
+
+def anchor_drift(pair: Pair) -> Estimate:
+    """Mean absolute change of a row's cosines to 128 fixed samples, the bank's first ones, in [0, 2].
+
+    0 where features were turned, or scaled row by row.
+
+    Returns:
+        The mean over rows, its standard error, and the number of rows that are not zero.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without two rows that are not zero.
+    """
+    there = (pair.now != 0).any(dim=1) & (pair.then != 0).any(dim=1)
+    now, then = (t[there] for t in pair.directions)
+    if len(now) < 2:
+        raise Undefined("fewer than two samples are not zero in both windows")
+    change = (now @ now[:ANCHORS].T - then @ then[:ANCHORS].T).abs()
+    change[: change.shape[1]].fill_diagonal_(0)
+    own = torch.arange(len(now), device=now.device) < change.shape[1]
+    moved = change.sum(dim=1) / (change.shape[1] - own.double())
+    return Estimate(moved.mean(), moved.std() / len(moved) ** 0.5, len(moved))
+
+
+def unit_match(pair: Pair) -> Float[Tensor, ""]:
+    """Mean correlation of units with those of the other window that they are matched with one to one, in [−1, 1].
+
+    The matching is the best there is (an assignment problem). 1 where units were permuted and scaled; low where the
+    features were turned, though they span the same.
+
+    Raises:
+        Undefined: without the same samples in the other window, with more than 1,024 units, if no unit varies, or
+            without SciPy.
+    """
+    d = pair.now.shape[1]
+    if d > UNITS:
+        raise Undefined(f"up to {UNITS:,} units are matched with each other, there are {d:,}")
+    try:
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    except ImportError:
+        raise Undefined("the matching needs SciPy: pip install scipy") from None
+    x, y = pair.centred
+    scales = [torch.linalg.vector_norm(t, dim=0) for t in (x, y)]
+    alive = [scale > 1e-12 * scale.max() for scale in scales]
+    correlations = (x[:, alive[0]] / scales[0][alive[0]]).T @ (y[:, alive[1]] / scales[1][alive[1]])
+    rows, columns = linear_sum_assignment(correlations.cpu().numpy(), maximize=True)
+    return correlations[rows, columns].mean()
+
+
+def class_drift(pair: Pair, labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean over classes of the shift of their means over the root mean square within-class distance before, ≥ 0.
+
+    Of the bank's rows; classes of one row are left out. Not up to a rotation: a head or an index reads these axes.
+
+    Args:
+        pair: rows of the same samples.
+        labels: their classes, negative where unknown.
+
+    Raises:
+        Undefined: without the same samples in the other window, without a class of two rows, or without spread within.
+    """
+    moved, spread = class_shifts(pair, labels)
+    if not spread > 0:
+        raise Undefined("no class had any spread in the other window")
+    return (moved[moved.isfinite()] / spread).mean()
+
+
+def class_shifts(pair: Pair, labels: Int64[Tensor, " n"]) -> tuple[Float[Tensor, " c"], Float[Tensor, ""]]:
+    """How far each class's mean has moved (NaN for classes of fewer than two rows), and the spread within before."""
+    known = labels >= 0
+    if not bool(known.any()):
+        raise Undefined("no row has a label")
+    y, now, then = labels[known], pair.now[known].double(), pair.then[known].double()
+    counts = torch.bincount(y)
+    used = counts >= 2
+    if not bool(used.any()):
+        raise Undefined("no class has two rows")
+    means = [
+        torch.zeros(len(counts), t.shape[1], dtype=t.dtype, device=t.device).index_add_(0, y, t)
+        / counts.clamp(min=1)[:, None]
+        for t in (now, then)
+    ]
+    within = (then - means[1][y])[used[y]].square().sum(dim=1).mean().sqrt()
+    moved = torch.linalg.vector_norm(means[0] - means[1], dim=1)
+    return torch.where(used, moved, torch.nan), within
+
+
+def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int) -> Estimate:
+    """kNN accuracy of new rows among the old rows of other samples, minus that of the old rows themselves, in [−1, 1].
+
+    What an index of old features loses when it is asked with new ones: 0, or above if new queries are better.
+    Of up to 512 queries; the vote is that of ``knn_accuracy``.
+
+    Args:
+        pair: rows of the same samples.
+        labels: their classes, negative where unknown.
+        voters: neighbours that vote.
+
+    Returns:
+        The difference, its standard error over queries, and their number.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without two labelled rows that are not zero.
+    """
+    now, then, y = _labelled_directions(pair, labels)
+    group = torch.arange(len(now), device=now.device)
+    right = []
+    for queries in (now[:QUERIES], then[:QUERIES]):
+        chords, indices = ops.knn(
+            queries, then, min(voters, len(then) - 1), query_groups=group[: len(queries)], reference_groups=group
+        )
+        voted = knn_accuracy(1 - chords.square() / 2, y[indices.clamp(min=0)], y[: len(queries)])
+        right.append(voted)
+    error = [estimate.standard_error for estimate in right]
+    both = None if None in error else torch.sqrt(sum((e.square() for e in error if e is not None), torch.zeros(())))
+    return Estimate(right[0].value - right[1].value, both, min(len(now), QUERIES))
+
+
+def compatible_pairs(pair: Pair, labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Share of pairs where a new row is at least as near to an old one of its class, and as far from others, in [0, 1].
+
+    As cos(new, old) ≥ cos(old, old) within a class and ≤ between classes, the mean of the two shares: the two
+    inequalities of backward compatibility. Of up to 512 samples.
+
+    Args:
+        pair: rows of the same samples.
+        labels: their classes, negative where unknown.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without pairs of both kinds.
+    """
+    now, then, y = (t[:QUERIES] for t in _labelled_directions(pair, labels))
+    crossed, before = now @ then.T, then @ then.T
+    same = y[:, None] == y[None]
+    others = ~same
+    same.fill_diagonal_(False)
+    if not bool(same.any()) or not bool(others.any()):
+        raise Undefined("needs two classes, one of them with two rows")
+    nearer, further = crossed >= before - _SPARED, crossed <= before + _SPARED
+    return (nearer[same].double().mean() + further[others].double().mean()) / 2
+
+
+def _labelled_directions(pair: Pair, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    there = (labels >= 0) & (pair.now != 0).any(dim=1) & (pair.then != 0).any(dim=1)
+    now, then = (t[there] for t in pair.directions)
+    if len(now) < 2:
+        raise Undefined("fewer than two labelled samples are not zero in both windows")
+    return now, then, labels[there]

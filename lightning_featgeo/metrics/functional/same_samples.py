@@ -1,0 +1,31 @@
+"""Rows of two windows that are of the same samples."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.types import Int64, Tensor
+
+SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
+
+
+def paired(
+    samples: Int64[Tensor, " n"], earlier: Int64[Tensor, " m"]
+) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """Which rows of two windows are of the same samples, in the order of the first one.
+
+    Raises:
+        Undefined: if samples have several rows each, or fewer than 99 % of the samples are in both.
+    """
+    if samples.unique().numel() != samples.numel() or earlier.unique().numel() != earlier.numel():
+        raise Undefined("samples have several rows each: which rows belong together can't be told")
+    order = earlier.argsort()
+    place = torch.searchsorted(earlier[order], samples).clamp(max=max(0, len(earlier) - 1))
+    both = earlier[order][place] == samples if len(earlier) else torch.zeros_like(samples, dtype=torch.bool)
+    n = int(both.sum())
+    if n < max(2, math.ceil(SAME_SAMPLES * max(len(samples), len(earlier)))):
+        raise Undefined(f"needs the same samples as the earlier window: {n} of {len(samples)} were in it")
+    return both.nonzero().squeeze(1), order[place[both]]

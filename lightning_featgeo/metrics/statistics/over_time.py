@@ -1,0 +1,77 @@
+"""Statistics of a window and an earlier one together: rows of the same samples in both."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.metrics.earlier import Earlier, Kept
+from lightning_featgeo.metrics.functional.drift import Pair
+from lightning_featgeo.metrics.functional.same_samples import paired
+from lightning_featgeo.metrics.statistics.needs import statistic
+from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
+from lightning_featgeo.types import Tensor
+
+
+class TimeStatistics(ReferenceStatistics):
+    """Statistics that pair rows by sample."""
+
+    _earlier: Earlier
+
+    @statistic("bank", "earlier")
+    def earlier_neighbors(self) -> tuple[Tensor, Tensor]:
+        """``neighbor_samples`` and ``samples`` of the window before."""
+        if self._earlier.neighbors is None:
+            raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
+        return self._earlier.neighbors
+
+    @statistic("bank", "earlier", "earlier.previous")
+    def with_previous(self) -> Pair:
+        """Rows of the bank and those of the same samples in the window before: ``.now`` and ``.then``, (n, d)."""
+        return self._pair("previous")[0]
+
+    @statistic("bank", "earlier", "earlier.first")
+    def with_first(self) -> Pair:
+        """Rows of the bank and those of the same samples in the first window: ``.now`` and ``.then``, (n, d)."""
+        return self._pair("first")[0]
+
+    @statistic("bank", "earlier", "earlier.previous", "labels")
+    def labels_with_previous(self) -> Tensor:
+        """(n,) classes of the rows of ``with_previous``; −1 where unknown."""
+        return self._pair("previous")[1]
+
+    @statistic("bank", "earlier", "earlier.first", "labels")
+    def labels_with_first(self) -> Tensor:
+        """(n,) classes of the rows of ``with_first``; −1 where unknown."""
+        return self._pair("first")[1]
+
+    @statistic("bank", "labels")
+    def vote_count(self) -> int:
+        """How many of the bank's labelled rows vote for a class."""
+        return self._vote_count(self.row_labels)
+
+    def as_earlier(self, windows: frozenset[str]) -> Earlier:
+        """What the next window is compared with.
+
+        Args:
+            windows: of which rows are kept, "previous" and "first".
+        """
+        searched = "neighbor_samples" in self.__dict__
+        neighbors = (self.neighbor_samples, self.samples) if searched else None
+        return self._earlier.then(neighbors, Kept(self.rows, self.samples) if windows else None, windows)
+
+    @cached_property
+    def _pairs(self) -> dict[str, tuple[Pair, Tensor]]:
+        return {}
+
+    def _pair(self, which: str) -> tuple[Pair, Tensor]:
+        if which not in self._pairs:
+            kept = self._earlier.rows.get(which)
+            if kept is None:
+                raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
+            if kept.rows.shape[1] != self.dim:
+                raise Undefined(f"features had {kept.rows.shape[1]} dimensions then, and have {self.dim} now")
+            now, then = paired(self._bank.samples, kept.samples.to(self._bank.samples.device))
+            rows = kept.rows.to(self._bank.rows.device)
+            self._pairs[which] = Pair(self._bank.rows[now], rows[then]), self._bank.labels[now]
+        return self._pairs[which]

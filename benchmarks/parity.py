@@ -105,6 +105,34 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     regression.update(x, targets)
     found |= regression.window().values
     truth |= oracles.regression(x.double().numpy(), targets.double().numpy())
+    # the same samples in three windows, and between two views
+    both = GeometryMetric(["pair_recall_at_1", "pair_recall_at_5", "pair_recall_at_10", "pair_auroc"])
+    for view, rows in enumerate((x, other)):
+        both.update(rows, sample_index=torch.arange(len(x)), view=view)
+    found |= both.window().values
+    truth |= oracles.pairs(both.accumulators["views"].compute().double().numpy())
+    drifting = GeometryMetric("over_time", num_classes=classes)
+    later = other + 0.2 * (x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(3)))
+    for rows in (x, other, later):
+        drifting.reset()
+        fill(drifting, rows, y)
+        window_now = drifting.window()
+    found |= window_now.values
+    kept_rows = [rows[order].double().numpy() for rows in (x, other, later)]
+    voters = max(1, min(200, len(order) // len(np.unique(y[order])), len(order) - 1))
+    for suffix, earlier in (("", kept_rows[1]), ("_first", kept_rows[0])):
+        drifted = oracles.over_time(kept_rows[2], earlier, y[order].numpy(), voters)
+        truth |= {name + suffix: v for name, v in drifted.items()}
+    # a linear read-out of one half, on the other
+    probed = [fill(GeometryMetric(["linear_probe_accuracy"], num_classes=classes), x[i::2], y[i::2]) for i in (0, 1)]
+    found |= probed[1].window(reference=probed[0]).values
+    truth["linear_probe_accuracy"] = oracles.probe_accuracy(*pairs[0], *pairs[1])
+    read = [GeometryMetric(["linear_probe_r2"]) for _ in (0, 1)]
+    for i, one in enumerate(read):
+        one.update(x[i::2], targets[i::2])
+    found |= read[1].window(reference=read[0]).values
+    halves = [(x[i::2].double().numpy(), targets[i::2].double().numpy()) for i in (0, 1)]
+    truth["linear_probe_r2"] = oracles.probe_r2(*halves[0], *halves[1])
     return {name: relative(found[name], v) for name, v in truth.items() if v is not None and name in found}
 
 

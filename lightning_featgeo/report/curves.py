@@ -18,9 +18,11 @@ GROUPS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Intrinsic dimension": ("dimension",),
     "Density and neighbours": ("density",),
     "Class structure": ("neural_collapse", "long_tail"),
+    "Retrieval and linear read-outs": ("retrieval", "probes"),
     "Regression": ("regression",),
     "Units": ("units",),
     "Against a reference": ("fidelity", "ood"),
+    "Over time": ("over_time",),
 }
 OTHERS = "Others"
 

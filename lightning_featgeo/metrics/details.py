@@ -3,11 +3,11 @@
 Taken from statistics that the window's signals have computed already, so that a table costs next to nothing. Keys:
 ``class_counts``, ``class_parts`` (2 head, 1 mid, 0 tail, −1 where the classes have no tail), ``class_spread`` (root
 mean squared distance to the class mean), ``class_nearest`` (index of the nearest other class), ``class_angle`` (to it,
-in degrees, between centred means), ``class_accuracy`` (kNN accuracy), (C,) each; ``matrix_classes``, ``class_cosines``
-(m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples`` and
-``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their
-votes, those for other classes than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where
-there is none.
+in degrees, between centred means), ``class_accuracy`` (kNN accuracy), ``class_drift`` (of its mean since the window
+before, over the spread within classes), (C,) each; ``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``,
+``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples`` and ``suspect_labels``, with
+``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their votes, those for others
+than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional import density, dimension, long_tail
 from lightning_featgeo.metrics.functional.disagreement import suspects
+from lightning_featgeo.metrics.functional.drift import Pair, class_shifts
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -45,6 +46,11 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
         found |= of_classes(
             statistics.class_means, statistics.class_counts, statistics.class_variances, voted, asked.matrix
         )
+        if {"with_previous", "labels_with_previous"} <= computed:
+            with contextlib.suppress(Undefined):
+                found["class_drift"] = _drift(
+                    statistics.with_previous, statistics.labels_with_previous, len(statistics.class_counts)
+                )
     if "distances" in computed:
         found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
     if {"vote_similarities", "vote_labels", "row_labels"} <= computed:
@@ -90,6 +96,14 @@ def of_classes(
     chosen = order.sort().values
     columns["matrix_classes"], columns["class_cosines"] = chosen, unit[chosen] @ unit[chosen].T
     return columns
+
+
+def _drift(pair: Pair, labels: Tensor, classes: int) -> Tensor:
+    """(C,) how far each class's mean has moved since the window before, over the spread within classes then."""
+    moved, spread = class_shifts(pair, labels)
+    found = moved.new_full((classes,), torch.nan)
+    found[: len(moved)] = moved / spread
+    return found
 
 
 def _parts(counts: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def class_table(curves: Mapping[str, Tensor], names: Sequence[str] | None, title
     spread, parts = curves["class_spread"].tolist(), curves["class_parts"].tolist()
     present = [c for c, count in enumerate(counts) if count > 0]
     present.sort(key=lambda c: (_last(accuracy[c]), _last(angle[c])))
-    rows = [
+    rows: list[list[Any]] = [
         [
             class_name(c, names), c, int(counts[c]), _PARTS[int(parts[c])], _number(spread[c]),
             class_name(near[c], names) if near[c] >= 0 else None, _number(angle[c]), _number(accuracy[c]),
@@ -90,6 +90,9 @@ def class_table(curves: Mapping[str, Tensor], names: Sequence[str] | None, title
         for c in present
     ]  # fmt: skip
     columns = ["class", "index", "rows", "part", "spread within", "nearest class", "angle to it (°)", "kNN accuracy"]
+    if "class_drift" in curves:
+        drift = curves["class_drift"].tolist()
+        columns, rows = [*columns, "drift"], [[*row, _number(drift[row[1]])] for row in rows]
     return Table(columns, rows, title)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +51,20 @@ def check_less() -> None:
 
 
 def _types_alone(function: Any) -> Any:
-    checked = beartype(conf=BeartypeConf(violation_type=TypeError))(function)
+    checked: Any = None
 
     @functools.wraps(function)
     def either(*args: Any, **kwargs: Any) -> Any:
-        return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+        nonlocal checked
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        if checked is None:
+            try:
+                typing.get_type_hints(function)
+                checked = beartype(conf=BeartypeConf(violation_type=TypeError))(function)
+            except NameError:  # of what is imported for type checkers alone
+                checked = function
+        return checked(*args, **kwargs)
 
     return either
 

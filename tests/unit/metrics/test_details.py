@@ -111,6 +111,23 @@ def test_one_class_and_means_that_coincide_leave_gaps() -> None:
     assert tables.cosines(one, None, "") is None
 
 
+def test_drift_of_each_class() -> None:
+    x, y = torch.randn(300, 8), torch.arange(300) % 3
+    metric = GeometryMetric(["nc1", "class_drift"], num_classes=4, policy=Policy(details=Details()))
+    for shift in (0.0, 2.0):
+        metric.reset()
+        metric.update(x + shift * (y == 1)[:, None], y, torch.arange(300))
+        found = metric.window()
+    moved = found.curves["class_drift"]
+    assert moved[0] == moved[2] == 0
+    assert float(moved[1]) == pytest.approx(2 * 8**0.5 / 8**0.5, rel=0.1)  # over √8, the spread of eight dimensions
+    assert bool(moved[3].isnan())
+    assert found.values["class_drift"] == pytest.approx(float(moved[:3].mean()), rel=1e-9)
+    table = tables.class_table(found.curves, None)
+    assert table is not None
+    assert min(table.rows, key=lambda row: row[1])[table.columns.index("drift")] == 0
+
+
 def test_layouts_do_not_flip_between_epochs() -> None:
     """The same cloud, turned in feature space: its picture stays where it was, also with other samples among it."""
     generator = torch.Generator().manual_seed(0)

@@ -89,7 +89,7 @@ def map_at_k(
 def pair_recall_at(view_rows: Float[Tensor, "s q d"], *, k: int) -> Estimate:
     """Share of samples whose second view is among the k nearest of all second views to the first one, in [0, 1].
 
-    By cosine, and the other way round: the mean of both. Chance is k/s.
+    By cosine, and the other way round: the mean of both. Others that are exactly as near come first. Chance is k/s.
 
     Args:
         view_rows: rows of the samples of which all views are there.

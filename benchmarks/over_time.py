@@ -1,8 +1,8 @@
-"""What signals that pair windows, retrieval and probes add to a window's close, beside the neighbour search it has anyway.
+"""What signals that pair windows, retrieval and probes add to a window's close, beside a neighbour search.
 
     python benchmarks/over_time.py [--n 4096] [--d 512] [--out benchmarks/results/over_time.md]
 
-Medians of 7 interleaved closes in one process, the batches' streaming not counted. The reference is half as large again.
+Medians of 7 interleaved closes in one process, without the streaming of batches. The reference is half as large again.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_featgeo.callbacks.lightning_types import Trainer
@@ -44,6 +44,11 @@ class Saved:
     classes: int | None = None
     earlier: dict[str, Earlier] = field(default_factory=dict)
     open: dict[str, Any] | None = None
+
+    def earlier_of(self, stage: str, number: int, index: int) -> Earlier:
+        """What a layer's next window is compared with; where nothing was kept of earlier ones, it is told so."""
+        found = self.earlier.get(f"{stage}/{number}/{index}", NOTHING)
+        return replace(found, is_late=True) if self.windows and "first" not in found.rows else found
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> Saved | None:

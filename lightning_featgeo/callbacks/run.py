@@ -23,7 +23,6 @@ from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
-from lightning_featgeo.metrics.earlier import NOTHING
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
@@ -150,7 +149,7 @@ class LightningRun:
         layers = watched_layers(
             self.settings, sources, stated, plan, policy,
             check=lambda dim: saved.check([], [dim], saved.classes),
-            earlier=lambda index: saved.earlier.get(f"{plan.stage}/{plan.number}/{index}", NOTHING),
+            earlier=lambda index: saved.earlier_of(plan.stage, plan.number, index),
         )  # fmt: skip
         saved.check(self.watcher.paths, [], layers[0].metric.num_classes if layers else None)
         return layers

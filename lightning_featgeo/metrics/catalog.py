@@ -29,6 +29,7 @@ __all__ = [
 Signals = str | Callable[..., Any] | Sequence[Any]  # names, groups, presets, functions, Signal(…): one or several
 CATALOG: dict[str, Signal] = {row.name: row for row in SIGNALS}
 SHIPPED = frozenset(CATALOG)
+_ADOPTED: set[str] = set()  # signals of the user's: asked for by their own names only
 
 PRESETS: dict[str, tuple[str, ...]] = {  # by kind of run; members that lack their input are left out
     "classifier": (
@@ -60,7 +61,10 @@ def register(signal: Signal) -> None:
     """
     if signal.name in CATALOG:
         raise ConfigurationError(f"a signal named {signal.name!r} exists already; choose another name")
-    if signal.name in ("alarm", "epoch"):
+    groups = {group for row in CATALOG.values() for group in row.groups}
+    if signal.name in {*PRESETS, *groups, "all", "auto"}:
+        raise ConfigurationError(f"signal name {signal.name!r} is that of a preset or group; choose another name")
+    if signal.name in ("alarm", "epoch", "best"):
         raise ConfigurationError(f"signal name {signal.name!r} is taken by what is logged beside the signals")
     if not signal.name or set(signal.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
         raise ConfigurationError(f"signal name {signal.name!r}: use lower-case letters, digits and _ only")
@@ -104,8 +108,8 @@ def adopt(given: Any) -> OwnName:
     known = CATALOG.get(signal.name)
     if known is not None and not own_signals.is_same(known, signal):
         raise ConfigurationError(
-            f"a signal named {signal.name!r} exists already: give yours another name, "
-            f'Signal("my_{signal.name}", {getattr(signal.function, "__name__", "function")})'
+            f"a signal named {signal.name!r} exists already, of another function: give yours another name, "
+            f'Signal("my_{signal.name}", …)'
         )
     if known is None or (known != signal and signal.name not in SHIPPED):
         CATALOG.pop(signal.name, None)
@@ -114,6 +118,7 @@ def adopt(given: Any) -> OwnName:
         except ConfigurationError:
             CATALOG.update({} if known is None else {known.name: known})
             raise
+        _ADOPTED.add(signal.name)
     return OwnName(CATALOG[signal.name])
 
 
@@ -125,13 +130,21 @@ def names(signals: Signals) -> str | Sequence[str]:
     """
     if isinstance(signals, str) and ":" not in signals:
         return signals
+    if not isinstance(signals, (str, Signal, Sequence)) and not callable(signals):
+        raise ConfigurationError(f'signals={signals!r}: give names, functions or Signal(…), for example "auto"')
     given = [signals] if isinstance(signals, (str, Signal)) or callable(signals) else list(signals)
     found: list[str] = []
+    functions: dict[str, Any] = {}
     for one in given:
-        if isinstance(one, str):
-            found.append(adopt(own_signals.imported(one)) if ":" in one else one)
-        else:
-            found.append(adopt(one))
+        if isinstance(one, str) and ":" not in one:
+            found.append(one)
+            continue
+        signal = own_signals.as_signal(own_signals.imported(one) if isinstance(one, str) else one)
+        if functions.setdefault(signal.name, signal.function) is not signal.function:
+            raise ConfigurationError(
+                f"signals= has two functions called {signal.name!r}: give one of them another name"
+            )
+        found.append(adopt(signal))
     return found
 
 
@@ -157,11 +170,11 @@ def resolve(signals: Signals) -> tuple[str, ...]:
         if given in CATALOG:
             found[str(given)] = None
         elif given == "all":
-            found.update(dict.fromkeys(CATALOG))
+            found.update(dict.fromkeys(name for name in CATALOG if name not in _ADOPTED))
         elif given in PRESETS:
             found.update(dict.fromkeys(PRESETS[given]))
         elif given in groups:
-            found.update({name: None for name, row in CATALOG.items() if given in row.groups})
+            found.update({n: None for n, row in CATALOG.items() if given in row.groups and n not in _ADOPTED})
         elif given in (elsewhere := own_signals.offered()):
             found[str(adopt(own_signals.loaded(elsewhere[given])))] = None
         else:
@@ -180,7 +193,7 @@ def facts_not_read(name: str) -> frozenset[str]:
     needs, unread = set(signal.needs), set()
     if not needs & BY_DISTANCE:
         unread.add("k")
-    if not needs & {"vote_similarities", "vote_labels"}:
+    if not needs & {"vote_similarities", "vote_labels", "near_similarities", "near_labels"}:
         unread.add("knn_vote_k")
     if "bank" not in signal.requires and not needs & (BY_DISTANCE | BY_ANGLE):
         unread.add("bank_size")

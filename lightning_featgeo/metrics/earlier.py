@@ -13,10 +13,11 @@ from lightning_featgeo.types import Tensor
 
 @dataclass(frozen=True)
 class Kept:
-    """(n, d) rows of a closed window's bank, and (n,) their samples."""
+    """(n, d) rows of a closed window's bank, (n,) their samples, and their labels (−1 where unknown)."""
 
     rows: Tensor
     samples: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Earlier:
     """Of the windows before: who was whose neighbour in the last one, and rows of the last and of the first one.
 
     ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
+    ``is_late``: windows have closed of which nothing was kept (the run was resumed): what comes now is not the first.
     """
 
     neighbors: tuple[Tensor, Tensor] | None = None
     rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first"
+    is_late: bool = False
 
     def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
         """What stays when one more window has closed.
@@ -40,14 +43,15 @@ class Earlier:
         rows = dict(self.rows)
         if kept is not None:
             rows.update({"previous": kept} if "previous" in names else {})
-            rows.setdefault("first", kept) if "first" in names else None
-        return Earlier(neighbors or self.neighbors, rows)
+            rows.setdefault("first", kept) if "first" in names and not self.is_late else None
+        return Earlier(neighbors or self.neighbors, rows, self.is_late)
 
     def state(self) -> dict[str, Any]:
         """Tensors in dicts and lists, on the CPU: for a checkpoint."""
         return {
             "neighbors": None if self.neighbors is None else [t.cpu() for t in self.neighbors],
-            "rows": {name: [one.rows.cpu(), one.samples.cpu()] for name, one in self.rows.items()},
+            "rows": {name: [t.cpu() for t in (one.rows, one.samples, one.labels)] for name, one in self.rows.items()},
+            "is_late": self.is_late,
         }
 
     @classmethod
@@ -63,10 +67,11 @@ class Earlier:
             _check(table, 2, torch.int64, samples)
             neighbors = (table, samples)
         rows = {}
-        for name, (kept, samples) in state["rows"].items():
+        for name, (kept, samples, labels) in state["rows"].items():
             _check(kept, 2, None, samples)
-            rows[str(name)] = Kept(kept, samples)
-        return cls(neighbors, rows)
+            _check(labels, 1, torch.int64, samples)
+            rows[str(name)] = Kept(kept, samples, labels)
+        return cls(neighbors, rows, bool(state.get("is_late", False)))
 
 
 def _check(table: Any, ndim: int, dtype: torch.dtype | None, samples: Any) -> None:

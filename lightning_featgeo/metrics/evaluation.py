@@ -176,7 +176,8 @@ def _numbers(
             failed[need] = failure
             raise
     is_own = signal.name not in SHIPPED
-    result = signal.function(*map(own_signals.copied, needed) if is_own else needed)
+    with own_signals.as_it_was() if is_own else contextlib.nullcontext():
+        result = signal.function(*map(own_signals.copied, needed) if is_own else needed)
     if is_own and not isinstance(result, Estimate):
         result = own_signals.single_number(result, signal.name)
     if not isinstance(result, Estimate):

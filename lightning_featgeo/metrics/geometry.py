@@ -173,6 +173,8 @@ class GeometryMetric(Streaming):
             other = reference.across(ranks) if reference is not None and ranks.several else reference
             result = merged.evaluate(other, no_reference, ranks)
         self._latest = merged._latest
+        if last and self._latest is not None:  # nobody asks again: the rows before the last ones can go
+            self._earlier, self._latest = self._latest, None
         if self.signals is None:  # this rank has seen no row that could have told
             self.signals, self.left_out = merged.signals, merged.left_out
         return result

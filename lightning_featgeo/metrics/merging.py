@@ -159,6 +159,9 @@ class Mergeable(Metric):
         if bank is not None:
             total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.neighbors.k + self.neighbors.vote_k))
             total += 16 * min(bank.capacity, self.spectrum_limit or 0) ** 2
+            total += len(self.kept_windows) * (
+                32 * bank.rows.numel() + 24 * bank.rows.shape[1] ** 2
+            )  # pairs, in float64
             points = max(points, bank.capacity)
         return total + min(_TILES, 64 * points**2)
 

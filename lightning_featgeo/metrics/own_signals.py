@@ -11,10 +11,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
+import random
+import sys
 import traceback
-from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -44,15 +49,23 @@ def as_signal(given: Any) -> Signal:
 
 
 def is_same(one: Signal, other: Signal) -> bool:
-    """Whether the second is the first, or the same definition that ran again (a notebook's cell, another process)."""
+    """Whether the second is the first, or the same definition that ran again (a notebook's cell, another process).
 
-    def where(function: Any) -> tuple[Any, Any]:
-        return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    A function that another one has made, or a method, may hold other values each time: it is the same only if it is
+    the very same object.
+    """
+    return one == other or _is_same(one.function, other.function)
 
-    if one == other or one.function is other.function:
+
+def _is_same(a: Any, b: Any) -> bool:
+    if a is b:
         return True
-    module, name = where(one.function)
-    return None not in (module, name) and "<lambda>" not in name and (module, name) == where(other.function)
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return _is_same(a.func, b.func) and (a.args, a.keywords) == (b.args, b.keywords)
+    at, to = ((getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (a, b))
+    if None in at or at != to or any(hasattr(f, "__self__") for f in (a, b)):
+        return False
+    return "<locals>" not in str(at[1]) and (at[1] != "<lambda>" or at[0] == "__main__")
 
 
 def imported(path: str) -> Signal:
@@ -68,12 +81,12 @@ def imported(path: str) -> Signal:
         raise ConfigurationError(f"signals= names {path!r}, and it can't be imported: {explain(error)}") from error
 
 
-def offered() -> dict[str, EntryPoint]:
+def offered() -> dict[str, Any]:
     """Signals of other installed packages, by name: their entry points in the group ``lightning_featgeo.signals``."""
     return {found.name: found for found in entry_points(group=ENTRY_POINTS)}
 
 
-def loaded(found: EntryPoint) -> Signal:
+def loaded(found: Any) -> Signal:
     """The signal of another package.
 
     Raises:
@@ -93,9 +106,26 @@ def copied(statistic: Any) -> Any:
     """What a function of somebody else's may write into: the statistics of the other signals stay as they are."""
     if isinstance(statistic, torch.Tensor):
         return statistic.clone()
-    if isinstance(statistic, tuple) and type(statistic) is tuple:
+    if type(statistic) is tuple:
         return tuple(copied(part) for part in statistic)
-    return statistic
+    if isinstance(statistic, Mapping):
+        return {name: copied(part) for name, part in statistic.items()}
+    return copy.deepcopy(statistic)
+
+
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Random numbers that a function draws are none of the training's: the generators go on as if it had not run."""
+    numpy: Any = sys.modules.get("numpy")
+    states = random.getstate(), None if numpy is None else numpy.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            if numpy is not None:
+                numpy.random.set_state(states[1])
 
 
 def single_number(result: Any, name: str) -> torch.Tensor:
@@ -105,7 +135,8 @@ def single_number(result: Any, name: str) -> torch.Tensor:
         TypeError: if it is no number.
     """
     try:
-        value = torch.as_tensor(result, dtype=torch.float64)
+        value = torch.as_tensor(result)
+        value = torch.empty(0) if value.is_complex() else value.to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         value = torch.empty(0)
     if value.numel() != 1:

@@ -15,6 +15,7 @@ from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulat
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
+from lightning_featgeo.metrics.statistics.bank import BY_VOTE
 
 AUTO_BANK_ROWS = 4096
 AUTO_BANK_BYTES = 64 * 2**20
@@ -135,7 +136,7 @@ def build_accumulators(
     for name in serve:
         requires |= {r.removeprefix("reference.") for r in CATALOG[name].requires if r.startswith("reference.")}
         if "labels" in CATALOG[name].requires:  # a vote, and what tells head from tail
-            requires |= {"bank"} if "vote_labels" in CATALOG[name].needs else set()
+            requires |= {"bank"} if BY_VOTE & set(CATALOG[name].needs) else set()
             requires |= {"moments", "labels"} if "frequency" in CATALOG[name].needs else set()
     if spectrum_rows is not None and "scatter" in requires:
         capacity = capacity if "bank" in requires else min(capacity, spectrum_rows)

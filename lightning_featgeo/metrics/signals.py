@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.functional import (
     activity,
     coding,
@@ -88,7 +89,7 @@ class Signal:
 
     def __post_init__(self) -> None:
         if not self.needs:
-            object.__setattr__(self, "needs", _parameters(self.function))
+            object.__setattr__(self, "needs", _parameters(self.name, self.function))
 
     @functools.cached_property
     def bounds(self) -> tuple[float, float]:
@@ -108,11 +109,18 @@ class Signal:
         return required_by(self.needs)
 
 
-def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
+def _parameters(name: str, function: Callable[..., object]) -> tuple[str, ...]:
     """Names of the parameters that must be given."""
-    by_name = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in by_name)
+    what = f"the signal {name!r} takes statistics by the names of its parameters, as in def {name}(rows): …"
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{what}; {function!r} does not tell its own") from None
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needs = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind != inspect.Parameter.VAR_KEYWORD]
+    if not needs or any(p.kind not in named for p in needs):
+        raise ConfigurationError(f"{what}; {function!r} has none, or takes them otherwise (*args, or behind a *)")
+    return tuple(p.name for p in needs)
 
 
 def _number(text: str) -> float:
@@ -516,23 +524,23 @@ SIGNALS: tuple[Signal, ...] = (
            bias="as compatible_pairs",
            parity="as compatible_pairs, against the run's first window"),
     Signal("recall_at_1", functools.partial(retrieval.recall_at, k=1),
-           ("vote_similarities", "vote_labels", "row_labels", "own_voters"),
+           ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "share", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),
            bias="high at large banks: more neighbours to be right",
            parity="scikit-learn's neighbours by cosine, leave-one-out (or of the reference)"),
     Signal("recall_at_5", functools.partial(retrieval.recall_at, k=5),
-           ("vote_similarities", "vote_labels", "row_labels", "own_voters"),
+           ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "share", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),
            bias="as recall_at_1",
            parity="as recall_at_1"),
     Signal("recall_at_10", functools.partial(retrieval.recall_at, k=10),
-           ("vote_similarities", "vote_labels", "row_labels", "own_voters"),
+           ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "share", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),
            bias="as recall_at_1",
            parity="as recall_at_1"),
-    Signal("map_at_k", retrieval.map_at_k, ("vote_similarities", "vote_labels", "row_labels", "own_voters"),
+    Signal("map_at_k", retrieval.map_at_k, ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "1", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),
-           bias="depends on k, which is that of knn_accuracy",
+           bias="depends on k: that of knn_accuracy, at least 10",
            parity="average precision of the k nearest over min(k, R), by hand"),
     Signal("pair_recall_at_1", functools.partial(retrieval.pair_recall_at, k=1), ("view_rows",),
            "higher", "share", "[0, 1]", "Radford et al. 2021, arXiv 2103.00020", ("retrieval",),

@@ -18,12 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
+from lightning_featgeo.metrics import CATALOG
 from tests._helpers.models import trainer
 from tests._helpers.still import SIGNALS as ALL
 from tests._helpers.still import Still, digit_loaders
 
 Rows = dict[str, Record]
-SIGNALS = [name for name in ALL if name != "neighbor_churn"]  # needs a window before this one
+SIGNALS = [name for name in ALL if "earlier" not in CATALOG[name].requires]  # there may be no window before
 
 
 def net() -> nn.Sequential:

@@ -1,12 +1,15 @@
 """A measure of one's own as a signal: in runs, under several processes, from YAML and from other packages."""
 
 import copy
+import functools
 import pickle
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
@@ -20,6 +23,7 @@ from lightning_featgeo.metrics.catalog import SHIPPED, resolve
 from tests._helpers.interrupted import interrupted
 from tests._helpers.models import Classifier, loaders, strict, trainer
 from tests._helpers.processes import on_ranks
+from tests._helpers.typed import unchecked
 
 
 @pytest.fixture(autouse=True)
@@ -120,14 +124,23 @@ def test_what_can_be_no_signal_is_refused_with_what_to_do() -> None:
     def effective_rank(rows: Tensor) -> Tensor:
         return rows.sum()
 
+    def lone() -> float:
+        return 1.0
+
+    def behind_a_star(*, rows: Tensor) -> Tensor:
+        return rows.sum()
+
     def CamelCase(rows: Tensor) -> Tensor:
         return rows.sum()
 
     for given, says in (
         (misspelt, "no statistic 'rowz'\\. Did you mean 'rows'"),
-        (effective_rank, "exists already: give yours another name"),
+        (effective_rank, "exists already, of another function: give yours another name"),
         (CamelCase, "lower-case"),
         (lambda rows: rows.sum(), "a signal needs a name"),
+        (max, "by the names of its parameters"),
+        (lone, "by the names of its parameters"),
+        (behind_a_star, "by the names of its parameters"),
         (3, "signals= has 3"),
         ("os:nowhere", "can't be imported"),
         ("no_such_package_at_all:f", "can't be imported"),
@@ -150,8 +163,71 @@ def test_a_cell_that_runs_again_takes_the_place_of_the_first() -> None:
         values.append(float(metric.compute()["spread"]))
     assert values[1] == pytest.approx(2 * values[0])
     exec("def spread(mean):\n    return mean.sum()\n", other := {"__name__": "another_module"})
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="exists already, of another"):
         GeometryMetric([other["spread"]])
+
+
+def test_functions_of_one_name_do_not_take_each_others_place() -> None:
+    def make(first: int) -> Any:
+        def top(eigenvalues: Tensor) -> Tensor:
+            return eigenvalues[:first].sum()
+
+        return top
+
+    class Holder:
+        def part(self, mean: Tensor) -> Tensor:
+            return mean.sum()
+
+    one = GeometryMetric([make(1)])
+    for other in (make(5), Holder().part, Holder().part):
+        if getattr(other, "__name__", "") == "part" and "part" not in CATALOG:
+            GeometryMetric([other])
+            continue
+        with pytest.raises(ConfigurationError, match="of another function"):
+            GeometryMetric([other])
+    with pytest.raises(ConfigurationError, match="two functions called 'top_two'"):
+        GeometryMetric([Signal("top_two", make(1)), Signal("top_two", make(5))])
+    one.update(torch.randn(50, 4))
+    assert one.window().values["top"] > 0
+    for _ in range(2):  # a cell with a partial that runs again
+        GeometryMetric([Signal("power_of_one", functools.partial(heaviest_class, power=1.0))])
+
+
+def test_names_of_groups_are_taken_and_groups_hold_no_own_ones() -> None:
+    for name in ("drift", "spectrum", "all", "auto", "best"):
+        with pytest.raises(ConfigurationError, match=r"preset or group|is taken"):
+            GeometryMetric([Signal(name, mean_norm)])
+    GeometryMetric([Signal("mine", mean_norm, groups=("spectrum",))])
+    assert "mine" not in {*resolve("all"), *resolve("spectrum")}
+    assert "mine" in resolve("mine")
+
+
+def test_it_changes_neither_other_signals_nor_the_training() -> None:
+    def wild(prdc: dict[str, Tensor], with_previous: Any) -> float:
+        for value in prdc.values():
+            value.zero_()
+        with_previous.now.zero_()
+        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+        return 1.0
+
+    x = torch.randn(200, 4)
+    others = ["fidelity_precision", "cka_drift", "anchor_drift"]
+    found = []
+    for asked in (others, [wild, *others]):
+        metric, reference = GeometryMetric(asked), GeometryMetric(asked)
+        reference.update(x + 0.1)
+        for shift in (0.0, 0.5):
+            metric.reset()
+            metric.update(x + shift * x.flip(0))
+            before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+            with unchecked():  # beartype draws which items of a container it looks at
+                values = metric.window(reference=reference).values
+            after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+            assert torch.equal(before[0], after[0])
+            assert before[1:] == after[1:]
+        found.append({name: values[name] for name in others})
+    assert values["wild"] == 1
+    assert found[0] == found[1]
 
 
 def test_settings_take_it_along_when_they_are_copied_or_sent() -> None:

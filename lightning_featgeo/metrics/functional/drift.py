@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import knn_accuracy
+from lightning_featgeo.metrics.functional.density import voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -114,7 +114,7 @@ def rsa_drift(pair: Pair) -> Float[Tensor, ""]:
     lengths = torch.linalg.vector_norm(one) * torch.linalg.vector_norm(other)
     if not lengths > 0:
         raise Undefined("all distances between samples are the same in one of the two windows")
-    return 1 - (one @ other) / lengths
+    return (1 - (one @ other) / lengths).clamp(0, 2)
 
 
 def anchor_drift(pair: Pair) -> Estimate:
@@ -226,11 +226,10 @@ def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int) -> Estim
         chords, indices = ops.knn(
             queries, then, min(voters, len(then) - 1), query_groups=group[: len(queries)], reference_groups=group
         )
-        voted = knn_accuracy(1 - chords.square() / 2, y[indices.clamp(min=0)], y[: len(queries)])
-        right.append(voted)
-    error = [estimate.standard_error for estimate in right]
-    both = None if None in error else torch.sqrt(sum((e.square() for e in error if e is not None), torch.zeros(())))
-    return Estimate(right[0].value - right[1].value, both, min(len(now), QUERIES))
+        voted = voted_classes(1 - chords.square() / 2, y[indices.clamp(min=0)], y[: len(queries)])
+        right.append((voted == y[: len(queries)]).double())
+    change = right[0] - right[1]
+    return Estimate(change.mean(), change.std() / len(change) ** 0.5, len(change))
 
 
 def compatible_pairs(pair: Pair, labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:

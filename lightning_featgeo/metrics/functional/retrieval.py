@@ -15,11 +15,12 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 PAIRS = 1024  # rows whose cosines to each other are sorted
 _BLOCK = 512  # queries at a time
+_ROUNDING = 1e-12  # of a cosine: copies are exactly as near
 
 
 def recall_at(
-    vote_similarities: Float[Tensor, "n k"],
-    vote_labels: Int64[Tensor, "n k"],
+    near_similarities: Float[Tensor, "n k"],
+    near_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
     own_voters: Int64[Tensor, " n"],
     *,
@@ -30,8 +31,8 @@ def recall_at(
     Rows of which no other of their class is there can't find one, and are left out.
 
     Args:
-        vote_similarities: cosine of each row to its neighbours, descending; −inf where there is none.
-        vote_labels: their classes.
+        near_similarities: cosine of each row to its neighbours, descending; −inf where there is none.
+        near_labels: their classes.
         row_labels: class of each row.
         own_voters: how many of its class each row could find.
         k: neighbours that are looked at.
@@ -42,31 +43,29 @@ def recall_at(
     Raises:
         Undefined: if there are fewer than k neighbours, or no class has two rows.
     """
-    if vote_labels.shape[1] < k:
-        raise Undefined(
-            f"{vote_labels.shape[1]} neighbours are searched, fewer than {k}: more rows, or vote_k=, are needed"
-        )
+    if near_labels.shape[1] < k:
+        raise Undefined(f"{near_labels.shape[1]} rows can be found, fewer than {k}")
     there = own_voters > 0
     if not bool(there.any()):
         raise Undefined("no row has another one of its class to be found")
-    hits = (vote_labels == row_labels[:, None]) & vote_similarities.isfinite()
+    hits = (near_labels == row_labels[:, None]) & near_similarities.isfinite()
     return _mean(hits[there, :k].any(dim=1).double())
 
 
 def map_at_k(
-    vote_similarities: Float[Tensor, "n k"],
-    vote_labels: Int64[Tensor, "n k"],
+    near_similarities: Float[Tensor, "n k"],
+    near_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
     own_voters: Int64[Tensor, " n"],
 ) -> Estimate:
     """Mean average precision of the k nearest by cosine, those of a row's class being right, in [0, 1].
 
     Per row Σ_i P(i)·[i is right] / min(k, R), P(i) the share of right ones among the first i, R how many there are;
-    k as for ``knn_accuracy``.
+    k as for ``knn_accuracy``, and at least 10.
 
     Args:
-        vote_similarities: cosine of each row to its neighbours, descending; −inf where there is none.
-        vote_labels: their classes.
+        near_similarities: cosine of each row to its neighbours, descending; −inf where there is none.
+        near_labels: their classes.
         row_labels: class of each row.
         own_voters: R, how many of its class each row could find.
 
@@ -79,7 +78,7 @@ def map_at_k(
     there = own_voters > 0
     if not bool(there.any()):
         raise Undefined("no row has another one of its class to be found")
-    right = ((vote_labels == row_labels[:, None]) & vote_similarities.isfinite())[there].double()
+    right = ((near_labels == row_labels[:, None]) & near_similarities.isfinite())[there].double()
     k = right.shape[1]
     rank = torch.arange(1, k + 1, device=right.device, dtype=right.dtype)
     precision = right.cumsum(dim=1) / rank
@@ -173,7 +172,7 @@ def _nearer(queries: Tensor, gallery: Tensor) -> Tensor:
         cosines = queries[start : start + _BLOCK] @ gallery.T
         at = torch.arange(len(cosines), device=cosines.device)
         own = cosines[at, at + start]
-        found.append((cosines >= own[:, None]).sum(dim=1) - 1)
+        found.append((cosines >= own[:, None] - _ROUNDING).sum(dim=1) - 1)
     return torch.cat(found)
 
 

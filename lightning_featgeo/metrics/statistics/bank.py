@@ -1,4 +1,4 @@
-"""Statistics of the banks: neighbours by distance and by angle, densities, views of one sample, regression targets."""
+"""Statistics of the banks: neighbours by distance and by angle, densities, views of one sample."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.functional import coding, density, dimension, duplicates
 from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.needs import statistic
+from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
 
 WORTH_SHARING = 2**34  # products of single numbers from which on a search is divided among ranks
 BY_DISTANCE = frozenset(
     {"distances", "neighbor_indices", "neighbor_samples", "log_density", "local_dimension", "target_local_distances"}
 )
-BY_ANGLE = frozenset({"vote_similarities", "vote_labels", "kernel_sums", "kernel_squares", "kernel_counts"})
+BY_VOTE = frozenset({"vote_similarities", "vote_labels", "near_similarities", "near_labels"})
+BY_ANGLE = BY_VOTE | {"kernel_sums", "kernel_squares", "kernel_counts"}
+LEAST_NEAR = 10  # neighbours that retrieval looks at, also where fewer vote
 
 
-class BankStatistics:
+class BankStatistics(TargetStatistics):
     """Statistics that read kept rows. All neighbour tables of a window come from one pass over tiles of products."""
 
     _accumulators: Mapping[str, Any]
@@ -63,13 +66,13 @@ class BankStatistics:
     @property
     def _search_arguments(self) -> tuple[Tensor, int, Tensor, Tensor, int, float]:
         bank, wanted = self._bank, self._wanted
-        votes = "vote_labels" in wanted and not self._votes_elsewhere
+        votes = BY_VOTE & wanted and not self._votes_elsewhere
         return (
             bank.rows,
             self.k if BY_DISTANCE & wanted else 0,
             bank.samples,
             self._voters,
-            self._vote_count(self.row_labels) if votes else 0,
+            self._near_count(self.row_labels) if votes else 0,
             density.UNIFORMITY_SCALE if "kernel_counts" in wanted else 0.0,
         )
 
@@ -89,6 +92,17 @@ class BankStatistics:
         """
         classes = int(labels.unique().numel())
         return max(1, min(self.vote_k, len(labels) // max(classes, 1), len(labels) - (not self._votes_elsewhere)))
+
+    def _near_count(self, labels: Tensor) -> int:
+        """How many neighbours by angle are searched."""
+        if not {"near_similarities", "near_labels"} & self._wanted:
+            return self._vote_count(labels)
+        return max(self._vote_count(labels), min(LEAST_NEAR, len(labels) - (not self._votes_elsewhere)))
+
+    @property
+    def _voter_labels(self) -> Tensor:
+        """Classes of the rows that vote."""
+        return self.row_labels
 
     def _unit(self, mask: Tensor) -> Tensor:
         rows = self._bank.rows[mask].double()
@@ -217,15 +231,25 @@ class BankStatistics:
 
         Those rows are the reference's where there is one with labels, else the others of this bank.
         """
-        return self._vote[0]
+        return self._near[0][:, : self._vote_count(self._voter_labels)]
 
     @statistic("bank", "labels")
     def vote_labels(self) -> Tensor:
         """(n, k) classes of those neighbours."""
-        return self._vote[1]
+        return self._near[1][:, : self._vote_count(self._voter_labels)]
+
+    @statistic("bank", "labels")
+    def near_similarities(self) -> Tensor:
+        """(n, m) as ``vote_similarities``, of at least 10 neighbours where there are so many."""
+        return self._near[0]
+
+    @statistic("bank", "labels")
+    def near_labels(self) -> Tensor:
+        """(n, m) classes of those neighbours."""
+        return self._near[1]
 
     @cached_property
-    def _vote(self) -> tuple[Tensor, Tensor]:
+    def _near(self) -> tuple[Tensor, Tensor]:
         found = self._search
         if self.row_labels.numel() and int(self.row_labels.unique(return_counts=True)[1].max()) < 2:
             raise Undefined("no class has two labelled rows: nobody of a row's own class could vote")
@@ -246,39 +270,3 @@ class BankStatistics:
     def kernel_counts(self) -> Tensor:
         """(n,) the number of terms in each."""
         return self._search.kernel_counts
-
-    # --- regression ------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _has_target(self) -> Tensor:
-        known = self._bank.targets.isfinite().all(dim=1)
-        if not bool(known.any()):
-            raise Undefined("no row of the bank has a regression target", GapKind.NO_INPUT)
-        return known
-
-    @statistic("bank", "targets")
-    def rows_with_target(self) -> Tensor:
-        """(n, d) the bank's rows that have a regression target."""
-        return self._bank.rows[self._has_target]
-
-    @statistic("bank", "targets")
-    def targets(self) -> Tensor:
-        """(n, t) their targets."""
-        return self._bank.targets[self._has_target]
-
-    @statistic("bank", "targets")
-    def target_local_distances(self) -> Tensor:
-        """(n, k) of the features, among the rows that have a target."""
-        if bool(self._has_target.all()):
-            return self.distances
-        return self._neighbors_with_target(self.rows_with_target)
-
-    @statistic("bank", "targets")
-    def target_distances(self) -> Tensor:
-        """(n, k) of the targets themselves, between the same rows."""
-        return self._neighbors_with_target(self.targets)
-
-    def _neighbors_with_target(self, points: Tensor) -> Tensor:
-        groups = self._bank.samples[self._has_target]
-        found, _ = ops.knn(points, points, self.k, True, query_groups=groups, reference_groups=groups)
-        return found

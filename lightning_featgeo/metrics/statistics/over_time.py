@@ -12,6 +12,8 @@ from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
 from lightning_featgeo.types import Tensor
 
+SAME_LABELS = 0.9  # share of samples whose label is what it was: some are corrected during a run
+
 
 class TimeStatistics(ReferenceStatistics):
     """Statistics that pair rows by sample."""
@@ -58,7 +60,8 @@ class TimeStatistics(ReferenceStatistics):
         """
         searched = "neighbor_samples" in self.__dict__
         neighbors = (self.neighbor_samples, self.samples) if searched else None
-        return self._earlier.then(neighbors, Kept(self.rows, self.samples) if windows else None, windows)
+        kept = Kept(self._bank.rows, self._bank.samples, self._bank.labels) if windows else None
+        return self._earlier.then(neighbors, kept, windows)
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[Pair, Tensor]]:
@@ -67,11 +70,19 @@ class TimeStatistics(ReferenceStatistics):
     def _pair(self, which: str) -> tuple[Pair, Tensor]:
         if which not in self._pairs:
             kept = self._earlier.rows.get(which)
+            if kept is None and which == "first" and self._earlier.is_late:
+                raise Undefined("the run was resumed, and its checkpoint has no rows of the first window", GapKind.LOST)
             if kept is None:
                 raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
             if kept.rows.shape[1] != self.dim:
                 raise Undefined(f"features had {kept.rows.shape[1]} dimensions then, and have {self.dim} now")
             now, then = paired(self._bank.samples, kept.samples.to(self._bank.samples.device))
             rows = kept.rows.to(self._bank.rows.device)
+            labels = self._bank.labels[now], kept.labels.to(rows.device)[then]
+            both = (labels[0] >= 0) & (labels[1] >= 0)
+            if bool(both.any()) and float((labels[0] == labels[1])[both].double().mean()) < SAME_LABELS:
+                raise Undefined(
+                    "by their labels, other samples have the places of the earlier window's: the loader draws new ones"
+                )
             self._pairs[which] = Pair(self._bank.rows[now], rows[then]), self._bank.labels[now]
         return self._pairs[which]

@@ -13,7 +13,7 @@ from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.functional import fidelity, outliers, probes, spectrum
-from lightning_featgeo.metrics.statistics.bank import WORTH_SHARING
+from lightning_featgeo.metrics.statistics.bank import BY_VOTE, WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
 from lightning_featgeo.types import Tensor
@@ -55,7 +55,7 @@ class ReferenceStatistics(SpectrumStatistics):
     def search_together(self, ranks: Ranks) -> None:
         """Search neighbours with all ranks, each its share: in this bank, and the voters in the reference's."""
         super().search_together(ranks)
-        if not ranks.several or not self._votes_elsewhere or "vote_labels" not in self._wanted:
+        if not ranks.several or not self._votes_elsewhere or not BY_VOTE & self._wanted:
             return
 
         def voting() -> tuple[Tensor, Tensor, Tensor] | None:
@@ -67,16 +67,20 @@ class ReferenceStatistics(SpectrumStatistics):
         if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
             return
         queries, voters, labels = found
-        chords, indices = empty_table(len(queries), self._vote_count(labels), queries.device)
+        chords, indices = empty_table(len(queries), self._near_count(labels), queries.device)
         ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
-        self.__dict__["_vote"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
+        self.__dict__["_near"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
+
+    @property
+    def _voter_labels(self) -> Tensor:
+        return self._of_reference("bank").row_labels if self._votes_elsewhere else self.row_labels
 
     @cached_property
-    def _vote(self) -> tuple[Tensor, Tensor]:
+    def _near(self) -> tuple[Tensor, Tensor]:
         if not self._votes_elsewhere:
-            return super()._vote
+            return super()._near
         queries, voters, labels = self._voting
-        chords, indices = ops.knn(queries, voters, self._vote_count(labels))
+        chords, indices = ops.knn(queries, voters, self._near_count(labels))
         return 1 - chords.square() / 2, labels[indices]
 
     @cached_property

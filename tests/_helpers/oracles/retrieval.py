@@ -16,7 +16,7 @@ def retrieval(x: Array, y: NDArray[np.int64], vote_k: int = 200) -> dict[str, fl
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
-    k = max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1))
+    k = max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1), min(10, len(x) - 1))
     counts = np.bincount(y)
     hits: dict[int, list[bool]] = {1: [], 5: [], 10: []}
     precisions = []
@@ -43,7 +43,9 @@ def pairs(groups: Array) -> dict[str, float]:
     truth = {}
     for k in (1, 5, 10):
         both = [
-            np.mean([(np.delete(row, i) >= row[i]).sum() < k for i, row in enumerate(table)])  # ties count against it
+            np.mean(
+                [(np.delete(row, i) >= row[i] - 1e-12).sum() < k for i, row in enumerate(table)]
+            )  # ties count against it
             for table in (cosines, cosines.T)
         ]
         truth[f"pair_recall_at_{k}"] = float(np.mean(both))

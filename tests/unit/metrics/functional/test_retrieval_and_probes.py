@@ -90,6 +90,22 @@ def test_retrieval_from_a_reference() -> None:
     assert found.values["map_at_k"] == pytest.approx(float((precision / right.sum(1).clamp(max=k)).mean()), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows_a_class", [2, 5])
+def test_many_small_classes(rows_a_class: int) -> None:
+    y = torch.arange(200).repeat_interleave(rows_a_class)
+    x = torch.randn(200, 12)[y] + 0.4 * torch.randn(len(y), 12)
+    metric = GeometryMetric(["retrieval", "knn_accuracy"], num_classes=200)
+    metric.update(x, y)
+    found = metric.window()
+    order = metric.accumulators["bank"].compute().samples
+    truth = oracles.retrieval(x[order].double().numpy(), y[order].numpy())
+    for name in ("recall_at_1", "recall_at_5", "recall_at_10", "map_at_k"):
+        assert found.values[name] == pytest.approx(truth[name], abs=1e-9)
+    alone = GeometryMetric(["knn_accuracy"], num_classes=200)
+    alone.update(x, y)
+    assert found.values["knn_accuracy"] == alone.window().values["knn_accuracy"]  # as many vote as did before
+
+
 @pytest.mark.parametrize("samples", [40, 1500])
 def test_pairs_between_two_views(samples: int) -> None:
     one = torch.randn(samples, 16)

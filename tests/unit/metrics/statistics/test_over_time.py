@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.errors import GapKind
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, resolve
+from lightning_featgeo.metrics.earlier import Earlier
 from lightning_featgeo.metrics.functional.drift import Pair, cka_drift, procrustes_drift, unit_match
 from lightning_featgeo.metrics.settings import Policy
 from tests._helpers import oracles
@@ -109,6 +110,43 @@ def test_where_rows_cannot_be_paired_the_gap_says_so() -> None:
     flat = windows(x, torch.ones_like(x), labels=y)[1]
     assert "no spread" in flat.gaps["cka_drift"]
     assert all(math.isfinite(value) for value in flat.values.values())
+
+
+def test_other_samples_in_the_same_places_are_told_by_their_labels() -> None:
+    x, y = torch.randn(300, 5), torch.randint(0, 4, (300,))
+    metric = GeometryMetric("over_time", num_classes=4)
+    for labels in (y, torch.where(torch.rand(300) < 0.03, 0, y), y.roll(7)):  # a few are corrected; others are drawn
+        metric.reset()
+        metric.update(x, labels, torch.arange(300))
+        found = metric.window()
+        if labels is not y and "cka_drift" not in found.gaps:
+            assert found.values["cka_drift"] == 0
+    assert "the loader draws new ones" in found.gaps["cka_drift"]
+
+
+def test_the_error_of_a_compatibility_is_of_the_same_queries() -> None:
+    x, y = digits()
+    found = windows(x, x, moved(x, 0.2), labels=y, signals=["compatibility"])
+    assert (found[1].values["compatibility"], found[1].standard_errors["compatibility"]) == (0, 0)
+    drawn = []
+    for seed in range(12):
+        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:900]
+        drawn.append(windows(x[some], moved(x, 0.2)[some], labels=y[some], signals=["compatibility"])[1])
+    values = torch.tensor([one.values["compatibility"] for one in drawn])
+    errors = torch.tensor([one.standard_errors["compatibility"] for one in drawn])
+    assert 0.4 < float(errors.mean() / values.std()) < 2.5
+
+
+def test_after_a_resume_without_its_rows_the_first_window_is_not_another_one() -> None:
+    x = torch.randn(200, 5)
+    metric = GeometryMetric(["cka_drift", "cka_drift_first"], earlier=Earlier(is_late=True))
+    for shift in (0.0, 0.3):
+        metric.reset()
+        metric.update(x + shift * x.flip(0), sample_index=torch.arange(200))
+        found = metric.window()
+        assert found.gaps["cka_drift_first"].kind is GapKind.LOST
+    assert found.values["cka_drift"] > 0
+    assert Earlier.of(metric.earlier.state()).is_late
 
 
 def test_only_what_is_read_is_kept_and_counted() -> None:

@@ -20,6 +20,7 @@ from lightning_featgeo.history.checked import items, mapping, name_of, optional,
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
+from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
@@ -45,10 +46,11 @@ class Saved:
     earlier: dict[str, Earlier] = field(default_factory=dict)
     open: dict[str, Any] | None = None
 
-    def earlier_of(self, stage: str, number: int, index: int) -> Earlier:
+    def earlier_of(self, plan: WindowPlan, index: int) -> Earlier:
         """What a layer's next window is compared with; where nothing was kept of earlier ones, it is told so."""
-        found = self.earlier.get(f"{stage}/{number}/{index}", NOTHING)
-        return replace(found, is_late=True) if self.windows and "first" not in found.rows else found
+        found = self.earlier.get(f"{plan.stage}/{plan.number}/{index}", NOTHING)
+        is_late = "first" not in found.rows and any(record.stage == plan.name for record in self.records)
+        return replace(found, is_late=True) if is_late else found
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> Saved | None:

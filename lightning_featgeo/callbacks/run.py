@@ -149,7 +149,7 @@ class LightningRun:
         layers = watched_layers(
             self.settings, sources, stated, plan, policy,
             check=lambda dim: saved.check([], [dim], saved.classes),
-            earlier=lambda index: saved.earlier_of(plan.stage, plan.number, index),
+            earlier=lambda index: saved.earlier_of(plan, index),
         )  # fmt: skip
         saved.check(self.watcher.paths, [], layers[0].metric.num_classes if layers else None)
         return layers

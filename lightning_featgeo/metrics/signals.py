@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lightning_featgeo.errors import ConfigurationError
@@ -142,6 +142,55 @@ COUNT_SIGNAL = "n_samples"  # computed in every window, asked for or not
 _CLASSES = ("class_means", "class_counts")
 _PAPYAN = "Papyan, Han & Donoho 2020, arXiv 2008.08186"
 _KNN_DENSITY = "Loftsgaarden & Quesenberry 1965"
+# fmt: off
+_SINCE_PREVIOUS: tuple[Signal, ...] = (  # each is there against the first window, too
+    Signal("cka_drift", drift.cka_drift, ("with_previous",),
+           "none", "1", "[0, 1]", "Kornblith et al. 2019, arXiv 1905.00414", ("over_time",),
+           bias="directions of large variance decide; few rows for the dimensions lower it",
+           parity="1 − repsim's linear CKA of the bank's rows"),
+    Signal("procrustes_drift", drift.procrustes_drift, ("with_previous",),
+           "none", "1", "[0, 1]", "Ding et al. 2021, arXiv 2108.01661", ("over_time",),
+           bias="few rows for the dimensions lower it: a rotation then fits anything",
+           parity="half the squared residual of scipy.linalg.orthogonal_procrustes, of centred rows of length 1"),
+    Signal("rsa_drift", drift.rsa_drift, ("with_previous",),
+           "none", "1", "[0, 2]", "Kriegeskorte et al. 2008", ("over_time",),
+           bias="none; of 512 samples",
+           parity="1 − scipy.stats.pearsonr of scipy's pdist"),
+    Signal("anchor_drift", drift.anchor_drift, ("with_previous",),
+           "none", "1", "[0, 2]", "Moschella et al. 2023, arXiv 2209.15430", ("over_time",),
+           bias="none; of 128 anchors",
+           parity="mean absolute difference of scikit-learn's cosine similarities"),
+    Signal("unit_match", drift.unit_match, ("with_previous",),
+           "none", "1", "[−1, 1]", "Li et al. 2016, arXiv 1511.07543", ("over_time",),
+           bias="high at small n: the best of many noisy correlations is taken",
+           parity="scipy.optimize.linear_sum_assignment of numpy.corrcoef"),
+    Signal("class_drift", drift.class_drift, ("with_previous", "labels_with_previous"),
+           "none", "1", "[0, ∞)", "shift of class means over within-class spread", ("over_time",),
+           bias="about √(2/n_c) for means of n_c rows that did not move but were drawn anew; here rows are the same",
+           parity="a formula"),
+    Signal("compatibility", drift.compatibility, ("with_previous", "labels_with_previous", "vote_count"),
+           "higher", "1", "[−1, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
+           bias="that of knn_accuracy, in both",
+           parity="difference of two weighted votes by scikit-learn's neighbours"),
+    Signal("compatible_pairs", drift.compatible_pairs, ("with_previous", "labels_with_previous"),
+           "higher", "share", "[0, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
+           bias="none; of 512 samples",
+           parity="the two inequalities of backward-compatible training, counted"),
+)
+# fmt: on
+
+
+def _since_first(row: Signal) -> Signal:
+    """The same measure against the run's first window."""
+    return replace(
+        row,
+        name=f"{row.name}_first",
+        needs=tuple(need.replace("with_previous", "with_first") for need in row.needs),
+        bias=f"as {row.name}",
+        parity=f"as {row.name}, against the run's first window",
+    )
+
+
 # fmt: off
 SIGNALS: tuple[Signal, ...] = (
     Signal("feature_std", spread.feature_std, ("row_count", "direction_sums", "direction_squares"),
@@ -459,70 +508,8 @@ SIGNALS: tuple[Signal, ...] = (
            "none", "share", "[0, 1]", "Sun et al. 2022, arXiv 2204.06507", ("ood",),
            bias="a little low: leave-one-out rows have one neighbour fewer",
            parity="scikit-learn's roc_auc_score"),
-    Signal("cka_drift", drift.cka_drift, ("with_previous",),
-           "none", "1", "[0, 1]", "Kornblith et al. 2019, arXiv 1905.00414", ("over_time",),
-           bias="directions of large variance decide; few rows for the dimensions lower it",
-           parity="1 − repsim's linear CKA of the bank's rows"),
-    Signal("procrustes_drift", drift.procrustes_drift, ("with_previous",),
-           "none", "1", "[0, 1]", "Ding et al. 2021, arXiv 2108.01661", ("over_time",),
-           bias="few rows for the dimensions lower it: a rotation then fits anything",
-           parity="half the squared residual of scipy.linalg.orthogonal_procrustes, of centred rows of length 1"),
-    Signal("rsa_drift", drift.rsa_drift, ("with_previous",),
-           "none", "1", "[0, 2]", "Kriegeskorte et al. 2008", ("over_time",),
-           bias="none; of 512 samples",
-           parity="1 − scipy.stats.pearsonr of scipy's pdist"),
-    Signal("anchor_drift", drift.anchor_drift, ("with_previous",),
-           "none", "1", "[0, 2]", "Moschella et al. 2023, arXiv 2209.15430", ("over_time",),
-           bias="none; of 128 anchors",
-           parity="mean absolute difference of scikit-learn's cosine similarities"),
-    Signal("unit_match", drift.unit_match, ("with_previous",),
-           "none", "1", "[−1, 1]", "Li et al. 2016, arXiv 1511.07543", ("over_time",),
-           bias="high at small n: the best of many noisy correlations is taken",
-           parity="scipy.optimize.linear_sum_assignment of numpy.corrcoef"),
-    Signal("class_drift", drift.class_drift, ("with_previous", "labels_with_previous"),
-           "none", "1", "[0, ∞)", "shift of class means over within-class spread", ("over_time",),
-           bias="about √(2/n_c) for means of n_c rows that did not move but were drawn anew; here rows are the same",
-           parity="a formula"),
-    Signal("compatibility", drift.compatibility, ("with_previous", "labels_with_previous", "vote_count"),
-           "higher", "1", "[−1, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
-           bias="that of knn_accuracy, in both",
-           parity="difference of two weighted votes by scikit-learn's neighbours"),
-    Signal("compatible_pairs", drift.compatible_pairs, ("with_previous", "labels_with_previous"),
-           "higher", "share", "[0, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
-           bias="none; of 512 samples",
-           parity="the two inequalities of backward-compatible training, counted"),
-    Signal("cka_drift_first", drift.cka_drift, ("with_first",),
-           "none", "1", "[0, 1]", "Kornblith et al. 2019, arXiv 1905.00414", ("over_time",),
-           bias="as cka_drift",
-           parity="as cka_drift, against the run's first window"),
-    Signal("procrustes_drift_first", drift.procrustes_drift, ("with_first",),
-           "none", "1", "[0, 1]", "Ding et al. 2021, arXiv 2108.01661", ("over_time",),
-           bias="as procrustes_drift",
-           parity="as procrustes_drift, against the run's first window"),
-    Signal("rsa_drift_first", drift.rsa_drift, ("with_first",),
-           "none", "1", "[0, 2]", "Kriegeskorte et al. 2008", ("over_time",),
-           bias="as rsa_drift",
-           parity="as rsa_drift, against the run's first window"),
-    Signal("anchor_drift_first", drift.anchor_drift, ("with_first",),
-           "none", "1", "[0, 2]", "Moschella et al. 2023, arXiv 2209.15430", ("over_time",),
-           bias="as anchor_drift",
-           parity="as anchor_drift, against the run's first window"),
-    Signal("unit_match_first", drift.unit_match, ("with_first",),
-           "none", "1", "[−1, 1]", "Li et al. 2016, arXiv 1511.07543", ("over_time",),
-           bias="as unit_match",
-           parity="as unit_match, against the run's first window"),
-    Signal("class_drift_first", drift.class_drift, ("with_first", "labels_with_first"),
-           "none", "1", "[0, ∞)", "shift of class means over within-class spread", ("over_time",),
-           bias="as class_drift",
-           parity="as class_drift, against the run's first window"),
-    Signal("compatibility_first", drift.compatibility, ("with_first", "labels_with_first", "vote_count"),
-           "higher", "1", "[−1, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
-           bias="as compatibility",
-           parity="as compatibility, against the run's first window"),
-    Signal("compatible_pairs_first", drift.compatible_pairs, ("with_first", "labels_with_first"),
-           "higher", "share", "[0, 1]", "Shen et al. 2020, arXiv 2003.11942", ("over_time",),
-           bias="as compatible_pairs",
-           parity="as compatible_pairs, against the run's first window"),
+    *_SINCE_PREVIOUS,
+    *map(_since_first, _SINCE_PREVIOUS),
     Signal("recall_at_1", functools.partial(retrieval.recall_at, k=1),
            ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "share", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),

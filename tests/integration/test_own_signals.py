@@ -207,7 +207,7 @@ def test_it_changes_neither_other_signals_nor_the_training() -> None:
         for value in prdc.values():
             value.zero_()
         with_previous.now.zero_()
-        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002 - a user's code draws so
         return 1.0
 
     x = torch.randn(200, 4)
@@ -219,10 +219,10 @@ def test_it_changes_neither_other_signals_nor_the_training() -> None:
         for shift in (0.0, 0.5):
             metric.reset()
             metric.update(x + shift * x.flip(0))
-            before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+            before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - as above
             with unchecked():  # beartype draws which items of a container it looks at
                 values = metric.window(reference=reference).values
-            after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+            after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - as above
             assert torch.equal(before[0], after[0])
             assert before[1:] == after[1:]
         found.append({name: values[name] for name in others})

@@ -153,7 +153,7 @@ def unit_match(pair: Pair) -> Float[Tensor, ""]:
     if d > UNITS:
         raise Undefined(f"up to {UNITS:,} units are matched with each other, there are {d:,}")
     try:
-        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # SciPy ships no types
     except ImportError:
         raise Undefined("the matching needs SciPy: pip install scipy") from None
     x, y = pair.centred

@@ -59,6 +59,8 @@ class TimeStatistics(ReferenceStatistics):
             windows: of which rows are kept, "previous" and "first".
         """
         searched = "neighbor_samples" in self.__dict__
+        if not searched and not windows:
+            return self._earlier
         neighbors = (self.neighbor_samples, self.samples) if searched else None
         kept = Kept(self._bank.rows, self._bank.samples, self._bank.labels) if windows else None
         return self._earlier.then(neighbors, kept, windows)

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from lightning_featgeo import GeometryMetric, Neighbors
+from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.errors import GapKind
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, resolve
-from lightning_featgeo.metrics.earlier import Earlier
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.functional.drift import Pair, cka_drift, procrustes_drift, unit_match
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.watch.plan import WindowPlan
 from tests._helpers import oracles
 from tests._helpers.data import digits, digits_features, far_from_origin, long_tailed
+from tests._helpers.histories import record
 from tests._helpers.interrupted import interrupted, uninterrupted
 from tests._helpers.processes import on_ranks
 
@@ -193,6 +196,20 @@ def test_a_resumed_run_goes_on_with_the_earlier_rows(tmp_path) -> None:
     assert whole[-1].keys() >= {"cka_drift", "cka_drift_first"}
     for one, other in zip(whole, again, strict=True):
         assert other == pytest.approx(one, rel=1e-6, abs=1e-9)
+
+
+def test_a_stage_that_had_no_window_before_the_checkpoint_begins_with_its_first_one() -> None:
+    records = [record(0, stage="train")]
+    saved = Saved(windows=1, records=records, layers=["net"])
+    assert saved.earlier_of(WindowPlan("train", 0, "train"), 0).is_late
+    assert not saved.earlier_of(WindowPlan("val", 0, "val"), 0).is_late
+
+
+def test_nothing_is_kept_for_signals_that_pair_no_windows() -> None:
+    metric = GeometryMetric(["id_mle"])
+    metric.update(torch.randn(50, 3))
+    metric.window()
+    assert metric.earlier is NOTHING
 
 
 def test_the_preset_is_made_of_signals_that_are_there() -> None:

@@ -201,8 +201,8 @@ def test_a_resumed_run_goes_on_with_the_earlier_rows(tmp_path) -> None:
 def test_a_stage_that_had_no_window_before_the_checkpoint_begins_with_its_first_one() -> None:
     records = [record(0, stage="train")]
     saved = Saved(windows=1, records=records, layers=["net"])
-    assert saved.earlier_of(WindowPlan("train", 0, "train"), 0).is_late
-    assert not saved.earlier_of(WindowPlan("val", 0, "val"), 0).is_late
+    assert saved.earlier_of(WindowPlan("train", "train"), 0).is_late
+    assert not saved.earlier_of(WindowPlan("val", "val"), 0).is_late
 
 
 def test_nothing_is_kept_for_signals_that_pair_no_windows() -> None:

@@ -79,7 +79,7 @@ $(VENV)/ops.stamp: $(OPS) | $(VENV)/torch.stamp
 # be importable; nothing is downloaded), checks every kernel, runs the sanitizer, measures.
 gpu-check:
 	$(PYTHON) -m lightning_featgeo.cuda_ext build --cuda
-	PYTHONPATH=. LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py $(CHECKS)
+	PYTHONPATH=.:$$PYTHONPATH LIGHTNING_FEATGEO_CUDA=1 $(PYTHON) benchmarks/gpu_check.py $(CHECKS)
 
 # Other people's libraries, in two environments of their own (some 10 GB): `make compat`, or `make compat USES=timm_`.
 compat: .venv-compat/vision.stamp .venv-compat/series.stamp

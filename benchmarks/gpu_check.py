@@ -93,12 +93,73 @@ def check_scatter(draw: Draw, small: bool) -> str:
     if buckets:
         scale = float(theirs[4].abs().max()) + 1e-30
         close(ours[4] / scale, theirs[4] / scale, 0.0, 1e-11)
-        assert torch.equal(ours[4], ours[4].transpose(1, 2)), "the scatter is not symmetric"
+        close(ours[4] / scale, ours[4].transpose(1, 2) / scale, 0.0, 1e-14)
     return f"n={n} d={d} groups={groups} buckets={buckets} {dtype}"
 
 
+def check_reservoir(draw: Draw, small: bool) -> str:
+    capacity, d = draw.randint(1, 300 if small else 5000), draw.randint(1, 70)
+    dtype, fresh_dtype, most = draw.choice([torch.float32, torch.float64]), draw.choice(DTYPES), draw.choice([9, 2**62])
+    empty = reference.EMPTY_PRIORITY
+    priorities, kept = torch.full((capacity,), empty).cuda(), torch.zeros(capacity, d, dtype=dtype).cuda()
+    numbers = torch.full((capacity,), -1).cuda()
+    offered, given = [], []
+    for step in range(draw.randint(1, 6)):
+        n = draw.randint(1, capacity)
+        new = torch.randint(0, most, (n,))
+        new[torch.rand(n) < draw.choice([0.0, 0.2, 1.0])] = empty
+        x = rows(draw, n, d, fresh_dtype)
+        number = torch.arange(n) + 10_000 * step
+        slots, sources, accepted = ops.reservoir_slots(priorities, new.cuda())
+        for state, fresh in ((kept, x), (numbers, number.cuda()), (priorities, new.cuda())):
+            ops.place_(state, fresh, slots, sources, accepted)
+        offered += zip(new.tolist(), number.tolist(), strict=True)
+        given.append((number, x.to(dtype).cpu()))
+    best = sorted(priority for priority, _ in offered if priority != empty)[:capacity]
+    assert sorted(p for p in priorities.tolist() if p != empty) == best, f"capacity={capacity}: others are kept"
+    held = {i: p for p, i in zip(priorities.tolist(), numbers.tolist(), strict=True) if i >= 0}
+    assert len(held) == len(best), "a row is kept twice"
+    assert held.items() <= {i: p for p, i in offered}.items(), "a row has the priority of another"
+    where = {int(i): x[at] for number, x in given for at, i in enumerate(number)}
+    for place, i in enumerate(numbers.tolist()):
+        assert i < 0 or torch.equal(kept[place].cpu(), where[i]), f"row {i} is another one"
+    return f"capacity={capacity} d={d} {dtype} {fresh_dtype}"
+
+
+def check_prepare(draw: Draw, small: bool) -> str:
+    n, d, precision = draw.randint(0, 300), draw.randint(1, 70 if small else 4096), draw.choice([0, 1, 2])
+    x = rows(draw, n, d, draw.choice((torch.float32, torch.float64)))
+    centre, scale = torch.randn(d, dtype=torch.float64), 2.0 ** draw.randint(-20, 3)
+    if draw.random() < 0.2:
+        x = torch.zeros_like(x)
+        centre.zero_()
+    ours = torch.ops.lightning_featgeo.prepare(x, centre.cuda(), scale, precision)
+    theirs = reference.prepare(x.cpu(), centre, scale, precision)
+    assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in zip(ours, theirs, strict=True))
+    assert torch.equal(ours[0].cpu(), theirs[0]), "rounded rows differ"
+    close(ours[1], theirs[1], 1e-12, 0.0)
+    close(ours[2], theirs[2], 1e-6, 0.0)
+    close(ours[3], theirs[3], 1e-9, 0.0)
+    return f"n={n} d={d} {x.dtype} precision={precision}"
+
+
+def check_kernel_sums(draw: Draw, small: bool) -> str:
+    n, m, dtype = draw.randint(1, 100), draw.randint(1, 3000), draw.choice([torch.float32, torch.float64])
+    sums = [torch.rand(2, n, dtype=torch.float64) for _ in "a"] * 2
+    on_gpu = sums[0].cuda().clone()
+    for _ in range(2):
+        products, norms, other = torch.randn(n, m, dtype=dtype), torch.rand(n, dtype=dtype), torch.rand(m, dtype=dtype)
+        ids, other_ids = torch.randint(0, 30, (n,), dtype=torch.int32), torch.randint(0, 30, (m,), dtype=torch.int32)
+        args, factor = (products, norms, other, ids, other_ids), -draw.choice([0.1, 2.0, 50.0])
+        scan_ops.kernel_sums_(*(a.cuda() for a in args), factor, on_gpu[0], on_gpu[1])
+        reference.kernel_sums_(*args, factor, sums[1][0], sums[1][1])
+    close(on_gpu, sums[1], 2e-5 if dtype == torch.float32 else 1e-12, 1e-12)
+    return f"n={n} m={m} {dtype}"
+
+
 def check_select(draw: Draw, small: bool) -> str:
-    n, m, width = draw.randint(1, 200), draw.randint(1, 5000), draw.randint(1, 300)
+    n, m = draw.randint(1, 20 if small else 200), draw.randint(1, 5000)
+    width, ties = draw.choice([draw.randint(1, 300), 1000, 1536]), draw.random() < 0.3
     dtype = draw.choice([torch.float32, torch.float64])
     values = [torch.full((n, width), torch.inf, dtype=dtype) for _ in "ab"]
     indices = [torch.full((n, width), -1) for _ in "ab"]
@@ -107,11 +168,18 @@ def check_select(draw: Draw, small: bool) -> str:
     for _ in range(3):
         products, norms, other = torch.randn(n, m, dtype=dtype), torch.rand(n, dtype=dtype), torch.rand(m, dtype=dtype)
         ids, other_ids = torch.randint(0, 30, (n,), dtype=torch.int32), torch.randint(0, 30, (m,), dtype=torch.int32)
+        if ties:  # of which the lowest columns stay, so that only a stable sort can be compared with
+            products, norms, other = products.round(), norms.round(), other.round()
         scan_ops.select_(products.cuda(), norms.cuda(), other.cuda(), ids.cuda(), other_ids.cuda(), first, own, found)
-        reference.select_(products, norms, other, ids, other_ids, first, values[1], indices[1])
+        squares = (norms[:, None] + other) - (products + products)
+        squares.masked_fill_(ids[:, None] == other_ids, torch.inf)
+        both = torch.cat([values[1], squares], dim=1).sort(dim=1, stable=True)
+        columns = torch.cat([indices[1], torch.arange(first, first + m).expand(n, m)], dim=1)
+        columns = columns.gather(1, both.indices).masked_fill(both.values.isinf(), -1)
+        values[1], indices[1] = both.values[:, :width], columns[:, :width]
         first += m
-    close(own, values[1], 1e-6, 1e-6)
-    assert float((found.cpu() == indices[1]).double().mean()) > 0.999, "indices differ"
+    close(own, values[1], 0.0, 0.0)
+    assert torch.equal(found.cpu(), indices[1]), "indices differ"
     return f"n={n} m={m} width={width} {dtype}"
 
 
@@ -146,7 +214,10 @@ CHECKS: dict[str, Callable[[Draw, bool], str]] = {
     "hash_priority": check_hash,
     "unit_stats_, direction_sums_": check_units,
     "scatter_": check_scatter,
+    "reservoir_slots, place_": check_reservoir,
+    "prepare": check_prepare,
     "select_": check_select,
+    "kernel_sums_": check_kernel_sums,
     "knn": check_neighbours,
     "self_neighbors": check_self,
 }

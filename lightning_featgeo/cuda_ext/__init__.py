@@ -26,6 +26,8 @@ def backend_info() -> dict[str, str]:
     (bf16, fp32 and float64 products, and subtraction); ``torch``; ``ops``: all there are.
     """
     kernels = {kind: ", ".join(library.compiled(kind)) or f"none: {library.reasons[kind]}" for kind in ("cpu", "cuda")}
+    for name, why in library.faults.items():
+        kernels["cuda"] += f"; not {name}, which disagreed with plain torch ({why})"
     cpu = "cpu" in library.libraries
     reason = f"kernels for {library.instruction_set()}" if cpu else library.reasons["cpu"]
     return {

@@ -112,15 +112,22 @@ def default_folder() -> Path:
         BuildError: if there is neither.
     """
     here = Path(__file__).parent
-    if os.access(here, os.W_OK):
-        return here
+    return here if os.access(here, os.W_OK) else cache_folder()
+
+
+def cache_folder() -> Path:
+    """A folder of the user's own.
+
+    Raises:
+        BuildError: if there is no home.
+    """
     given = Path(os.environ.get("XDG_CACHE_HOME") or "")
     if given.is_absolute():  # others are to be ignored, as the specification has it: they would mean where one stands
         return given / "lightning_featgeo"
     try:
         return Path.home() / ".cache" / "lightning_featgeo"
     except RuntimeError as error:
-        raise BuildError(f"{here} can't be written, and there is no home folder: set XDG_CACHE_HOME") from error
+        raise BuildError("there is no folder to write to, and no home: set XDG_CACHE_HOME") from error
 
 
 def is_cache(folder: Path) -> bool:

@@ -30,6 +30,8 @@ _AMONG = 4096  # rows among which a sample of queries is searched
 _EXPONENTS = 500  # of two: squares of smaller differences leave float64
 _SAMPLE = 64  # rows that decide which precision to begin with
 _WORTH_A_SAMPLE = 2**32  # products of single numbers
+_WORTH_ON_CUDA = 4  # times as many there: a sample costs more there than products do
+_WORTH_BF16 = 2**28  # products from which on bf16 is tried on CUDA without a sample
 _WIDE_KERNEL = 4.0  # of kernels between unit rows: up to this scale fp32 products do
 _PAYS = 0.6  # share of certain rows from which on a scan is worth its time
 
@@ -51,6 +53,7 @@ class Problem:
         k: neighbours; 0: none, kernel sums only.
         measure: whether distances are measured in float64; else only where it decides who is a neighbour.
         kernel_scale: t of exp(−t‖q−b‖²), summed over all allowed rows; 0: not computed.
+        span: the largest difference of two numbers of the rows, where it is known and they are finite.
     """
 
     queries: Tensor
@@ -60,6 +63,7 @@ class Problem:
     k: int
     measure: bool
     kernel_scale: float
+    span: float | None = None
 
     @property
     def rows(self) -> Tensor:
@@ -74,10 +78,12 @@ class Problem:
     @cached_property
     def frame(self) -> tuple[Tensor, float]:
         """A point near the rows, and a power of two that makes the longest of them, seen from there, at most 1 long."""
-        queries, rows = self.queries, self.rows
-        ranges = [finite_range(part) for part in ((rows,) if rows is queries else (rows, queries))]
+        queries, rows, span = self.queries, self.rows, self.span
+        if span is None:
+            low, high = finite_range(*((rows,) if rows is queries else (rows, queries)))
+            span = high - low
         centre = mean_row(rows[:: max(1, len(rows) // _CENTRE_FROM)])
-        reach = (max(high for _, high in ranges) - min(low for low, _ in ranges)) * math.sqrt(rows.shape[1])
+        reach = span * math.sqrt(rows.shape[1])
         exponent = max(-_EXPONENTS, math.ceil(math.log2(reach))) if reach > 0 else 0
         return centre, 2.0**-exponent
 
@@ -127,8 +133,9 @@ def first_precision(problem: Problem) -> int:
     fast = p.measure and p.kernel_scale <= 0 and device.type in bf16_devices
     if p.kernel_scale > 0 and (p.measure or p.kernel_scale > _WIDE_KERNEL):
         return F64  # sums over rows of any scale, or of terms that hang on a distance's last digits
-    if p.k == 0 or n * m * p.queries.shape[1] < _WORTH_A_SAMPLE:
-        return F32
+    products, on_cuda = n * m * p.queries.shape[1], device.type == "cuda"
+    if p.k == 0 or products < _WORTH_A_SAMPLE * (_WORTH_ON_CUDA if on_cuda else 1):
+        return BF16 if fast and on_cuda and products >= _WORTH_BF16 else F32
     return BF16 if fast and pays(BF16) else F32 if pays(F32) else F64
 
 
@@ -188,7 +195,7 @@ def knn(
         return search.knn(queries, reference, k, query_groups, reference_groups, exclude_self, kernel_scale)
     query_ids, reference_ids = ids
     # among themselves only if rows that are the same are also barred in the same way: ids say who may meet whom
-    among = queries is reference and torch.equal(query_ids, reference_ids)
+    among = queries is reference and (query_ids is reference_ids or torch.equal(query_ids, reference_ids))
     wide = torch.float64 in (queries.dtype, reference.dtype)
     q, b = plain(queries, wide), None if among else plain(reference, wide)
     found = solve(Problem(q, query_ids, b, None if among else reference_ids, k, True, kernel_scale))
@@ -215,9 +222,13 @@ def ids_of(
     if query_groups is None or reference_groups is None:
         if exclude_self:
             own = torch.arange(max(n, m), dtype=torch.int32, device=device)
-            return own[:n], own[:m]
+            return (own, own) if n == m else (own[:n], own[:m])
         nobody = torch.full((n,), -1, dtype=torch.int32, device=device)
         return nobody, torch.zeros(m, dtype=torch.int32, device=device)
+    if query_groups is reference_groups and exclude_self:
+        alone = torch.arange(n, 2 * n, dtype=torch.int32, device=device)  # rows of no group bar themselves alone
+        ids = torch.where(query_groups < 0, alone, _numbered(query_groups))
+        return ids, ids
     shared = min(n, m)
     if exclude_self and not torch.equal(query_groups[:shared], reference_groups[:shared]):
         return None
@@ -227,6 +238,14 @@ def ids_of(
         own = torch.arange(n + m, n + m + max(n, m), dtype=torch.int32, device=device)
         return torch.where(query_groups < 0, own[:n], q), torch.where(reference_groups < 0, own[:m], b)
     return torch.where(query_groups < 0, -1, q), torch.where(reference_groups < 0, -2, b)
+
+
+def _numbered(groups: Tensor) -> Tensor:
+    """Numbers below n, equal where groups are; as ``unique`` gives them, but an accelerator is not waited for."""
+    ordered = groups.sort()
+    fresh = torch.ones_like(groups, dtype=torch.int32)
+    fresh[1:] = ordered.values[1:] != ordered.values[:-1]
+    return torch.empty_like(fresh).scatter_(0, ordered.indices, fresh.cumsum(0, dtype=torch.int32) - 1)
 
 
 def how_often(ids: Tensor, among: Tensor) -> Tensor:

@@ -18,16 +18,20 @@ EPS = torch.finfo(torch.float64).eps
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a floating-point number of so many bytes
 
 
-def finite_range(rows: Tensor, most: float = 1e150) -> tuple[float, float]:
-    """The smallest and the largest number in the rows; (0, 0) if there are none.
+def finite_range(*rows: Tensor, most: float = 1e150) -> tuple[float, float]:
+    """The smallest and the largest number in all of the rows; (0, 0) if there are none.
 
     Raises:
         ValueError: if one is NaN or infinite, or further from zero than ``most``, whose square float64 can hold. (One
             pass without a copy: ``isfinite`` takes twenty times as long.)
     """
-    if not rows.numel():
+    ends = [end.double() for part in rows if part.numel() for end in torch.aminmax(part)]
+    if not ends:
         return 0.0, 0.0
-    low, high = (float(x) for x in torch.aminmax(rows))
+    numbers = torch.stack(ends).tolist()  # all together: an accelerator is waited for once
+    low, high = min(numbers[::2]), max(numbers[1::2])
+    if any(map(math.isnan, numbers)):
+        low = math.nan  # which a minimum can pass over
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("rows hold NaN or infinity, which have no neighbours: drop them, x[x.isfinite().all(dim=1)]")
     if max(-low, high) > most:

@@ -2,7 +2,8 @@
 
 The CPU kernels are loaded on import. The CUDA kernels are loaded when an op gets its first CUDA tensor: whether a GPU
 can run them is known only by asking it, and asking initialises CUDA, after which a process can no longer be forked
-(by a data loader, say).
+(by a data loader, say). Then they are checked (:mod:`~lightning_featgeo.cuda_ext.self_check`), and those that are wrong
+are not used. Without them the certified search still runs on a GPU, over plain torch ops.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ from pathlib import Path
 
 import torch
 
-from lightning_featgeo.cuda_ext import build, certified, self_search
+from lightning_featgeo.cuda_ext import build, certified, reference, self_check, self_search
 from lightning_featgeo.cuda_ext.schemas import define_kernel
 from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.types import Tensor
 
 SWITCH = "LIGHTNING_FEATGEO_BACKEND"  # auto (the default), or reference: load nothing
-CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: also load the CUDA kernels
+CUDA_SWITCH = "LIGHTNING_FEATGEO_CUDA"  # 1: load the CUDA kernels unchecked; 0: do not load them
 COMMAND = "python -m lightning_featgeo.cuda_ext build"
-_DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 _CAPABILITY = (8, 0)  # of the oldest GPU that the kernels are compiled for
 _AWAITED = "they are loaded when an op gets its first CUDA tensor"
 # over the compiled ops
@@ -32,6 +32,9 @@ _CERTIFIED: dict[str, Callable[..., object]] = {"knn": certified.knn, "self_neig
 
 reasons: dict[str, str] = {}  # device type -> why its compiled kernels do not run
 libraries: dict[str, ctypes.CDLL] = {}  # device type -> what was loaded
+faults: dict[str, str] = {}  # CUDA op -> why its kernel is not used on any GPU
+_looked_at: set[int] = set()  # GPUs
+_TOGETHER = {"reservoir_slots": "place_", "place_": "reservoir_slots"}  # one takes what the other gives
 
 
 def load() -> None:
@@ -40,15 +43,64 @@ def load() -> None:
     Never raises: what is missing runs in plain torch.
     """
     _load_kind("cpu", _why_not)
+    if (os.environ.get(SWITCH) or "auto") == "auto" and not _served:
+        _serve("CUDA")
     if "cuda" not in libraries:
         reasons["cuda"] = _attempt(_why_not, "cuda") or _AWAITED
 
 
 def load_for(tensor: Tensor) -> None:
-    """Load the CUDA kernels if this is the first CUDA tensor. Never raises."""
+    """Load the CUDA kernels if this is the first CUDA tensor, and check them if it is its GPU's first. Never raises."""
     # a fake tensor says it is on CUDA while CUDA may never have been asked for: that decides nothing
-    if tensor.is_cuda and reasons.get("cuda") == _AWAITED and torch.cuda.is_initialized():
+    if not tensor.is_cuda or tensor.device.index in _looked_at or not torch.cuda.is_initialized():
+        return
+    _looked_at.add(tensor.device.index)
+    if reasons.get("cuda") == _AWAITED:
         _load_kind("cuda", lambda _: _too_old())
+    elif _too_old() is None:
+        certified.bf16_devices.add("cuda")
+    if "cuda" in libraries and os.environ.get(CUDA_SWITCH) != "1":
+        _attempt(lambda _: _check(tensor.device), "cuda")
+
+
+def _check(device: torch.device) -> None:
+    """Let the kernels prove themselves on a GPU, and use plain torch for those that don't."""
+    properties = torch.cuda.get_device_properties(device)
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "")()
+    key = f"{properties} {driver} {torch.__version__} {build.source_hash('cuda')}"
+    verdict = self_check.remembered(build.cache_folder(), key)
+    if verdict is None:
+        with torch.cuda.device(device):
+            verdict = self_check.faulty(device, _text("cuda", "featgeo_ops").split())
+        self_check.remember(build.cache_folder(), key, verdict)
+    for name in verdict:
+        set_aside(name, verdict[name], "CUDA")
+    if verdict:
+        told = "; ".join(f"{name} ({reason})" for name, reason in verdict.items())
+        warnings.warn(
+            f"compiled ops: on {properties.name} these disagree with plain torch and are not used: {told}. Figures are "
+            "right, and take longer. Please report it, with the output of `python -m lightning_featgeo.cuda_ext`.",
+            FeatureGeometryWarning,
+            stacklevel=2,
+        )
+
+
+def set_aside(name: str, reason: str, key: str) -> None:
+    """Let plain torch serve an op again on the devices of a dispatch key, and the ops that go with it."""
+    for each in {name, _TOGETHER.get(name, name)} - set(faults):
+        faults[each] = reason
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that a kernel is replaced
+            define_kernel(each, getattr(reference, each), key)
+
+
+_served: set[str] = set()
+
+
+def _serve(key: str) -> None:
+    _served.add(key)
+    for name, function in _CERTIFIED.items():
+        define_kernel(name, function, key)
 
 
 def _load_kind(kind: str, why_not: Callable[[str], str | None]) -> None:
@@ -59,8 +111,8 @@ def _load_kind(kind: str, why_not: Callable[[str], str | None]) -> None:
         reasons[kind] = reason
         return
     reasons.pop(kind, None)
-    for name, function in _CERTIFIED.items():
-        define_kernel(name, function, _DEVICES[kind])
+    if kind == "cpu":
+        _serve("CPU")
     if kind == "cuda" or _has_bf16(libraries[kind]):
         certified.bf16_devices.add(kind)
 
@@ -80,8 +132,8 @@ def _why_not(kind: str) -> str | None:
     if asked != "auto":
         return f"{SWITCH}={asked!r} is neither auto nor reference"
     if kind == "cuda":
-        if os.environ.get(CUDA_SWITCH) != "1":
-            return f"the CUDA kernels are right but not fast yet, and are loaded only with {CUDA_SWITCH}=1"
+        if os.environ.get(CUDA_SWITCH) == "0":
+            return f"{CUDA_SWITCH}=0"
         if torch.version.cuda is None or int(torch.version.cuda.split(".")[0]) < 13:
             return f"this torch is built for CUDA {torch.version.cuda}; 13 or later is needed"
     return None if _path(kind).exists() else f"not built: `{COMMAND}`"
@@ -145,7 +197,8 @@ def compiled(kind: str) -> list[str]:
     """Which ops have a compiled kernel for ``"cpu"`` or ``"cuda"`` tensors."""
     if kind not in libraries:
         return []
-    return sorted(_text(kind, "featgeo_ops").split() + list(_CERTIFIED))
+    aside = faults if kind == "cuda" else {}
+    return sorted(name for name in (*_text(kind, "featgeo_ops").split(), *_CERTIFIED) if name not in aside)
 
 
 def instruction_set() -> str:

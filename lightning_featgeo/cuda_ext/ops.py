@@ -43,6 +43,17 @@ def reservoir_slots(
     return slots, sources, accepted
 
 
+def place_(
+    state: Tensor,
+    fresh: Tensor,
+    slots: Int64[Tensor, " n"],
+    sources: Int64[Tensor, " n"],
+    accepted: Bool[Tensor, " n"],
+) -> None:
+    """Put new rows into one column of a reservoir, in place: ``state[slots] = fresh[sources]`` where accepted."""
+    _call("place_", state, fresh, slots, sources, accepted)
+
+
 def scatter_(
     rows: Float[Tensor, "n d"],
     groups: Int64[Tensor, " n"],

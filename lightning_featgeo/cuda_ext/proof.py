@@ -42,6 +42,8 @@ from torch import Tensor
 from lightning_featgeo.cuda_ext.distances import squares_to
 
 BF16, F32, F64 = 0, 1, 2  # precisions of a scan's products
+TYPES = torch.bfloat16, torch.float32, torch.float64  # of what is multiplied
+SUMS = torch.float32, torch.float32, torch.float64  # of what products are summed in
 _FLOAT64 = 2.0**-53
 _TINY = 1e-30  # above what products lose that underflow, where the longest row has length 1
 
@@ -66,9 +68,10 @@ def product_error(columns: int, lost: Tensor, unit: float) -> Tensor:
     return gamma * (1 + lost).square() + 2 * lost + lost.square()
 
 
-def proven(
+def prove(
     queries: Tensor,
     reference: Tensor,
+    values: Tensor,
     indices: Tensor,
     limits: Tensor,
     norms: Tensor,
@@ -81,6 +84,8 @@ def proven(
 
     Args:
         queries, reference: the rows as they were given, neither centred nor scaled.
+        values: (n, w) what the candidates scanned at, ascending. The CUDA kernel spares those that can't be near
+            (step 3); here all are measured.
         indices: (n, w) candidates of each query, as rows of the reference; −1: none.
         limits: (n,) nothing that was thrown away scanned below; inf if nothing was.
         norms: (n,) squared lengths of the queries, centred and scaled.

@@ -10,15 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.scan import candidates, scan, select_, settle
+from lightning_featgeo.cuda_ext.proof import prove
+from lightning_featgeo.cuda_ext.scan import candidates, kernel_sums_, prepare, scan, select_, settle
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
     "EMPTY_PRIORITY",
     "candidates",
     "direction_sums_",
+    "group_sums_",
     "hash_priority",
+    "kernel_sums_",
     "knn",
+    "place_",
+    "prepare",
+    "prove",
     "reservoir_slots",
     "scan",
     "scatter_",
@@ -69,6 +75,13 @@ def reservoir_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor,
     return slots, sources, accepted
 
 
+def place_(state: Tensor, fresh: Tensor, slots: Tensor, sources: Tensor, accepted: Tensor) -> None:
+    """Put the rows of one column where :func:`reservoir_slots` says, without a device sync."""
+    taken = accepted.reshape(-1, *[1] * (state.ndim - 1))
+    rows = torch.where(taken, fresh.index_select(0, sources).to(state.dtype), state[slots])
+    state.index_copy_(0, slots, rows)
+
+
 def scatter_(
     rows: Tensor,
     groups: Tensor,
@@ -80,6 +93,29 @@ def scatter_(
     labelled_groups: int,
 ) -> None:
     """Add rows to shifted first and second moments, per group; the shift is each group's first-seen mean."""
+    centred = torch.ops.lightning_featgeo.group_sums_(
+        rows, groups, shift, counts, sums, squares, scatter, labelled_groups
+    )
+    if scatter is not None:
+        scatter[0].addmm_(centred.T, centred)
+
+
+def group_sums_(
+    rows: Tensor,
+    groups: Tensor,
+    shift: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    squares: Tensor,
+    scatter: Tensor | None,
+    labelled_groups: int,
+) -> Tensor:
+    """All of :func:`scatter_` but the product for the first bucket.
+
+    Returns:
+        (n, d) the rows about their groups' shifts, float64, zero where they are not of the first bucket; (0, d) where
+        no scatter is kept.
+    """
     keep = groups >= 0
     index = groups.clamp(min=0)
     added = torch.zeros_like(counts).index_add_(0, index, keep.to(counts.dtype))
@@ -96,23 +132,15 @@ def scatter_(
     sums.index_add_(0, index, centred)
     squares.index_add_(0, index, centred.square().sum(dim=1))
     if scatter is None:
-        return
-    buckets = scatter.shape[0]
-    if buckets == 1:
-        scatter[0].add_(_gram(centred))
-        return
+        return centred[:0]
+    if scatter.shape[0] == 1:
+        return centred
     unlabelled = index >= labelled_groups
-    any_unlabelled = not on_cpu or bool((unlabelled & keep).any())
-    labelled_rows = torch.where(unlabelled[:, None], 0.0, centred) if any_unlabelled else centred
-    scatter[0].add_(_gram(labelled_rows))
-    if any_unlabelled:
-        other = torch.where(unlabelled[:, None], centred, 0.0)
-        scatter[1].add_(_gram(other))
-
-
-def _gram(rows: Tensor) -> Tensor:
-    with torch.autocast(rows.device.type, enabled=False):
-        return rows.T @ rows
+    if on_cpu and not bool((unlabelled & keep).any()):
+        return centred
+    other = torch.where(unlabelled[:, None], centred, 0.0)
+    scatter[1].addmm_(other.T, other)
+    return centred.masked_fill_(unlabelled[:, None], 0.0)
 
 
 def direction_sums_(rows: Tensor, keep: Tensor, count: Tensor, sums: Tensor, squares: Tensor) -> None:

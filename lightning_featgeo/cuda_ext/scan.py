@@ -7,15 +7,41 @@ then proves, or fails to prove, that nothing it threw away can be nearer (:mod:`
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext.proof import BF16, F64, proven
+from lightning_featgeo.cuda_ext import proof
+from lightning_featgeo.cuda_ext.proof import BF16, F64
 
-_TILE_ELEMENTS = 2**22
+_TILE_BYTES = 2**25  # of products: about what stays in a GPU's cache between the ops that read it
+_TILE_ROWS = 2048
+_ROUNDED_BYTES = 2**28  # of rounded rows that are held at a time
 _SHARED_BLOCK = 192  # rows that the compiled scan takes at a time
 _WIDEST = 1536  # candidates a row that a compiled select_ has room for
+
+
+class Prepared(NamedTuple):
+    """Rows as a scan multiplies them: what the op ``prepare`` returns."""
+
+    rounded: Tensor
+    norms: Tensor
+    short_norms: Tensor
+    lost: Tensor
+
+
+class Best(NamedTuple):
+    """What tiles of products say of each query."""
+
+    values: Tensor  # scanned squared distances of its candidates, ascending
+    indices: Tensor
+    limits: Tensor  # below this none is missing
+    sums: Tensor  # of the kernel
+    squares: Tensor
+    norms: Tensor
+    lost: Tensor
 
 
 def select_(
@@ -69,15 +95,12 @@ def scan(
     kernel_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`lightning_featgeo.cuda_ext.scan_ops.scan`. Measures every candidate, whether asked to or not."""
-    reference = queries if reference is None else reference
-    reference_ids = query_ids if reference_ids is None else reference_ids
-    room = width(k, precision, reference.shape[0])
-    _, indices, limits, sums, squares, lost = _best(
-        queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale
-    )
-    norms, q_lost = _rounded(queries, centre, scale, precision)[1:]
-    lost = torch.maximum(lost, q_lost)
-    return *proven(queries, reference, indices, limits, norms, lost, scale, k, precision), sums, squares
+    among = queries if reference is None else reference
+    ids = query_ids if reference_ids is None else reference_ids
+    room = width(k, precision, among.shape[0])
+    best = _best(queries, among, query_ids, ids, centre, scale, room, precision, kernel_scale)
+    near = _proven(queries, among, best.values, best.indices, best.limits, best.norms, best.lost, scale, k, precision)
+    return *near, best.sums, best.squares
 
 
 def candidates(
@@ -94,12 +117,10 @@ def candidates(
     """See :func:`lightning_featgeo.cuda_ext.scan_ops.candidates`. A part: all rows; as neighbours, a slice of them."""
     n = rows.shape[0]
     start, stop = n * part // parts, n * (part + 1) // parts
-    values, indices, limits, sums, squares, _ = _best(
-        rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale
-    )
-    _, norms, lost = _rounded(rows, centre, scale, precision)
-    lengths = torch.cat([norms.sqrt(), lost[None]])
-    return values, torch.where(indices >= 0, indices + start, -1).to(torch.int32), limits, sums, squares, lengths
+    best = _best(rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale)
+    lengths = torch.cat([best.norms.sqrt(), best.lost[None]])
+    indices = torch.where(best.indices >= 0, best.indices + start, -1).to(torch.int32)
+    return best.values, indices, best.limits, best.sums, best.squares, lengths
 
 
 def settle(
@@ -118,8 +139,51 @@ def settle(
     """See :func:`lightning_featgeo.cuda_ext.scan_ops.settle`. Measures every candidate, whether asked to or not."""
     norms, lost = lengths[:-1].square(), lengths[-1]
     mine = slice(first, first + len(values))
-    which = indices.to(torch.int64)
-    return proven(rows[mine], rows, which, limits.double(), norms[mine], lost, scale, k, precision)
+    order = values.sort(dim=1)
+    which = indices.gather(1, order.indices).to(torch.int64)
+    return _proven(rows[mine], rows, order.values, which, limits, norms[mine], lost, scale, k, precision)
+
+
+def prepare(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows as a scan multiplies them.
+
+    Returns:
+        (n, e) centred, scaled and rounded rows, columns of zeros behind them so that e is a multiple of 8; (n,) their
+        squared lengths before rounding, float64 and as the products' sums; () the largest share of a length that
+        rounding took.
+    """
+    wide = (rows.double() - centre) * scale
+    rounded = wide.to(proof.TYPES[precision])
+    norms, rest = wide.square().sum(dim=1), (wide - rounded.double()).square().sum(dim=1)
+    shares = torch.where(norms > 0, rest / norms, 0.0).sqrt()
+    lost = shares.amax() if shares.numel() else norms.new_zeros(())
+    rounded = torch.nn.functional.pad(rounded, (0, -rows.shape[1] % 8))
+    return rounded, norms, norms.to(proof.SUMS[precision], copy=True), lost
+
+
+def kernel_sums_(
+    products: Tensor,
+    query_norms: Tensor,
+    reference_norms: Tensor,
+    query_ids: Tensor,
+    reference_ids: Tensor,
+    factor: float,
+    sums: Tensor,
+    squares: Tensor,
+) -> None:
+    """See :func:`lightning_featgeo.cuda_ext.scan_ops.kernel_sums_`."""
+    apart = ((query_norms[:, None] + reference_norms) - 2 * products).clamp_(min=0)
+    terms = apart.mul_(factor).double().exp_()
+    terms.masked_fill_(query_ids[:, None] == reference_ids, 0.0)
+    sums += terms.sum(dim=1)
+    squares += terms.square_().sum(dim=1)
+
+
+def _proven(queries: Tensor, reference: Tensor, values: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The op ``prove``, or where the compiled one has no room for so many candidates, its reference."""
+    prove = torch.ops.lightning_featgeo.prove if values.shape[1] <= _WIDEST else proof.prove
+    near: tuple[Tensor, Tensor, Tensor] = prove(queries, reference, values, *others)
+    return near
 
 
 def _best(
@@ -132,39 +196,48 @@ def _best(
     room: int,
     precision: int,
     kernel_scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Candidates by scanned value, the value below which none is missing, kernel sums, and what rounding took."""
+) -> Best:
+    """Candidates and kernel sums, from one tile of products after the other."""
+    ops = torch.ops.lightning_featgeo
     n, m, device = queries.shape[0], reference.shape[0], queries.device
     sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
-    wide = torch.float64 if precision == F64 else torch.float32
-    values = torch.full((n, room), torch.inf, dtype=wide, device=device)
+    values = torch.full((n, room), torch.inf, dtype=proof.SUMS[precision], device=device)
     indices = torch.full((n, room), -1, dtype=torch.int64, device=device)
-    q, q_norms, _ = _rounded(queries, centre, scale, precision)
-    lost, tile = q_norms.new_zeros(()), max(1, _TILE_ELEMENTS // max(1, n))
-    for first in range(0, m, tile):
-        part = slice(first, min(first + tile, m))
-        b, b_norms, b_lost = _rounded(reference[part], centre, scale, precision)
-        lost = torch.maximum(lost, b_lost)
-        products = _products(q, b, precision)
-        if kernel_scale > 0:
-            apart = ((q_norms.to(wide)[:, None] + b_norms.to(wide)) - 2 * products).clamp_(min=0)
-            terms = apart.mul_(-kernel_scale / scale**2).double().exp_()
-            terms.masked_fill_(query_ids[:, None] == reference_ids[None, part], 0.0)
-            sums += terms.sum(dim=1)
-            squares += terms.square().sum(dim=1)
-        select = torch.ops.lightning_featgeo.select_ if room <= _WIDEST else select_
-        select(products, q_norms.to(wide), b_norms.to(wide), query_ids, reference_ids[part], first, values, indices)
-    limits = torch.where(values[:, -1].isinf() | (room >= m), torch.inf, values[:, -1])
-    return values, indices, limits, sums, squares, lost
+    q = Prepared(*ops.prepare(queries, centre, scale, precision))
+    lost, factor = q.lost, -kernel_scale / scale**2
+    select = ops.select_ if room <= _WIDEST else select_
+    for block in _blocks(queries, reference, precision):
+        b = q
+        if reference is not queries:
+            b = Prepared(*ops.prepare(reference[block], centre, scale, precision))
+            lost = torch.maximum(lost, b.lost)
+        ids = reference_ids[block]
+        for rows, columns in _tiles(n, len(b.norms), values.element_size()):
+            products = _products(q.rounded[rows], b.rounded[columns], precision)
+            tile = products, q.short_norms[rows], b.short_norms[columns], query_ids[rows], ids[columns]
+            if kernel_scale > 0:
+                ops.kernel_sums_(*tile, factor, sums[rows], squares[rows])
+            select(*tile, block.start + columns.start, values[rows], indices[rows])
+    limits = values[:, -1]  # infinite where fewer were found than there is room for
+    limits = torch.full_like(limits, torch.inf) if room >= m else limits
+    return Best(values, indices, limits, sums, squares, q.norms, lost)
 
 
-def _rounded(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred, scaled, rounded rows; their squared lengths before; the largest share of a length that rounding took."""
-    wide = (rows.double() - centre) * scale
-    rounded = wide.to((torch.bfloat16, torch.float32, torch.float64)[precision])
-    norms, rest = wide.square().sum(dim=1), (wide - rounded.double()).square().sum(dim=1)
-    shares = torch.where(norms > 0, rest / norms, 0.0).sqrt()
-    return rounded, norms, shares.max() if shares.numel() else norms.new_zeros(())
+def _blocks(queries: Tensor, reference: Tensor, precision: int) -> Iterator[slice]:
+    """Rows of the reference that are rounded at a time: all of them where they are the queries."""
+    m, row = reference.shape[0], max(1, reference.shape[1]) * proof.TYPES[precision].itemsize
+    step = m if reference is queries else max(1, _ROUNDED_BYTES // row)
+    for start in range(0, m, max(1, step)):
+        yield slice(start, min(start + step, m))
+
+
+def _tiles(n: int, m: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles: wide ones, so that few have to be merged, for some rows after the others."""
+    height = min(n, _TILE_ROWS)
+    across = max(1, _TILE_BYTES // (itemsize * max(1, height)))
+    for start in range(0, n, max(1, height)):
+        for first in range(0, m, across):
+            yield slice(start, min(start + height, n)), slice(first, min(first + across, m))
 
 
 def _products(q: Tensor, b: Tensor, precision: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Typed entry points of the four ops that a certified search is made of: scan, its two halves, and the selection.
+"""Typed entry points of the ops that a certified search is made of: scan, its two halves, selection, kernel sums.
 
 They are for :mod:`~lightning_featgeo.cuda_ext.certified`; whoever wants neighbours calls ``ops.knn`` or
 ``ops.self_neighbors``.
@@ -119,3 +119,17 @@ def select_(
     tile's first one being number ``first``. Rows of equal ids are no neighbours of each other.
     """
     _ops.select_(products, query_norms, reference_norms, query_ids, reference_ids, first, values, indices)
+
+
+def kernel_sums_(
+    products: Float[Tensor, "n m"],
+    query_norms: Float[Tensor, " n"],
+    reference_norms: Float[Tensor, " m"],
+    query_ids: Int32[Tensor, " n"],
+    reference_ids: Int32[Tensor, " m"],
+    factor: float,
+    sums: Float[Tensor, " n"],
+    squares: Float[Tensor, " n"],
+) -> None:
+    """Add a tile's kernel terms exp(factor·(‖q‖²+‖b‖²−2q·b)), and their squares, to each row's sums, in place."""
+    _ops.kernel_sums_(products, query_norms, reference_norms, query_ids, reference_ids, factor, sums, squares)

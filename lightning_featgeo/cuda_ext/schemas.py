@@ -19,6 +19,9 @@ SCHEMAS = {
     "reservoir_slots": "(Tensor priorities, Tensor new_priorities) -> (Tensor, Tensor, Tensor)",
     "scatter_": "(Tensor rows, Tensor groups, Tensor(a!) shift, Tensor(b!) counts, Tensor(c!) sums, "
     "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups) -> ()",
+    "group_sums_": "(Tensor rows, Tensor groups, Tensor(a!) shift, Tensor(b!) counts, Tensor(c!) sums, "
+    "Tensor(d!) squares, Tensor(e!)? scatter, int labelled_groups) -> Tensor",
+    "place_": "(Tensor(a!) state, Tensor fresh, Tensor slots, Tensor sources, Tensor accepted) -> ()",
     "direction_sums_": "(Tensor rows, Tensor keep, Tensor(a!) count, Tensor(b!) sums, Tensor(c!) squares) -> ()",
     "unit_stats_": "(Tensor rows, Tensor keep, Tensor(a!) active, Tensor(b!)? minimum, Tensor(c!)? maximum) -> ()",
     "knn": "(Tensor queries, Tensor reference, int k, Tensor? query_groups, Tensor? reference_groups, "
@@ -31,6 +34,11 @@ SCHEMAS = {
     "float kernel_scale, int part, int parts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "settle": "(Tensor rows, int first, Tensor values, Tensor indices, Tensor limits, Tensor lengths, Tensor centre, "
     "float scale, int k, bool measure, int precision) -> (Tensor, Tensor, Tensor)",
+    "prepare": "(Tensor rows, Tensor centre, float scale, int precision) -> (Tensor, Tensor, Tensor, Tensor)",
+    "prove": "(Tensor queries, Tensor reference, Tensor values, Tensor indices, Tensor limits, Tensor norms, "
+    "Tensor lost, float scale, int k, int precision) -> (Tensor, Tensor, Tensor)",
+    "kernel_sums_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, "
+    "Tensor reference_ids, float factor, Tensor(a!) sums, Tensor(b!) squares) -> ()",
     "select_": "(Tensor products, Tensor query_norms, Tensor reference_norms, Tensor query_ids, Tensor reference_ids, "
     "int first, Tensor(a!) values, Tensor(b!) indices) -> ()",
 }
@@ -116,6 +124,43 @@ def _fake_settle(
     return tuple(rows.new_empty(s, dtype=t) for s, t in shapes)
 
 
+def _fake_prepare(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, ...]:
+    n, width = rows.shape[0], (rows.shape[1] + 7) // 8 * 8
+    rounded = rows.new_empty((n, width), dtype=proof.TYPES[precision])
+    norms = rows.new_empty((n,), dtype=torch.float64)
+    return rounded, norms, norms.to(proof.SUMS[precision]), rows.new_empty((), dtype=torch.float64)
+
+
+def _fake_prove(
+    queries: Tensor,
+    reference: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    limits: Tensor,
+    norms: Tensor,
+    lost: Tensor,
+    scale: float,
+    k: int,
+    precision: int,
+) -> tuple[Tensor, ...]:
+    n = values.shape[0]
+    shapes = ((n, k), torch.float64), ((n, k), torch.int64), ((n,), torch.bool)
+    return tuple(queries.new_empty(s, dtype=t) for s, t in shapes)
+
+
+def _fake_group_sums(
+    rows: Tensor,
+    groups: Tensor,
+    shift: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    squares: Tensor,
+    scatter: Tensor | None,
+    labelled_groups: int,
+) -> Tensor:
+    return rows.new_empty((0 if scatter is None else rows.shape[0], rows.shape[1]), dtype=torch.float64)
+
+
 def _fake_slots(priorities: Tensor, new_priorities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     like = torch.empty_like(new_priorities)
     return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.bool)
@@ -148,6 +193,11 @@ _FAKES: dict[str, Callable[..., object]] = {
     "scan": _fake_scan,
     "candidates": _fake_candidates,
     "settle": _fake_settle,
+    "group_sums_": _fake_group_sums,
+    "place_": _fake_nothing,
+    "prepare": _fake_prepare,
+    "prove": _fake_prove,
+    "kernel_sums_": _fake_nothing,
     "select_": _fake_nothing,
 }
 for _name, _schema in SCHEMAS.items():

@@ -46,7 +46,8 @@ def self_neighbors(
     """See :func:`lightning_featgeo.cuda_ext.ops.self_neighbors`."""
     if not rows.numel():
         return search.self_neighbors(rows, k, groups, voters, vote_k, kernel_scale)
-    finite_range(rows)
+    if not k:  # else the first search looks
+        finite_range(rows)
     tables = empty_tables(len(rows), k, vote_k, rows.device)
     for part in parts(rows, k, groups, voters, vote_k, kernel_scale):
         put(tables, part, solve(part.problem))
@@ -77,17 +78,22 @@ def parts(rows: Tensor, k: int, groups: Tensor, voters: Tensor, vote_k: int, ker
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     directed = length.squeeze(1) > 0
     voting = voters & directed
+    directions, votes = torch.stack([directed.sum(), voting.sum()]).tolist()
+    everybody = torch.arange(n, device=rows.device)
+
+    def numbers(which: Tensor, many: int) -> Tensor:
+        return everybody if many == n else which.nonzero().squeeze(1)
 
     def by_angle(some: Tensor, k: int, kernel_scale: float) -> Part:
         unit = rows[some].double()
         unit /= length[some]  # in place: there may be little room
-        return Part(Problem(unit, own[some].contiguous(), None, None, k, False, kernel_scale), some)
+        return Part(Problem(unit, own[some].contiguous(), None, None, k, False, kernel_scale, span=2.0), some)
 
-    together = bool(vote_k) and kernel_scale > 0 and torch.equal(voting, directed)  # one search does for both
+    together = bool(vote_k) and kernel_scale > 0 and votes == directions  # one search does for both
     if kernel_scale > 0:
-        yield by_angle(directed.nonzero().squeeze(1), vote_k if together else 0, kernel_scale)
+        yield by_angle(numbers(directed, directions), vote_k if together else 0, kernel_scale)
     if vote_k and not together:
-        yield by_angle(voting.nonzero().squeeze(1), vote_k, 0.0)
+        yield by_angle(numbers(voting, votes), vote_k, 0.0)
 
 
 def put(tables: SelfNeighbors, part: Part, answer: Answer) -> None:

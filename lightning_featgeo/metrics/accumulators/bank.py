@@ -80,11 +80,10 @@ class Reservoir(Accumulator):
                 taken = int(accepted.sum())
                 slots, sources = slots[:taken], sources[:taken]
             for name, state in states.items():
-                fresh = other[name][part].index_select(0, sources).to(state.dtype)
-                if not is_free:
-                    mask = accepted.reshape(-1, *[1] * (state.ndim - 1))
-                    fresh = torch.where(mask, fresh, state[slots])
-                state.index_copy_(0, slots, fresh)
+                if is_free:
+                    state.index_copy_(0, slots, other[name][part].index_select(0, sources).to(state.dtype))
+                else:
+                    ops.place_(state, other[name][part], slots, sources, accepted)
 
     def _reduce(self, ranks: Ranks) -> None:
         # Only priorities are gathered. From them every rank knows which rows survive, and where each of its own goes.

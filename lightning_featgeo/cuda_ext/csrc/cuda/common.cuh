@@ -10,7 +10,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <math_constants.h>
+
 #include <optional>
+#include <tuple>
 
 // In libtorch_cuda only. Weak, so that this library also loads, for checks, where there is no CUDA build of torch.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -60,19 +63,28 @@ T* memory(const Tensor& x, ScalarType type, int64_t numel, const char* name) {
 
 inline Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
+__device__ inline double as_double(double x) { return x; }
+__device__ inline double as_double(float x) { return double(x); }
+__device__ inline double as_double(__nv_bfloat16 x) { return double(__bfloat162float(x)); }
+__device__ inline double as_double(__half x) { return double(__half2float(x)); }
+
+__device__ inline unsigned long long bits_of(double x) { return static_cast<unsigned long long>(__double_as_longlong(x)); }
+
+// The sum over a warp, in its first lane, always in the same order.
+template <class Value>
+__device__ Value warp_sum(Value x) {
+  for (int offset = 16; offset; offset /= 2) x += __shfl_down_sync(0xFFFFFFFFu, x, offset);
+  return x;
+}
+
 // Rows of any floating-point type and strides, as they lie.
 template <class T>
 struct Rows {
+  using Element = T;
   const T* data;
   int64_t n, d, row_stride, column_stride;
 
-  __device__ double at(int64_t i, int64_t j) const { return double(float_of(data[i * row_stride + j * column_stride])); }
-
- private:
-  __device__ static double float_of(double x) { return x; }
-  __device__ static float float_of(float x) { return x; }
-  __device__ static float float_of(__nv_bfloat16 x) { return __bfloat162float(x); }
-  __device__ static float float_of(__half x) { return __half2float(x); }
+  __device__ double at(int64_t i, int64_t j) const { return as_double(data[i * row_stride + j * column_stride]); }
 };
 
 template <class T>
@@ -91,6 +103,15 @@ void with_rows(const Tensor& x, const Body& body) {
     case ScalarType::Half: return body(rows_of<__half>(x));
     default: STD_TORCH_CHECK(false, "expected fp32, float64, bf16 or fp16 rows");
   }
+}
+
+// The same for rows that a search has already made fp32 or float64.
+template <class Body>
+void with_wide_rows(const Tensor& x, const Body& body) {
+  STD_TORCH_CHECK(x.dim() == 2, "expected rows of shape (n, d), got ", x.dim(), " dimensions");
+  if (x.scalar_type() == ScalarType::Double) return body(rows_of<double>(x));
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "expected fp32 or float64 rows");
+  body(rows_of<float>(x));
 }
 
 }  // namespace featgeo

@@ -5,7 +5,7 @@
 namespace featgeo::units {
 namespace {
 
-constexpr int kColumns = 32, kLanes = 8;  // a block: 32 columns, 8 rows at a time
+constexpr int kColumns = 32, kLanes = 32;  // a block: 32 columns, 32 rows at a time
 
 __global__ void hash_kernel(const int64_t* index, int64_t n, uint64_t seed, int64_t* out) {
   int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -43,7 +43,7 @@ def load() -> None:
     Never raises: what is missing runs in plain torch.
     """
     _load_kind("cpu", _why_not)
-    if (os.environ.get(SWITCH) or "auto") == "auto" and not _served:
+    if (os.environ.get(SWITCH) or "auto") == "auto" and "CUDA" not in _served:
         _serve("CUDA")
     if "cuda" not in libraries:
         reasons["cuda"] = _attempt(_why_not, "cuda") or _AWAITED

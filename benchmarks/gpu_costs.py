@@ -10,6 +10,7 @@ counts them; waits are synchronisations of the host.
 from __future__ import annotations
 
 import argparse
+import collections
 import itertools
 import json
 import os
@@ -42,14 +43,21 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def counted(call: Callable[[], object]) -> tuple[int, int]:
-    """Launches and waits of one call."""
+def counted(call: Callable[[], object], of: str = "") -> tuple[int, int]:
+    """Launches and waits of one call; where ``FEATGEO_KERNELS`` is set, what took the GPU longest goes to stderr."""
     if DEVICE == "cpu":
         return 0, 0
     synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         call()
         synchronize()
+    if os.environ.get("FEATGEO_KERNELS"):
+        spent = collections.Counter[str]()
+        for event in seen.events():
+            if event.device_type == torch.autograd.DeviceType.CUDA:
+                spent[event.name.replace("(anonymous namespace)::", "").split("(")[0][-60:]] += event.device_time_total
+        told = ", ".join(f"{name} {us:.0f}" for name, us in spent.most_common(9))
+        print(f"{of}: {sum(spent.values()):.0f} us on the GPU: {told}", file=sys.stderr)
     launches = waits = 0
     for event in seen.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
@@ -113,14 +121,14 @@ def measured(quick: bool) -> dict[str, list[float]]:
     found = {}
     for name, call in cases().items():
         call()
-        launches, waits = counted(call)
+        launches, waits = counted(call, name)
         found[name] = [launches, waits, timed(call, 2 if quick else 7)]
     for name, (metric, update) in steps().items():
         for _ in range(20):
             update()
-        launches, waits = counted(lambda update=update: [update() for _ in range(8)])
+        launches, waits = counted(lambda update=update: [update() for _ in range(32)], name)
         seconds = timed(lambda update=update: [update() for _ in range(32)], 3) / 32
-        found[f"step: {name}"] = [launches / 8, waits / 8, seconds]
+        found[f"step: {name}"] = [launches / 32, waits / 32, seconds]
         metric.window()
         for _ in range(20):
             update()
@@ -147,6 +155,7 @@ def main() -> None:
         if done.returncode:
             print(way, done.stdout[-2000:], done.stderr[-3000:])
             continue
+        print(done.stderr[-6000:], file=sys.stderr)
         raw[way] = json.loads(done.stdout.splitlines()[-1])
         print(way, raw[way].pop("settled"), flush=True)
     rows: list[list[object]] = []

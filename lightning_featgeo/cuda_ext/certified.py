@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lightning_featgeo.cuda_ext import scan_ops, search
-from lightning_featgeo.cuda_ext.distances import empty_table, finite_range, mean_row
+from lightning_featgeo.cuda_ext.distances import checked_range, empty_table, frame
 from lightning_featgeo.cuda_ext.proof import BF16, F32, F64
 
 _CENTRE_FROM = 512  # rows that fix the centre; any centre near the rows will do
@@ -78,11 +78,14 @@ class Problem:
     @cached_property
     def frame(self) -> tuple[Tensor, float]:
         """A point near the rows, and a power of two that makes the longest of them, seen from there, at most 1 long."""
-        queries, rows, span = self.queries, self.rows, self.span
+        rows, others, span = self.rows, None if self.reference is None else self.queries, self.span
+        if rows.numel():
+            centre, ends = torch.ops.lightning_featgeo.frame(rows, others, _CENTRE_FROM)
+        else:
+            centre, ends = frame(rows, others, _CENTRE_FROM)
         if span is None:
-            low, high = finite_range(*((rows,) if rows is queries else (rows, queries)))
+            low, high = checked_range(*ends.tolist())
             span = high - low
-        centre = mean_row(rows[:: max(1, len(rows) // _CENTRE_FROM)])
         reach = span * math.sqrt(rows.shape[1])
         exponent = max(-_EXPONENTS, math.ceil(math.log2(reach))) if reach > 0 else 0
         return centre, 2.0**-exponent
@@ -165,6 +168,9 @@ def settle_rest(
         first: the precision of that scan.
         again: searches for rows of these numbers in that precision, as :func:`search_again`.
     """
+    if bool(certain.all()):  # as usual
+        settled[_PRECISIONS[first]] += len(certain)
+        return
     rest = (~certain).nonzero().squeeze(1)
     settled[_PRECISIONS[first]] += len(certain) - len(rest)
     for precision in range(first + 1, len(_PRECISIONS)):

@@ -25,13 +25,12 @@ def finite_range(*rows: Tensor, most: float = 1e150) -> tuple[float, float]:
         ValueError: if one is NaN or infinite, or further from zero than ``most``, whose square float64 can hold. (One
             pass without a copy: ``isfinite`` takes twenty times as long.)
     """
-    ends = [end.double() for part in rows if part.numel() for end in torch.aminmax(part)]
-    if not ends:
-        return 0.0, 0.0
-    numbers = torch.stack(ends).tolist()  # all together: an accelerator is waited for once
-    low, high = min(numbers[::2]), max(numbers[1::2])
-    if any(map(math.isnan, numbers)):
-        low = math.nan  # which a minimum can pass over
+    low, high = _ends(*rows).tolist() if any(part.numel() for part in rows) else (0.0, 0.0)
+    return checked_range(low, high, most)
+
+
+def checked_range(low: float, high: float, most: float = 1e150) -> tuple[float, float]:
+    """The same numbers, if distances can be measured between rows that reach from one to the other; see above."""
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("rows hold NaN or infinity, which have no neighbours: drop them, x[x.isfinite().all(dim=1)]")
     if max(-low, high) > most:
@@ -39,6 +38,24 @@ def finite_range(*rows: Tensor, most: float = 1e150) -> tuple[float, float]:
             f"rows span {low:g} to {high:g}: float64 cannot hold the squares of such distances; rescale them"
         )
     return low, high
+
+
+def _ends(*rows: Tensor) -> Tensor:
+    """(2,) the smallest and the largest number, NaN if one is."""
+    ends = [torch.stack(torch.aminmax(part)).double() for part in rows if part.numel()]
+    both = torch.stack(ends) if ends else torch.zeros(1, 2, dtype=torch.float64, device=rows[0].device)
+    return torch.stack([both[:, 0].amin(), both[:, 1].amax()])
+
+
+def frame(rows: Tensor, others: Tensor | None, most: int) -> tuple[Tensor, Tensor]:
+    """What a search begins with.
+
+    Returns:
+        (d,) the mean of about ``most`` of the rows, float64; (2,) the smallest and the largest number of both, float64,
+        NaN if one is.
+    """
+    centre = mean_row(rows[:: max(1, len(rows) // most)])
+    return centre, _ends(rows) if others is None else _ends(rows, others)
 
 
 def mean_row(rows: Tensor) -> Tensor:

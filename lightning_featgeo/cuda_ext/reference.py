@@ -10,14 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_featgeo.cuda_ext.distances import frame
 from lightning_featgeo.cuda_ext.proof import prove
-from lightning_featgeo.cuda_ext.scan import candidates, kernel_sums_, prepare, scan, select_, settle
+from lightning_featgeo.cuda_ext.scan import best, candidates, kernel_sums_, prepare, scan, select_, settle
 from lightning_featgeo.cuda_ext.search import knn, self_neighbors
 
 __all__ = [
     "EMPTY_PRIORITY",
+    "best",
     "candidates",
     "direction_sums_",
+    "frame",
     "group_sums_",
     "hash_priority",
     "kernel_sums_",

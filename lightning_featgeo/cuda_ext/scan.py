@@ -98,9 +98,10 @@ def scan(
     among = queries if reference is None else reference
     ids = query_ids if reference_ids is None else reference_ids
     room = width(k, precision, among.shape[0])
-    best = _best(queries, among, query_ids, ids, centre, scale, room, precision, kernel_scale)
-    near = _proven(queries, among, best.values, best.indices, best.limits, best.norms, best.lost, scale, k, precision)
-    return *near, best.sums, best.squares
+    part = None if among is queries else among, query_ids, None if among is queries else ids
+    found = _best(queries, *part, centre, scale, room, precision, kernel_scale)
+    near = _proven(queries, among, *found[:3], found.norms, found.lost, scale, k, precision)
+    return *near, found.sums, found.squares
 
 
 def candidates(
@@ -117,10 +118,10 @@ def candidates(
     """See :func:`lightning_featgeo.cuda_ext.scan_ops.candidates`. A part: all rows; as neighbours, a slice of them."""
     n = rows.shape[0]
     start, stop = n * part // parts, n * (part + 1) // parts
-    best = _best(rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale)
-    lengths = torch.cat([best.norms.sqrt(), best.lost[None]])
-    indices = torch.where(best.indices >= 0, best.indices + start, -1).to(torch.int32)
-    return best.values, indices, best.limits, best.sums, best.squares, lengths
+    found = _best(rows, rows[start:stop], ids, ids[start:stop], centre, scale, width, precision, kernel_scale)
+    lengths = torch.cat([found.norms.sqrt(), found.lost[None]])
+    indices = torch.where(found.indices >= 0, found.indices + start, -1).to(torch.int32)
+    return found.values, indices, found.limits, found.sums, found.squares, lengths
 
 
 def settle(
@@ -188,47 +189,73 @@ def _proven(queries: Tensor, reference: Tensor, values: Tensor, *others: Any) ->
 
 def _best(
     queries: Tensor,
-    reference: Tensor,
+    reference: Tensor | None,
     query_ids: Tensor,
-    reference_ids: Tensor,
+    reference_ids: Tensor | None,
     centre: Tensor,
     scale: float,
     room: int,
     precision: int,
     kernel_scale: float,
 ) -> Best:
-    """Candidates and kernel sums, from one tile of products after the other."""
+    """The op ``best``, whatever the user's autocast and matmul settings are; see :func:`best`."""
+    call = torch.ops.lightning_featgeo.best if room <= _WIDEST else best
+    with torch.autocast(queries.device.type, enabled=False):
+        return Best(
+            *call(
+                queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale,
+                fp32_products_are_full(),
+            )
+        )  # fmt: skip
+
+
+def best(
+    queries: Tensor,
+    reference: Tensor | None,
+    query_ids: Tensor,
+    reference_ids: Tensor | None,
+    centre: Tensor,
+    scale: float,
+    room: int,
+    precision: int,
+    kernel_scale: float,
+    full: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Candidates and kernel sums, from one tile of products after the other.
+
+    Args: those of a scan; ``room``: candidates a row; ``full``: fp32 products are not made of less than fp32.
+    """
     ops = torch.ops.lightning_featgeo
-    n, m, device = queries.shape[0], reference.shape[0], queries.device
+    among, ids = (queries, query_ids) if reference is None or reference_ids is None else (reference, reference_ids)
+    n, m, device = queries.shape[0], among.shape[0], queries.device
     sums, squares = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(2))
     values = torch.full((n, room), torch.inf, dtype=proof.SUMS[precision], device=device)
     indices = torch.full((n, room), -1, dtype=torch.int64, device=device)
     q = Prepared(*ops.prepare(queries, centre, scale, precision))
     lost, factor = q.lost, -kernel_scale / scale**2
     select = ops.select_ if room <= _WIDEST else select_
-    for block in _blocks(queries, reference, precision):
-        b = q
-        if reference is not queries:
+    for block in _blocks(m, among.shape[1], reference is None, precision):
+        b, own_ids = q, ids[block]
+        if reference is not None:
             b = Prepared(*ops.prepare(reference[block], centre, scale, precision))
             lost = torch.maximum(lost, b.lost)
-        ids = reference_ids[block]
         for rows, columns in _tiles(n, len(b.norms), values.element_size()):
-            products = _products(q.rounded[rows], b.rounded[columns], precision)
-            tile = products, q.short_norms[rows], b.short_norms[columns], query_ids[rows], ids[columns]
+            products = _products(q.rounded[rows], b.rounded[columns], precision, full)
+            tile = products, q.short_norms[rows], b.short_norms[columns], query_ids[rows], own_ids[columns]
             if kernel_scale > 0:
                 ops.kernel_sums_(*tile, factor, sums[rows], squares[rows])
             select(*tile, block.start + columns.start, values[rows], indices[rows])
-    limits = values[:, -1]  # infinite where fewer were found than there is room for
-    limits = torch.full_like(limits, torch.inf) if room >= m else limits
-    return Best(values, indices, limits, sums, squares, q.norms, lost)
+    limits = values[:, -1].clone()  # infinite where fewer were found than there is room for
+    if room >= m:
+        limits.fill_(torch.inf)
+    return values, indices, limits, sums, squares, q.norms, lost
 
 
-def _blocks(queries: Tensor, reference: Tensor, precision: int) -> Iterator[slice]:
-    """Rows of the reference that are rounded at a time: all of them where they are the queries."""
-    m, row = reference.shape[0], max(1, reference.shape[1]) * proof.TYPES[precision].itemsize
-    step = m if reference is queries else max(1, _ROUNDED_BYTES // row)
+def _blocks(m: int, columns: int, whole: bool, precision: int) -> Iterator[slice]:
+    """Rows of the reference that are rounded at a time."""
+    step = m if whole else _ROUNDED_BYTES // (max(1, columns) * proof.TYPES[precision].itemsize)
     for start in range(0, m, max(1, step)):
-        yield slice(start, min(start + step, m))
+        yield slice(start, min(start + max(1, step), m))
 
 
 def _tiles(n: int, m: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
@@ -240,20 +267,15 @@ def _tiles(n: int, m: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
             yield slice(start, min(start + height, n)), slice(first, min(first + across, m))
 
 
-def _products(q: Tensor, b: Tensor, precision: int) -> Tensor:
-    """q·bᵀ with sums at least as good as fp32, whatever the user's autocast and matmul settings are."""
-    with torch.autocast(q.device.type, enabled=False):
-        return _multiplied(q, b, precision)
-
-
-def _multiplied(q: Tensor, b: Tensor, precision: int) -> Tensor:
+def _products(q: Tensor, b: Tensor, precision: int, full: bool) -> Tensor:
+    """q·bᵀ with sums at least as good as fp32."""
     if precision == F64:
         return q @ b.T
     if q.device.type != "cuda":  # libraries there are slower or round the sums to bf16; products of bf16 are exact
         return q.float() @ b.T.float()
     if precision == BF16:
         return torch.mm(q, b.T, out_dtype=torch.float32)
-    return q @ b.T if fp32_products_are_full() else (q.double() @ b.T.double()).float()
+    return q @ b.T if full else (q.double() @ b.T.double()).float()
 
 
 def fp32_products_are_full() -> bool:

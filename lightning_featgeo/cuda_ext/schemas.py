@@ -34,6 +34,10 @@ SCHEMAS = {
     "float kernel_scale, int part, int parts) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "settle": "(Tensor rows, int first, Tensor values, Tensor indices, Tensor limits, Tensor lengths, Tensor centre, "
     "float scale, int k, bool measure, int precision) -> (Tensor, Tensor, Tensor)",
+    "frame": "(Tensor rows, Tensor? others, int most) -> (Tensor, Tensor)",
+    "best": "(Tensor queries, Tensor? reference, Tensor query_ids, Tensor? reference_ids, Tensor centre, float scale, "
+    "int room, int precision, float kernel_scale, bool full) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "prepare": "(Tensor rows, Tensor centre, float scale, int precision) -> (Tensor, Tensor, Tensor, Tensor)",
     "prove": "(Tensor queries, Tensor reference, Tensor values, Tensor indices, Tensor limits, Tensor norms, "
     "Tensor lost, float scale, int k, int precision) -> (Tensor, Tensor, Tensor)",
@@ -124,6 +128,27 @@ def _fake_settle(
     return tuple(rows.new_empty(s, dtype=t) for s, t in shapes)
 
 
+def _fake_frame(rows: Tensor, others: Tensor | None, most: int) -> tuple[Tensor, ...]:
+    return tuple(rows.new_empty((n,), dtype=torch.float64) for n in (rows.shape[1], 2))
+
+
+def _fake_best(
+    queries: Tensor,
+    reference: Tensor | None,
+    query_ids: Tensor,
+    reference_ids: Tensor | None,
+    centre: Tensor,
+    scale: float,
+    room: int,
+    precision: int,
+    kernel_scale: float,
+    full: bool,
+) -> tuple[Tensor, ...]:
+    n, kind, wide = queries.shape[0], proof.SUMS[precision], torch.float64
+    shapes = ((n, room), kind), ((n, room), torch.int64), ((n,), kind), ((n,), wide), ((n,), wide), ((n,), wide)
+    return *(queries.new_empty(s, dtype=t) for s, t in shapes), queries.new_empty((), dtype=wide)
+
+
 def _fake_prepare(rows: Tensor, centre: Tensor, scale: float, precision: int) -> tuple[Tensor, ...]:
     n, width = rows.shape[0], (rows.shape[1] + 7) // 8 * 8
     rounded = rows.new_empty((n, width), dtype=proof.TYPES[precision])
@@ -195,6 +220,8 @@ _FAKES: dict[str, Callable[..., object]] = {
     "settle": _fake_settle,
     "group_sums_": _fake_group_sums,
     "place_": _fake_nothing,
+    "frame": _fake_frame,
+    "best": _fake_best,
     "prepare": _fake_prepare,
     "prove": _fake_prove,
     "kernel_sums_": _fake_nothing,

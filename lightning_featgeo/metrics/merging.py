@@ -20,7 +20,7 @@ from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
-from lightning_featgeo.rows.waiting import PlainRows, Waiting, joined
+from lightning_featgeo.rows.waiting import ON_A_GPU, PlainRows, Waiting, joined
 from lightning_featgeo.types import Tensor
 
 _TILES = 96 * 2**20  # bytes of products and of pairs of points, at a time
@@ -139,7 +139,8 @@ class Mergeable(Metric):
             tables = 2 * 8 * bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
         if bank is not None:
             tables += len(self.kept_windows) * (bank.rows.numel() * bank.rows.element_size() + 8 * bank.capacity)
-        waiting = self._waiting.limit if self.dim is not None else 0
+        on_a_gpu = self.device.type == "cuda"
+        waiting = self._waiting.limit * (ON_A_GPU if on_a_gpu else 1) if self.dim is not None else 0
         return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables + waiting
 
     @property

@@ -25,7 +25,7 @@ from lightning_featgeo.metrics.plan import (
     spectrum_limit,
 )
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows.rows import Rows, build_rows
+from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.waiting import PlainRows, compact, copied
 from lightning_featgeo.types import Tensor
 
@@ -68,6 +68,11 @@ class Streaming(Mergeable):
             ValueError: if a shape does not fit, or the dimension changed since the first batch.
             ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
         """
+        present = {"labels": labels, "views": view, "groups": groups}
+        if sample_index is None and view is None and groups is None and (plain := self._plain(features, labels)):
+            self._arrived += len(features)
+            self.update_rows(plain, frozenset() if labels is None else frozenset({"labels"}))
+            return
         targets = labels if labels is not None and labels.is_floating_point() else None
         classes = None if targets is not None else labels
         places = None
@@ -77,8 +82,22 @@ class Streaming(Mergeable):
             sample_index, places = arrived * ranks.size + ranks.rank, torch.zeros_like(arrived)
         rows = build_rows(features, classes, sample_index, view, places, targets=targets, groups=groups)
         self._arrived += len(rows)
-        present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
+        present |= {"labels": classes, "targets": targets}
         self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None), owned=False)
+
+    def _plain(self, features: Tensor, labels: Tensor | None) -> PlainRows | None:
+        """A copy of a small batch of which nothing is to be said but its labels; None: it is to be looked at."""
+        if features.ndim != 2 or features.dtype not in (torch.float32, torch.float64):
+            return None
+        if labels is not None and (labels.shape != features.shape[:1] or labels.dtype != torch.int64):
+            return None
+        if labels is not None and labels.device != features.device:
+            return None
+        ranks = self._ranks()
+        rows = PlainRows(features.detach(), labels, UNLABELLED, self._arrived, ranks.size, ranks.rank)
+        if not self._waiting.has_room_for(rows):
+            return None
+        return replace(rows, features=rows.features.clone(), label=None if labels is None else labels.clone())
 
     def update_rows(self, rows: Rows | PlainRows, present: frozenset[str], owned: bool = True) -> None:
         """:meth:`update` for rows that are put together already. Small batches wait, and are added together.

@@ -13,6 +13,7 @@ from lightning_featgeo.types import Float, Tensor
 
 OTHER_COLUMNS = 48  # bytes a row: of six columns that are no features
 MOST_BATCHES = 256  # that wait side by side: each is an object or ten, however small its rows are
+ON_A_GPU = 16  # times the limit may wait there: handing work to it costs more than memory does
 _SPARE = 2**12  # bytes that a view may keep alive beside its own
 
 
@@ -70,9 +71,13 @@ class Waiting:
 
     def admits(self, rows: Rows | PlainRows) -> bool:
         """Whether these rows can wait beside those that are here: of the same type and place, and within the limit."""
-        if self.held + size_of(rows) > self.limit:
+        if not self.has_room_for(rows, self.held):
             return False
         return not self.batches or _kind(rows) == _kind(self.batches[-1])
+
+    def has_room_for(self, rows: Rows | PlainRows, beside: int = 0) -> bool:
+        """Whether so many rows could wait, beside so many bytes of others."""
+        return beside + size_of(rows) <= self.limit * (ON_A_GPU if rows.features.is_cuda else 1)
 
     def add(self, rows: Rows | PlainRows) -> None:
         """Keep rows, as they are: nobody may write into them from now on."""

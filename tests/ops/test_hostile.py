@@ -35,7 +35,7 @@ def valid(name: str, n: int, d: int, k: int, kind: torch.dtype) -> list[Any]:
         return [torch.randint(0, 2**40, (n,)), 3]
     if name == "reservoir_slots":
         return [torch.randint(0, 2**62, (n + k,)), torch.randint(0, 2**62, (n,))]
-    if name == "scatter_":
+    if name in ("scatter_", "group_sums_"):
         return [rows, groups, torch.zeros(4, d), zeros(4), zeros(4, d), zeros(4), zeros(1, d, d), 3]
     if name == "direction_sums_":
         return [rows, keep, zeros(2), zeros(d), zeros(d)]
@@ -52,11 +52,26 @@ def valid(name: str, n: int, d: int, k: int, kind: torch.dtype) -> list[Any]:
     if name == "settle":
         found = torch.ops.lightning_featgeo.candidates(*valid("candidates", n, d, k, kind))
         return [rows, 0, *found[:3], found[5], zeros(d), 1.0, k, True, 1]
-    assert name == "select_"
+    if name == "place_":
+        slots = torch.randperm(n + k)[:n]
+        return [torch.zeros(n + k, d), rows, slots, torch.randperm(n), keep]
+    if name == "frame":
+        return [rows, None, 512]
+    if name == "prepare":
+        return [rows, zeros(d), 1.0, 1]
+    if name == "best":
+        return [rows, None, ids, None, zeros(d), 1.0, max(k, 1), 1, 1.0, True]
+    if name == "prove":
+        found = torch.randint(-1, max(n, 1), (n, k))
+        return [rows, rows, torch.rand(n, k), found, torch.rand(n), torch.rand(n).double(), zeros(1), 1.0, k, 1]
     ids = torch.arange(n, dtype=torch.int32)
     products = torch.randn(n, n + 2)
     theirs = torch.arange(n + 2, dtype=torch.int32)
-    return [products, torch.rand(n), torch.rand(n + 2), ids, theirs, 0, torch.rand(n, k), torch.zeros(n, k).int()]
+    tile = [products, torch.rand(n), torch.rand(n + 2), ids, theirs]
+    if name == "kernel_sums_":
+        return [*tile, -1.0, zeros(n), zeros(n)]
+    assert name == "select_"
+    return [*tile, 0, torch.rand(n, k), torch.zeros(n, k).int()]
 
 
 @st.composite

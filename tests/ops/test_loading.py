@@ -50,6 +50,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The state after an import on a machine with CUDA kernels; gives the kinds that are loaded."""
     loaded: list[str] = []
     monkeypatch.setattr(library, "libraries", {})
+    monkeypatch.setattr(library, "_looked_at", set())
     monkeypatch.setattr(library, "reasons", {"cuda": library._AWAITED})
     monkeypatch.setattr(library, "_load", lambda kind, path: loaded.append(kind) or "not in a test")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

@@ -17,7 +17,10 @@ from tests.ops.test_ops import arguments
 
 HERE = Path(__file__).parents[1] / "native"
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-CUDA_OPS = ["direction_sums_", "hash_priority", "scatter_", "select_", "unit_stats_"]
+CUDA_OPS = [
+    "best", "direction_sums_", "frame", "group_sums_", "hash_priority", "kernel_sums_", "place_", "prepare", "prove",
+    "reservoir_slots", "select_", "unit_stats_",
+]  # fmt: skip
 
 
 def run(*command: str | Path, **environment: str) -> str:

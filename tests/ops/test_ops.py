@@ -19,9 +19,23 @@ from tests.ops.test_compiled import needs_kernels
 
 def arguments(name: str) -> tuple:
     x, keep = torch.randn(12, 5), torch.ones(12, dtype=torch.bool)
-    groups = torch.arange(12) % 4
+    groups, ids = torch.arange(12) % 4, torch.arange(12, dtype=torch.int32)
     f64 = {"dtype": torch.float64}
+    tile = x @ x.T, x.square().sum(1), x.square().sum(1), ids, ids
     return {
+        "group_sums_": (
+            x, groups, torch.zeros(4, 5), torch.zeros(4, **f64), torch.zeros(4, 5, **f64), torch.zeros(4, **f64),
+            torch.zeros(2, 5, 5, **f64), 3,
+        ),
+        "place_": (torch.zeros(8, 5), x, torch.tensor([3, 1]), torch.tensor([0, 11]), torch.tensor([True, False])),
+        "frame": (x, x[:3] + 1, 512),
+        "best": (x, None, ids, None, torch.zeros(5, **f64), 0.125, 4, 1, 2.0, True),
+        "prepare": (x, torch.zeros(5, **f64), 0.125, 0),
+        "kernel_sums_": (*tile, -2.0, torch.zeros(12, **f64), torch.zeros(12, **f64)),
+        "prove": (
+            x, x, torch.rand(12, 4).sort().values, torch.arange(48).reshape(12, 4) % 12, torch.full((12,), torch.inf),
+            torch.ones(12, **f64), torch.tensor(1e-7, **f64), 0.125, 3, 1,
+        ),
         "hash_priority": (torch.arange(9), 3),
         "reservoir_slots": (torch.randint(0, 99, (8,)), torch.randint(0, 99, (4,))),
         "scatter_": (
@@ -40,10 +54,7 @@ def arguments(name: str) -> tuple:
             x, 3, torch.rand(2, 4), torch.arange(8, dtype=torch.int32).reshape(2, 4), torch.full((2,), torch.inf),
             torch.ones(13, **f64), torch.zeros(5, **f64), 0.125, 3, True, 1,
         ),
-        "select_": (
-            x @ x.T, x.square().sum(1), x.square().sum(1), torch.arange(12, dtype=torch.int32),
-            torch.arange(12, dtype=torch.int32), 0, torch.full((12, 4), torch.inf), torch.full((12, 4), -1),
-        ),
+        "select_": (*tile, 0, torch.full((12, 4), torch.inf), torch.full((12, 4), -1)),
     }[name]  # fmt: skip
 
 

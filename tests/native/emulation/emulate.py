@@ -35,7 +35,7 @@ def build(csrc: Path, folder: Path, torch: Path, checked: bool = True, optimise:
     """Compile into ``folder``; ``checked``: every access to memory is looked at."""
     folder.mkdir(parents=True, exist_ok=True)
     flags = [
-        optimise, "-g", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-DUSE_CUDA",
+        optimise, "-DFEATGEO_EMULATED", "-g", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-DUSE_CUDA",
         "-DTORCH_TARGET_VERSION=0x020a000000000000", '-DFEATGEO_FINGERPRINT="emulated"',
         f"-I{HERE / 'include'}", f"-I{folder}", f"-I{torch / 'include'}", "-ffp-contract=off",
     ]  # fmt: skip

@@ -61,6 +61,12 @@ T* memory(const Tensor& x, ScalarType type, int64_t numel, const char* name) {
   return static_cast<T*>(x.data_ptr());
 }
 
+inline Tensor narrowed(const Tensor& x, int64_t first, int64_t many) {  // some of its rows
+  if (first == 0 && many == x.size(0)) return x;
+  Tensor whole = x;
+  return torch::stable::narrow(whole, 0, first, many);
+}
+
 inline Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 __device__ inline double as_double(double x) { return x; }
@@ -69,6 +75,8 @@ __device__ inline double as_double(__nv_bfloat16 x) { return double(__bfloat162f
 __device__ inline double as_double(__half x) { return double(__half2float(x)); }
 
 __device__ inline unsigned long long bits_of(double x) { return static_cast<unsigned long long>(__double_as_longlong(x)); }
+
+__device__ inline double double_of(unsigned long long bits) { return __longlong_as_double(static_cast<long long>(bits)); }
 
 // The sum over a warp, in its first lane, always in the same order.
 template <class Value>

@@ -52,7 +52,7 @@ __global__ void count_kernel(const int64_t* groups, int64_t n, State s, Listed l
 // The rows of one group that are this warp's, a few at a time, so that their loads are under way together.
 template <int kWarps, int kPer, class T, class Body>
 __device__ void my_rows(const Rows<T>& rows, const int32_t* ids, int g, int64_t column, const Body& body) {
-  constexpr int kBatch = 8 / kPer > 1 ? 8 / kPer : 1;
+  constexpr int kBatch = kPer < 4 ? 4 : 1;
   int lane = threadIdx.x;
   for (int64_t start = threadIdx.y * 32; start < rows.n; start += kWarps * 32) {
     int64_t i = start + lane;

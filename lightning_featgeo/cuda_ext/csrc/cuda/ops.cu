@@ -4,11 +4,14 @@
 #include "prepare.cuh"
 #include "prove.cuh"
 #include "reservoir.cuh"
+#include "search.cuh"
 #include "select.cuh"
 #include "units.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA, m) {
+  m.impl("best", TORCH_BOX(&featgeo::searching::best));
   m.impl("direction_sums_", TORCH_BOX(&featgeo::units::direction_sums_));
+  m.impl("frame", TORCH_BOX(&featgeo::searching::frame));
   m.impl("group_sums_", TORCH_BOX(&featgeo::moments::group_sums_));
   m.impl("hash_priority", TORCH_BOX(&featgeo::units::hash_priority));
   m.impl("kernel_sums_", TORCH_BOX(&featgeo::selection::kernel_sums_));
@@ -24,6 +27,6 @@ STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA, m) {
 #define FEATGEO_EXPORT extern "C" __attribute__((visibility("default"), used))
 FEATGEO_EXPORT const char* featgeo_fingerprint() { return FEATGEO_FINGERPRINT; }
 FEATGEO_EXPORT const char* featgeo_ops() {
-  return "direction_sums_ group_sums_ hash_priority kernel_sums_ place_ prepare prove reservoir_slots select_ "
-         "unit_stats_";
+  return "best direction_sums_ frame group_sums_ hash_priority kernel_sums_ place_ prepare prove reservoir_slots "
+         "select_ unit_stats_";
 }

@@ -57,20 +57,22 @@ void launch(const Tensor& rows, const double* centre, double scale, int64_t widt
   check_launch("prepare");
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& rows, const Tensor& centre, double scale,
-                                                   int64_t precision) {
-  OnDevice device(rows);
+struct Prepared {
+  Tensor rounded, norms, short_norms;
+};
+
+// `lost` takes the largest share of these rows, if it is larger than what is there.
+inline Prepared prepared(const Tensor& rows, const Tensor& centre, double scale, int64_t precision, Tensor& lost,
+                         cudaStream_t stream) {
   int64_t n = rows.size(0), d = rows.size(1), width = (d + 7) / 8 * 8;
   const double* middle = memory<double>(centre, ScalarType::Double, d, "centre");
   ScalarType type = precision == 0 ? ScalarType::BFloat16 : precision == 1 ? ScalarType::Float : ScalarType::Double;
   ScalarType sum_type = precision == 2 ? ScalarType::Double : ScalarType::Float;
   Tensor rounded = torch::stable::new_empty(rows, {n, width}, type);
   Tensor norms = torch::stable::new_empty(centre, {n}), short_norms = torch::stable::new_empty(rows, {n}, sum_type);
-  Tensor lost = torch::stable::new_zeros(centre, {});
   if (n) {
     auto* lengths = static_cast<double*>(norms.data_ptr());
     auto* most = static_cast<double*>(lost.data_ptr());
-    cudaStream_t stream = device.stream();
     if (precision == 0)
       launch<__nv_bfloat16, float>(rows, middle, scale, width, rounded, lengths, short_norms, most, stream);
     else if (precision == 1)
@@ -78,7 +80,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& rows, const Ten
     else
       launch<double, double>(rows, middle, scale, width, rounded, lengths, short_norms, most, stream);
   }
-  return {rounded, norms, short_norms, lost};
+  return {rounded, norms, short_norms};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> prepare(const Tensor& rows, const Tensor& centre, double scale,
+                                                   int64_t precision) {
+  OnDevice device(rows);
+  Tensor lost = torch::stable::new_zeros(centre, {});
+  Prepared p = prepared(rows, centre, scale, precision, lost, device.stream());
+  return {p.rounded, p.norms, p.short_norms, lost};
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ struct Tile {
 };
 
 template <class Value>
-__global__ void __launch_bounds__(kThreads)
-    select_kernel(Tile<Value> tile, int64_t first, int width, int room, Value* values, int64_t* indices) {
+__global__ void __launch_bounds__(kThreads, 4)
+    select_kernel(Tile<Value> tile, int64_t first, int width, int room, bool begins, Value* values, int64_t* indices) {
   extern __shared__ double shared[];  // aligned for both
   int64_t* index = reinterpret_cast<int64_t*>(shared);
   Value* value = reinterpret_cast<Value*>(index + room);
@@ -36,8 +36,9 @@ __global__ void __launch_bounds__(kThreads)
   int64_t row = blockIdx.x;
   int thread = threadIdx.x;
   for (int i = thread; i < room; i += kThreads) {
-    value[i] = i < width ? values[row * width + i] : infinity;
-    index[i] = i < width ? indices[row * width + i] : -1;
+    bool held = i < width && !begins;
+    value[i] = held ? values[row * width + i] : infinity;
+    index[i] = held ? indices[row * width + i] : -1;
   }
   if (thread == 0) {
     count = width;
@@ -83,20 +84,19 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     if (!more) continue;
 
-    auto offer = [&](int e) {
-      int j = start + e * kThreads + thread;
-      if (!(v[e] < limit) || tile.reference_ids[j] == id) return;
+    auto offer = [&](int j, Value x) {
+      if (!(x < limit) || tile.reference_ids[j] == id) return;
       int place = atomicAdd(&count, 1);
-      value[place] = v[e];
+      value[place] = x;
       index[place] = first + j;
     };
     if (filled + more <= room) {
 #pragma unroll
-      for (int e = 0; e < kEach; ++e) offer(e);
+      for (int e = 0; e < kEach; ++e) offer(start + e * kThreads + thread, v[e]);
       continue;
     }
 
-    if (filled > room - kThreads) sort();
+    Value tight = infinity;
     if (width <= kThreads) {  // as many threads' smallest lie at or below this as there are places
       Value smallest = infinity;
 #pragma unroll
@@ -116,21 +116,19 @@ __global__ void __launch_bounds__(kThreads)
           }
           __syncthreads();
         }
-      Value tight = least[width - 1];
-#pragma unroll
-      for (int e = 0; e < kEach; ++e)
-        if (v[e] > tight) v[e] = infinity;
+      tight = least[width - 1];
     }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      if (start + e * kThreads < tile.m) {
-        offer(e);
-        __syncthreads();
-        bool full = count > room - kThreads;
-        __syncthreads();
-        if (full) sort();
-      }
+    int stop = min(start + kEach * kThreads, tile.m);
+    for (int from = start; from < stop; from += kThreads) {  // read again: these are the first columns, or ties
+      __syncthreads();
+      bool full = count > room - kThreads;
+      __syncthreads();
+      if (full) sort();
+      int j = from + thread;
+      Value x = j < stop ? squared(own, tile.reference_norms[j], product[j]) : infinity;
+      if (x <= tight) offer(j, x);
     }
+    __syncthreads();
     sort();  // for the next columns' limit
   }
   __syncthreads();
@@ -169,12 +167,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Value>
-void launch_select(const Tile<Value>& tile, int64_t n, int64_t first, int width, const Tensor& values, int64_t* indices,
-                   cudaStream_t stream) {
+void launch_select(const Tile<Value>& tile, int64_t n, int64_t first, int width, bool begins, const Tensor& values,
+                   int64_t* indices, cudaStream_t stream) {
   int room = room_for(width, kIncoming);
   size_t bytes = size_t(room) * (sizeof(Value) + sizeof(int64_t)) + kThreads * sizeof(Value);
   STD_TORCH_CHECK(width <= kWidest, "select_: at most ", kWidest, " candidates a row, got ", width);
-  select_kernel<Value><<<unsigned(n), kThreads, bytes, stream>>>(tile, first, width, room,
+  select_kernel<Value><<<unsigned(n), kThreads, bytes, stream>>>(tile, first, width, room, begins,
                                                                  static_cast<Value*>(values.data_ptr()), indices);
   check_launch("select_");
 }
@@ -220,7 +218,7 @@ void select_(const Tensor& products, const Tensor& query_norms, const Tensor& re
   with_tile(products, query_norms, reference_norms, query_ids, reference_ids, [&](auto tile) {
     STD_TORCH_CHECK(values.is_contiguous() && values.scalar_type() == type_of(tile) && values.size(0) == n,
                     "values: expected a contiguous tensor of the products' type");
-    launch_select(tile, n, first, int(width), values, index, device.stream());
+    launch_select(tile, n, first, int(width), false, values, index, device.stream());
   });
 }
 

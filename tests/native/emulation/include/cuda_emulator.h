@@ -19,12 +19,18 @@
 #define __launch_bounds__(...)
 #define CUDART_INF_F INFINITY
 #define CUDART_INF double(INFINITY)
+#define CUDART_NAN double(NAN)
 
 using __nv_bfloat16 = c10::BFloat16;
 using __half = c10::Half;
 inline float __bfloat162float(__nv_bfloat16 x) { return static_cast<float>(x); }
 inline float __half2float(__half x) { return static_cast<float>(x); }
 inline __nv_bfloat16 __float2bfloat16_rn(float x) { return __nv_bfloat16(x); }
+inline double __longlong_as_double(long long bits) {
+  double x;
+  std::memcpy(&x, &bits, 8);
+  return x;
+}
 inline long long __double_as_longlong(double x) {
   long long bits;
   std::memcpy(&bits, &x, 8);
@@ -174,6 +180,7 @@ inline unsigned long long atomicMax(unsigned long long* at, unsigned long long b
 inline int atomicAdd(int* at, int by) { return emu::atomic_add(at, by); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int min(int a, int b) { return a < b ? a : b; }
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 

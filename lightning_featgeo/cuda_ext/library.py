@@ -71,10 +71,11 @@ def _check(device: torch.device) -> None:
     verdict = self_check.remembered(build.cache_folder(), key)
     if verdict is None:
         with torch.cuda.device(device):
-            verdict = self_check.faulty(device, _text("cuda", "featgeo_ops").split())
+            names = _text("cuda", "featgeo_ops").split()
+            verdict = self_check.faulty(device, names, lambda name, reason: set_aside(name, reason, "CUDA"))
         self_check.remember(build.cache_folder(), key, verdict)
-    for name in verdict:
-        set_aside(name, verdict[name], "CUDA")
+    for name, reason in verdict.items():
+        set_aside(name, reason, "CUDA")
     if verdict:
         told = "; ".join(f"{name} ({reason})" for name, reason in verdict.items())
         warnings.warn(

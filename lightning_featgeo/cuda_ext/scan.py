@@ -96,10 +96,8 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`lightning_featgeo.cuda_ext.scan_ops.scan`. Measures every candidate, whether asked to or not."""
     among = queries if reference is None else reference
-    ids = query_ids if reference_ids is None else reference_ids
     room = width(k, precision, among.shape[0])
-    part = None if among is queries else among, query_ids, None if among is queries else ids
-    found = _best(queries, *part, centre, scale, room, precision, kernel_scale)
+    found = _best(queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale)
     near = _proven(queries, among, *found[:3], found.norms, found.lost, scale, k, precision)
     return *near, found.sums, found.squares
 

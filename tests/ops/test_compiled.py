@@ -97,6 +97,15 @@ def test_the_certified_search_is_the_exact_one(kind: str, compiled: bool, monkey
     assert torch.equal(ours.kernel_counts, theirs.kernel_counts)
 
 
+def test_a_row_among_themselves_is_its_own_nearest_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_ops, "scan", reference.scan)
+    x = torch.randn(50, 7)
+    for groups in (None, torch.arange(50)):
+        found = certified.knn(x, x, 3, groups, groups if groups is None else -1 - groups, False, 0.0)
+        assert torch.equal(found[1], search.knn(x, x, 3, None, None, False, 0.0)[1])
+        assert torch.equal(found[1][:, 0], torch.arange(50))
+
+
 @needs_kernels
 def test_every_row_is_counted_under_the_precision_that_settled_it() -> None:
     before = dict(certified.settled)

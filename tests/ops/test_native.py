@@ -38,13 +38,6 @@ def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, "\n".join(said)
 
 
-@pytest.mark.compiler
-def test_the_kernels_select_and_merge_logic(tmp_path: Path) -> None:
-    flags = ["-O1", "-g1", "-std=c++17", "-fsanitize=address,undefined"]
-    run("c++", *flags, HERE / "select_test.cpp", "-o", tmp_path / "t")
-    assert run(tmp_path / "t").startswith("588 selections, 0 wrong")
-
-
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sanitized")

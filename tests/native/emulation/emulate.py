@@ -1,4 +1,8 @@
-"""Builds the project's .cu files for the CPU (``cuda_emulator.h``): the real kernels and launchers, as CPU ops."""
+"""Builds the CUDA kernels for the CPU (``include/cuda_emulator.h``): the real kernels and launchers, as CPU ops.
+
+Every access to memory is looked at, and every fault of :mod:`tests.native.emulation.faults` is in the library, switched
+off: one build shows that the kernels are right and that the checks would notice if they were not.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,20 @@ import re
 import subprocess
 from pathlib import Path
 
+from lightning_featgeo.cuda_ext import build as recipe
+from tests.native.emulation.faults import FAULTS
+
 HERE = Path(__file__).parent
+# g++ gives the hooks of its thread sanitizer only: what they call is in emulator.cpp
+CHECKED = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
+STREAM = """
+#include "cuda_runtime.h"
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+extern "C" __attribute__((visibility("default"))) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** s) {
+  *s = nullptr;
+  return 0;
+}
+"""
 
 
 def translated(source: str) -> str:
@@ -22,82 +39,43 @@ def translated(source: str) -> str:
         r"(\w+)(<[^<>;]*>)?<<<(.*?)>>>",
         lambda m: f'emu::on({{{m[3]}}}, "{m[1]}", [](auto... each) {{ {m[1]}{m[2] or ""}(each...); }})',
         source,
-        flags=re.S,
+        flags=re.DOTALL,
     )
     source = re.sub(r"(\w+)\.data_ptr\(\)", r"emu::data_of(\1)", source)
     source = source.replace(".is_cuda()", ".is_cpu()")
-    return source.replace(
-        "STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA,", "STABLE_TORCH_LIBRARY_IMPL(lightning_featgeo, CPU,"
-    )
+    return source.replace("TORCH_LIBRARY_IMPL(lightning_featgeo, CUDA,", "TORCH_LIBRARY_IMPL(lightning_featgeo, CPU,")
 
 
-def build(csrc: Path, folder: Path, torch: Path, checked: bool = True, optimise: str = "-O1") -> Path:
-    """Compile into ``folder``; ``checked``: every access to memory is looked at."""
+def with_faults(sources: dict[str, str]) -> dict[str, str]:
+    """The sources with all faults in them, each behind its number."""
+    for number, fault in enumerate(FAULTS, 1):
+        text = sources[fault.file]
+        assert text.count(fault.right) == 1, f"{fault.file}: {text.count(fault.right)} times {fault.right!r}"
+        sources[fault.file] = text.replace(fault.right, fault.switched(number))
+    return sources
+
+
+def build(folder: Path, torch: Path) -> Path:
+    """Compile into ``folder``; returns the library."""
     folder.mkdir(parents=True, exist_ok=True)
+    sources = with_faults({path.name: path.read_text() for path in (recipe.SOURCES / "cuda").iterdir()})
+    for name, text in sources.items():
+        (folder / name).with_suffix(".cpp" if name.endswith(".cu") else Path(name).suffix).write_text(translated(text))
+    (folder / "stream.cpp").write_text(STREAM)
     flags = [
-        optimise, "-DFEATGEO_EMULATED", "-g", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-DUSE_CUDA",
-        "-DTORCH_TARGET_VERSION=0x020a000000000000", '-DFEATGEO_FINGERPRINT="emulated"',
-        f"-I{HERE / 'include'}", f"-I{folder}", f"-I{torch / 'include'}", "-ffp-contract=off",
+        "-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-ffp-contract=off", "-DUSE_CUDA", "-DFEATGEO_EMULATED",
+        f"-DTORCH_TARGET_VERSION={recipe.TARGET}", '-DFEATGEO_FINGERPRINT="emulated"',
+        f"-I{HERE / 'include'}", f"-I{folder}", f"-I{torch / 'include'}",
     ]  # fmt: skip
-    objects, running = [], []
-    for path in sorted(csrc.iterdir()):
-        text = translated(path.read_text())
-        name = path.name if path.suffix != ".cu" else path.stem + ".cu.cpp"
-        if not (folder / name).exists() or (folder / name).read_text() != text:
-            (folder / name).write_text(text)
-    if not (folder / "stream.cpp").exists():
-        (folder / "stream.cpp").write_text(
-            '#include "cuda_runtime.h"\n#include <torch/csrc/inductor/aoti_torch/c/shim.h>\n'
-            'extern "C" __attribute__((visibility("default"))) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** s) { *s = nullptr; return 0; }\n'
-        )
-    sources = [*sorted(folder.glob("*.cu.cpp")), HERE / "emulator.cpp", folder / "stream.cpp"]
-    for source in sources:
-        out = folder / (source.stem + ".o")
-        objects.append(out)
-        extra = (
-            ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
-            if checked and source.name.endswith(".cu.cpp")
-            else []
-        )
-        if source.name == "emulator.cpp":
-            extra = ["-O2"]
-        newest = max(x.stat().st_mtime for x in (source, HERE / "include/cuda_emulator.h", *folder.glob("*.cuh")))
-        if out.exists() and out.stat().st_mtime > newest:
-            continue
-        running.append((source, subprocess.Popen(["g++", *flags, *extra, "-c", str(source), "-o", str(out)])))
-        if len(running) >= 2:
-            check(*running.pop(0))
-    for each in running:
-        check(*each)
+    parts = {folder / "ops.cpp": CHECKED, HERE / "emulator.cpp": ["-O2"], folder / "stream.cpp": ["-O0"]}
+    running = []
+    for source, extra in parts.items():
+        command = ["g++", *flags, *extra, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+        running.append(subprocess.Popen(command))
+    if any(process.wait() for process in running):
+        raise RuntimeError("the emulated kernels were not compiled")
     target = folder / "emulated.so"
-    subprocess.run(
-        [
-            "g++",
-            "-shared",
-            *map(str, objects),
-            f"-L{torch / 'lib'}",
-            "-ltorch_cpu",
-            "-Wl,-z,defs,-Bsymbolic",
-            "-ltorch",
-            "-lc10",
-            "-o",
-            str(target),
-        ],
-        check=True,
-    )
+    objects = [str(folder / f"{source.stem}.o") for source in parts]
+    libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-z,defs,-Bsymbolic", "-ltorch", "-lc10"]
+    subprocess.run(["g++", "-shared", *objects, *libraries, "-o", str(target)], check=True)
     return target
-
-
-def check(source: Path, process: subprocess.Popen) -> None:
-    if process.wait():
-        raise SystemExit(f"{source} was not compiled")
-
-
-if __name__ == "__main__":
-    import sys
-
-    import torch as t
-
-    csrc = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("lightning_featgeo/cuda_ext/csrc/cuda")
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("build/emulated")
-    print(build(csrc, out, Path(t.__file__).parent, checked=len(sys.argv) <= 3 or sys.argv[3] != "fast"))

@@ -53,7 +53,7 @@ std::vector<unsigned> runnable;
 dim3 the_block;
 uint64_t epoch = 1;
 uint32_t launch = 0, block_number = 0;
-bool running = false, truncating = false;
+bool running = false;
 std::string failure;
 const char* kernel = "";
 std::mt19937_64 random_bits(0);
@@ -210,7 +210,8 @@ void check_cell(Cell& cell, const void* at, bool write, bool atomic, bool shared
 }  // namespace
 
 const Place& here() { return current->place; }
-bool hardware_sums() { return truncating; }
+int planted = 0;
+bool fault(int number) { return planted == number; }
 
 void fail(const char* what, int line) {
   std::string message = std::string(kernel) + ": " + what;
@@ -365,7 +366,7 @@ void run(dim3 grid, dim3 block, size_t dynamic, const char* name, void (*body)(v
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT void emu_seed(uint64_t seed) { emu::random_bits.seed(seed); }
-EXPORT void emu_hardware_sums(bool on) { emu::truncating = on; }
+EXPORT void emu_plant(int fault) { emu::planted = fault; }
 EXPORT void emu_totals(uint64_t* out) {
   std::memcpy(out, &emu::totals, sizeof emu::totals);
   emu::totals = {};

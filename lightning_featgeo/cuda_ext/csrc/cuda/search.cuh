@@ -10,8 +10,12 @@ namespace featgeo::searching {
 namespace {
 
 constexpr int kThreads = 256, kColumns = 32, kLanes = 32;
+#ifdef FEATGEO_EMULATED  // small, so that small problems take several
+constexpr int64_t kTileBytes = int64_t(1) << 16, kTileRows = 200, kRoundedBytes = int64_t(1) << 15;
+#else
 constexpr int64_t kTileBytes = int64_t(1) << 25;  // of products: about what stays in a GPU's cache
 constexpr int64_t kTileRows = 2048, kRoundedBytes = int64_t(1) << 28;
+#endif
 
 // --- frame -----------------------------------------------------------------------------------------------------------
 

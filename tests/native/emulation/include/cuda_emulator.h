@@ -1,5 +1,5 @@
 // CUDA kernels on the CPU: each thread of a block is a fiber, fibers run from barrier to barrier in random order.
-// What the .cu files use of CUDA, and no more. The runtime is in emulator.cpp; emulate.py rewrites launches and __shared__.
+// What the kernels use of CUDA, and no more. The runtime is in emulator.cpp; emulate.py rewrites launches and __shared__.
 #pragma once
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -65,7 +65,7 @@ void open_call();                                                    // an op be
 void know(const void* begin, size_t bytes);                          // memory that kernels of this op may touch
 void run(dim3 grid, dim3 block, size_t dynamic, const char* name, void (*body)(void*), void* arguments);
 int fragment_slot(int use, int lane, int element, int count);        // a layout nobody may rely on
-bool hardware_sums();                                                // tensor cores truncate, as NVIDIA's do
+bool fault(int number);                                              // whether this planted fault is on
 
 template <class T, size_t Align = 0>
 T& shared_as() {
@@ -198,29 +198,15 @@ struct matrix_b {};
 struct accumulator {};
 struct row_major {};
 struct col_major {};
-namespace precision {
-struct tf32 {};
-}  // namespace precision
 enum layout_t { mem_row_major, mem_col_major };
-
-inline float __float_to_tf32(float x) {  // cvt.rna: to nearest, ties away
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if ((bits & 0x7F800000) != 0x7F800000) bits += 0x1000;
-  bits &= 0xFFFFE000;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
 
 template <class Use, int M, int N, int K, class T, class Layout = void>
 struct fragment {
-  using Element = std::conditional_t<std::is_same_v<T, precision::tf32>, float, T>;
+  using Element = T;
   static constexpr int kUse = std::is_same_v<Use, matrix_a> ? 0 : std::is_same_v<Use, matrix_b> ? 1 : 2;
   static constexpr int kRows = kUse == 1 ? K : M, kColumns = kUse == 0 ? K : N;
   static constexpr int num_elements = kRows * kColumns / 32;
-  static_assert((std::is_same_v<T, double> && M == 8 && N == 8 && K == 4) ||
-                    (std::is_same_v<Element, float> && M == 16 && N == 16 && K == 8),
-                "a shape that tensor cores have");
+  static_assert(std::is_same_v<T, double> && M == 8 && N == 8 && K == 4, "a shape that tensor cores have");
   Element x[num_elements];
   static int place(int lane, int e) { return emu::fragment_slot(kUse, lane, e, kRows * kColumns); }
 };
@@ -257,32 +243,6 @@ void store_matrix_sync(E* p, const fragment<accumulator, M, N, K, T>& f, unsigne
   }
 }
 
-// NVIDIA's way with fp32 sums (Fasi et al., 2021; Khattak & Mikaitis, 2025): terms are aligned to the largest and cut
-// off one bit below its last, four products at a time, and the sum is cut off too. Else: one rounding a step.
-inline float step(const float* a, const float* b, int k, float c) {
-  if (!emu::hardware_sums()) {
-    double sum = c;
-    for (int i = 0; i < k; ++i) sum += double(a[i]) * double(b[i]);
-    return float(sum);
-  }
-  for (int start = 0; start < k; start += 4) {
-    double terms[5] = {c};
-    int most = -1000;
-    for (int i = 0; i < 4; ++i) terms[i + 1] = double(a[start + i]) * double(b[start + i]);
-    for (double t : terms)
-      if (t != 0.0) most = std::max(most, std::ilogb(t));
-    if (most == -1000) continue;
-    double unit = std::ldexp(1.0, most - 24), sum = 0.0;
-    for (double t : terms) sum += std::trunc(t / unit) * unit;
-    if (sum == 0.0) {
-      c = 0.0f;
-      continue;
-    }
-    double last = std::ldexp(1.0, std::ilogb(sum) - 23);
-    c = float(std::trunc(sum / last) * last);
-  }
-  return c;
-}
 inline double step(const double* a, const double* b, int k, double c) {
   for (int i = 0; i < k; ++i) c = std::fma(a[i], b[i], c);
   return c;
@@ -313,10 +273,6 @@ void mma_sync(fragment<accumulator, M, N, K, T>& d, const fragment<matrix_a, M, 
         right[at % N][at / N] = from->b->x[e];
       }
     }
-    if constexpr (std::is_same_v<T, float>)
-      for (const float* x : {&left[0][0], &right[0][0]})
-        for (int i = 0; i < M * K; ++i)
-          if (__float_to_tf32(x[i]) != x[i] && x[i] == x[i]) emu::fail("wmma: an operand is not rounded to TF32", 0);
     for (int lane = 0; lane < 32; ++lane) {
       auto* to = static_cast<Operands*>(all[lane]);
       for (int e = 0; e < C::num_elements; ++e) {

@@ -1,0 +1,104 @@
+"""``benchmarks/gpu_check.py`` and the self-check, on emulated kernels; then every fault in turn, until it is noticed.
+
+    python -m tests.native.emulation.check FOLDER [--cases 2]
+
+Builds into FOLDER. Prints one line of JSON: the checks that failed on the kernels as they are, and the faults that were
+not noticed; both are to be empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["LIGHTNING_FEATGEO_BACKEND"] = "reference"  # no compiled CPU op: the emulated ones take their place
+import torch
+
+import lightning_featgeo.cuda_ext
+from lightning_featgeo.cuda_ext import certified, library, ops, reference, self_check, self_search
+from lightning_featgeo.cuda_ext.schemas import define_kernel
+from tests.native.emulation.emulate import build
+from tests.native.emulation.faults import FAULTS
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import gpu_check
+
+HEAVY = {"scatter_": 2, "knn": 2, "self_neighbors": 1, "select_": 3}  # cases of the kernels as they are
+CPU = torch.device("cpu")
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Make the emulated kernels the CPU kernels of this process, and CUDA tensors CPU tensors."""
+    loaded = ctypes.CDLL(str(path))
+    loaded.emu_seed.argtypes = [ctypes.c_uint64]
+    define_kernel("knn", certified.knn, "CPU")
+    define_kernel("self_neighbors", self_search.self_neighbors, "CPU")
+    certified.bf16_devices.add("cpu")
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    torch.cuda.synchronize = lambda *args: None
+    return loaded
+
+
+def failures(name: str, seeds: range) -> Iterator[str]:
+    """What a check says of the kernels, case by case."""
+    if name not in gpu_check.CHECKS:
+        yield from self_check.faulty(CPU, [name], lambda *told: None).values()
+        return
+    for seed in seeds:
+        torch.manual_seed(seed)
+        try:
+            gpu_check.CHECKS[name](random.Random(seed), True)
+        except Exception as error:  # wrong numbers, or what the emulator says of an access
+            yield f"seed {seed}: {type(error).__name__}: {str(error)[:300]}"
+
+
+def main() -> int:
+    """Check, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cases", type=int, default=1, help="times as many")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    kernels = load(build(args.folder, Path(torch.__file__).parent))
+    begin, wrong = time.perf_counter(), {}
+    for name in (*gpu_check.CHECKS, *self_check.CHECKED):
+        kernels.emu_seed(len(name))
+        told = list(failures(name, range(HEAVY.get(name, 6) * args.cases)))
+        if told:
+            wrong[name] = told
+    passed = time.perf_counter() - begin
+    missed = []
+    for number, fault in enumerate(FAULTS, 1):
+        kernels.emu_plant(number)
+        if next(failures(fault.check, range(40)), None) is None:
+            missed.append(f"{fault.file}: {fault.wrong}")
+    kernels.emu_plant(1 + next(i for i, fault in enumerate(FAULTS) if fault.check == "prepare"))
+    # what happens to ops that the self-check finds wrong
+    aside = self_check.faulty(CPU, self_check.CHECKED, lambda name, reason: library.set_aside(name, reason, "CPU"))
+    x = torch.randn(90, 33)
+    right = torch.equal(ops.knn(x, x, 9)[1], reference.knn(x, x, 9, None, None, False, 0.0)[1])
+    print(
+        json.dumps(
+            {
+                "wrong": wrong,
+                "missed": missed,
+                "planted": len(FAULTS),
+                "set aside": sorted(aside),
+                "right without them": right,
+                "seconds": [round(passed, 1), round(time.perf_counter() - begin - passed, 1)],
+                "package": lightning_featgeo.cuda_ext.__file__,
+            }
+        )
+    )
+    return int(bool(wrong or missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,7 +57,7 @@ def load_for(tensor: Tensor) -> None:
     _looked_at.add(tensor.device.index)
     if reasons.get("cuda") == _AWAITED:
         _load_kind("cuda", lambda _: _too_old())
-    elif _too_old() is None:
+    if _attempt(lambda _: _no_bf16_products(tensor.device), "cuda") is None:
         certified.bf16_devices.add("cuda")
     if "cuda" in libraries and os.environ.get(CUDA_SWITCH) != "1":
         _attempt(lambda _: _check(tensor.device), "cuda")
@@ -114,7 +114,7 @@ def _load_kind(kind: str, why_not: Callable[[str], str | None]) -> None:
     reasons.pop(kind, None)
     if kind == "cpu":
         _serve("CPU")
-    if kind == "cuda" or _has_bf16(libraries[kind]):
+    if kind == "cpu" and _has_bf16(libraries[kind]):
         certified.bf16_devices.add(kind)
 
 
@@ -147,6 +147,17 @@ def _too_old() -> str | None:
         if found < _CAPABILITY:
             return f"GPU {device} has compute capability {_dotted(found)}; {_dotted(_CAPABILITY)} or later is needed"
     return None
+
+
+def _no_bf16_products(device: torch.device) -> str | None:
+    """Why bf16 products with fp32 sums can't be had from this torch and GPU, or are not what they should be."""
+    if torch.version.cuda is None:
+        return "another vendor's"
+    if reason := _too_old():
+        return reason
+    x = torch.arange(-128, 128, device=device).reshape(16, 16).to(torch.bfloat16)  # exact, and so are the sums
+    right = torch.equal(torch.mm(x, x.T, out_dtype=torch.float32).double(), x.double() @ x.double().T)
+    return None if right else "their sums are rounded"
 
 
 def _dotted(capability: tuple[int, int]) -> str:

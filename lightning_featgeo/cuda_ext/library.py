@@ -51,31 +51,38 @@ def load() -> None:
 
 def load_for(tensor: Tensor) -> None:
     """Load the CUDA kernels if this is the first CUDA tensor, and check them if it is its GPU's first. Never raises."""
+    index = tensor.device.index
     # a fake tensor says it is on CUDA while CUDA may never have been asked for: that decides nothing
-    if not tensor.is_cuda or tensor.device.index in _looked_at or not torch.cuda.is_initialized():
+    if not tensor.is_cuda or index in _looked_at or not torch.cuda.is_initialized():
         return
-    _looked_at.add(tensor.device.index)
     if reasons.get("cuda") == _AWAITED:
         _load_kind("cuda", lambda _: _too_old())
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or _attempt(_recording, "cuda"):
+        return  # next time: on fake tensors, or while a CUDA graph is recorded, nothing can be checked
+    _looked_at.add(index)
     if _attempt(lambda _: _no_bf16_products(tensor.device), "cuda") is None:
         certified.bf16_devices.add("cuda")
     if "cuda" in libraries and os.environ.get(CUDA_SWITCH) != "1":
         _attempt(lambda _: _check(tensor.device), "cuda")
 
 
+def _recording(kind: str) -> str | None:
+    return "a graph is recorded" if torch.cuda.is_current_stream_capturing() else None
+
+
 def _check(device: torch.device) -> None:
     """Let the kernels prove themselves on a GPU, and use plain torch for those that don't."""
-    properties = torch.cuda.get_device_properties(device)
+    properties, dispatch = torch.cuda.get_device_properties(device), device.type.upper()
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "")()
     key = f"{properties} {driver} {torch.__version__} {build.source_hash('cuda')}"
     verdict = self_check.remembered(build.cache_folder(), key)
     if verdict is None:
         with torch.cuda.device(device):
             names = _text("cuda", "featgeo_ops").split()
-            verdict = self_check.faulty(device, names, lambda name, reason: set_aside(name, reason, "CUDA"))
+            verdict = self_check.faulty(device, names, lambda name, reason: set_aside(name, reason, dispatch))
         self_check.remember(build.cache_folder(), key, verdict)
     for name, reason in verdict.items():
-        set_aside(name, reason, "CUDA")
+        set_aside(name, reason, dispatch)
     if verdict:
         told = "; ".join(f"{name} ({reason})" for name, reason in verdict.items())
         warnings.warn(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 _ops = getattr(torch.ops, NAMESPACE)
 Drawn = torch.Generator  # a generator of its own: the user's random numbers stay where they are
 Calls = list[tuple[Any, ...]]
+RAISED = "raised "  # how a reason begins that may be another one's fault (no memory left, say)
 
 
 def faulty(device: torch.device, names: Sequence[str], set_aside: Callable[[str, str], object]) -> dict[str, str]:
@@ -30,16 +31,27 @@ def faulty(device: torch.device, names: Sequence[str], set_aside: Callable[[str,
     Each that does not is set aside at once: ``best`` is measured by a reference that calls the ops checked before it.
     """
     found = {}
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _any_algorithm():
         for name in sorted(set(names) & set(_INPUTS), key=CHECKED.index):
             try:
                 reason = _disagreement(name, device)
             except Exception as error:  # what a kernel may raise at its worst: it is not used
-                reason = f"{type(error).__name__}: {str(error)[:200]}"
+                reason = f"{RAISED}{type(error).__name__}: {str(error)[:200]}"
             if reason:
                 found[name] = reason
                 set_aside(name, reason)
     return found
+
+
+@contextlib.contextmanager
+def _any_algorithm() -> Iterator[None]:
+    """Without the user's wish for deterministic algorithms, under which plain torch refuses some of its own."""
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 def _disagreement(name: str, device: torch.device) -> str | None:
@@ -235,7 +247,9 @@ def remembered(folder: Path, key: str) -> dict[str, str] | None:
 
 
 def remember(folder: Path, key: str, verdict: dict[str, str]) -> None:
-    """Keep a verdict; where nothing can be written, the next process checks again."""
+    """Keep a verdict; where nothing can be written, or the kernels may not be to blame, the next process checks."""
+    if any(reason.startswith(RAISED) for reason in verdict.values()):
+        return
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _file(folder, key).write_text(json.dumps(verdict))

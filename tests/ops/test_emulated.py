@@ -38,3 +38,7 @@ def test_every_planted_fault_is_noticed(emulated: dict[str, Any]) -> None:
 def test_kernels_that_are_wrong_are_set_aside_and_cost_no_numbers(emulated: dict[str, Any]) -> None:
     assert emulated["set aside"] == ["best", "prepare"]
     assert emulated["right without them"]
+    assert emulated["remembered"] == 1
+    (told,) = emulated["told"]
+    assert "on an emulated GPU these disagree with plain torch and are not used: prepare (case 0: off by " in told
+    assert "not prepare, which disagreed with plain torch" in emulated["info"]

@@ -15,13 +15,17 @@ import os
 import random
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["LIGHTNING_FEATGEO_BACKEND"] = "reference"  # no compiled CPU op: the emulated ones take their place
 import torch
 
 import lightning_featgeo.cuda_ext
+from lightning_featgeo.cuda_ext import build as recipe
 from lightning_featgeo.cuda_ext import certified, library, ops, reference, self_check, self_search
 from lightning_featgeo.cuda_ext.schemas import define_kernel
 from tests.native.emulation.emulate import build
@@ -81,7 +85,14 @@ def main() -> int:
             missed.append(f"{fault.file}: {fault.wrong}")
     kernels.emu_plant(1 + next(i for i, fault in enumerate(FAULTS) if fault.check == "prepare"))
     # what happens to ops that the self-check finds wrong
-    aside = self_check.faulty(CPU, self_check.CHECKED, lambda name, reason: library.set_aside(name, reason, "CPU"))
+    library.libraries["cuda"] = kernels
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(name="an emulated GPU")
+    torch.cuda.device = lambda device: nullcontext()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        library._check(CPU)
+    aside = dict(library.faults)
+    info = lightning_featgeo.cuda_ext.backend_info()["cuda"]
     x = torch.randn(90, 33)
     right = torch.equal(ops.knn(x, x, 9)[1], reference.knn(x, x, 9, None, None, False, 0.0)[1])
     print(
@@ -92,6 +103,9 @@ def main() -> int:
                 "planted": len(FAULTS),
                 "set aside": sorted(aside),
                 "right without them": right,
+                "remembered": len(list(recipe.cache_folder().glob("checked-*.json"))),
+                "told": [str(one.message) for one in told],
+                "info": info,
                 "seconds": [round(passed, 1), round(time.perf_counter() - begin - passed, 1)],
                 "package": lightning_featgeo.cuda_ext.__file__,
             }

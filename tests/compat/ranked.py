@@ -21,15 +21,21 @@ def loss(net: Any, batch: Any) -> Any:
     return cross_entropy(net(batch[0]), batch[1])
 
 
-def train(folder: str, prepare: Any = None, fail_in: int | None = None, **arguments: Any) -> None:
-    """Trains three epochs; with ``fail_in`` the first attempt dies in that epoch, and a later one resumes."""
+def train(
+    folder: str, prepare: Any = None, fail_in: int | None = None, before: tuple[Any, ...] = (), width: int = 24,
+    **arguments: Any,
+) -> None:  # fmt: skip
+    """Trains three epochs; with ``fail_in`` the first attempt dies in that epoch, and a later one resumes.
+
+    ``before``: callbacks listed before the monitor. ``width``: of the features.
+    """
     without_factories()
     path = Path(folder)
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 24), nn.ReLU(), nn.Linear(24, 4))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, width), nn.ReLU(), nn.Linear(width, 4))
     keeper = Keeper(lambda module: module.net[3], labels=lambda batch: batch[1])
     monitor = FeatureGeometryMonitor()
-    callbacks: list[Any] = [monitor, keeper]
+    callbacks: list[Any] = [*before, monitor, keeper]
     resume = None
     if fail_in is not None:
         from lightning.pytorch.callbacks import Callback, ModelCheckpoint

@@ -1,4 +1,4 @@
-"""torchrun, with and without a restart, and Ray Train with its Lightning strategy: two processes each, on a CPU."""
+"""torchrun, with and without a restart, Ray Train with its Lightning strategy, and Ray Tune over a curve, on a CPU."""
 
 from __future__ import annotations
 
@@ -72,3 +72,39 @@ def _ray_worker(config: dict[str, Any]) -> None:
         config["folder"], prepare_trainer, strategy=RayDDPStrategy(), plugins=[RayLightningEnvironment()],
         devices="auto",
     )  # fmt: skip
+
+
+@use("ray", "Tune: four trials, TuneReportCheckpointCallback on featgeo/val/effective_rank, listed before the monitor")
+def ray_tune(watch: Any) -> tuple[Keeper, Any]:
+    import ray
+    from ray import tune
+
+    folder = Path(tempfile.mkdtemp())
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    try:
+        results = tune.Tuner(
+            _trial,
+            param_space={"width": tune.grid_search([6, 12, 24, 36]), "folder": str(folder)},
+            tune_config=tune.TuneConfig(metric="rank", mode="max", max_concurrent_trials=1),
+            run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
+        ).fit()
+    finally:
+        ray.shutdown()
+    assert not results.errors, results.errors
+    for result in results:
+        _, history = ranked.gathered(folder / str(result.config["width"]))
+        reported = result.metrics_dataframe["rank"].tolist()
+        assert reported == [record.values["effective_rank"] for record in history], f"reported {reported}"
+    best = results.get_best_result()
+    return ranked.gathered(folder / str(best.config["width"]))
+
+
+def _trial(config: dict[str, Any]) -> None:
+    from ray.tune.integration.pytorch_lightning import TuneReportCheckpointCallback
+
+    from tests.compat import ranked
+
+    report = TuneReportCheckpointCallback({"rank": "featgeo/val/effective_rank"}, save_checkpoints=False)
+    folder = Path(config["folder"]) / str(config["width"])
+    folder.mkdir(parents=True)
+    ranked.train(str(folder), before=(report,), width=config["width"])

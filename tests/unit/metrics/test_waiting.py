@@ -2,14 +2,16 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows.waiting import PlainRows, size_of
+from lightning_featgeo.rows.waiting import PlainRows, Waiting, size_of
 from tests._helpers.data import digits_features
 
 LABELS = frozenset({"labels"})
@@ -73,6 +75,29 @@ def test_a_checkpoint_a_copy_and_a_merge_hold_what_waits() -> None:
             part = x[start : start + 16]
             other.update(part, y[start : start + 16], torch.arange(start, start + len(part)))
         assert other.window().values == pytest.approx(wanted, rel=1e-9), how
+
+
+def test_labels_of_any_whole_type_give_the_same_rows() -> None:
+    x, y = digits_features()
+    y = torch.where(torch.arange(len(y)) % 7 == 0, -100, y)  # nobody's class
+    windows = []
+    for kind in (torch.int64, torch.int32):  # batches of one type wait as they are, others are looked at
+        made = metric()
+        for start in range(0, len(x), 16):
+            made.update(x[start : start + 16], y[start : start + 16].to(kind))
+        windows.append(made.window())
+    assert windows[0].counts == windows[1].counts
+    assert windows[0].values == pytest.approx(windows[1].values, rel=1e-10)
+
+
+def test_more_may_wait_on_a_gpu() -> None:
+    with FakeTensorMode():
+        x = torch.empty(512, 512, device="cuda")
+        rows = PlainRows(x, None, -1, 0, 1, 0)
+    assert size_of(rows) == 512 * (4 * 512 + 48)
+    assert not Waiting(2**20).has_room_for(replace(rows, features=torch.empty(512, 512)))
+    assert Waiting(2**20).has_room_for(rows)
+    assert not Waiting(2**20).has_room_for(rows, beside=15 * 2**20)
 
 
 def test_what_waits_is_forgotten_with_the_rest() -> None:

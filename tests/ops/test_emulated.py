@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from lightning_featgeo.cuda_ext import library
+
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("emulated")
     command = [sys.executable, "-m", "tests.native.emulation.check", str(folder)]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder), library.SWITCH: "reference"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], env=environment
     )

@@ -1,6 +1,6 @@
 """``benchmarks/gpu_check.py`` and the self-check, on emulated kernels; then every fault in turn, until it is noticed.
 
-    python -m tests.native.emulation.check FOLDER [--cases 2]
+    LIGHTNING_FEATGEO_BACKEND=reference python -m tests.native.emulation.check FOLDER [--cases 2]
 
 Builds into FOLDER. Prints one line of JSON: the checks that failed on the kernels as they are, and the faults that were
 not noticed; both are to be empty.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import os
 import random
 import sys
 import time
@@ -21,7 +20,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
-os.environ["LIGHTNING_FEATGEO_BACKEND"] = "reference"  # no compiled CPU op: the emulated ones take their place
 import torch
 
 import lightning_featgeo.cuda_ext
@@ -69,6 +67,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cases", type=int, default=1, help="times as many")
     args = parser.parse_args()
+    if "cpu" in library.libraries:
+        parser.error("the emulated kernels take the place of compiled CPU ops: set LIGHTNING_FEATGEO_BACKEND=reference")
     torch.set_num_threads(1)
     kernels = load(build(args.folder, Path(torch.__file__).parent))
     begin, wrong = time.perf_counter(), {}

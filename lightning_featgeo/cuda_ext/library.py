@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lightning_featgeo.cuda_ext import build, certified, reference, self_check, self_search
 from lightning_featgeo.cuda_ext.schemas import define_kernel
@@ -34,7 +35,10 @@ reasons: dict[str, str] = {}  # device type -> why its compiled kernels do not r
 libraries: dict[str, ctypes.CDLL] = {}  # device type -> what was loaded
 faults: dict[str, str] = {}  # CUDA op -> why its kernel is not used on any GPU
 _looked_at: set[int] = set()  # GPUs
-_TOGETHER = {"reservoir_slots": "place_", "place_": "reservoir_slots"}  # one takes what the other gives
+_TOGETHER = {  # one takes what the other gives, or has its kernels inside
+    "reservoir_slots": ["place_"], "place_": ["reservoir_slots"],
+    "prepare": ["best"], "select_": ["best"], "kernel_sums_": ["best"],
+}  # fmt: skip
 
 
 def load() -> None:
@@ -55,39 +59,55 @@ def load_for(tensor: Tensor) -> None:
     # a fake tensor says it is on CUDA while CUDA may never have been asked for: that decides nothing
     if not tensor.is_cuda or index in _looked_at or not torch.cuda.is_initialized():
         return
+    if _recording():
+        return  # next time: into a CUDA graph goes what is there, and nothing can be checked meanwhile
     if reasons.get("cuda") == _AWAITED:
         _load_kind("cuda", lambda _: _too_old())
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or _attempt(_recording, "cuda"):
-        return  # next time: on fake tensors, or while a CUDA graph is recorded, nothing can be checked
+    if isinstance(tensor, FakeTensor):
+        return
     _looked_at.add(index)
     if _attempt(lambda _: _no_bf16_products(tensor.device), "cuda") is None:
         certified.bf16_devices.add("cuda")
-    if "cuda" in libraries and os.environ.get(CUDA_SWITCH) != "1":
-        _attempt(lambda _: _check(tensor.device), "cuda")
+    unchecked = "cuda" in libraries and os.environ.get(CUDA_SWITCH) != "1"
+    if unchecked and (reason := _attempt(lambda _: _check(tensor.device), "cuda")):
+        for name in _text("cuda", "featgeo_ops").split():
+            set_aside(name, f"not checked: {reason}", "CUDA")
 
 
-def _recording(kind: str) -> str | None:
-    return "a graph is recorded" if torch.cuda.is_current_stream_capturing() else None
+def _recording() -> bool:
+    try:
+        return bool(torch.cuda.is_current_stream_capturing())
+    except Exception:  # a torch without CUDA
+        return False
 
 
 def _check(device: torch.device) -> None:
     """Let the kernels prove themselves on a GPU, and use plain torch for those that don't."""
     properties, dispatch = torch.cuda.get_device_properties(device), device.type.upper()
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "")()
-    key = f"{properties} {driver} {torch.__version__} {build.source_hash('cuda')}"
-    verdict = self_check.remembered(build.cache_folder(), key)
+    built = build.digest_path(_path("cuda"))
+    key = f"{properties} {driver} {torch.__version__} {built.read_text() if built.exists() else ''}"
+    verdict, known_before = self_check.remembered(key), bool(faults)
     if verdict is None:
+        names = _text("cuda", "featgeo_ops").split()
         with torch.cuda.device(device):
-            names = _text("cuda", "featgeo_ops").split()
+            torch.cuda.synchronize()  # what went wrong before is not the kernels' fault
             verdict = self_check.faulty(device, names, lambda name, reason: set_aside(name, reason, dispatch))
-        self_check.remember(build.cache_folder(), key, verdict)
+            try:
+                torch.cuda.synchronize()
+            except Exception as error:  # CUDA is of no more use in this process: not again in the next one
+                verdict = dict.fromkeys(names, f"one of them ended this process's CUDA: {error}")
+                self_check.remember(key, verdict)
+        if not known_before:  # else an op was compared with itself
+            self_check.remember(key, verdict)
     for name, reason in verdict.items():
         set_aside(name, reason, dispatch)
     if verdict:
         told = "; ".join(f"{name} ({reason})" for name, reason in verdict.items())
         warnings.warn(
-            f"compiled ops: on {properties.name} these disagree with plain torch and are not used: {told}. Figures are "
-            "right, and take longer. Please report it, with the output of `python -m lightning_featgeo.cuda_ext`.",
+            f"compiled ops: on {properties.name} these disagree with plain torch, or could not be compared with it, "
+            f"and are not used: {told}. Figures are right, and take longer. Unless memory was short, please report "
+            "it, with the output of `python -m lightning_featgeo.cuda_ext`.",
             FeatureGeometryWarning,
             stacklevel=2,
         )
@@ -95,7 +115,7 @@ def _check(device: torch.device) -> None:
 
 def set_aside(name: str, reason: str, key: str) -> None:
     """Let plain torch serve an op again on the devices of a dispatch key, and the ops that go with it."""
-    for each in {name, _TOGETHER.get(name, name)} - set(faults):
+    for each in {name, *_TOGETHER.get(name, [])} - set(faults):
         faults[each] = reason
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that a kernel is replaced

@@ -36,6 +36,8 @@ above D² + E, then by 3 no row that was thrown away is within D of q: the k nea
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,7 +66,8 @@ def unit_roundoff(precision: int, device_type: str) -> float:
 
 def product_error(columns: int, lost: Tensor, unit: float) -> Tensor:
     """η of step 1: by how much a product may be wrong, as a share of both lengths."""
-    gamma = (columns + 2) * unit / (1 - (columns + 2) * unit)
+    terms = (columns + 2) * unit
+    gamma = terms / (1 - terms) if terms < 0.5 else math.inf  # of so many terms nothing is known
     return gamma * (1 + lost).square() + 2 * lost + lost.square()
 
 

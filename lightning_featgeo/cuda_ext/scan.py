@@ -197,14 +197,16 @@ def _best(
     kernel_scale: float,
 ) -> Best:
     """The op ``best``, whatever the user's autocast and matmul settings are; see :func:`best`."""
-    call = torch.ops.lightning_featgeo.best if room <= _WIDEST else best
+    asked = queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale
+    full = fp32_products_are_full()
     with torch.autocast(queries.device.type, enabled=False):
-        return Best(
-            *call(
-                queries, reference, query_ids, reference_ids, centre, scale, room, precision, kernel_scale,
-                fp32_products_are_full(),
-            )
-        )  # fmt: skip
+        if room <= _WIDEST:
+            try:
+                return Best(*torch.ops.lightning_featgeo.best(*asked, full))
+            except RuntimeError:  # no memory left, say: a compiled op can't hand on which error it was
+                if queries.device.type == "cpu":
+                    raise
+        return Best(*best(*asked, full))
 
 
 def best(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_featgeo.cuda_ext import reference
+from lightning_featgeo.cuda_ext import build, reference
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 
 _ops = getattr(torch.ops, NAMESPACE)
@@ -31,7 +32,7 @@ def faulty(device: torch.device, names: Sequence[str], set_aside: Callable[[str,
     Each that does not is set aside at once: ``best`` is measured by a reference that calls the ops checked before it.
     """
     found = {}
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), _any_algorithm():
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _usual_settings():
         for name in sorted(set(names) & set(_INPUTS), key=CHECKED.index):
             try:
                 reason = _disagreement(name, device)
@@ -44,36 +45,67 @@ def faulty(device: torch.device, names: Sequence[str], set_aside: Callable[[str,
 
 
 @contextlib.contextmanager
-def _any_algorithm() -> Iterator[None]:
-    """Without the user's wish for deterministic algorithms, under which plain torch refuses some of its own."""
+def _usual_settings() -> Iterator[None]:
+    """Without the user's default type, and deterministic algorithms: plain torch refuses some of its own."""
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    kind = torch.get_default_dtype()
     torch.use_deterministic_algorithms(False)
+    torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
+        torch.set_default_dtype(kind)
         torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 def _disagreement(name: str, device: torch.device) -> str | None:
     rtol, make = _INPUTS[name]
-    draw = torch.Generator().manual_seed(0)
-    for case, arguments in enumerate(make(draw)):
+    with torch.device("cpu"):
+        calls = make(torch.Generator().manual_seed(0))
+        if name == "best" and device.type == "cuda":  # several tiles; in emulation they are small
+            calls += _searched_wide(torch.Generator().manual_seed(1))
+    for case, arguments in enumerate(calls):
         results = []
         for call in (getattr(_ops, name), getattr(reference, name)):
-            own = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in arguments]
+            own = [_moved(a, device) if isinstance(a, Tensor) else a for a in arguments]
             returned = call(*own)
             returned = (returned,) if isinstance(returned, Tensor) else tuple(returned or ())
             results.append([*returned, *(a for a in own if isinstance(a, Tensor))])
         if name == "reservoir_slots":  # free to choose among the places of equal priority
             results = [[_kept(arguments, *columns[:3])] for columns in results]
         if name == "best":  # of products that differ in their last bits, other rows may be the last candidates
+            if _misnamed(arguments, *(column.cpu() for column in results[0][:2])):
+                return f"case {case}: rows that are not those its values are of"
             results = [[*columns[:1], *columns[2:]] for columns in results]
         for ours, theirs in zip(*results, strict=True):
-            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
                 return f"case {case}: {ours.dtype} {tuple(ours.shape)} for {theirs.dtype} {tuple(theirs.shape)}"
+            if not ours.is_floating_point() and not torch.equal(ours, theirs):
+                return f"case {case}: {int((ours != theirs).sum())} other whole numbers"
             if not torch.allclose(ours.double(), theirs.double(), rtol=rtol, atol=rtol, equal_nan=True):
                 return f"case {case}: off by {float((ours.double() - theirs.double()).abs().nan_to_num(0).max()):.3g}"
     return None
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """A copy on another device that is as contiguous as it was."""
+    if x.is_contiguous():
+        return x.to(device, copy=True)
+    wide = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1], device=device)
+    return wide[..., ::2].copy_(x)
+
+
+def _misnamed(arguments: tuple[Any, ...], values: Tensor, indices: Tensor) -> bool:
+    """Whether candidates are barred rows, or not where their values say."""
+    queries, reference, query_ids, reference_ids, _, scale, _, precision, *_ = arguments
+    rows, ids = (queries, query_ids) if reference is None else (reference, reference_ids)
+    there = indices >= 0
+    near = indices.clamp(min=0)
+    apart = torch.stack(
+        [(q.double() - rows[i].double()).square().sum(dim=1) for q, i in zip(queries, near, strict=True)]
+    )
+    close = torch.isclose(apart * scale**2, values.double(), rtol=0, atol=5e-3 if precision == 0 else 1e-5)
+    return bool(((~close | (ids[near] == query_ids[:, None])) & there).any())
 
 
 def _kept(arguments: tuple[Any, ...], slots: Tensor, sources: Tensor, accepted: Tensor) -> Tensor:
@@ -133,16 +165,13 @@ def _offered(draw: Drawn) -> Calls:
 
 
 def _placed(draw: Drawn) -> Calls:
-    calls: Calls = []
     slots, sources = torch.randperm(50, generator=draw)[:40], torch.randperm(40, generator=draw)
-    accepted = torch.rand(40, generator=draw) > 0.5
-    for state, fresh in (
-        (_rows(draw, 50, 33).contiguous(), _rows(draw, 40, 33, torch.bfloat16)),
-        (_rows(draw, 50, 1).double().contiguous(), _rows(draw, 40, 1)),
-        (_numbers(draw, 50, 9), _numbers(draw, 40, 9)),
-    ):
-        calls.append((state, fresh, slots, sources, accepted))
-    return calls
+    where = slots, sources, torch.rand(40, generator=draw) > 0.5
+    return [
+        (_rows(draw, 50, 33).contiguous(), _rows(draw, 40, 33, torch.bfloat16), *where),
+        (_rows(draw, 50, 1).double().contiguous(), _rows(draw, 40, 1), *where),
+        (_numbers(draw, 50, 9), _numbers(draw, 40, 9), *where),
+    ]
 
 
 def _prepared(draw: Drawn) -> Calls:
@@ -168,10 +197,15 @@ def _searched(draw: Drawn) -> Calls:
     return calls
 
 
+def _searched_wide(draw: Drawn) -> Calls:
+    """As many queries and rows as take several tiles of a GPU's size; few columns, so that they cost little."""
+    b = _rows(draw, 12_000, 8, far=3.0).contiguous()
+    ids = torch.arange(12_000, dtype=torch.int32) // 3
+    return [(b[:2100].clone(), b, ids[:2100].clone(), ids, b.double().mean(dim=0), 2.0**-4, 40, 1, 0.02, True)]
+
+
 def _tile(draw: Drawn, n: int, m: int, dtype: torch.dtype, whole: bool) -> tuple[Tensor, ...]:
-    numbers = [
-        torch.randn(n, m, generator=draw), torch.rand(n, generator=draw) * 4, torch.rand(m, generator=draw) * 4
-    ]  # fmt: skip
+    numbers = [torch.randn(n, m, generator=draw), *(torch.rand(many, generator=draw) * 4 for many in (n, m))]
     if whole:  # numbers with few digits: many columns are equally near
         numbers = [x.round() for x in numbers]
     ids = _numbers(draw, n, 9, torch.int32), _numbers(draw, m, 9, torch.int32)
@@ -181,7 +215,9 @@ def _tile(draw: Drawn, n: int, m: int, dtype: torch.dtype, whole: bool) -> tuple
 def _selected(draw: Drawn) -> Calls:
     calls: Calls = []
     for m, width in ((5000, 52), (700, 300), (3, 26)):  # no ties here: which of them stay is not the reference's to say
-        values = torch.rand(20, width, generator=draw).double().sort(dim=1).values
+        values = (
+            (torch.randperm(20 * width, generator=draw).double() / (4 * width)).reshape(20, width).sort(dim=1).values
+        )
         indices = torch.arange(20 * width).reshape(20, width)
         calls += [
             (*_tile(draw, 20, m, dtype, False), 7, values.to(dtype), indices)
@@ -237,23 +273,26 @@ CHECKED = tuple(_INPUTS)
 # --- verdicts of before -----------------------------------------------------------------------------------------------
 
 
-def remembered(folder: Path, key: str) -> dict[str, str] | None:
+def remembered(key: str) -> dict[str, str] | None:
     """The verdict on a device of this kind, if it was checked before."""
     try:
-        found = json.loads(_file(folder, key).read_text())
-    except (OSError, ValueError):
+        found = json.loads(_file(key).read_text())
+    except (OSError, ValueError, build.BuildError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def remember(folder: Path, key: str, verdict: dict[str, str]) -> None:
+def remember(key: str, verdict: dict[str, str]) -> None:
     """Keep a verdict; where nothing can be written, or the kernels may not be to blame, the next process checks."""
     if any(reason.startswith(RAISED) for reason in verdict.values()):
         return
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _file(folder, key).write_text(json.dumps(verdict))
+    with contextlib.suppress(OSError, build.BuildError):
+        file = _file(key)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = file.with_suffix(f".{os.getpid()}")  # several processes may write at once
+        beside.write_text(json.dumps(verdict))
+        beside.replace(file)
 
 
-def _file(folder: Path, key: str) -> Path:
-    return folder / f"checked-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def _file(key: str) -> Path:
+    return build.cache_folder() / f"checked-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

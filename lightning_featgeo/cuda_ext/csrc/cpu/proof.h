@@ -37,7 +37,8 @@ struct Bound {
   template <class P>
   static Bound of(int64_t columns, double ratio) {
     double u = std::is_same<typename P::Value, double>::value ? 0x1p-53 : 0x1p-24;
-    double terms = double(columns + 2) * u, gamma = terms / (1.0 - terms);
+    double terms = double(columns + 2) * u;
+    double gamma = terms < 0.5 ? terms / (1.0 - terms) : INFINITY;  // of so many terms nothing is known
     double eta = gamma * (1.0 + ratio) * (1.0 + ratio) + 2.0 * ratio + ratio * ratio;
     return {eta, 4.0 * u + double(columns + 4) * 0x1p-53, 1.0 + 1e-12 + double(columns) * 0x1p-52};
   }

@@ -19,7 +19,8 @@ struct Bounds {  // the numbers of proof.py
   // What a row as near as `square` (scaled) can scan at, at most.
   __device__ double highest(int64_t row, double square) const {
     constexpr double kFloat64 = 1.1102230246251565e-16, kTiny = 1e-30;
-    double gamma = (columns + 2.0) * unit / (1.0 - (columns + 2.0) * unit), rho = *lost;
+    double terms = (columns + 2.0) * unit, rho = *lost;
+    double gamma = terms < 0.5 ? terms / (1.0 - terms) : CUDART_INF;  // of so many terms nothing is known
     double eta = gamma * (1.0 + rho) * (1.0 + rho) + 2.0 * rho + rho * rho;
     double length = sqrt(norms[row]), reach = length + sqrt(square);
     double ends = 4.0 * unit + (columns + 4.0) * kFloat64;

@@ -67,6 +67,16 @@ def test_the_first_cuda_tensor_loads_the_kernels_once(waiting: list[str], monkey
     assert waiting == ["cuda"]
 
 
+def test_while_a_graph_is_recorded_nothing_is_loaded(waiting: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with monkeypatch.context() as recording:
+        recording.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        library.load_for(on_cuda())
+        assert waiting == []
+    library.load_for(on_cuda())
+    assert waiting == ["cuda"]
+
+
 def test_a_gpu_that_is_too_old_is_named(waiting: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(9, 0), (7, 5)][device])
     library.load_for(on_cuda())

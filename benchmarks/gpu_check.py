@@ -3,7 +3,8 @@
     make gpu-check        (or, with the package importable:
     LIGHTNING_FEATGEO_CUDA=1 python benchmarks/gpu_check.py [--cases 60] [--no-bench] [--sanitize 0])
 
-Needs torch built for CUDA 13 and the package's own dependencies, and downloads nothing. Shapes are drawn at random: odd
+The benchmarks are ``covariance``, ``neighbors``, ``gpu_costs`` (a step, a close) and ``gpu_run`` (whole runs). Needs
+torch built for CUDA 13 and the package's own dependencies, and downloads nothing. Shapes are drawn at random: odd
 sizes, k from 1 to 256, d from 1 to 4096, rows of every type that are not contiguous. The references are the plain-torch
 ops on the CPU. Exits with 1 if anything is wrong. Figures of the benchmarks go to ``benchmarks/results/``.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_featgeo.cuda_ext import backend_info, certified, library, ops, reference, scan_ops, search
+from lightning_featgeo.cuda_ext import backend_info, certified, library, ops, reference, scan_ops, search, self_check
 from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 
 HERE = Path(__file__).parent
@@ -279,14 +280,19 @@ def main() -> int:
         print(f"the CUDA kernels are not loaded: {library.reasons['cuda']}")
         return 1
     print(torch.cuda.get_device_name(), backend_info(), sep="\n", flush=True)
-    wrong = compare(args.cases, args.small)
+    begin = time.perf_counter()
+    verdict = self_check.faulty(torch.device("cuda"), self_check.CHECKED, lambda *told: None)
+    print(f"self-check: {verdict or 'nothing wrong'} ({time.perf_counter() - begin:.1f} s)", flush=True)
+    wrong = len(verdict) + compare(args.cases, args.small)
     if args.small:
         return int(wrong > 0)
     if not args.no_bench:
         name = torch.cuda.get_device_name().lower().replace(" ", "_")
-        for bench in ("covariance", "neighbors"):
+        benches = {"covariance": ["--device", "cuda"], "neighbors": ["--device", "cuda"]}
+        benches |= {"gpu_costs": ["--quick", "--ways", "CUDA kernels", "plain torch ops"], "gpu_run": []}
+        for bench, asked in benches.items():
             out = HERE / "results" / f"{bench}_{name}.md"
-            command = [sys.executable, str(HERE / f"{bench}.py"), "--device", "cuda", "--out", str(out)]
+            command = [sys.executable, str(HERE / f"{bench}.py"), *asked, "--out", str(out)]
             wrong += subprocess.run(command, env=os.environ, check=False).returncode != 0
     for tool in ("memcheck", "racecheck", "synccheck") if args.sanitize else ():
         wrong += sanitized(tool, args.sanitize)

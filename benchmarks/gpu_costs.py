@@ -31,7 +31,7 @@ from lightning_featgeo.cuda_ext import backend_info, certified, ops
 from lightning_featgeo.metrics.catalog import PRESETS
 
 WAYS = {
-    "CUDA kernels": {},
+    "CUDA kernels": {"LIGHTNING_FEATGEO_CUDA": "auto"},
     "plain torch ops": {"LIGHTNING_FEATGEO_CUDA": "0"},
     "float64": {"LIGHTNING_FEATGEO_BACKEND": "reference"},
 }

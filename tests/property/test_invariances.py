@@ -22,8 +22,8 @@ EXAMPLES = settings(max_examples=8, deadline=None)
 INVARIANT_TO = {
     "rts": (
         "effective_rank participation_ratio participation_ratio_corrected stable_rank top_eigenvalue_share "
-        "condition_number spectral_spread id_two_nn id_two_nn_mle id_mle id_gride_1 id_gride_2 id_gride_4 "
-        "id_gride_8 hubness nc1 nc1_ratio nc2_equinorm nc2_equiangle gnc2 cdnv tail_min_angle nrc1 "
+        "condition_number spectral_spread pcs_90 pcs_99 id_two_nn id_two_nn_mle id_mle id_gride_1 id_gride_2 "
+        "id_gride_4 id_gride_8 hubness nc1 nc1_ratio nc2_equinorm nc2_equiangle gnc2 cdnv tail_min_angle nrc1 "
         "fidelity_precision fidelity_recall fidelity_density fidelity_coverage fidelity_sym_precision "
         "fidelity_sym_recall robustness_index nearest_mean_accuracy linear_probe_accuracy linear_probe_r2"
     ),

@@ -113,6 +113,32 @@ def top_eigenvalue_share(eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, ""]:
     return eigenvalues.max() / total
 
 
+def pcs_90(eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, ""]:
+    """Principal components that hold 90 % of the variance, the largest first; between 1 and min(n−1, d).
+
+    Raises:
+        Undefined: if all eigenvalues are zero.
+    """
+    return _components_of(eigenvalues, 0.9)
+
+
+def pcs_99(eigenvalues: Float[Tensor, " r"]) -> Float[Tensor, ""]:
+    """Principal components that hold 99 % of the variance; see :func:`pcs_90`.
+
+    Raises:
+        Undefined: if all eigenvalues are zero.
+    """
+    return _components_of(eigenvalues, 0.99)
+
+
+def _components_of(eigenvalues: Tensor, share: float) -> Tensor:
+    """The smallest number of eigenvalues whose sum is that share of all, up to rounding."""
+    top_eigenvalue_share(eigenvalues)  # for what is undefined
+    # on the CPU: where algorithms must be deterministic, CUDA has no running sums
+    held = eigenvalues.clamp(min=0).cpu().sort(descending=True).values.cumsum(0)
+    return (held < share * held[-1] * (1 - 1e-12)).sum().to(eigenvalues.dtype) + 1
+
+
 def numerical_rank(eigenvalues: Float[Tensor, " r"], sample_count: int, dim: int) -> Float[Tensor, ""]:
     """Numerical rank of centred float32 features: singular values above σ₁·max(n, d)·eps, eps of float32.
 

@@ -73,6 +73,8 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "vmf_kappa": float(kappa),
         "vmf_log_density": float(kappa * resultant + log_vmf_normaliser(d, kappa)),
         "numerical_rank": float(np.linalg.matrix_rank(centred(x), tol=s[0] * max(n, d) * np.finfo(np.float32).eps)),
+        "pcs_90": float(np.searchsorted(shares[1:], 0.9 * (1 - 1e-12)) + 1),
+        "pcs_99": float(np.searchsorted(shares[1:], 0.99 * (1 - 1e-12)) + 1),
         "condition_number": float(lam[0] / lam[-1]) if full_rank else None,
         "alpha_req": -fit.slope if fit else None,
         "alpha_req_r2": fit.rvalue**2 if fit else None,

@@ -96,8 +96,7 @@ def _check(device: torch.device) -> None:
             try:
                 torch.cuda.synchronize()
             except Exception as error:  # CUDA is of no more use in this process: not again in the next one
-                verdict = dict.fromkeys(names, f"one of them ended this process's CUDA: {error}")
-                self_check.remember(key, verdict)
+                verdict, known_before = dict.fromkeys(names, f"one of them ended this process's CUDA: {error}"), False
         if not known_before:  # else an op was compared with itself
             self_check.remember(key, verdict)
     for name, reason in verdict.items():

@@ -1,7 +1,8 @@
 """Kernels prove themselves on the device they are to run on: each op on a few awkward inputs against its reference.
 
 A kernel that was compiled by a compiler with a bug, or that this driver runs wrongly, then costs speed and no numbers.
-The verdict of a device is kept in the user's cache, by the GPU, the driver, torch and the library's sources.
+The verdict of a device is kept in the user's cache, by the GPU, the driver, torch and the library. Meanwhile the device
+is waited for: once a process and GPU at most, at its first tensor.
 """
 
 from __future__ import annotations

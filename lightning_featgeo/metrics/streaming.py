@@ -68,7 +68,6 @@ class Streaming(Mergeable):
             ValueError: if a shape does not fit, or the dimension changed since the first batch.
             ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
         """
-        present = {"labels": labels, "views": view, "groups": groups}
         if sample_index is None and view is None and groups is None and (plain := self._plain(features, labels)):
             self._arrived += len(features)
             self.update_rows(plain, frozenset() if labels is None else frozenset({"labels"}))
@@ -82,7 +81,7 @@ class Streaming(Mergeable):
             sample_index, places = arrived * ranks.size + ranks.rank, torch.zeros_like(arrived)
         rows = build_rows(features, classes, sample_index, view, places, targets=targets, groups=groups)
         self._arrived += len(rows)
-        present |= {"labels": classes, "targets": targets}
+        present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
         self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None), owned=False)
 
     def _plain(self, features: Tensor, labels: Tensor | None) -> PlainRows | None:

@@ -84,6 +84,17 @@ def test_a_gpu_that_is_too_old_is_named(waiting: list[str], monkeypatch: pytest.
     assert library.reasons["cuda"] == "GPU 1 has compute capability 7.5; 8.0 or later is needed"
 
 
+@pytest.mark.parametrize("name", ["prepare", "select_", "kernel_sums_", "best", "reservoir_slots", "prove"])
+def test_an_op_goes_with_those_that_have_its_kernel_inside(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[str] = []
+    monkeypatch.setattr(library, "faults", {})
+    monkeypatch.setattr(library, "define_kernel", lambda op, function, key: replaced.append(op))
+    library.set_aside(name, "wrong", "CUDA")
+    library.set_aside(name, "wrong", "CUDA")
+    beside = {"reservoir_slots": "place_", "best": "best", "prove": "prove"}.get(name, "best")
+    assert sorted(replaced) == sorted({name, beside}) == sorted(library.faults)
+
+
 def test_a_fake_tensor_decides_nothing(waiting: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     library.load_for(on_cuda())

@@ -38,7 +38,7 @@ browser: $(VENV)/test.stamp
 	$(PY) -m playwright install chromium || \
 	echo "no browser could be installed: the report's page tests will be skipped"
 
-# The CPU ops with the address and undefined-behaviour sanitizers, and some thousand hostile calls.
+# The ops with the address and undefined-behaviour sanitizers, and some thousand hostile calls of each library.
 asan: $(VENV)/test.stamp
 	$(PY) -m tests.native.asan
 

@@ -1,7 +1,8 @@
-"""The CPU ops under the address and undefined-behaviour sanitizers, in a real interpreter: what ``make asan`` runs.
+"""Both ops libraries under the address and undefined-behaviour sanitizers, in an interpreter: what ``make asan`` runs.
 
-A copy of the package gets a library built with them; the tests of the ops run on it, with many more hostile calls. The
-CUDA library's kernels need a device to run at all, and are not covered.
+CPU: a copy of the package gets a library built with them; the tests of the ops run on it, with many more hostile calls.
+CUDA: hostile calls on emulated kernels, once with every access of a kernel looked at (by the emulation), once with the
+launchers sanitized. What only a GPU does (asynchrony, its own math) is left to ``make gpu-check``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ TESTS = ("tests/ops/test_hostile.py", "tests/ops/test_ops.py", "tests/ops/test_n
 
 def main() -> int:
     """Build, run, and return the tests' own exit status; a sanitizer's report ends the interpreter with 1."""
-    examples = sys.argv[1] if len(sys.argv) > 1 else "4000"
+    examples = sys.argv[1] if len(sys.argv) > 1 else "3000"
     compiler = os.environ.get("CXX", "c++")
     preload = [_library(compiler, name) for name in ("libasan.so", "libubsan.so")]
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +54,16 @@ def main() -> int:
             "no:cacheprovider",
             *TESTS,
         ]  # -s: a report is no capture
-        return subprocess.run(tests, cwd=folder, env=environment, check=False).returncode
+        failed = subprocess.run(tests, cwd=folder, env=environment, check=False).returncode
+        for sanitized in (False, True):
+            hostile = [sys.executable, "-m", "tests.native.emulation.hostile", str(Path(folder) / "emulated")]
+            hostile += ["--calls", examples, *(["--sanitized"] if sanitized else [])]
+            own = {**environment, "LIGHTNING_FEATGEO_BACKEND": "reference"}
+            if not sanitized:
+                own["LD_PRELOAD"] = ""
+            print("CUDA, emulated:", "launchers sanitized" if sanitized else "every access looked at", flush=True)
+            failed |= subprocess.run(hostile, cwd=folder, env=own, check=False).returncode
+        return failed
 
 
 def _library(compiler: str, name: str) -> str:

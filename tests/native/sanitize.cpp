@@ -1,6 +1,7 @@
 // The CPU ops without torch, over random shapes, under the address and undefined-behaviour sanitizers, against loops.
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <thread>
@@ -105,9 +106,10 @@ int moments() {
   return wrong;
 }
 
-int main() {
+int main(int count, char** given) {
   int wrong = 0;
-  for (int round = 0; round < 40; ++round) {
+  const int rounds = count > 1 ? std::atoi(given[1]) : 40;
+  for (int round = 0; round < rounds; ++round) {
     wrong += neighbors<float>(round % 2) + neighbors<double>(round % 2);
     wrong += moments<float>() + moments<double>();
   }

@@ -31,6 +31,11 @@ def test_every_kernel_does_in_emulation_what_a_gpu_would_be_asked(emulated: dict
 
 
 @pytest.mark.compiler
+def test_hostile_calls_of_the_kernels_are_refused_or_answered(emulated: dict[str, Any]) -> None:
+    assert emulated["hostile"] == {}
+
+
+@pytest.mark.compiler
 def test_every_planted_fault_is_noticed(emulated: dict[str, Any]) -> None:
     assert emulated["planted"] >= 25
     assert emulated["missed"] == []

@@ -2,14 +2,13 @@
 
     LIGHTNING_FEATGEO_BACKEND=reference python -m tests.native.emulation.check FOLDER [--cases 2]
 
-Builds into FOLDER. Prints one line of JSON: the checks that failed on the kernels as they are, and the faults that were
-not noticed; both are to be empty.
+Builds into FOLDER. Prints one line of JSON: the checks that failed on the kernels as they are, what hostile calls did,
+and the faults that were not noticed; all are to be empty.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import random
 import sys
@@ -24,28 +23,16 @@ import torch
 
 import lightning_featgeo.cuda_ext
 from lightning_featgeo.cuda_ext import build as recipe
-from lightning_featgeo.cuda_ext import certified, library, ops, reference, self_check, self_search
-from lightning_featgeo.cuda_ext.schemas import define_kernel
-from tests.native.emulation.emulate import build
+from lightning_featgeo.cuda_ext import library, ops, reference, self_check
+from tests.native.emulation.emulate import build, load
 from tests.native.emulation.faults import FAULTS
+from tests.native.emulation.hostile import hostile
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import gpu_check
 
-HEAVY = {"scatter_": 2, "knn": 2, "self_neighbors": 1, "select_": 3}  # cases of the kernels as they are
+HEAVY = {"scatter_": 2, "knn": 2, "self_neighbors": 1, "select_": 2, "best": 2, "group_sums_": 2}  # cases
 CPU = torch.device("cpu")
-
-
-def load(path: Path) -> ctypes.CDLL:
-    """Make the emulated kernels the CPU kernels of this process, and CUDA tensors CPU tensors."""
-    loaded = ctypes.CDLL(str(path))
-    loaded.emu_seed.argtypes = [ctypes.c_uint64]
-    define_kernel("knn", certified.knn, "CPU")
-    define_kernel("self_neighbors", self_search.self_neighbors, "CPU")
-    certified.bf16_devices.add("cpu")
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign] # on purpose
-    torch.cuda.synchronize = lambda *args: None
-    return loaded
 
 
 def failures(name: str, seeds: range) -> Iterator[str]:
@@ -70,13 +57,14 @@ def main() -> int:
     if "cpu" in library.libraries:
         parser.error("the emulated kernels take the place of compiled CPU ops: set LIGHTNING_FEATGEO_BACKEND=reference")
     torch.set_num_threads(1)
-    kernels = load(build(args.folder, Path(torch.__file__).parent))
+    kernels = load(build(args.folder))
     begin, wrong = time.perf_counter(), {}
     for name in (*gpu_check.CHECKS, *self_check.CHECKED):
         kernels.emu_seed(len(name))
         told = list(failures(name, range(HEAVY.get(name, 6) * args.cases)))
         if told:
             wrong[name] = told
+    called = hostile(kernels.featgeo_ops().decode().split(), 150)
     passed = time.perf_counter() - begin
     missed = []
     for number, fault in enumerate(FAULTS, 1):
@@ -99,6 +87,7 @@ def main() -> int:
         json.dumps(
             {
                 "wrong": wrong,
+                "hostile": called["wrong"],
                 "missed": missed,
                 "planted": len(FAULTS),
                 "set aside": sorted(aside),
@@ -111,7 +100,7 @@ def main() -> int:
             }
         )
     )
-    return int(bool(wrong or missed))
+    return int(bool(wrong or missed or called["wrong"]))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
 """Builds the CUDA kernels for the CPU (``include/cuda_emulator.h``): the real kernels and launchers, as CPU ops.
 
-Every access to memory is looked at, and every fault of :mod:`tests.native.emulation.faults` is in the library, switched
-off: one build shows that the kernels are right and that the checks would notice if they were not.
+Every access of a kernel to memory is looked at, and every fault of :mod:`tests.native.emulation.faults` is in the
+library, switched off: one build shows that the kernels are right and that the checks would notice if they were not.
+Built ``sanitized`` instead, the launchers' own memory and arithmetic are looked at: AddressSanitizer and
+UndefinedBehaviorSanitizer know the host's side, which the emulation takes as it is.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 from pathlib import Path
 
+import torch
+
 from lightning_featgeo.cuda_ext import build as recipe
+from lightning_featgeo.cuda_ext import certified, self_search
+from lightning_featgeo.cuda_ext.schemas import define_kernel
 from tests.native.emulation.faults import FAULTS
 
-HERE = Path(__file__).parent
+HERE, TORCH = Path(__file__).parent, Path(torch.__file__).parent
 # g++ gives the hooks of its thread sanitizer only: what they call is in emulator.cpp
 CHECKED = ["-O1", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
+SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 STREAM = """
 #include "cuda_runtime.h"
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -55,8 +63,8 @@ def with_faults(sources: dict[str, str]) -> dict[str, str]:
     return sources
 
 
-def build(folder: Path, torch: Path) -> Path:
-    """Compile into ``folder``; returns the library."""
+def build(folder: Path, sanitized: bool = False) -> Path:
+    """Compile into ``folder``; returns the library. A sanitized one needs the sanitizers' runtimes loaded before."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = with_faults({path.name: path.read_text() for path in (recipe.SOURCES / "cuda").iterdir()})
     for name, text in sources.items():
@@ -65,9 +73,10 @@ def build(folder: Path, torch: Path) -> Path:
     flags = [
         "-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-ffp-contract=off", "-DUSE_CUDA", "-DFEATGEO_EMULATED",
         f"-DTORCH_TARGET_VERSION={recipe.TARGET}", '-DFEATGEO_FINGERPRINT="emulated"',
-        f"-I{HERE / 'include'}", f"-I{folder}", f"-I{torch / 'include'}",
+        f"-I{HERE / 'include'}", f"-I{folder}", f"-I{TORCH / 'include'}",
     ]  # fmt: skip
-    parts = {folder / "ops.cpp": CHECKED, HERE / "emulator.cpp": ["-O2"], folder / "stream.cpp": ["-O0"]}
+    checks = SANITIZED if sanitized else CHECKED
+    parts = {folder / "ops.cpp": checks, HERE / "emulator.cpp": ["-O2"], folder / "stream.cpp": ["-O0"]}
     running = []
     for source, extra in parts.items():
         command = ["g++", *flags, *extra, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
@@ -76,6 +85,20 @@ def build(folder: Path, torch: Path) -> Path:
         raise RuntimeError("the emulated kernels were not compiled")
     target = folder / "emulated.so"
     objects = [str(folder / f"{source.stem}.o") for source in parts]
-    libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-Wl,-z,defs,-Bsymbolic", "-ltorch", "-lc10"]
-    subprocess.run(["g++", "-shared", *objects, *libraries, "-o", str(target)], check=True)
+    libraries = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-Wl,-z,defs,-Bsymbolic", "-ltorch", "-lc10"]
+    linked = ["-fsanitize=address,undefined"] if sanitized else []
+    subprocess.run(["g++", "-shared", *linked, *objects, *libraries, "-o", str(target)], check=True)
     return target
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Make the emulated kernels the CPU kernels of this process, and CUDA tensors CPU tensors."""
+    loaded = ctypes.CDLL(str(path))
+    loaded.emu_seed.argtypes = [ctypes.c_uint64]
+    loaded.featgeo_ops.restype = ctypes.c_char_p
+    define_kernel("knn", certified.knn, "CPU")
+    define_kernel("self_neighbors", self_search.self_neighbors, "CPU")
+    certified.bf16_devices.add("cpu")
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign] # on purpose
+    torch.cuda.synchronize = lambda *args: None
+    return loaded

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+extern "C" __attribute__((weak)) void __asan_unpoison_memory_region(const volatile void*, size_t);  // of a sanitized build
+
 namespace emu {
 namespace {
 
@@ -102,6 +104,7 @@ void fiber_main() {
 
 void prepare(Fiber* f) {
   char* top = reinterpret_cast<char*>(f) + kStack;
+  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(f + 1, size_t(top - reinterpret_cast<char*>(f + 1)));
 #if defined(__x86_64__)
   auto** at = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t(15));
   *--at = nullptr;  // where fiber_main would return to: as after a call, the stack is off by 8

@@ -67,7 +67,7 @@ FAULTS = [
     Fault(RESERVOIR, "reservoir.cuh", "alike = shift == 56", "alike = FAULT || shift == 56"),
     Fault(RESERVOIR, "reservoir.cuh", "if (lane >= offset)", "if (FAULT || lane >= offset)"),
     Fault(RESERVOIR, "reservoir.cuh", "own >= stay", "own >= (FAULT ? 0 : stay)"),
-    Fault(RESERVOIR, "reservoir.cuh", "|| !accepted[i])", "|| (!FAULT && !accepted[i]))"),
+    Fault("place_", "reservoir.cuh", "|| !accepted[i])", "|| (!FAULT && !accepted[i]))"),
     Fault("hash_priority", "units.cuh", "(z >> 27)", "(z >> (FAULT ? 26 : 27))"),
     Fault(UNITS, "units.cuh", "if (!keep[i]) continue;", "if (!FAULT && !keep[i]) continue;"),
     # a NaN, and the tiles before the last

@@ -40,6 +40,7 @@ void begin_below(const PackedRows<P>& packed, const Matrix& rows, const int32_t*
                  const Best<typename P::Value>& best) {
   using Value = typename P::Value;
   int64_t n = rows.rows;
+  if (n == 0) return;
   double expected = double(kBlock) * double(k) / double(n);  // of a row's k neighbours, how many are in the sample
   auto rank = int64_t(std::ceil(expected + 3.0 * std::sqrt(expected))) + 2;
   if (k < kWorthSampling || rank > kBlock / 4) return;

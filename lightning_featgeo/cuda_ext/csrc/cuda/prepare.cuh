@@ -65,6 +65,7 @@ struct Prepared {
 inline Prepared prepared(const Tensor& rows, const Tensor& centre, double scale, int64_t precision, Tensor& lost,
                          cudaStream_t stream) {
   int64_t n = rows.size(0), d = rows.size(1), width = (d + 7) / 8 * 8;
+  STD_TORCH_CHECK(precision >= 0 && precision <= 2, "precision: 0 (bf16), 1 (fp32) or 2 (float64), got ", precision);
   const double* middle = memory<double>(centre, ScalarType::Double, d, "centre");
   ScalarType type = precision == 0 ? ScalarType::BFloat16 : precision == 1 ? ScalarType::Float : ScalarType::Double;
   ScalarType sum_type = precision == 2 ? ScalarType::Double : ScalarType::Float;

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
   auto measure = [&](int from, int to, double highest) {
     for (int c = from + warp; c < to; c += kWarps) {
       int64_t j = indices[row * width + c];
-      if (j < 0 || double(values[row * width + c]) > highest) break;  // none behind it scans lower
+      if (j < 0 || j >= reference.n || double(values[row * width + c]) > highest) break;  // none behind it scans lower
       double s = apart(queries, row, reference, j);
       if (lane == 0) {
         square[c] = s;
@@ -116,9 +116,14 @@ std::tuple<Tensor, Tensor, Tensor> prove(const Tensor& queries, const Tensor& re
                                          const Tensor& indices, const Tensor& limits, const Tensor& norms,
                                          const Tensor& lost, double scale, int64_t k, int64_t precision) {
   OnDevice device(queries);
+  STD_TORCH_CHECK(queries.dim() == 2 && reference.dim() == 2 && queries.size(1) == reference.size(1) && values.dim() == 2,
+                  "prove: expected rows of one width, and values of shape (n, candidates)");
   int64_t n = queries.size(0), width = values.size(1);
   STD_TORCH_CHECK(width <= kWidest, "prove: at most ", kWidest, " candidates a row, got ", width);
   STD_TORCH_CHECK(queries.scalar_type() == reference.scalar_type(), "prove: rows of two types");
+  STD_TORCH_CHECK(queries.scalar_type() == ScalarType::Double || queries.scalar_type() == ScalarType::Float,
+                  "prove: expected fp32 or float64 rows");
+  STD_TORCH_CHECK(precision >= 0 && precision <= 2, "precision: 0 (bf16), 1 (fp32) or 2 (float64), got ", precision);
   ScalarType type = values.scalar_type();
   bool wide = type == ScalarType::Double;
   Tensor v = packed(values), x = packed(indices), l = packed(limits), lengths = packed(norms);

@@ -113,10 +113,11 @@ __device__ To converted(From x) {
 }
 
 template <class To, class From>
-__global__ void place_kernel(To* state, int64_t width, Rows<From> fresh, const int64_t* slots, const int64_t* sources,
-                             const bool* accepted, int64_t n) {
+__global__ void place_kernel(To* state, int64_t places, int64_t width, Rows<From> fresh, const int64_t* slots,
+                             const int64_t* sources, const bool* accepted, int64_t n) {
   int64_t i = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
   if (i >= n || !accepted[i]) return;
+  if (slots[i] < 0 || slots[i] >= places || sources[i] < 0 || sources[i] >= fresh.n) return;  // not of reservoir_slots
   const From* from = fresh.data + sources[i] * fresh.row_stride;
   To* to = state + slots[i] * width;
   for (int64_t j = threadIdx.x; j < width; j += blockDim.x) to[j] = converted<To>(from[j * fresh.column_stride]);
@@ -151,20 +152,20 @@ void place_(Tensor state, const Tensor& fresh, const Tensor& slots, const Tensor
   const bool* which = memory<bool>(a, ScalarType::Bool, n, "accepted");
   dim3 threads(32, 8);
   auto run = [&](auto* states, auto rows) {
-    place_kernel<<<blocks(n, 8), threads, 0, device.stream()>>>(states, width, rows, to, from, which, n);
+    place_kernel<<<blocks(n, 8), threads, 0, device.stream()>>>(states, state.size(0), width, rows, to, from, which, n);
     check_launch("place_");
   };
   STD_TORCH_CHECK(state.is_contiguous(), "place_: expected a contiguous state");
   void* memory_of_state = state.data_ptr();
-  int64_t row_stride = fresh.stride(0), column_stride = fresh.dim() == 2 ? fresh.stride(1) : 1;
+  int64_t many = fresh.size(0), row_stride = fresh.stride(0), column_stride = fresh.dim() == 2 ? fresh.stride(1) : 1;
   auto with = [&](auto* states) {
     void* given = fresh.data_ptr();
     switch (fresh.scalar_type()) {
-      case ScalarType::Float: return run(states, Rows<float>{static_cast<float*>(given), n, width, row_stride, column_stride});
-      case ScalarType::Double: return run(states, Rows<double>{static_cast<double*>(given), n, width, row_stride, column_stride});
+      case ScalarType::Float: return run(states, Rows<float>{static_cast<float*>(given), many, width, row_stride, column_stride});
+      case ScalarType::Double: return run(states, Rows<double>{static_cast<double*>(given), many, width, row_stride, column_stride});
       case ScalarType::BFloat16:
-        return run(states, Rows<__nv_bfloat16>{static_cast<__nv_bfloat16*>(given), n, width, row_stride, column_stride});
-      case ScalarType::Half: return run(states, Rows<__half>{static_cast<__half*>(given), n, width, row_stride, column_stride});
+        return run(states, Rows<__nv_bfloat16>{static_cast<__nv_bfloat16*>(given), many, width, row_stride, column_stride});
+      case ScalarType::Half: return run(states, Rows<__half>{static_cast<__half*>(given), many, width, row_stride, column_stride});
       default: STD_TORCH_CHECK(false, "place_: rows of a type that the state does not take");
     }
   };
@@ -174,7 +175,7 @@ void place_(Tensor state, const Tensor& fresh, const Tensor& slots, const Tensor
     case ScalarType::Long:
       STD_TORCH_CHECK(fresh.scalar_type() == ScalarType::Long, "place_: whole numbers are needed");
       return run(static_cast<int64_t*>(memory_of_state),
-                 Rows<int64_t>{static_cast<int64_t*>(fresh.data_ptr()), n, width, row_stride, column_stride});
+                 Rows<int64_t>{static_cast<int64_t*>(fresh.data_ptr()), many, width, row_stride, column_stride});
     default: STD_TORCH_CHECK(false, "place_: a state of float32, float64 or int64");
   }
 }

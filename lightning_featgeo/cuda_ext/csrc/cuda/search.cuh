@@ -104,6 +104,7 @@ void launch_centre(const Rows<T>& rows, int64_t step, const unsigned long long* 
 
 std::tuple<Tensor, Tensor> frame(const Tensor& rows, std::optional<Tensor> others, int64_t most) {
   OnDevice device(rows);
+  STD_TORCH_CHECK(rows.dim() == 2, "frame: expected rows of shape (n, d), got ", rows.dim(), " dimensions");
   int64_t n = rows.size(0), d = rows.size(1);
   STD_TORCH_CHECK(n > 0 && d > 0 && most > 0, "frame: no rows");
   bool wide = rows.scalar_type() == ScalarType::Double;

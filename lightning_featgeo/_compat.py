@@ -5,6 +5,7 @@ Nothing here is imported at the top but torch: a rename costs one feature, never
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -174,6 +175,11 @@ def has_ended(run: Any) -> bool:
 def keeps_models(logger: Any) -> bool:
     """Whether a ``WandbLogger`` was asked to upload checkpoints (``log_model``); False where it doesn't tell."""
     return bool(getattr(logger, "_log_model", False))
+
+
+def is_installed(*packages: str) -> bool:
+    """Whether all of these can be imported; none is."""
+    return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
 def logging_step(trainer: Any) -> int:

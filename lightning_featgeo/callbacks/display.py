@@ -151,10 +151,7 @@ class LoggerDisplay:
     def close(self, history: Path | None = None) -> None:
         """The run ends: tables of the best and the last window, the last pictures, and the history's file."""
         self.leave_out_finished()
-        for sink in self.sinks:
-            with self._guarded(sink, "attaching the history"):
-                if history is not None and history.exists() and self.asked_for.files:
-                    sink.attach(history)
+        self._attach(history)
         for sink in self.sinks:
             sink.ends()
         for kept in self._shown.values() if self.sinks else ():
@@ -167,6 +164,22 @@ class LoggerDisplay:
             self._draw_depth(stage)
         self._shown.clear()
         self._depth.clear()
+
+    def _attach(self, history: Path | None) -> None:
+        """The history and a report of it, to loggers that keep files."""
+        sinks = [sink for sink in self.sinks if sink.keeps_files]
+        if history is None or not history.exists() or not self.asked_for.files or not sinks:
+            return
+        files = [history]
+        if self.asked_for.files != "history" and _compat.is_installed("altair", "vl_convert"):
+            with self.guard.around("writing a report", lost="the curves are not affected"):
+                from lightning_featgeo.report import write_report  # draws with libraries that take a second to import
+
+                files.append(write_report(history, history.with_suffix(".html"), quiet=True))
+        for sink in sinks:
+            with self._guarded(sink, "attaching the history"):
+                for file in files:
+                    sink.attach(file)
 
     def best(self, values: Mapping[str, tuple[float, float]]) -> None:
         """Best values so far, and their epochs."""

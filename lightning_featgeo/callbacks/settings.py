@@ -14,6 +14,7 @@ from lightning_featgeo.rows.batches import Selector
 from lightning_featgeo.watch.settings import WatchSettings, check_whole
 
 MEDIA = ("first", "all", "none")
+FILES = (True, False, "history")
 STAGES = ("train", "val", "test")
 
 
@@ -29,7 +30,8 @@ class Display:
         embedding_rows: number of feature rows, up to 1,000, for loggers that can show them in the plane.
         media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".
             Charts over depth come with several layers in any case.
-        files: whether the history's file becomes a file of W&B's run, too. On disk it is in any case.
+        files: whether the history's file and a report (with ``lightning-featgeo[report]``) become files of a run in
+            Weights & Biases, MLflow or Comet, too; "history": without a report. On disk the history is in any case.
 
     Raises:
         ConfigurationError: if a number is out of range, or ``class_names`` is one string.
@@ -41,7 +43,7 @@ class Display:
     id_key: Selector = None
     embedding_rows: int = 0
     media: str = "first"
-    files: bool = True
+    files: bool | str = True
 
     def __post_init__(self) -> None:
         for name, given, least, most in (
@@ -52,6 +54,8 @@ class Display:
                 raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
         if self.media not in MEDIA:
             raise ConfigurationError(f"media={self.media!r}: choose of {', '.join(MEDIA)}")
+        if self.files not in FILES:
+            raise ConfigurationError(f"files={self.files!r}: choose of {', '.join(map(repr, FILES))}")
         if isinstance(self.class_names, str):
             raise ConfigurationError("class_names is one string: give a list of names, in the order of class indices")
 

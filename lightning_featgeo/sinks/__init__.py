@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning_featgeo.sinks.sink import ALARM, EPOCH, At, Sink
-from lightning_featgeo.sinks.stores import MLflowSink, TensorBoardSink, TrackioSink
+from lightning_featgeo.sinks.stores import CometSink, MLflowSink, TensorBoardSink, TrackioSink
 from lightning_featgeo.sinks.weights_biases import WandbSink
 
 __all__ = ["ALARM", "EPOCH", "At", "Sink", "WandbSink", "every_sink", "sinks_of"]
@@ -18,6 +18,7 @@ _KINDS: dict[str, type[Sink]] = {
     "WandbLogger": WandbSink,
     "TensorBoardLogger": TensorBoardSink,
     "MLFlowLogger": MLflowSink,
+    "CometLogger": CometSink,
     "TrackioLogger": TrackioSink,
 }
 

@@ -25,6 +25,8 @@ class Sink:
     """One logger. Methods do nothing where a logger has no such thing."""
 
     own_rows = False  # whether a row that Lightning logs for us could cost the user one of theirs
+    joint = "-"  # between a logger's prefix and a name
+    keeps_files = False  # whether a run there can have files
     draws = False  # whether charts become pictures: those cost time, so not every window gets them
 
     def __init__(self, logger: Any) -> None:
@@ -33,7 +35,7 @@ class Sink:
     def named(self, name: str) -> str:
         """A name with the logger's own prefix, as Lightning puts it before those of scalars."""
         prefix = _compat.logger_prefix(self.logger)
-        return f"{prefix}-{name}" if prefix else name
+        return f"{prefix}{self.joint}{name}" if prefix else name
 
     @property
     def is_over(self) -> bool:
@@ -95,7 +97,7 @@ class Sink:
         """The run ends: what is sent from now on are its last pictures and tables."""
 
     def attach(self, path: Path) -> None:
-        """A file that belongs to the run, such as its history: it may grow until the run ends."""
+        """A file that belongs to the run: its history, a report of it."""
 
     def attach_checkpoint(self, path: Path) -> None:
         """A checkpoint that an alarm has written, where the logger was asked to keep models."""

@@ -1,10 +1,12 @@
-"""TensorBoard, MLflow and Trackio: what each can show of histograms, pictures, tables and words."""
+"""TensorBoard, MLflow, Comet and Trackio: what each can show of histograms, pictures, tables and words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from lightning_featgeo import _compat
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import At, Sink
 from lightning_featgeo.sinks.tables import Chart, Table
@@ -47,9 +49,10 @@ class TensorBoardSink(Sink):
 
 
 class MLflowSink(Sink):
-    """An ``MLFlowLogger``: pictures and tables as artifacts, words as tags."""
+    """An ``MLFlowLogger``: pictures, tables and files as artifacts, words as tags."""
 
     draws = True
+    keeps_files = True
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """As tags."""
@@ -68,9 +71,59 @@ class MLflowSink(Sink):
             self.logger.run_id, f"{table.title}\n\n{table.markdown()}", f"{self.named(name)}.md"
         )
 
+    def attach(self, path: Path) -> None:
+        """An artifact."""
+        self.logger.experiment.log_artifact(self.logger.run_id, str(path), "featgeo")
+
+    def attach_checkpoint(self, path: Path) -> None:
+        """An artifact, with ``MLFlowLogger(log_model=…)``."""
+        if _compat.keeps_models(self.logger) and path.is_file():
+            self.logger.experiment.log_artifact(self.logger.run_id, str(path), "featgeo")
+
     def note(self, key: str, text: str, at: At) -> None:
         """As a tag."""
         self.logger.experiment.set_tag(self.logger.run_id, key, text[:4000])
+
+
+class CometSink(Sink):
+    """A ``CometLogger``: histograms, images, tables and files, words beside the metrics, notifications."""
+
+    joint = "_"
+    draws = True
+    keeps_files = True
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Beside the metrics, under "Other"."""
+        for key, value in _flat(facts).items():
+            self.logger.experiment.log_other(f"featgeo.{key}", str(value))
+
+    def histograms(self, values: Mapping[str, Tensor], at: At) -> None:
+        """Histograms over steps."""
+        for name, value in values.items():
+            self.logger.experiment.log_histogram_3d(value.tolist(), name=self.named(name), step=at.step)
+
+    def picture(self, name: str, chart: Chart, at: At) -> None:
+        """An image."""
+        if pictures.can_draw():
+            self.logger.experiment.log_image(pictures.drawn(chart), name=self.named(name), step=at.step)
+
+    def table(self, name: str, table: Table, at: At) -> None:
+        """A file in CSV, which Comet shows as a table."""
+        table = table.titled()
+        file = f"{self.named(name)}/step_{at.step:08d}.csv"
+        self.logger.experiment.log_table(file, [list(row) for row in table.rows], headers=[*table.columns])
+
+    def attach(self, path: Path) -> None:
+        """An asset."""
+        self.logger.experiment.log_asset(str(path), file_name=f"featgeo/{path.name}")
+
+    def note(self, key: str, text: str, at: At) -> None:
+        """Beside the metrics, under "Other"."""
+        self.logger.experiment.log_other(key, text)
+
+    def alert(self, title: str, text: str, failure: bool) -> None:
+        """Comet sends it by mail, as its user has chosen; from an offline experiment it sends none."""
+        self.logger.experiment.send_notification(title, "failure" if failure else "notice", {"alarm": text})
 
 
 class TrackioSink(Sink):

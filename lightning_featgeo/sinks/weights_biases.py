@@ -29,6 +29,7 @@ class WandbSink(Sink):
     """
 
     own_rows = True
+    keeps_files = True
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logger)

@@ -83,6 +83,17 @@ def read(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]],
     return metrics, rows, summary
 
 
+def rows_so_far(folder: Path) -> list[dict[str, Any]]:
+    """History rows of the one run below a folder, which need not have ended."""
+    found = []
+    for data in _records(_file(folder).read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            found.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+    return found
+
+
 def config(folder: Path) -> dict[str, Any]:
     """Config of the one finished run below a folder."""
     path = _file(folder)

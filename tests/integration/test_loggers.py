@@ -103,6 +103,8 @@ def test_mlflow_has_scalars_pictures_tables_and_words(logged: Any) -> None:
     tables = {artifact.path.removesuffix(".md") for artifact in client.list_artifacts(run, "featgeo_tables/val")}
     assert tables >= TABLES
     tags = client.get_run(run).data.tags
+    files = {Path(artifact.path).suffix for artifact in client.list_artifacts(run, "featgeo")}
+    assert files == {".jsonl", ".html"}  # the history, and a report
     assert tags["featgeo_stop_reason"] == stop.alarms[0].line
     assert tags["featgeo.of.layer"] == "net.0"
     assert tags["featgeo.fingerprint"] == monitor.history.run["fingerprint"]

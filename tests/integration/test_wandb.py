@@ -8,9 +8,9 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, History, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import Classifier, loaders, strict, trainer
 from tests._helpers.wandb_file import alerts, config, read, table
 
 WORDS = {"last": "the last window", "best": "the window with the best knn_accuracy"}
@@ -192,3 +192,21 @@ def test_a_logger_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pyte
     wandb.finish()
     assert run.current_epoch == 2
     assert torch.isfinite(run.callback_metrics["featgeo/val/nc1"])
+
+
+def test_history_and_report_are_files_of_the_run(run_files) -> None:
+    folder, *_ = run_files
+    files = {path.suffix: path for path in folder.glob("wandb/offline-run-*/files/featgeo/*")}
+    assert set(files) == {".jsonl", ".html"}
+    assert History.load(files[".jsonl"]).run["end"] == "finished"
+    assert "effective_rank" in files[".html"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("files", "kept"), [("history", {".jsonl"}), (False, set())])
+def test_what_is_not_asked_for_is_no_file_of_the_run(tmp_path: Path, files: object, kept: set[str]) -> None:
+    monitor = strict(signals=["feature_std"], display=Display(files=files, media="none"))
+    logger = WandbLogger(save_dir=tmp_path, project="p", offline=True)
+    trainer(monitor, max_epochs=1, logger=logger, default_root_dir=tmp_path).fit(Classifier(), *loaders())
+    wandb.finish()
+    assert {path.suffix for path in tmp_path.glob("wandb/offline-run-*/files/featgeo/*")} == kept
+    assert not list((tmp_path / "p").rglob("*.html"))

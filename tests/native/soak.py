@@ -95,6 +95,17 @@ def small_disk(size: str) -> Iterator[Path | None]:
             subprocess.run(["umount", "-l", folder], check=False)
 
 
+def fill(filler: Path) -> None:
+    """A file that takes what is left of its disk."""
+    with filler.open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+
+
 def full_disk(windows: int) -> str:
     """A disk that is full for a third of the run: nothing is raised, and all windows are in the file at the end."""
     with small_disk("256k") as disk:
@@ -106,13 +117,7 @@ def full_disk(windows: int) -> str:
             warnings.simplefilter("always")
             for window in range(windows):
                 if window == windows // 3:
-                    with filler.open("wb", buffering=0) as file:
-                        for size in (4096, 1):
-                            try:
-                                while file.write(b"x" * size):
-                                    pass
-                            except OSError:
-                                continue
+                    fill(filler)
                 if window == 2 * windows // 3:
                     filler.unlink()
                 values = {"feature_std": 0.5, "effective_rank": float(window)}

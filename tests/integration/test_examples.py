@@ -38,7 +38,7 @@ def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None
 
 
 def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
-    output = run("ssl_digits.py", "--epochs", "8", "--figure", "picture.png")
+    output = run("ssl_digits.py", "--epochs", "9", "--figure", "picture.png")
     assert "self_supervised: a sample has several views" in output
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     rows = {

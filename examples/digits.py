@@ -15,16 +15,13 @@ import textwrap
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
-from lightning_featgeo.report import write_report
+from lightning_featgeo.report import terminal, write_report
 
 
 class DigitsNet(pl.LightningModule):
@@ -66,25 +63,6 @@ def digits_loaders(batch_size: int = 64) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 250)
 
 
-def figure(value: float) -> str:
-    """Three digits, trailing zeros too."""
-    return f"{value:#.3g}".rstrip(".")
-
-
-def show(monitor: FeatureGeometryMonitor, stage: str, columns: int = 6) -> None:
-    """The curves as a table: a signal a row, a few epochs as columns. It fits into 80 characters."""
-    records = [record for record in monitor.history if record.stage == stage]
-    last = len(records) - 1
-    picks = [records[i] for i in sorted({round(i * last / (columns - 1)) for i in range(columns)})]
-    table = Table(title=f"featgeo/{stage}/…", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("signal, at epoch", no_wrap=True)
-    for record in picks:
-        table.add_column(f"{record.epoch:g}", justify="right", no_wrap=True)
-    for signal in (name for name in records[-1].values if name != "n_samples"):
-        table.add_row(signal, *(figure(r.values[signal]) if signal in r.values else "gap" for r in picks))
-    Console().print(table)
-
-
 def say(text: str) -> None:
     """Print a sentence in lines that fit the terminal."""
     print(textwrap.fill(text, min(100, shutil.get_terminal_size().columns)))
@@ -114,18 +92,20 @@ def main() -> None:
     run_dir = logger.experiment.dir.removesuffix("/files")
     logger.experiment.finish()  # first, because W&B prints its own summary then
 
-    show(monitor, "train")
-    show(monitor, "val")
+    if monitor.history.path is not None:
+        terminal.show(monitor.history.path, terminal.console())
     last = [record for record in monitor.history if record.stage == "val"][-1]
     accuracy = float(trainer.callback_metrics["val/accuracy"])
-    say(stop.stopping_reason_message or f"No geometry stop in {args.epochs} epochs.")
+    if not stop.stopping_reason_message:
+        say(f"No geometry stop in {args.epochs} epochs.")
     say(f"Validation accuracy {accuracy:.3f}.")
     rows = last.counts["seen"]
     say(f"Cost of the monitor: {1000 * last.seconds:.0f} ms for the last validation window ({rows} rows).")
     print(f"\nHistory: {monitor.history.path}")
     if monitor.history.path is not None:
         print(f"Report (open it in a browser): {write_report(monitor.history.path, args.report).resolve()}")
-    print(f"Open the run in a terminal:\n  .venv/bin/wandb leet {run_dir}")
+        print(f"These curves, also while a run goes on:\n  .venv/bin/python -m lightning_featgeo.watch {run_dir}")
+    print(f"The run in W&B's own view:\n  .venv/bin/wandb leet {run_dir}")
     print("  There, [ and ] hide the side panes; c, then 2 makes two columns.")
 
 

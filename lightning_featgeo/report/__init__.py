@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning_featgeo.errors import near_misses
 from lightning_featgeo.report.page import render
-from lightning_featgeo.report.runs import ReportError, distinct, find, load
+from lightning_featgeo.report.runs import ReportError, Run, distinct, find, load
 
 __all__ = ["ReportError", "write_report"]
 
@@ -38,13 +39,38 @@ def write_report(
     Raises:
         ReportError: if there is nothing to report on, a library is missing, or the baseline can't be told.
     """
-    from tqdm.auto import tqdm
+    found, left_out = found_runs(paths, quiet)
+    index = None if baseline is None else _index(baseline, [run.name for run in found])
+    return put(render(found, index, left_out, _bar(quiet)), output)
 
-    bar = partial(tqdm, delay=2, leave=False, disable=quiet, file=sys.stderr)
+
+def found_runs(paths: str | Path | Sequence[str | Path], quiet: bool = False) -> tuple[list[Run], list[str]]:
+    """Runs of histories, with names that differ, and what could not be used, in words.
+
+    Args:
+        paths: history files, or folders that hold some.
+        quiet: no progress bar.
+
+    Raises:
+        ReportError: if there is nothing to report on.
+    """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = find(given)
-    found, left_out = distinct(list(bar(load(files, thin=True), total=len(files), desc="histories", unit="run")))
-    text = render(found, None if baseline is None else _index(baseline, [run.name for run in found]), left_out, bar)
+    return distinct(list(_bar(quiet)(load(files, thin=True), total=len(files), desc="histories", unit="run")))
+
+
+def _bar(quiet: bool) -> Callable[..., Any]:
+    from tqdm.auto import tqdm
+
+    return partial(tqdm, delay=2, leave=False, disable=quiet, file=sys.stderr)
+
+
+def put(text: str, output: str | Path) -> Path:
+    """Write a whole file in place of an old one.
+
+    Raises:
+        ReportError: if there is a folder of that name.
+    """
     target = Path(output)
     if target.is_dir():
         raise ReportError(f"{target} is a folder: name the file to write, such as {target / 'report.html'}")

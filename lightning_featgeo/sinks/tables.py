@@ -32,7 +32,7 @@ class Table:
     def markdown(self) -> str:
         """As Markdown; what is in a cell can't leave it."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
+        return "\n".join("| " + " | ".join(in_markdown(value) for value in line) + " |" for line in lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +223,8 @@ def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _cell(value: Any) -> str:
+def in_markdown(value: Any) -> str:
+    """A value for Markdown, of which it can't leave its place."""
     text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     marked = "".join("\\" + c if c in "\\|[]`" else c for c in text)  # no link, no picture, no code
     return " ".join(marked.replace("<", "&lt;").split())

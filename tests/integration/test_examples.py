@@ -24,7 +24,7 @@ def run(script: str, *arguments: str) -> str:
 def test_the_demo_stops_on_geometry_and_shows_its_curves(tmp_path: Path) -> None:
     output = run("digits.py")  # one with an interpreter of its own is in test_wandb_examples
     assert "featgeo: stopping, converged geometry" in output
-    for part in ("featgeo/train/…", "featgeo/val/…", "effective_rank", "nc2_equiangle", "wandb leet"):
+    for part in ("featgeo/train ", "featgeo/val ", "effective_rank", "nc2_equiangle", "wandb leet"):
         assert part in output
     assert (tmp_path / re.findall(r"wandb leet (\S+)", output)[-1]).is_dir()
     history = History.load(tmp_path / re.findall(r"History: (\S+)", output)[-1])

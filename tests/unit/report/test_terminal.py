@@ -1,0 +1,102 @@
+"""A run in the terminal: what is drawn at 80 columns, and that it follows a history that grows."""
+
+import io
+import math
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lightning_featgeo.report import ReportError, terminal
+from lightning_featgeo.watch.__main__ import main
+from tests._helpers.histories import record, stop, write
+
+
+def drawn(path: Path, width: int = 80, **wanted: object) -> list[str]:
+    to = Console(width=width, file=io.StringIO(), color_system=None)
+    terminal.show(path, to, terminal.named(wanted.get("signals", []), wanted.get("stage")))  # type: ignore[arg-type]
+    return to.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [80, 60, 200])
+def test_curves_fit_the_terminal(tmp_path: Path, width: int) -> None:
+    write(tmp_path / "a.jsonl", windows=300, name="a run of mine")
+    lines = drawn(tmp_path, width)
+    assert max(map(len, lines)) <= width
+    (row,) = [line for line in lines if line.startswith("effective_rank")]
+    assert row.split()[0] == "effective_rank"
+    assert row.split()[-2:] == ["0.3625", "1.98"]
+    assert set(row.split()[1]) <= set(terminal.BARS)
+    assert lines[0].startswith("a run of mine  No alarm")
+
+
+def test_gaps_and_alarms_are_told_below(tmp_path: Path) -> None:
+    history = write(tmp_path / "a.jsonl", name="a", end=None)
+    history.append(record(12, gap=("nc1", "id_two_nn")))
+    stop(history, 5.0)
+    lines = drawn(tmp_path)
+    assert lines[0] == "a  stopped"
+    (row,) = [line for line in lines if line.startswith("nc1")]
+    assert row.split()[1].endswith(terminal.GAP)
+    assert any(line.startswith("stop  epoch 5: total collapse") for line in lines)
+    assert any(line.startswith("gap  id_two_nn, nc1: 1 of 13 windows: the rows were all") for line in lines)
+
+
+def test_only_what_was_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    text = "\n".join(drawn(tmp_path, signals=["nc*"], stage="val"))
+    assert "nc1" in text
+    assert "effective_rank" not in text
+    assert "No curve of that name" in "\n".join(drawn(tmp_path, stage="train"))
+
+
+def test_names_from_elsewhere_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    history = write(tmp_path / "a.jsonl", name="\x1b[2J[red]name", layer="l\x1b]0;x\x07")
+    stop(history, 5.0, text="\x1b[31mred [bold]text[/bold]")
+    text = "\n".join(drawn(tmp_path))
+    assert "\x1b" not in text
+    assert "[red]name" in text  # no markup either
+    assert "[bold]text[/bold]" in text
+
+
+def test_it_waits_for_a_run_follows_it_and_ends_with_it(tmp_path: Path) -> None:
+    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
+    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
+    follower.start()
+    folder = tmp_path / "featgeo"
+    folder.mkdir()
+    history = write(folder / "a.jsonl", windows=1, name="a", end=None)
+    for i in range(1, 6):
+        history.append(record(i))
+    assert follower.is_alive()
+    history.end("finished")
+    follower.join(60)
+    assert not follower.is_alive()
+    assert "6 windows, up to epoch 6. The run finished." in to.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([], ""),
+        ([1.0, 1.0], "▄▄"),
+        ([math.nan, math.inf], "··"),
+        ([0.0, 7.0, 3.5, math.nan], "▁█▅·"),
+        ([0.0] * 50 + [1.0] * 50, "▁▁▁▁▁█████"),
+    ],
+)
+def test_sparklines(values: list[float], line: str) -> None:
+    assert terminal.sparkline(values, 10) == line
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    assert main([str(tmp_path), "--once", "--width", "80", "--signal", "nc1"]) == 0
+    assert "nc1" in capsys.readouterr().out
+    assert main([str(tmp_path), "--width", "80"]) == 0  # it has ended: shown once
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
+    with pytest.raises(ReportError, match="pip install 'lightning-featgeo\\[terminal\\]'"):
+        terminal.console()

@@ -39,9 +39,14 @@ def write_report(
     Raises:
         ReportError: if there is nothing to report on, a library is missing, or the baseline can't be told.
     """
+    return put(page_of(paths, baseline, quiet), output)
+
+
+def page_of(paths: str | Path | Sequence[str | Path], baseline: str | None = None, quiet: bool = False) -> str:
+    """The text of a report: see :func:`write_report`."""
     found, left_out = found_runs(paths, quiet)
     index = None if baseline is None else _index(baseline, [run.name for run in found])
-    return put(render(found, index, left_out, _bar(quiet)), output)
+    return render(found, index, left_out, _bar(quiet))
 
 
 def found_runs(paths: str | Path | Sequence[str | Path], quiet: bool = False) -> tuple[list[Run], list[str]]:

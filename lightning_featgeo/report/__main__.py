@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from lightning_featgeo.errors import printable
-from lightning_featgeo.report import ReportError, found_runs, put, write_report
+from lightning_featgeo.report import ReportError, found_runs, page_of, put, write_report
 from lightning_featgeo.report.facts import as_json, as_markdown
+from lightning_featgeo.report.live import ADDRESS, LiveReport, server
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,10 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="facts for a script: curves, alarms, gaps, what to look at")
     form.add_argument("--markdown", action="store_true", help="the same for people, such as for a pull request")
+    form.add_argument("--live", action="store_true", help="serve the page to this machine, and follow the runs")
+    parser.add_argument("--port", type=int, default=0, help="of --live (one that is free)")
     parser.add_argument("--baseline", help="name of the run that others are compared with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     given = parser.parse_args(arguments)
     try:
+        if given.live:
+            return _serve(given.runs, given.port, given.baseline)
         if given.json or given.markdown:
             text = (as_json if given.json else as_markdown)(*found_runs(given.runs, given.quiet))
             if given.output is None:
@@ -38,6 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     what = "" if given.json or given.markdown else "; open it in a browser"
     print(printable(f"featgeo: {path}") + f" ({path.stat().st_size / 1e6:.2f} MB){what}")
+    return 0
+
+
+def _serve(runs: list[str], port: int, baseline: str | None) -> int:
+    report = LiveReport(runs, lambda paths: page_of(paths, baseline, quiet=True))
+    with server(report, port) as serving:
+        url = f"http://{ADDRESS}:{serving.server_port}/"
+        print(f"featgeo: open {url} in a browser of this machine; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.serve_forever()
     return 0
 
 

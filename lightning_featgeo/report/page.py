@@ -30,11 +30,11 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
     found = panels(runs)
     data = Data(runs, found, show)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    return Template(_file("page.html")).substitute(
+    return Template(file_of_page("page.html")).substitute(
         title=text(f"{title}: feature geometry"),
         heading=f"Feature geometry: <span class='name'>{text(title)}</span>",
         lead=_lead(runs, found),
-        css=_file("page.css"),
+        css=file_of_page("page.css"),
         many="runs many" if len(runs) > MANY else "runs",
         runs="".join(run_card(i, run, baseline) for i, run in enumerate(runs)),
         notes=_notes([*left_out, *data.notes]),
@@ -43,7 +43,7 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
         footer=f"Made by lightning-featgeo {text(__version__)}, offline: nothing here asks a server.",
         data=_json({**data.page, "specs": _specs(runs, baseline)}),
         runtime=charts.runtime(),
-        script=_file("page.js"),
+        script=file_of_page("page.js"),
     )
 
 
@@ -53,7 +53,8 @@ def _specs(runs: Sequence[Run], baseline: int | None) -> dict[str, Any]:
     return {**curves, "spectrum": charts.spectrum()}
 
 
-def _file(name: str) -> str:
+def file_of_page(name: str) -> str:
+    """A file of this package, such as page.js."""
     return files("lightning_featgeo.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -1,0 +1,122 @@
+"""The report as a page that follows its runs: served to this machine only, and nothing but the page."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import threading
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from lightning_featgeo.errors import printable
+from lightning_featgeo.report.page import file_of_page
+from lightning_featgeo.report.runs import ReportError, find
+
+ADDRESS = "127.0.0.1"
+WAITING = "<!doctype html><html><head><meta charset='utf-8'><title>waiting</title></head><body><p>{}</p></body></html>"
+
+
+class LiveReport:
+    """What is served: the page of the newest state, made when somebody asks for it.
+
+    Args:
+        paths: histories, or folders that hold some, now or later.
+        make: the page's text, from these paths.
+    """
+
+    def __init__(self, paths: Sequence[str], make: Callable[[Sequence[str]], str]) -> None:
+        self.paths, self._make = paths, make
+        self._lock = threading.Lock()
+        self._made: tuple[str, str] = ("", "")  # version and page
+
+    def version(self) -> str:
+        """Changes whenever a history grows, comes or goes."""
+        seen = []
+        for file in self._files():
+            try:
+                state = file.stat()
+            except OSError:
+                continue  # deleted a moment ago
+            seen.append(f"{file}|{state.st_size}|{state.st_mtime_ns}")
+        return hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:16]
+
+    def _files(self) -> list[Path]:
+        found = []
+        for path in self.paths:
+            try:
+                found += find([path])
+            except (ReportError, OSError):
+                continue  # none yet
+        return found
+
+    def page(self) -> str:
+        """The page as of now; where none can be made, the last one that could, or what is missing."""
+        with self._lock:
+            version = self.version()
+            if self._made[0] != version:
+                try:
+                    self._made = version, self._make(self.paths)
+                except (ReportError, OSError) as error:
+                    if not self._made[1]:
+                        return self._live(WAITING.format(html.escape(printable(str(error)))), version)
+            return self._live(self._made[1], version)
+
+    def _live(self, page: str, version: str) -> str:
+        page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
+        page = page.replace("<html", f"<html data-version='{version}'", 1)
+        script = f"<p id='live' class='soft' role='status'></p><script>{file_of_page('live.js')}</script>"
+        head, end, tail = page.rpartition("</body>")
+        return f"{head}{script}{end}{tail}"
+
+
+def server(report: LiveReport, port: int = 0) -> ThreadingHTTPServer:
+    """A server on this machine's own address.
+
+    Args:
+        report: what it serves.
+        port: 0: one that is free.
+
+    Raises:
+        ReportError: if the port is taken.
+    """
+
+    own: set[str] = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "featgeo", ""
+
+        def do_GET(self) -> None:
+            """The page at /, its version at /version; to nobody who came under another name."""
+            if self.headers.get("Host") not in own:  # another site's page that has itself resolved to this machine
+                self.send_error(HTTPStatus.FORBIDDEN)
+            elif self.path == "/":
+                self._send(report.page(), "text/html")
+            elif self.path == "/version":
+                self._send(report.version(), "text/plain")
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+        def _send(self, text: str, kind: str) -> None:
+            body = text.encode("utf-8", "replace")
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: requests are the page's own."""
+
+    try:
+        made = ThreadingHTTPServer((ADDRESS, port), Handler)
+    except OSError as error:
+        hint = f"port {port} can't be used ({error.strerror or error}): choose another with --port, or leave it out"
+        raise ReportError(hint) from None
+    made.daemon_threads = True
+    own.update(f"{name}:{made.server_port}" for name in (ADDRESS, "localhost"))
+    return made

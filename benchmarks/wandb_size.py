@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import Display, FeatureGeometryMonitor
 from tests._helpers.wandb_file import read
 
@@ -83,6 +85,7 @@ def measure(monitor: FeatureGeometryMonitor | None) -> dict[str, int]:
         typed = [
             (name[: -len("._type")], value) for row in rows for name, value in row.items() if name.endswith("._type")
         ]
+        files = [file for file in run.rglob("*") if file.is_file()]
         media = {name for name, _ in typed if "featgeo" in name}
         return {
             "rows": len(rows),
@@ -90,7 +93,8 @@ def measure(monitor: FeatureGeometryMonitor | None) -> dict[str, int]:
             "panels": sum(not metrics.get(name, {}).get("hidden") for name in names | media),
             "media keys": len(media),
             "tables sent": sum("table" in str(value) for _, value in typed),
-            "KiB": sum(f.stat().st_size for f in run.rglob("*") if f.is_file() and not f.is_symlink()) // 1024,
+            "KiB": sum(f.stat().st_size for f in files if not f.is_symlink()) // 1024,
+            "history and report, KiB": sum(f.stat().st_size for f in files if f.is_symlink()) // 1024,
         }
 
 

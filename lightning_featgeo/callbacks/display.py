@@ -148,10 +148,15 @@ class LoggerDisplay:
         for signal, epoch, chart in self._depth.charts(stage):
             self._send(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
 
-    def close(self, history: Path | None = None) -> None:
-        """The run ends: tables of the best and the last window, the last pictures, and the history's file."""
+    def close(self, history: Path | None = None, report: bool = False) -> None:
+        """The run ends: tables of the best and the last window, the last pictures, and files.
+
+        Args:
+            history: its file.
+            report: whether there is enough for one, too.
+        """
         self.leave_out_finished()
-        self._attach(history)
+        self._attach(history, report)
         for sink in self.sinks:
             sink.ends()
         for kept in self._shown.values() if self.sinks else ():
@@ -165,13 +170,13 @@ class LoggerDisplay:
         self._shown.clear()
         self._depth.clear()
 
-    def _attach(self, history: Path | None) -> None:
+    def _attach(self, history: Path | None, report: bool) -> None:
         """The history and a report of it, to loggers that keep files."""
         sinks = [sink for sink in self.sinks if sink.keeps_files]
         if history is None or not history.exists() or not self.asked_for.files or not sinks:
             return
         files = [history]
-        if self.asked_for.files != "history" and _compat.is_installed("altair", "vl_convert"):
+        if report and self.asked_for.files != "history" and _compat.is_installed("altair", "vl_convert"):
             with self.guard.around("writing a report", lost="the curves are not affected"):
                 from lightning_featgeo.report import write_report  # draws with libraries that take a second to import
 

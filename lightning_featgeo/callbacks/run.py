@@ -282,5 +282,5 @@ class LightningRun:
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""
         with self.guard.around("showing the last window"):
-            self.display.close(self.history.path)
+            self.display.close(self.history.path, report=self.fits)
         self.watcher.sources.remove()

@@ -5,6 +5,7 @@ python -m lightning_featgeo.report RUN [RUN …] [-o report.html] [--baseline NA
 
 from __future__ import annotations
 
+import io
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -49,19 +50,28 @@ def page_of(paths: str | Path | Sequence[str | Path], baseline: str | None = Non
     return render(found, index, left_out, _bar(quiet))
 
 
-def found_runs(paths: str | Path | Sequence[str | Path], quiet: bool = False) -> tuple[list[Run], list[str]]:
+def found_runs(
+    paths: str | Path | Sequence[str | Path], quiet: bool = False, thin: bool = True
+) -> tuple[list[Run], list[str]]:  # fmt: skip
     """Runs of histories, with names that differ, and what could not be used, in words.
 
     Args:
         paths: history files, or folders that hold some.
         quiet: no progress bar.
+        thin: of very long runs, as many windows as can be drawn.
 
     Raises:
         ReportError: if there is nothing to report on.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = find(given)
-    return distinct(list(_bar(quiet)(load(files, thin=True), total=len(files), desc="histories", unit="run")))
+    return distinct(list(_bar(quiet)(load(files, thin=thin), total=len(files), desc="histories", unit="run")))
+
+
+def survive_encodings() -> None:
+    """What standard output can't encode becomes a question mark: no traceback for a name or a sparkline."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _bar(quiet: bool) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from lightning_featgeo.errors import printable
-from lightning_featgeo.report import ReportError, found_runs, page_of, put, write_report
+from lightning_featgeo.report import ReportError, found_runs, page_of, put, survive_encodings, write_report
 from lightning_featgeo.report.facts import as_json, as_markdown
 from lightning_featgeo.report.live import ADDRESS, LiveReport, server
 
@@ -28,11 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--baseline", help="name of the run that others are compared with")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     given = parser.parse_args(arguments)
+    if given.baseline and (given.json or given.markdown):
+        parser.error("--baseline is of the page: facts have every run by itself")
+    survive_encodings()
     try:
         if given.live:
             return _serve(given.runs, given.port, given.baseline)
         if given.json or given.markdown:
-            text = (as_json if given.json else as_markdown)(*found_runs(given.runs, given.quiet))
+            text = (as_json if given.json else as_markdown)(*found_runs(given.runs, given.quiet, thin=False))
             if given.output is None:
                 print(text if given.json else printable(text), end="")
                 return 0

@@ -36,7 +36,7 @@ def facts(runs: Sequence[Run], left_out: Sequence[str] = ()) -> dict[str, Any]:
 
 def as_json(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
     """:func:`facts` as JSON."""
-    return json.dumps(facts(runs, left_out), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(facts(runs, left_out), indent=2, allow_nan=False) + "\n"
 
 
 def as_markdown(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
@@ -125,9 +125,12 @@ def _look_at(run: Run, curves: Sequence[dict[str, Any]], alarms: Sequence[dict[s
     found = []
     for alarm in [a for a in alarms if a["kind"] != "notice"] + [a for a in alarms if a["kind"] == "notice"]:
         when = f" at epoch {alarm['epoch']:g}" if alarm["epoch"] is not None else ""
-        steps = alarm.get("steps") or ()
-        next_ = "; ".join(map(str, steps)) if isinstance(steps, list) else str(steps)
-        found.append(f"{alarm.get('title') or alarm['reason'] or alarm['kind']}{when}. {next_}".strip())
+        steps = alarm.get("steps")
+        parts = [
+            f"{alarm.get('title') or alarm['reason'] or alarm['kind']}{when}",
+            *(steps if isinstance(steps, list) else []),
+        ]
+        found.append("; ".join(map(str, parts)))
     why: dict[tuple[str, str], list[str]] = {}
     for curve in curves:
         for kind, gap in curve["gaps"].items():

@@ -47,6 +47,8 @@ def ending(run: Run) -> str:
     """How the record ends."""
     last = max((record.epoch for record in run.records), default=0.0)
     count = len({(record.window, record.stage) for record in run.records})  # layers share theirs
+    if run.history.closed > len(run.history.records):  # of a very long run not all are in memory
+        count = max(record.window for record in run.records) + 1
     windows = f"{count} window{'s' * (count != 1)}, up to epoch {last:g}"
     end = run.history.run.get("end")
     if end:

@@ -226,5 +226,6 @@ def _number(value: float) -> float | None:
 def in_markdown(value: Any) -> str:
     """A value for Markdown, of which it can't leave its place."""
     text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    marked = "".join("\\" + c if c in "\\|[]`" else c for c in text)  # no link, no picture, no code
-    return " ".join(marked.replace("<", "&lt;").split())
+    marked = "".join("\\" + c if c in "\\|[]`*~" else c for c in text)  # no link, no picture, no code
+    marked = marked.replace("<", "&lt;").replace("@", "@<!-- -->").replace("://", ":<!-- -->//")  # nobody is called
+    return " ".join(marked.split())

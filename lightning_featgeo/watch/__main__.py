@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from lightning_featgeo.errors import printable
-from lightning_featgeo.report import ReportError, terminal
+from lightning_featgeo.report import ReportError, survive_encodings, terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,9 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--signal", action="append", default=[], metavar="NAME", help="these only; * stands for anything"
     )
-    parser.add_argument("--width", type=int, help="columns (those of the terminal)")
+    parser.add_argument("--layer", help="of layers of this name only; * stands for anything")
+    parser.add_argument("--width", type=int, help="columns, from 40 on (those of the terminal)")
     given = parser.parse_args(arguments)
-    wanted = terminal.named(given.signal, given.stage)
+    if given.width is not None and given.width < 40:
+        parser.error(f"--width {given.width}: a table needs 40 columns")
+    wanted = terminal.named(given.signal, given.stage, given.layer)
+    survive_encodings()
     try:
         to = terminal.console(width=given.width)
         if given.once:

@@ -86,3 +86,36 @@ def test_into_a_file_and_errors(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert __main__.main([str(tmp_path / "nowhere"), "--json"]) == 2
     assert __main__.main([str(tmp_path), "--markdown", "-o", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
+
+
+def test_every_window_of_a_very_long_run_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "a.jsonl").open("w") as file:
+        for i in range(5000):
+            values = {"feature_std": 1e-6 if i == 500 else 1.0 + i / 1000}
+            made = record(i, values=values, spectrum=[], gaps={}, standard_errors={}, facts={})
+            file.write(json.dumps({"window": json.loads(made.text)}) + "\n")
+        file.write('{"end": "finished"}\n')
+    (run,) = json.loads(printed(capsys, str(tmp_path), "--json"))["runs"]
+    (curve,) = run["curves"]
+    assert (curve["windows"], curve["lowest"]) == (5000, {"epoch": 501.0, "value": 1e-6})
+    assert run["ended"].startswith("5000 windows, up to epoch 5000")
+
+
+def test_an_alarm_without_steps_and_text_that_cannot_be_encoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = write(tmp_path / "a.jsonl", name="a")
+    history.event(kind="stop", epoch=3.0, reason="Drop of feature_std", alarm={"title": "Drop of feature_std"})
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps({"event": {"kind": "notice", "reason": "s\ud800 @name http://x"}}) + "\n")
+    (run,) = json.loads(printed(capsys, str(tmp_path), "--json"))["runs"]
+    assert run["look_at"][0] == "Drop of feature_std at epoch 3"
+    text = printed(capsys, str(tmp_path), "--markdown")
+    assert "@name" not in text
+    assert "http://" not in text
+
+
+def test_a_baseline_is_of_the_page(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    with pytest.raises(SystemExit):
+        __main__.main([str(tmp_path), "--json", "--baseline", "a"])

@@ -2,7 +2,9 @@
 
 import io
 import math
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests._helpers.histories import record, stop, write
 
 def drawn(path: Path, width: int = 80, **wanted: object) -> list[str]:
     to = Console(width=width, file=io.StringIO(), color_system=None)
-    terminal.show(path, to, terminal.named(wanted.get("signals", []), wanted.get("stage")))  # type: ignore[arg-type]
+    terminal.show(path, to, terminal.named(wanted.get("signals", []), wanted.get("stage"), wanted.get("layer")))  # type: ignore[arg-type]
     return to.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
@@ -48,7 +50,7 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
     text = "\n".join(drawn(tmp_path, signals=["nc*"], stage="val"))
     assert "nc1" in text
     assert "effective_rank" not in text
-    assert "No curve of that name" in "\n".join(drawn(tmp_path, stage="train"))
+    assert "There is no such curve" in "\n".join(drawn(tmp_path, stage="train"))
 
 
 def test_names_from_elsewhere_cannot_drive_the_terminal(tmp_path: Path) -> None:
@@ -81,22 +83,80 @@ def test_it_waits_for_a_run_follows_it_and_ends_with_it(tmp_path: Path) -> None:
     [
         ([], ""),
         ([1.0, 1.0], "▄▄"),
+        ([0.7] * 100, "▄" * 10),  # means of equal numbers round differently
         ([math.nan, math.inf], "··"),
         ([0.0, 7.0, 3.5, math.nan], "▁█▅·"),
         ([0.0] * 50 + [1.0] * 50, "▁▁▁▁▁█████"),
+        ([1e308, -1e308], "█▁"),
     ],
 )
 def test_sparklines(values: list[float], line: str) -> None:
-    assert terminal.sparkline(values, 10) == line
+    assert terminal.sparkline([float(i) for i in range(len(values))], values, 10) == line
+
+
+def test_a_long_run_is_drawn_over_time_not_over_what_is_kept_of_it() -> None:
+    times = [float(t) for t in (*range(0, 900, 100), *range(900, 1001))]  # late ones densely
+    assert terminal.sparkline(times, times, 8) == "▁▂▃▄▅▆▇█"
+
+
+def test_after_an_ended_run_of_a_folder_the_next_one_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="old")
+    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
+    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
+    follower.start()
+    shown = to.file.getvalue  # type: ignore[attr-defined]
+    while "Waiting for a run to begin" not in shown() or "old" not in shown():
+        time.sleep(0.01)
+    history = write(tmp_path / "b.jsonl", name="new", end=None)
+    while "new" not in shown():
+        time.sleep(0.01)
+    history.end("finished")
+    follower.join(60)
+    assert not follower.is_alive()
+
+
+def test_layers_are_told_apart_and_can_be_chosen(tmp_path: Path) -> None:
+    history = write(tmp_path / "a.jsonl", name="a", end=None, layer="model.encoder.layers.10." + "x" * 80)
+    history.append(record(12, layer="model.encoder.layers.11." + "y" * 80))
+    lines = drawn(tmp_path)
+    assert {line[-3:] for line in lines if line.startswith("…")} == {"xxx", "yyy"}
+    assert len([line for line in drawn(tmp_path, layer="*layers.11*") if line.startswith("…")]) == 1
+
+
+@pytest.mark.parametrize("width", [40, 50])
+def test_a_narrow_terminal_keeps_names_curve_and_last_value(tmp_path: Path, width: int) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    (row,) = [line for line in drawn(tmp_path, width) if line.startswith("effec")]
+    assert len(row) <= width
+    assert row.split()[-1] == "1.839"
+    assert set(row.split()[1]) & set(terminal.BARS)
+
+
+def test_a_terminal_without_such_characters(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="a")
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    terminal.show(tmp_path, Console(width=80, file=file))
+    file.flush()
+    text = file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    (row,) = [line for line in text.splitlines() if line.startswith("effective_rank")]
+    assert set(row.split()[1]) <= set(terminal.PLAIN_BARS)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.jsonl", name="a")
     assert main([str(tmp_path), "--once", "--width", "80", "--signal", "nc1"]) == 0
     assert "nc1" in capsys.readouterr().out
-    assert main([str(tmp_path), "--width", "80"]) == 0  # it has ended: shown once
+    assert main([str(tmp_path / "a.jsonl"), "--width", "80"]) == 0  # it has ended: shown once
+    assert main([str(tmp_path), "--once", "--signal", "nc9"]) == 0
+    assert "no such curve. Stages: val; signals: feature_std, effective_rank" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
+    (tmp_path / "notes.txt").write_text("no history\n")
+    assert main([str(tmp_path / "notes.txt")]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "there is no such file or folder" in capsys.readouterr().err
-    monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--width", "5"])
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     with pytest.raises(ReportError, match="pip install 'lightning-featgeo\\[terminal\\]'"):
         terminal.console()

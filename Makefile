@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CONSTRAINTS ?= -c constraints.txt
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 TORCH_INDEX ?=
 
 # Every test process computes on one thread: idle ones would spin. NumPy is imported before conftest.py could say so.

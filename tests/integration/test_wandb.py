@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, History, Threshold
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
-from tests._helpers.models import Classifier, loaders, strict, trainer
+from tests._helpers.models import Classifier, loaders, trainer
 from tests._helpers.wandb_file import alerts, config, read, table
 
 WORDS = {"last": "the last window", "best": "the window with the best knn_accuracy"}
@@ -200,13 +200,3 @@ def test_history_and_report_are_files_of_the_run(run_files) -> None:
     assert set(files) == {".jsonl", ".html"}
     assert History.load(files[".jsonl"]).run["end"] == "finished"
     assert "effective_rank" in files[".html"].read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(("files", "kept"), [("history", {".jsonl"}), (False, set())])
-def test_what_is_not_asked_for_is_no_file_of_the_run(tmp_path: Path, files: object, kept: set[str]) -> None:
-    monitor = strict(signals=["feature_std"], display=Display(files=files, media="none"))
-    logger = WandbLogger(save_dir=tmp_path, project="p", offline=True)
-    trainer(monitor, max_epochs=1, logger=logger, default_root_dir=tmp_path).fit(Classifier(), *loaders())
-    wandb.finish()
-    assert {path.suffix for path in tmp_path.glob("wandb/offline-run-*/files/featgeo/*")} == kept
-    assert not list((tmp_path / "p").rglob("*.html"))

@@ -259,10 +259,17 @@ def test_windows_that_a_resumed_run_had_already_are_marked(tmp_path: Path, monke
     assert marked == [(1.0, 1.0), (2.0, 1.0), (3.0, None), (4.0, None)]
 
 
-@pytest.mark.parametrize("files", [True, False])
-def test_the_history_is_among_the_runs_files_unless_it_is_not_to_be(files: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("files", "kept"), [(True, {".jsonl", ".html"}), ("history", {".jsonl"}), (False, set())])
+def test_history_and_report_are_among_the_runs_files_as_asked(
+    files: bool | str, kept: set[str], tmp_path: Path
+) -> None:  # fmt: skip
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
     monitor = FeatureGeometryMonitor(signals=["effective_rank"], display=Display(files=files))
     trainer(monitor, max_epochs=1, logger=logger).fit(Classifier(), *loaders())
     wandb.finish()
-    assert bool(list((tmp_path / "wandb").rglob("files/**/*.jsonl"))) == files
+    assert {path.suffix for path in (tmp_path / "wandb").rglob("files/featgeo/*")} == kept
+    trainer(monitor, logger=WandbLogger(project="test", offline=True, save_dir=tmp_path / "alone")).validate(
+        Classifier(), loaders()[1], verbose=False
+    )
+    wandb.finish()
+    assert not list((tmp_path / "alone").rglob("*.html"))  # one window is no report

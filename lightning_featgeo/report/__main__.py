@@ -7,7 +7,7 @@ import contextlib
 import sys
 
 from lightning_featgeo.errors import printable
-from lightning_featgeo.report import ReportError, found_runs, page_of, put, survive_encodings, write_report
+from lightning_featgeo.report import ReportError, charts, found_runs, page_of, put, survive_encodings, write_report
 from lightning_featgeo.report.facts import as_json, as_markdown
 from lightning_featgeo.report.live import ADDRESS, LiveReport, server
 
@@ -30,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.baseline and (given.json or given.markdown):
         parser.error("--baseline is of the page: facts have every run by itself")
+    if given.live and given.output:
+        parser.error("--output is of a file: --live writes none")
+    if given.port and not given.live:
+        parser.error("--port is of --live")
     survive_encodings()
     try:
         if given.live:
@@ -51,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(runs: list[str], port: int, baseline: str | None) -> int:
+    charts.libraries()  # said now, if one is missing
     report = LiveReport(runs, lambda paths: page_of(paths, baseline, quiet=True))
     with server(report, port) as serving:
         url = f"http://{ADDRESS}:{serving.server_port}/"

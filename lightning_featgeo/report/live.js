@@ -1,31 +1,37 @@
 "use strict";
 // The live page: looks whether the histories have grown, and loads itself anew if so, with the same switches.
 (() => {
-  const EVERY = 2000;
-  const seen = document.documentElement.dataset.version;
+  const EVERY = 2000, KEY = "featgeo";
+  const root = document.documentElement;
   const inputs = () => [...document.querySelectorAll(".bar input")];
+  const folds = () => [...document.querySelectorAll("details")];
   const nameOf = (input) => `${input.name}|${input.closest("label")?.textContent.trim()}`;
+  const placeOf = (fold) => `${fold.closest("article, li")?.querySelector("h2, h3")?.textContent}|${fold.textContent.slice(0, 40)}`;
 
-  const kept = JSON.parse(sessionStorage.getItem("featgeo") ?? "null");
+  const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
+  sessionStorage.removeItem(KEY); // a page that its reader loads begins as it comes
   if (kept) {
     for (const input of inputs()) if (kept.checked[nameOf(input)] === !input.checked) input.click();
-    if (document.documentElement.dataset.theme !== kept.theme) document.getElementById("theme")?.click();
+    for (const fold of folds()) fold.open ||= kept.open.includes(placeOf(fold));
+    if (kept.theme && root.dataset.theme !== kept.theme) document.getElementById("theme")?.click();
     requestAnimationFrame(() => scrollTo(0, kept.scroll));
   }
 
   function again() {
     const checked = Object.fromEntries(inputs().map((input) => [nameOf(input), input.checked]));
-    const theme = document.documentElement.dataset.theme;
-    sessionStorage.setItem("featgeo", JSON.stringify({ checked, theme, scroll: scrollY }));
+    const open = folds().filter((fold) => fold.open).map(placeOf);
+    const theme = document.getElementById("theme") ? root.dataset.theme : null;
+    sessionStorage.setItem(KEY, JSON.stringify({ checked, open, theme, scroll: scrollY }));
     location.reload();
   }
 
+  const told = document.getElementById("live");
   async function look() {
-    const told = document.getElementById("live");
     try {
       const answer = await fetch("version", { cache: "no-store" });
-      if ((await answer.text()) !== seen) return again();
-      told.textContent = "Live: this page follows the run.";
+      if (!answer.ok) throw new Error(answer.statusText);
+      if ((await answer.text()) !== root.dataset.version) return again();
+      told.textContent = told.dataset.stale || "Live: this page follows the run.";
     } catch {
       told.textContent = "No longer live: the command that serves this page has ended.";
     }

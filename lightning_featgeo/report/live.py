@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html
 import threading
@@ -31,6 +32,7 @@ class LiveReport:
         self.paths, self._make = paths, make
         self._lock = threading.Lock()
         self._made: tuple[str, str] = ("", "")  # version and page
+        self._stale = ""  # why the page is not of this version
 
     def version(self) -> str:
         """Changes whenever a history grows, comes or goes."""
@@ -44,30 +46,37 @@ class LiveReport:
         return hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:16]
 
     def _files(self) -> list[Path]:
+        return [file for path in self._there() for file in find([path])]
+
+    def _there(self) -> list[str]:
+        """Paths that have a history now."""
         found = []
         for path in self.paths:
             try:
-                found += find([path])
+                find([path])
             except (ReportError, OSError):
                 continue  # none yet
+            found.append(path)
         return found
 
     def page(self) -> str:
-        """The page as of now; where none can be made, the last one that could, or what is missing."""
+        """The page as of now; where none can be made, the last one that could and why, or what is missing."""
         with self._lock:
             version = self.version()
             if self._made[0] != version:
                 try:
-                    self._made = version, self._make(self.paths)
-                except (ReportError, OSError) as error:
-                    if not self._made[1]:
-                        return self._live(WAITING.format(html.escape(printable(str(error)))), version)
-            return self._live(self._made[1], version)
+                    self._made, self._stale = (version, self._make(self._there() or self.paths)), ""
+                except Exception as error:  # whatever it is: the browser must have a page that looks again
+                    self._stale = printable(str(error) or type(error).__name__)
+            page = self._made[1] or WAITING.format(html.escape(self._stale))
+            return self._live(page, version, self._stale if self._made[1] else "")
 
-    def _live(self, page: str, version: str) -> str:
+    def _live(self, page: str, version: str, stale: str) -> str:
         page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
         page = page.replace("<html", f"<html data-version='{version}'", 1)
-        script = f"<p id='live' class='soft' role='status'></p><script>{file_of_page('live.js')}</script>"
+        old = html.escape(f"This is the last page that could be made: {stale}", quote=True) if stale else ""
+        script = f'<p id="live" class="soft" role="status" data-stale="{old}">{old}</p>'
+        script += f"<script>{file_of_page('live.js')}</script>"
         head, end, tail = page.rpartition("</body>")
         return f"{head}{script}{end}{tail}"
 
@@ -86,12 +95,15 @@ def server(report: LiveReport, port: int = 0) -> ThreadingHTTPServer:
     own: set[str] = set()
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 60  # seconds for a request to come
         server_version, sys_version = "featgeo", ""
 
         def do_GET(self) -> None:
             """The page at /, its version at /version; to nobody who came under another name."""
             if self.headers.get("Host") not in own:  # another site's page that has itself resolved to this machine
-                self.send_error(HTTPStatus.FORBIDDEN)
+                self.send_error(
+                    HTTPStatus.FORBIDDEN, f"open http://{ADDRESS}:{made.server_port}/ (a tunnel: the same port)"
+                )
             elif self.path == "/":
                 self._send(report.page(), "text/html")
             elif self.path == "/version":
@@ -107,16 +119,21 @@ def server(report: LiveReport, port: int = 0) -> ThreadingHTTPServer:
             self.send_header("Cache-Control", "no-store")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the browser went on
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: requests are the page's own."""
 
     try:
         made = ThreadingHTTPServer((ADDRESS, port), Handler)
-    except OSError as error:
-        hint = f"port {port} can't be used ({error.strerror or error}): choose another with --port, or leave it out"
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        hint = f"port {port} can't be used ({why}): choose another with --port, or leave it out"
         raise ReportError(hint) from None
     made.daemon_threads = True
-    own.update(f"{name}:{made.server_port}" for name in (ADDRESS, "localhost"))
+    names = (ADDRESS, "localhost")
+    own.update(f"{name}:{made.server_port}" for name in names)
+    if made.server_port == 80:
+        own.update(names)  # browsers leave it out
     return made

@@ -25,6 +25,7 @@ PLAIN_BARS = "_.-=+*#@"  # for a terminal or file that has no such characters
 GAP = "·"
 HOW_TO = "pip install 'lightning-featgeo[terminal]'"
 NAMES, NUMBERS, LEAST = 26, 10, 8  # columns: of names, of each of two numbers, and at least of a sparkline
+MOST_EVENTS = 3  # alarms and notices, the last ones
 MOST_READ = 2**26  # bytes of a history of which all windows are looked at
 STYLES = {"stop": "bold red", "alarm": "bold red", "notice": "yellow", "quiet": "green"}
 OUTCOMES = {"stop": "stopped", "alarm": "alarm", "notice": "to look at"}
@@ -72,9 +73,9 @@ def picture(run: Run, width: int, wanted: Callable[[Panel], bool] = lambda panel
     from rich.text import Text
 
     kind, sentence = words.headline(run)
-    told = kind != "quiet"  # below the curves
+    told = kind != "quiet"  # by the events
     title = Text(f"{run.name}  ", "bold").append(OUTCOMES[kind] if told else _plain(sentence), STYLES[kind])
-    parts: list[Any] = [title, Text(_plain(words.ending(run)), "dim")]
+    parts: list[Any] = [title, Text(_plain(words.ending(run)), "dim"), *_events(run)]  # above what may be cut off
     sections: dict[str, list[Panel]] = {}
     every = panels([run])
     for panel in filter(wanted, every):
@@ -83,7 +84,6 @@ def picture(run: Run, width: int, wanted: Callable[[Panel], bool] = lambda panel
         parts += [Text(), *_curves(_plain(name), found, width, bars)]
     if not sections:
         parts += [Text(), Text(_nothing(every), "dim")]
-    parts += _events(run)
     parts += _gaps([panel for found in sections.values() for panel in found])
     parts += [Text(_plain(note), "dim") for note in run.notes]
     return Group(*parts)
@@ -136,10 +136,11 @@ def _curves(heading: str, found: Sequence[Panel], width: int, bars: str) -> Iter
 def _events(run: Run) -> Iterator[Any]:
     from rich.text import Text
 
-    for event in run.history.events:
-        kind = str(event.get("kind"))
-        if kind not in STYLES:
-            continue
+    told = [event for event in run.history.events if str(event.get("kind")) in STYLES]
+    if len(told) > MOST_EVENTS:
+        yield Text(f"\n{len(told) - MOST_EVENTS} earlier ones are in the report", "dim")
+    for event in told[-MOST_EVENTS:]:
+        kind = str(event["kind"])
         epoch = event.get("epoch")
         when = f"epoch {epoch:g}: " if isinstance(epoch, (int, float)) else ""
         yield Text("\n").append(f"{kind}  ", STYLES[kind]).append(_plain(f"{when}{event.get('reason') or ''}"))
@@ -184,7 +185,15 @@ def newest(path: str | Path) -> Path:
     Raises:
         ReportError: if there is none.
     """
-    return max(find([path]), key=lambda file: file.stat().st_mtime)
+    return max(find([path]), key=_written)
+
+
+def _written(file: Path) -> float:
+    """When; -1 if it was deleted a moment ago."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return -1.0
 
 
 def console(**options: Any) -> Console:
@@ -231,12 +240,18 @@ def follow(
         while True:
             begin = time.monotonic()
             file = _waited_for(path)
-            now = (file, file.stat().st_size) if file is not None else None
-            if file is not None and now != seen:
-                run = _read(file)
+            now = (file, file.stat().st_size) if file is not None and file.exists() else None
+            if file is not None and now is not None and now != seen:
+                try:
+                    run = _read(file)
+                except (ReportError, OSError):
+                    if not waits:
+                        raise
+                    time.sleep(every)  # its first line is being written
+                    continue
                 drawn = picture(run, to.width, wanted, _bars(to))
                 ended = bool(run.history.run.get("end"))
-                went_on |= not ended or file.stat().st_mtime >= started
+                went_on |= not ended or started <= _written(file) <= time.time() + 1.0  # not by a clock that is ahead
                 live.update(Group(drawn, Text(), waiting) if ended and waits and not went_on else drawn, refresh=True)
                 if ended and (went_on or not waits):
                     return

@@ -39,9 +39,13 @@ def test_the_page_follows_the_run_with_the_same_switches(browser: Any, served: i
     page.on("request", lambda request: said.append(request.url) if ADDRESS not in request.url else None)
     page.goto(f"http://{ADDRESS}:{served}/")
     page.get_by_text("no history below this folder").wait_for()
+    theme = "document.documentElement.dataset.theme"
     history = write(tmp_path / "a.jsonl", windows=3, name="mine", end=None)
     page.get_by_text("3 windows, up to epoch 3.").wait_for()
     page.locator(".chart[data-drawn]").first.wait_for()
+    at_first = page.evaluate(theme)
+    assert at_first == "light"
+    page.locator("summary").first.click()
     page.get_by_label("steps").check()
     page.get_by_label("±1 standard error").uncheck()
     history.append(record(3))
@@ -49,6 +53,8 @@ def test_the_page_follows_the_run_with_the_same_switches(browser: Any, served: i
     page.locator(".chart[data-drawn]").first.wait_for()
     assert page.get_by_label("steps").is_checked()
     assert not page.get_by_label("±1 standard error").is_checked()
+    assert page.locator("details[open]").count() == 1
+    assert page.evaluate(theme) == at_first
     history.end("finished")
     page.get_by_text("The run finished.").wait_for()
     assert said == []
@@ -74,11 +80,32 @@ def test_a_run_that_is_deleted_leaves_its_last_page(served: int, tmp_path: Path)
     assert "12 windows" in get(served, "/")[1]
     (tmp_path / "a.jsonl").unlink()
     assert get(served, "/version")[1] != before
-    assert "12 windows" in get(served, "/")[1]
+    page = get(served, "/")[1]
+    assert "12 windows" in page
+    assert "This is the last page that could be made: " in page
 
 
 def test_a_port_in_use_is_an_error_that_helps(served: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ReportError, match=f"port {served} can't be used .*: choose another with --port"):
         server(LiveReport([], lambda paths: ""), served)
-    assert __main__.main([str(tmp_path), "--live", "--port", str(served)]) == 2
+    for port in (served, 70000):
+        assert __main__.main([str(tmp_path), "--live", "--port", str(port)]) == 2
     assert "--port" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_made_is_no_end_and_one_run_does_not_wait_for_another(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", name="mine")
+    fails = [False]
+
+    def make(paths: Any) -> str:
+        if fails[0]:
+            raise ValueError("a bug")
+        return page_of(paths, quiet=True)
+
+    report = LiveReport([str(tmp_path), str(tmp_path / "not yet")], make)
+    assert "12 windows" in report.page()
+    fails[0] = True
+    write(tmp_path / "b.jsonl", name="another")
+    assert "This is the last page that could be made: a bug" in report.page()
+    fails[0] = False
+    assert "another" in report.page()

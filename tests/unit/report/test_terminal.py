@@ -33,7 +33,7 @@ def test_curves_fit_the_terminal(tmp_path: Path, width: int) -> None:
     assert lines[0].startswith("a run of mine  No alarm")
 
 
-def test_gaps_and_alarms_are_told_below(tmp_path: Path) -> None:
+def test_gaps_are_told_below_and_alarms_above_what_may_be_cut_off(tmp_path: Path) -> None:
     history = write(tmp_path / "a.jsonl", name="a", end=None)
     history.append(record(12, gap=("nc1", "id_two_nn")))
     stop(history, 5.0)
@@ -41,7 +41,8 @@ def test_gaps_and_alarms_are_told_below(tmp_path: Path) -> None:
     assert lines[0] == "a  stopped"
     (row,) = [line for line in lines if line.startswith("nc1")]
     assert row.split()[1].endswith(terminal.GAP)
-    assert any(line.startswith("stop  epoch 5: total collapse") for line in lines)
+    (alarm,) = [i for i, line in enumerate(lines) if line.startswith("stop  epoch 5: total collapse")]
+    assert alarm < lines.index(row)
     assert any(line.startswith("gap  id_two_nn, nc1: 1 of 13 windows: the rows were all") for line in lines)
 
 
@@ -160,3 +161,28 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setitem(sys.modules, "rich.console", None)
     with pytest.raises(ReportError, match="pip install 'lightning-featgeo\\[terminal\\]'"):
         terminal.console()
+
+
+def test_a_first_line_that_is_still_being_written_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "featgeo").mkdir()
+    path = tmp_path / "featgeo" / "a.jsonl"
+    path.write_text('{"run": {"format": 3, "na')
+    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
+    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
+    follower.start()
+    time.sleep(0.3)
+    assert follower.is_alive()
+    path.unlink()
+    write(path, name="mine")
+    follower.join(60)
+    assert not follower.is_alive()
+    assert "mine" in to.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_of_many_alarms_the_last_ones(tmp_path: Path) -> None:
+    history = write(tmp_path / "a.jsonl", name="a")
+    for epoch in range(1, 9):
+        stop(history, float(epoch), kind="notice")
+    lines = drawn(tmp_path)
+    assert [line[:15] for line in lines if line.startswith("notice")] == [f"notice  epoch {e}" for e in (6, 7, 8)]
+    assert "5 earlier ones are in the report" in lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -28,7 +27,7 @@ class TrackioLogger(Logger):
 
     def __init__(self, project: str = "lightning", name: str | None = None, **init: Any) -> None:
         super().__init__()
-        if find_spec("trackio") is None:  # said now: not after the first epoch
+        if not _compat.is_installed("trackio"):  # said now: not after the first epoch
             raise ModuleNotFoundError("TrackioLogger needs trackio: pip install trackio")
         self._project, self._name, self._init = project, name, init
         self._run: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import html
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -37,7 +38,7 @@ class LiveReport:
     def version(self) -> str:
         """Changes whenever a history grows, comes or goes."""
         seen = []
-        for file in self._files():
+        for file in itertools.chain.from_iterable(self._found().values()):
             try:
                 state = file.stat()
             except OSError:
@@ -45,18 +46,14 @@ class LiveReport:
             seen.append(f"{file}|{state.st_size}|{state.st_mtime_ns}")
         return hashlib.sha256("\n".join(seen).encode("utf-8", "replace")).hexdigest()[:16]
 
-    def _files(self) -> list[Path]:
-        return [file for path in self._there() for file in find([path])]
-
-    def _there(self) -> list[str]:
-        """Paths that have a history now."""
-        found = []
+    def _found(self) -> dict[str, list[Path]]:
+        """The histories at or below each path that has some now."""
+        found = {}
         for path in self.paths:
             try:
-                find([path])
+                found[path] = find([path])
             except (ReportError, OSError):
                 continue  # none yet
-            found.append(path)
         return found
 
     def page(self) -> str:
@@ -65,7 +62,7 @@ class LiveReport:
             version = self.version()
             if self._made[0] != version:
                 try:
-                    self._made, self._stale = (version, self._make(self._there() or self.paths)), ""
+                    self._made, self._stale = (version, self._make([*self._found()] or self.paths)), ""
                 except Exception as error:  # whatever it is: the browser must have a page that looks again
                     self._stale = printable(str(error) or type(error).__name__)
             page = self._made[1] or WAITING.format(html.escape(self._stale))

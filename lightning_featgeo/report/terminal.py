@@ -240,15 +240,14 @@ def follow(
         while True:
             begin = time.monotonic()
             file = _waited_for(path)
-            now = (file, file.stat().st_size) if file is not None and file.exists() else None
-            if file is not None and now is not None and now != seen:
-                try:
-                    run = _read(file)
-                except (ReportError, OSError):
-                    if not waits:
-                        raise
-                    time.sleep(every)  # its first line is being written
-                    continue
+            try:
+                now = None if file is None else (file, file.stat().st_size)
+                run = _read(file) if file is not None and now != seen else None
+            except (ReportError, OSError):  # its first line is being written, or it was deleted a moment ago
+                if not waits:
+                    raise
+                run = None
+            if run is not None and file is not None:
                 drawn = picture(run, to.width, wanted, _bars(to))
                 ended = bool(run.history.run.get("end"))
                 went_on |= not ended or started <= _written(file) <= time.time() + 1.0  # not by a clock that is ahead

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from lightning_featgeo import _compat
 from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HOW_TO = "pip install matplotlib"
 
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+    return _compat.is_installed("matplotlib")
 
 
 @functools.lru_cache(maxsize=1)  # the next logger is shown the same chart

@@ -5,14 +5,13 @@ of torchmetrics in turn whether a value is one, and on imports that wait for a t
 """
 
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
 
 import torch
 
-from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo import FeatureGeometryMonitor, _compat
 from tests._helpers.models import Classifier, loaders, trainer
 
 
@@ -31,7 +30,7 @@ def first_validation() -> None:
 
 
 first_validation()
-if all(importlib.util.find_spec(name) for name in ("altair", "vl_convert")):
+if _compat.is_installed("altair", "vl_convert"):
     from lightning_featgeo.report.charts import runtime
 
     runtime()

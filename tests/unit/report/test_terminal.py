@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,21 @@ from lightning_featgeo.watch.__main__ import main
 from tests._helpers.histories import record, stop, write
 
 
-def drawn(path: Path, width: int = 80, **wanted: object) -> list[str]:
-    to = Console(width=width, file=io.StringIO(), color_system=None)
-    terminal.show(path, to, terminal.named(wanted.get("signals", []), wanted.get("stage"), wanted.get("layer")))  # type: ignore[arg-type]
-    return to.file.getvalue().splitlines()  # type: ignore[attr-defined]
+def drawn(
+    path: Path, width: int = 80, signals: Sequence[str] = (), stage: str | None = None, layer: str | None = None
+) -> list[str]:  # fmt: skip
+    file = io.StringIO()
+    terminal.show(path, Console(width=width, file=file, color_system=None), terminal.named(signals, stage, layer))
+    return file.getvalue().splitlines()
+
+
+def followed(folder: Path) -> tuple[threading.Thread, io.StringIO]:
+    """A view of a folder's runs that has begun, and what it prints."""
+    file = io.StringIO()
+    to = Console(width=80, file=file, color_system=None, force_terminal=True)
+    thread = threading.Thread(target=terminal.follow, args=(str(folder), to), kwargs={"every": 0.01}, daemon=True)
+    thread.start()
+    return thread, file
 
 
 @pytest.mark.parametrize("width", [80, 60, 200])
@@ -64,9 +76,7 @@ def test_names_from_elsewhere_cannot_drive_the_terminal(tmp_path: Path) -> None:
 
 
 def test_it_waits_for_a_run_follows_it_and_ends_with_it(tmp_path: Path) -> None:
-    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
-    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
-    follower.start()
+    follower, file = followed(tmp_path)
     folder = tmp_path / "featgeo"
     folder.mkdir()
     history = write(folder / "a.jsonl", windows=1, name="a", end=None)
@@ -76,7 +86,7 @@ def test_it_waits_for_a_run_follows_it_and_ends_with_it(tmp_path: Path) -> None:
     history.end("finished")
     follower.join(60)
     assert not follower.is_alive()
-    assert "6 windows, up to epoch 6. The run finished." in to.file.getvalue()  # type: ignore[attr-defined]
+    assert "6 windows, up to epoch 6. The run finished." in file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -102,14 +112,11 @@ def test_a_long_run_is_drawn_over_time_not_over_what_is_kept_of_it() -> None:
 
 def test_after_an_ended_run_of_a_folder_the_next_one_is_waited_for(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", name="old")
-    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
-    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
-    follower.start()
-    shown = to.file.getvalue  # type: ignore[attr-defined]
-    while "Waiting for a run to begin" not in shown() or "old" not in shown():
+    follower, file = followed(tmp_path)
+    while "Waiting for a run to begin" not in file.getvalue() or "old" not in file.getvalue():
         time.sleep(0.01)
     history = write(tmp_path / "b.jsonl", name="new", end=None)
-    while "new" not in shown():
+    while "new" not in file.getvalue():
         time.sleep(0.01)
     history.end("finished")
     follower.join(60)
@@ -135,10 +142,11 @@ def test_a_narrow_terminal_keeps_names_curve_and_last_value(tmp_path: Path, widt
 
 def test_a_terminal_without_such_characters(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", name="a")
-    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    written = io.BytesIO()
+    file = io.TextIOWrapper(written, encoding="ascii", errors="replace")
     terminal.show(tmp_path, Console(width=80, file=file))
     file.flush()
-    text = file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    text = written.getvalue().decode("ascii")
     (row,) = [line for line in text.splitlines() if line.startswith("effective_rank")]
     assert set(row.split()[1]) <= set(terminal.PLAIN_BARS)
 
@@ -167,16 +175,14 @@ def test_a_first_line_that_is_still_being_written_is_waited_for(tmp_path: Path) 
     (tmp_path / "featgeo").mkdir()
     path = tmp_path / "featgeo" / "a.jsonl"
     path.write_text('{"run": {"format": 3, "na')
-    to = Console(width=80, file=io.StringIO(), color_system=None, force_terminal=True)
-    follower = threading.Thread(target=terminal.follow, args=(str(tmp_path), to), kwargs={"every": 0.01})
-    follower.start()
+    follower, file = followed(tmp_path)
     time.sleep(0.3)
     assert follower.is_alive()
     path.unlink()
     write(path, name="mine")
     follower.join(60)
     assert not follower.is_alive()
-    assert "mine" in to.file.getvalue()  # type: ignore[attr-defined]
+    assert "mine" in file.getvalue()
 
 
 def test_of_many_alarms_the_last_ones(tmp_path: Path) -> None:

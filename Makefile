@@ -54,7 +54,8 @@ lint: $(VENV)/test.stamp
 
 figures: $(VENV)/test.stamp
 	$(PY) examples/ssl_digits.py --figure docs/images/collapse.png --report runs/simsiam.html
-	$(PY) docs/screenshots.py runs/simsiam.html docs/images
+	$(PY) examples/sweep.py
+	$(PY) docs/screenshots.py runs/simsiam.html runs/sweep/report.html docs/images
 
 # torch first and by its exact version, so that nothing else decides which build is taken.
 $(VENV)/torch.stamp: constraints.txt

@@ -1,6 +1,6 @@
 """Pictures of a report for these pages: light, and dark on a narrow screen. `make figures` runs it.
 
-python docs/screenshots.py runs/collapse.html docs/images
+python docs/screenshots.py runs/collapse.html runs/sweep/report.html docs/images
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 SHOTS = {"report_light.png": (1280, 1000, "light"), "report_narrow_dark.png": (400, 1000, "dark")}
 
 
-def main(report: Path, folder: Path) -> None:
+def main(report: Path, sweep: Path, folder: Path) -> None:
     """Take the pictures."""
     with sync_playwright() as playwright:
         path = next(filter(None, map(shutil.which, NAMES)), None)
@@ -28,8 +28,15 @@ def main(report: Path, folder: Path) -> None:
             page.wait_for_selector(".chart[data-drawn]")
             page.wait_for_timeout(500)
             page.screenshot(path=folder / name)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        page.goto(sweep.resolve().as_uri())
+        outcome = page.locator("#outcome")
+        outcome.scroll_into_view_if_needed()
+        page.wait_for_selector("[data-kind='outcome'][data-drawn]")
+        page.wait_for_timeout(500)
+        outcome.screenshot(path=folder / "report_outcome.png")
         browser.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

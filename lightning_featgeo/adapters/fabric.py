@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,9 +48,11 @@ class FabricGeometry(FeatureWatch):
         )
         self.fabric = fabric
 
-    def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:
-        """Close the window, and log its values with ``fabric.log_dict`` at ``step``."""
-        values = super().close(epoch, step)
+    def close(
+        self, epoch: float | int = 0, step: int = 0, metrics: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
+        """Close the window, and log its values with ``fabric.log_dict`` at ``step``; ``metrics`` are only kept."""
+        values = super().close(epoch, step, metrics)
         with self.guard.around("logging with Fabric"):
             if values:
                 self.fabric.log_dict({**values, "featgeo/epoch": epoch}, step=step)

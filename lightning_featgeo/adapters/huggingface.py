@@ -19,6 +19,8 @@ from lightning_featgeo.adapters.loop import FeatureWatch
 from lightning_featgeo.errors import ConfigurationError, spelled
 from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
 
+_TIMINGS = ("_runtime", "_per_second", "total_flos")  # of what the Trainer logs, that say how fast it was
+
 
 class _Watch(FeatureWatch):
     CALL = "GeometryCallback(trainer, "
@@ -167,6 +169,25 @@ class GeometryCallback(TrainerCallback):
             self._since = 0
             values = self.training.close(epoch=float(state.epoch or 0.0), step=state.global_step)
             self._log(self.training, values)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The Trainer's own metrics (losses, learning rate) are kept in the histories."""
+        numbers = {
+            name: float(value)
+            for name, value in (logs or {}).items()
+            if isinstance(value, (int, float)) and name != "epoch" and not name.endswith(_TIMINGS)
+        }
+        for watch in (self.evaluation, self.training):
+            if watch is not None:
+                with watch.guard.around("keeping the Trainer's metrics", lost="the curves are not affected"):
+                    watch.history.log_metrics(numbers, float(state.epoch or 0.0), state.global_step)
 
     def on_evaluate(
         self,

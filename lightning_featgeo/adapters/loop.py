@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,14 +138,25 @@ class FeatureWatch:
                 watcher.look(batch)
         watcher.end_batch((window.plan.stage, 0), None, batch, refuses=refuses)
 
-    def close(self, epoch: float | int = 0, step: int = 0) -> dict[str, float]:
+    def close(
+        self, epoch: float | int = 0, step: int = 0, metrics: Mapping[str, Any] | None = None
+    ) -> dict[str, float]:
         """Close the window; with several processes, all of them must.
+
+        Args:
+            epoch, step: now.
+            metrics: the loop's own (numbers, or tensors of one), as they stand now, such as ``{"val/loss": 0.31}``.
+                The history keeps them, and a report tells which curves went with one of them (``--outcome val/loss``).
 
         Returns:
             Logged name -> value of the signals that are defined. ``history`` has standard errors, gaps and counts.
         """
         window = self._open
         self.discard()
+        if metrics:
+            with self.guard.around("keeping the loop's own metrics", lost="the curves are not affected"):
+                numbers = {str(name): float(value) for name, value in metrics.items()}
+                self.history.log_metrics(numbers, float(epoch), step)
         if window is None:
             return {}
         values: dict[str, float] = {}

@@ -18,6 +18,7 @@ from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.checked import items, mapping, name_of, optional, plain, readable, whole
 from lightning_featgeo.history.history import History
+from lightning_featgeo.history.logged import Logged
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.watch.plan import WindowPlan
@@ -39,6 +40,7 @@ class Saved:
     windows: int
     records: list[Record] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[Logged] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     outputs: bool = False  # whether their outputs are watched, not the input of a head
     dims: list[int | None] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Saved:
             raise ValueError(f"it was written by a later version (format {version}, this one reads up to {VERSION})")
         records, bad_records = readable(items(state.get("records", [])), _record)
         events, bad_events = readable(items(state.get("events", [])), checked_event)
+        metrics, bad_metrics = readable(items(state.get("metrics", [])), _logged)
         layers, bad_layers = readable(items(state.get("layers", [])), name_of)
         dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))
         pairs, bad_tables = readable(mapping(state.get("earlier", {})).items(), _earlier)
@@ -88,7 +91,8 @@ class Saved:
         lost = [
             f"{bad} {what}"
             for bad, what in (
-                (bad_records, "of its windows"), (bad_events, "of its events"), (bad_tables, "tables of earlier rows"),
+                (bad_records, "of its windows"), (bad_events, "of its events"), (bad_metrics, "of the run's metrics"),
+                (bad_tables, "tables of earlier rows"),
                 (no_count, "number of windows"), (bad_layers + bad_dims + (not known), "facts on what is watched"),
             )
             if bad
@@ -97,8 +101,8 @@ class Saved:
             warn_of_lost_state("the monitor", lost)
         windows = counted[0] if counted and counted[0] >= 0 else len(records)
         return cls(
-            windows, records, events, layers, bool(state.get("outputs", False)), dims, known[0] if known else None,
-            dict(pairs), optional(state.get("open"), mapping) if layers else None,
+            windows, records, events, metrics, layers, bool(state.get("outputs", False)), dims,
+            known[0] if known else None, dict(pairs), optional(state.get("open"), mapping) if layers else None,
         )  # fmt: skip
 
     def check(self, layers: list[str], dims: list[int | None], classes: int | None) -> None:
@@ -123,6 +127,10 @@ class Saved:
 def _record(given: Any) -> Record:
     """A record as a checkpoint has it: JSON, or in states of an earlier version a dict."""
     return checked_record(json.loads(given) if isinstance(given, str) else plain(given))
+
+
+def _logged(given: Any) -> Logged:
+    return Logged.checked(json.loads(given))
 
 
 def _earlier(given: tuple[Any, Any]) -> tuple[str, Earlier]:
@@ -165,6 +173,7 @@ def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, 
         "windows": number,
         "records": [record.text for record in history],  # strings: thousands of small dicts take seconds
         "events": [dict(event) for event in history.events],
+        "metrics": [json.dumps(moment.as_dict(), allow_nan=False) for moment in history.metrics.moments],
         **of_run,
     }
 

@@ -14,12 +14,11 @@ from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.publishing import silence_advice
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
-from lightning_featgeo.callbacks.trainer import history_path, stages_of_fit
+from lightning_featgeo.callbacks.trainer import fractional_epoch, history_path
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.errors import explain
 from lightning_featgeo.history.history import History
 from lightning_featgeo.types import Tensor
-from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.settings import documents, takes
 
 
@@ -65,7 +64,7 @@ class FeatureGeometryMonitor(Callback):
         """Choose the layer, hook it, and look at who watches our names."""
         run = self._start(trainer, pl_module)
         with run.guard.around("checking which callbacks monitor our curves", refuses=True):
-            self._choose_stages(run, trainer)
+            run.choose_stages()
             if run.watcher.sources.watched.by_loss:  # a checkpoint tells
                 embedding_stages.begin(run, False)
             self._undo += stock_monitors.let_gaps_pass(trainer)
@@ -86,15 +85,10 @@ class FeatureGeometryMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See whether everybody's names fit. After a resume, the training window that was open goes on."""
         if self._run is not None and self._run.stages == self.settings.stages:  # the loaders are there now
-            self._choose_stages(self._run, trainer)
+            self._run.choose_stages()
         stock_monitors.check_names(trainer)
         if self._run is not None:
             checkpointing.go_on(self._run)
-
-    def _choose_stages(self, run: LightningRun, trainer: Trainer) -> None:
-        run.stages, note = stages_of_fit(self.settings, trainer)
-        if note and trainer.is_global_zero:
-            say(note)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
         saved = self._saved if trainer.state.fn == "fit" else None
@@ -105,7 +99,7 @@ class FeatureGeometryMonitor(Callback):
             self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
         self.history.path = history_path(trainer)
         if saved is not None:
-            self.history.restore(saved.records, saved.events)
+            self.history.restore(saved.records, saved.events, saved.metrics)
         self._run = LightningRun(self.settings, trainer, pl_module, self.history, self._taps, saved)
         if self._run.watcher.ranks.several:
             self._undo.append(silence_advice())
@@ -127,6 +121,7 @@ class FeatureGeometryMonitor(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The history says that the run has finished."""
         if self._run is not None:
+            self._run.keep_metrics(float(trainer.current_epoch))
             self.history.end("finished")
             words.of_end_of_fit(self._run)
 
@@ -143,6 +138,7 @@ class FeatureGeometryMonitor(Callback):
         run = self._run
         if run is None:
             return
+        run.keep_metrics(float(trainer.current_epoch))  # of the epoch before
         run.publisher.forget_stale()
         run.train_loader_starts()
         if self.settings.every_n_train_steps is None:
@@ -232,6 +228,13 @@ class FeatureGeometryMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the windows."""
         self._evaluation_end("val", trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run's own metrics are there now."""
+        if self._run is not None and not trainer.sanity_checking:
+            self._run.keep_metrics(fractional_epoch(trainer))
+
+    on_test_end = on_validation_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the windows."""

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import embedding_stages, publishing, stock_monitors, words
+from lightning_featgeo.callbacks import embedding_stages, own_metrics, publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
@@ -26,6 +26,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.layers import class_count, served_signals, watched_layers
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import in_order, keeps_order
@@ -98,6 +99,12 @@ class LightningRun:
     def classes(self) -> int | None:
         """C, as far as it is known."""
         return class_count(self.settings, self.watcher.stated_classes, self.watcher.sources, None)
+
+    def choose_stages(self) -> None:
+        """Of this fit; training windows, and a word on it, where there is no validation."""
+        self.stages, note = lightning.stages_of_fit(self.settings, self.trainer)
+        if note and self.trainer.is_global_zero:
+            say(note)
 
     def is_open(self, stage: str) -> bool:
         """Whether a window of this stage is being fed."""
@@ -265,6 +272,8 @@ class LightningRun:
             windows[0].started - self._uncharged,
         )
         self.closed.add(stage)
+        if inside_epoch:  # else they come later, when Lightning has them
+            self.keep_metrics(lightning.fractional_epoch(self.trainer))
         self._uncharged = 0.0
         epoch, step = lightning.fractional_epoch(self.trainer), int(self.trainer.global_step)
         lightning.fail_if_cut(windows, self.trainer, stage)
@@ -278,6 +287,11 @@ class LightningRun:
             self.display.finish_windows([window.plan.name for window in windows])
         self._uncharged = time.perf_counter() - begin
         return len(windows)
+
+    def keep_metrics(self, epoch: float) -> None:
+        """The run's own metrics, as they stand at this epoch, go into the history."""
+        with self.guard.around("keeping the run's own metrics", lost="the curves are not affected"):
+            own_metrics.keep(self.trainer, self.history, epoch)
 
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""

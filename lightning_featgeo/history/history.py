@@ -11,12 +11,13 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_featgeo.errors import FeatureGeometryWarning, printable
 from lightning_featgeo.history import thinning
+from lightning_featgeo.history.logged import Logged, Metrics
 from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run, in_plain
 
 SHOWN_ROWS = 20  # in a notebook
@@ -40,6 +41,7 @@ class History:
         self.run: dict[str, Any] = {}
         self.records: list[Record] = []
         self.events: list[dict[str, Any]] = []
+        self.metrics = Metrics()  # what the run itself has logged
         self.closed = 0  # records so far, those that no longer are in memory too
         self._counts: dict[thinning.Curve, int] = {}  # of the records, by curve
         self._file: _LineFile | None = None
@@ -69,17 +71,36 @@ class History:
         self.events.append(event)
         self._write({"event": event})
 
+    def log_metrics(self, values: Mapping[str, float], epoch: float, step: int) -> None:
+        """Add the run's own metrics as they stand now, such as losses: what curves are compared with later.
+
+        Args:
+            values: by name. Those that have not changed are not written again, nor are the project's own.
+            epoch, step: now.
+        """
+        changed = self.metrics.changed(values)
+        if changed:
+            self._add(Logged(epoch, step, changed))
+
+    def _add(self, moment: Logged) -> None:
+        self.metrics.add(moment)
+        self._write({"metrics": moment.as_dict()})
+
     def end(self, how: str) -> None:
         """Say that the run has ended, and how: "ended as planned". A history without it is of a run that was killed."""
         self.run["end"] = how
         self._write({"end": how})
 
-    def restore(self, records: Iterable[Record], events: Iterable[dict[str, Any]]) -> None:
+    def restore(
+        self, records: Iterable[Record], events: Iterable[dict[str, Any]], moments: Iterable[Logged] = ()
+    ) -> None:
         """Begin with what an earlier part of the run has recorded."""
         for record in records:
             self.append(record)
         for event in events:
             self.event(**event)
+        for moment in moments:
+            self._add(moment)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._put(json.dumps(line, allow_nan=False, default=in_plain))
@@ -105,8 +126,11 @@ class History:
         return iter(self.records)
 
     def series(self, name: str) -> list[tuple[float, float]]:
-        """(epoch, value) of a logged name, such as "featgeo/val/effective_rank", gaps left out."""
-        return [
+        """(epoch, value) of a logged name, such as "featgeo/val/effective_rank" or the run's own "val/loss".
+
+        Gaps are left out; of the run's own metrics those values are there that differ from the one before.
+        """
+        return self.metrics.series(name) or [
             (record.epoch, record.values[signal])
             for record in self.records
             if name.startswith(record.prefix) and (signal := name.removeprefix(record.prefix)) in record.values
@@ -192,6 +216,8 @@ class History:
         elif "window" in line:
             record = checked_record(line["window"])
             self._keep(record, thin)
+        elif "metrics" in line:
+            self.metrics.add(Logged.checked(line["metrics"]))
         elif "event" in line:
             self.events.append(checked_event(line["event"]))
 

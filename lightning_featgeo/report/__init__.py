@@ -1,6 +1,6 @@
 """Report: histories of runs as one HTML file that works offline.
 
-python -m lightning_featgeo.report RUN [RUN …] [-o report.html] [--baseline NAME]
+python -m lightning_featgeo.report RUN [RUN …] [-o report.html] [--baseline NAME] [--outcome METRIC]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def write_report(
     output: str | Path = "report.html",
     baseline: str | None = None,
     quiet: bool = False,
+    outcome: str | None = None,
 ) -> Path:
     """Write a report.
 
@@ -33,21 +34,27 @@ def write_report(
         output: the file to write; an old one is replaced once the new one is whole.
         baseline: name of the run (or a part of it that no other has) that others are compared with.
         quiet: no progress bar. Otherwise there is one where it takes longer than two seconds.
+        outcome: a metric that the runs have logged themselves, such as "val/accuracy": the page begins with which
+            curves went with it, across runs and within them.
 
     Returns:
         The file.
 
     Raises:
-        ReportError: if there is nothing to report on, a library is missing, or the baseline can't be told.
+        ReportError: if there is nothing to report on, a library is missing, the baseline can't be told, or no run has
+            logged the outcome.
     """
-    return put(page_of(paths, baseline, quiet), output)
+    return put(page_of(paths, baseline, quiet, outcome), output)
 
 
-def page_of(paths: str | Path | Sequence[str | Path], baseline: str | None = None, quiet: bool = False) -> str:
+def page_of(
+    paths: str | Path | Sequence[str | Path], baseline: str | None = None, quiet: bool = False,
+    outcome: str | None = None,
+) -> str:  # fmt: skip
     """The text of a report: see :func:`write_report`."""
     found, left_out = found_runs(paths, quiet)
     index = None if baseline is None else _index(baseline, [run.name for run in found])
-    return render(found, index, left_out, _bar(quiet))
+    return render(found, index, left_out, _bar(quiet), outcome)
 
 
 def found_runs(

@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     form.add_argument("--live", action="store_true", help="serve the page to this machine, and follow the runs")
     parser.add_argument("--port", type=int, default=0, help="of --live (one that is free)")
     parser.add_argument("--baseline", help="name of the run that others are compared with")
+    parser.add_argument(
+        "--outcome", metavar="METRIC", help="of the runs' own, as val/accuracy: which curves went with it?"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     given = parser.parse_args(arguments)
     if given.baseline and (given.json or given.markdown):
@@ -37,15 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
     survive_encodings()
     try:
         if given.live:
-            return _serve(given.runs, given.port, given.baseline)
+            return _serve(given.runs, given.port, given.baseline, given.outcome)
         if given.json or given.markdown:
-            text = (as_json if given.json else as_markdown)(*found_runs(given.runs, given.quiet, thin=False))
+            found, left_out = found_runs(given.runs, given.quiet, thin=False)
+            text = (as_json if given.json else as_markdown)(found, left_out, given.outcome)
             if given.output is None:
                 print(text if given.json else printable(text), end="")
                 return 0
             path = put(text, given.output)
         else:
-            path = write_report(given.runs, given.output or "report.html", given.baseline, given.quiet)
+            output = given.output or "report.html"
+            path = write_report(given.runs, output, given.baseline, given.quiet, given.outcome)
     except (ReportError, OSError) as error:
         print(printable(f"featgeo: {error}"), file=sys.stderr)
         return 2
@@ -54,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _serve(runs: list[str], port: int, baseline: str | None) -> int:
+def _serve(runs: list[str], port: int, baseline: str | None, outcome: str | None) -> int:
     charts.libraries()  # said now, if one is missing
-    report = LiveReport(runs, lambda paths: page_of(paths, baseline, quiet=True))
+    report = LiveReport(runs, lambda paths: page_of(paths, baseline, quiet=True, outcome=outcome))
     with server(report, port) as serving:
         url = f"http://{ADDRESS}:{serving.server_port}/"
         print(f"featgeo: open {url} in a browser of this machine; Ctrl-C ends it", flush=True)

@@ -110,6 +110,24 @@ def spectrum() -> dict[str, Any]:
     return _specification(chart, 235)
 
 
+def parallel() -> dict[str, Any]:
+    """A line for each run through several axes, coloured by its outcome.
+
+    Data: ``curve`` (run, axis, place from 0 to 1, value, outcome) and ``ends`` (axis, place, text), in order of axes.
+    """
+    alt, _ = libraries()
+    upright = alt.Axis(labelAngle=0, orient="top", grid=True, domain=False, ticks=False, labelLimit=120)
+    x = alt.X("axis:N", title=None, sort=None, scale=alt.Scale(type="point", padding=0.4), axis=upright)
+    y = alt.Y("place:Q", title=None, axis=None, scale=alt.Scale(domain=[-0.12, 1.12]))
+    colour = alt.Color("outcome:Q", legend=None, scale=alt.Scale(scheme="viridis"))
+    base = alt.Chart(alt.NamedData(name="curve")).encode(x=x, y=y, color=colour, detail="run:N")
+    shown = ["run:N", "axis:N", alt.Tooltip("value:Q", format=".5~g"), alt.Tooltip("outcome:Q", format=".5~g")]
+    ends = alt.Chart(alt.NamedData(name="ends")).mark_text(fontSize=10, color=INK).encode(x=x, y=y, text="text:N")
+    lines = base.mark_line(strokeWidth=2, opacity=0.75)
+    points = base.mark_point(filled=True, size=45, opacity=0.9).encode(tooltip=shown)
+    return _specification(alt.layer(lines, points, ends), 235)
+
+
 def _nearest(alt: Any, field: str) -> Any:
     """The values nearest to the pointer."""
     return alt.selection_point(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.report import words
+from lightning_featgeo.report import links, words
 from lightning_featgeo.report.curves import Curve, Panel, panels
+from lightning_featgeo.report.outcome import outcome_of
 from lightning_featgeo.report.runs import Run
 from lightning_featgeo.sinks.tables import Table, in_markdown
 
@@ -17,32 +18,42 @@ MOST_CURVES = 40  # rows of a run's table in Markdown
 _KEPT = ("title", "text", "limit", "agree", "disagree", "checkpoint", "causes", "steps")  # of an alarm
 
 
-def facts(runs: Sequence[Run], left_out: Sequence[str] = ()) -> dict[str, Any]:
+def facts(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None = None) -> dict[str, Any]:
     """Everything as plain values: no NaN, no infinity.
 
     Returns:
         ``runs``: for each its name, file, outcome ("stop", "alarm", "notice" or "quiet") and what happened in words,
         curves with first, last, lowest and highest value and their gaps, alarms, notes, and what to look at next.
         ``apart``: curves that can't be compared between runs, and why. ``left_out``: files without a window.
+        ``outcome``: if a metric of the runs' own was named, which curves went with it (``report.outcome``).
+
+    Raises:
+        ReportError: if no run has logged that metric.
     """
     found = panels(runs)
     apart = [
-        {"curve": _name(panel), "runs": [runs[curve.run].name for curve in panel.curves], "differs_in": panel.apart}
+        {
+            "curve": links.name_of(panel),
+            "runs": [runs[curve.run].name for curve in panel.curves],
+            "differs_in": panel.apart,
+        }
         for panel in found
         if panel.apart
     ]
-    return {"runs": [_of_run(i, run, found) for i, run in enumerate(runs)], "apart": apart, "left_out": [*left_out]}
+    told = {"runs": [_of_run(i, run, found) for i, run in enumerate(runs)], "apart": apart, "left_out": [*left_out]}
+    return told if outcome is None else {**told, "outcome": links.as_facts(outcome_of(runs, found, outcome))}
 
 
-def as_json(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
+def as_json(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None = None) -> str:
     """:func:`facts` as JSON."""
-    return json.dumps(facts(runs, left_out), indent=2, allow_nan=False) + "\n"
+    return json.dumps(facts(runs, left_out, outcome), indent=2, allow_nan=False) + "\n"
 
 
-def as_markdown(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
+def as_markdown(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None = None) -> str:
     """:func:`facts` as Markdown that fits into a comment of a pull request."""
     told = facts(runs, left_out)
-    parts = [part for run in told["runs"] for part in _section(run)]
+    parts = [] if outcome is None else _outcome(runs, outcome)
+    parts += [part for run in told["runs"] for part in _section(run)]
     if told["apart"]:
         lines = [
             f"- {in_markdown(each['curve'])} of {in_markdown(', '.join(each['runs']))}: "
@@ -53,10 +64,6 @@ def as_markdown(runs: Sequence[Run], left_out: Sequence[str] = ()) -> str:
     if left_out:
         parts += ["## Left out", "\n".join(f"- {in_markdown(each)}" for each in left_out)]
     return "\n\n".join(parts) + "\n"
-
-
-def _name(panel: Panel) -> str:
-    return "/".join(["featgeo", panel.stage, *([panel.layer] if panel.layer else []), panel.signal])
 
 
 def _of_run(index: int, run: Run, found: Sequence[Panel]) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def _of_curve(panel: Panel, curve: Curve) -> dict[str, Any]:
         "highest": max(known, key=lambda point: point[1]),
     } if known else {}  # fmt: skip
     return {
-        "curve": _name(panel), "stage": panel.stage, "layer": panel.layer, "signal": panel.signal,
+        "curve": links.name_of(panel), "stage": panel.stage, "layer": panel.layer, "signal": panel.signal,
         "healthier": None if row is None or row.direction == "none" else row.direction,
         "windows": len(curve.values),
         **{name: {"epoch": epoch, "value": value} for name, (epoch, value) in points.items()},
@@ -141,6 +148,17 @@ def _look_at(run: Run, curves: Sequence[dict[str, Any]], alarms: Sequence[dict[s
     if not run.history.run.get("end"):
         found.append(words.NO_END)
     return found
+
+
+def _outcome(runs: Sequence[Run], name: str) -> list[str]:
+    outcome = outcome_of(runs, panels(runs), name)
+    parts = [f"## What went with {in_markdown(name)}"]
+    for told, tried in ((links.across(outcome), outcome.across), (links.within(outcome), outcome.within)):
+        parts.append(in_markdown(told))
+        if tried:
+            rows = [links.row(link, outcome.curves[link.panel]) for link in tried[: links.MOST_ROWS]]
+            parts.append(Table([*rows[0]], [[*row.values()] for row in rows]).markdown().rstrip())
+    return [*parts, f"{links.CHANCE.format(clear=links.CLEAR)} {outcome.note}".strip()]
 
 
 def _section(run: dict[str, Any]) -> list[str]:

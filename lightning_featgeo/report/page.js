@@ -52,6 +52,13 @@
     return { curve };
   }
 
+  function outcomeRows() {
+    const runs = new Set(page.runs.filter((_, i) => !state.hidden.has(i)).map((run) => run.name));
+    const curve = page.outcome.points.filter((point) => runs.has(point.run));
+    const ends = page.outcome.axes.flatMap(({ axis, low, high }) => [{ axis, place: -0.07, text: low }, { axis, place: 1.07, text: high }]);
+    return { curve, ends };
+  }
+
   // What is nearest to the pointer holds its row as `datum.datum`. Vega-Lite says so for numbers, but not for names.
   function unwrapNames(mark) {
     if (mark.name?.endsWith("voronoi")) {
@@ -63,14 +70,15 @@
   }
 
   async function draw(box) {
-    const isSpectrum = box.dataset.kind === "spectrum";
-    const panel = isSpectrum ? page.spectra[box.dataset.panel] : page.panels[box.dataset.panel];
-    const text = JSON.stringify(isSpectrum ? page.specs.spectrum : page.specs[state.axis]);
+    const kind = box.dataset.kind ?? state.axis;
+    const text = JSON.stringify(page.specs[kind]);
     const style = getComputedStyle(root); // colours are variables: light and dark differ
     const colour = (given) => (typeof given !== "string" ? given
       : given.replace(/^var\((--[\w-]+)\)$/, (_, name) => style.getPropertyValue(name).trim()));
-    const spec = JSON.parse(text, (key, value) => (key === "range" && Array.isArray(value) ? value.map(colour) : value));
-    spec.datasets = isSpectrum ? spectrumRows(panel) : rows(panel);
+    const spec = JSON.parse(text, (key, value) => (key === "range" && Array.isArray(value) ? value.map(colour)
+      : key === "color" ? colour(value) : value));
+    spec.datasets = kind === "outcome" ? outcomeRows()
+      : kind === "spectrum" ? spectrumRows(page.spectra[box.dataset.panel]) : rows(page.panels[box.dataset.panel]);
     spec.layer = spec.layer.filter((layer) => spec.datasets[layer.data?.name ?? "curve"].length);
     const turn = (views.get(box)?.turn ?? 0) + 1;
     views.get(box)?.view?.finalize();

@@ -12,13 +12,18 @@ from lightning_featgeo._version import __version__
 from lightning_featgeo.report import charts
 from lightning_featgeo.report.curves import Panel, panels
 from lightning_featgeo.report.data import Data
-from lightning_featgeo.report.parts import article, run_card, spectrum, text
+from lightning_featgeo.report.links import lines
+from lightning_featgeo.report.outcome import logged, outcome_of
+from lightning_featgeo.report.parts import article, outcome_hint, outcome_section, run_card, spectrum, text
 from lightning_featgeo.report.runs import Run
 
 MANY = 6  # runs, from which on their cards are scrolled: the curves stay in reach
 
 
-def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], show: Callable[..., Any]) -> str:
+def render(
+    runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], show: Callable[..., Any],
+    outcome: str | None = None,
+) -> str:  # fmt: skip
     """The whole page as text.
 
     Args:
@@ -26,8 +31,13 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
         baseline: index of the one that others are compared with.
         left_out: what could not be used, in words.
         show: wraps an iterable in a progress bar, like ``tqdm``.
+        outcome: a metric of the runs' own; None: no table of what went with it.
+
+    Raises:
+        ReportError: if no run has logged that metric.
     """
     found = panels(runs)
+    went = None if outcome is None else outcome_of(runs, found, outcome)
     data = Data(runs, found, show)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     return Template(file_of_page("page.html")).substitute(
@@ -38,10 +48,17 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
         many="runs many" if len(runs) > MANY else "runs",
         runs="".join(run_card(i, run, baseline) for i, run in enumerate(runs)),
         notes=_notes([*left_out, *data.notes]),
+        outcome=outcome_hint(logged(runs)) if went is None else outcome_section(went),
         toggles=_toggles(runs, found, baseline),
         parts=_parts(runs, found, data, baseline),
         footer=f"Made by lightning-featgeo {text(__version__)}, offline: nothing here asks a server.",
-        data=_json({**data.page, "specs": _specs(runs, baseline)}),
+        data=_json(
+            {
+                **data.page,
+                "specs": _specs(runs, baseline),
+                "outcome": None if went is None else lines(went, [run.name for run in runs]),
+            }
+        ),
         runtime=charts.runtime(),
         script=file_of_page("page.js"),
     )
@@ -50,7 +67,7 @@ def render(runs: Sequence[Run], baseline: int | None, left_out: Sequence[str], s
 def _specs(runs: Sequence[Run], baseline: int | None) -> dict[str, Any]:
     names = [run.name for run in runs]
     curves = {axis: charts.curve(names, baseline, axis) for axis in ("epoch", "step")}
-    return {**curves, "spectrum": charts.spectrum()}
+    return {**curves, "spectrum": charts.spectrum(), "outcome": charts.parallel()}
 
 
 def file_of_page(name: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.document import directions, formula, undefined
-from lightning_featgeo.report import charts, words
+from lightning_featgeo.report import charts, links, words
 from lightning_featgeo.report.curves import Curve, Panel, heading, made_of, rows_vary
+from lightning_featgeo.report.outcome import Link, Outcome
 from lightning_featgeo.report.runs import Run
 
+MOST_NAMES = 8  # of metrics that could be asked for
 MOST_LINES = 6  # curves of which each has a line of words below its chart
 _ALARM = {
     "text": "what",
@@ -154,6 +157,57 @@ def _definition(panel: Panel) -> str:
             **facts,
         }
     )
+
+
+def outcome_section(outcome: Outcome) -> str:
+    """Which curves went with a metric: two tables, and all runs in one chart."""
+    said = [links.CHANCE.format(clear=links.CLEAR)] if outcome.across or outcome.within else []
+    said += [told for told, tried in _outcome_tables(outcome) if not tried] + [outcome.note]
+    told = f"Each line is a run; the last axis is {outcome.name}, which colours it: dark is low."
+    chart = (
+        "<article class='panel'><h3>All runs, through the curves that went closest</h3>"
+        + _figure("class='chart tall' data-kind='outcome'", told)
+        + f"<p class='lines'>{text(told)} Each axis goes from the lowest value to the highest.</p></article>"
+    )
+    tables = [
+        f"<article class='panel'><h3>{text(told)}</h3>"
+        f"<p class='soft'>{text(what.format(name=outcome.name))}</p>{_links(tried, outcome.curves)}</article>"
+        for (told, tried), what in zip(_outcome_tables(outcome), (links.ACROSS, links.WITHIN), strict=True)
+        if tried
+    ]
+    if outcome.across:
+        tables.insert(1, chart)
+    return (
+        f"<section id='outcome' aria-label='Outcome'><h2>What went with {text(outcome.name)}</h2>"
+        f"<p class='soft'>{text(' '.join(filter(None, said)))}</p>"
+        f"<div class='grid wide'>{''.join(tables)}</div></section>"
+    )
+
+
+def _outcome_tables(outcome: Outcome) -> list[tuple[str, list[Link]]]:
+    return [(links.across(outcome), outcome.across), (links.within(outcome), outcome.within)]
+
+
+def _links(tried: Sequence[Link], found: Sequence[Panel]) -> str:
+    rows = [links.row(link, found[link.panel]) for link in tried[: links.MOST_ROWS]]
+    head = "".join(f"<th scope='col'>{text(column)}</th>" for column in rows[0])
+    body = "".join(
+        f"<tr class='{'clear' if link.chance <= links.CLEAR else 'soft'}'>"
+        + "".join(f"<td>{text(cell)}</td>" for cell in cells.values())
+        + "</tr>"
+        for link, cells in zip(tried, rows, strict=False)
+    )
+    more = len(tried) - len(rows)
+    left = f"<p class='soft'>{more} more are in the form for scripts (--json).</p>" if more else ""
+    return f"<div class='numbers' tabindex='0' role='region'><table><tr>{head}</tr>{body}</table></div>{left}"
+
+
+def outcome_hint(names: Sequence[str]) -> str:
+    """How to ask which curves went with a metric; nothing where the runs have logged none."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return f"<p class='soft'>Which curves went with the outcome? Add <code>--outcome NAME</code>: {text(shown)}.</p>"
 
 
 def spectrum(index: int, each: dict[str, Any], name: str, several: bool) -> str:

@@ -142,6 +142,8 @@ def _joined(run: Run, kept: list[Run]) -> bool:
             other.history.run["end"] = worst  # a fit that was killed, though the test after it has finished
             other.history.records += run.records
             other.history.events += run.history.events
+            for moment in run.history.metrics.moments:
+                other.history.metrics.add(moment)
             other.notes += run.notes
             return True
     return False

@@ -169,6 +169,9 @@ def test_the_hugging_face_trainer(tmp_path: Path) -> None:
     assert run.state.best_metric == max(record.values["effective_rank"] for record in windows)
     assert [record.step for record in geometry.training.history] == [3, 6]
     assert geometry.training.history.records[0].values["n_samples"] == 96
+    losses = [(entry["epoch"], entry["eval_loss"]) for entry in run.state.log_history if "eval_loss" in entry]
+    assert geometry.history.series("eval_loss") == losses
+    assert not {"epoch", "eval_runtime"} & set(geometry.history.metrics.names())
     geometry.remove()
     run.evaluate()
     assert len(geometry.history) == 2

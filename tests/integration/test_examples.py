@@ -57,6 +57,18 @@ def test_the_collapse_is_seen_and_drawn(tmp_path: Path) -> None:
     assert "without stop-gradient, with a stopper" in report
 
 
+def test_the_curve_that_decides_a_sweep_is_found_and_the_one_that_says_nothing_is_not(tmp_path: Path) -> None:
+    output = run("sweep.py", "--runs", "12", "--epochs", "3")
+    table = dict(re.findall(r"\| featgeo/val/(\w+) \| .* \| 12 \| ([^|]+) \|", output))
+    assert {"effective_rank", "stable_rank"} <= {name for name, chance in table.items() if _share(chance) <= 0.05}
+    assert _share(table["coin"]) > 0.05
+    assert (tmp_path / "runs" / "sweep" / "report.html").stat().st_size > 500_000
+
+
+def _share(chance: str) -> float:
+    return float(chance.removeprefix("under "))
+
+
 def columns(output: str, first: str) -> tuple[list[str], list[list[float]]]:
     """The table whose header begins so: names of its columns, and the rows of numbers."""
     lines = output.splitlines()

@@ -282,6 +282,34 @@ def test_every_chart_and_control_has_words(drawn: Opened) -> None:
     assert unnamed == 0
 
 
+def test_a_line_for_each_run_through_what_went_with_an_outcome(
+    open_report: Callable[..., Opened], tmp_path: Path, artefacts: Path
+) -> None:
+    for i in range(7):
+        history = write(tmp_path / f"{i}.jsonl", windows=2, name=HOSTILE if i == 0 else f"run {i}", end=None)
+        values = {"effective_rank": float(i), "nc1": float(i % 3)}
+        history.append(record(2, signals=("effective_rank", "nc1"), values=values))
+        history.log_metrics({"val/acc": i / 10}, 3.0, 60)
+    report = write_report(sorted(tmp_path.glob("*.jsonl")), tmp_path / "report.html", quiet=True, outcome="val/acc")
+    opened = open_report(report)
+    box = opened.page.locator(".chart[data-kind='outcome']")
+    box.evaluate(TO_THE_MIDDLE)
+    opened.page.wait_for_function("(box) => box.dataset.drawn", arg=box.element_handle())
+    lines = box.locator(".mark-line path")
+    assert lines.count() == 7
+    assert len(set(lines.evaluate_all("paths => paths.map((path) => path.getAttribute('stroke'))"))) == 7
+    assert {"0", "6", "0.6"} <= set(box.locator("svg .mark-text text").all_text_contents())
+    rows = opened.page.locator("#outcome tr")
+    assert rows.nth(1).inner_text().split("\t")[:2] == ["featgeo/val/effective_rank", "+1.00 (+1.00 to +1.00)"]
+    opened.page.screenshot(path=artefacts / "outcome.png", full_page=True)
+    before = int(box.get_attribute("data-drawn") or 0)
+    opened.page.locator("input[data-run='3']").uncheck()
+    opened.page.wait_for_function(f"document.querySelector('[data-kind=outcome]').dataset.drawn > {before}")
+    assert lines.count() == 6
+    assert opened.said == []
+    assert opened.page.evaluate("window.hacked") is None
+
+
 def test_many_runs_leave_the_curves_in_reach(open_report: Callable[..., Opened], tmp_path: Path) -> None:
     for i in range(20):
         write(tmp_path / f"{i:02}.jsonl", name=f"seed {i}", windows=4)

@@ -1,0 +1,79 @@
+"""Correlations of ranks (Spearman), many at once, over whatever values are there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+_Z = 1.959964  # of a 95 % interval
+_LARGEST = 0.9999999  # so that arctanh stays finite
+
+
+def moves(values: torch.Tensor) -> bool:
+    """Whether there are two different values at all."""
+    known = values[values.isfinite()]
+    return len(known) > 1 and bool((known != known[0]).any())
+
+
+def ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks among the values that there are, equal ones the same; NaN stays."""
+    here = values.isfinite()
+    known = values[here]
+    ordered = known.sort().values
+    first = torch.searchsorted(ordered, known, right=False)
+    last = torch.searchsorted(ordered, known, right=True)
+    found = torch.full_like(values, math.nan)
+    found[here] = (first + last + 1).double() / 2
+    return found
+
+
+def correlations(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pearson's correlation of every row of x with every row of y, over what both have.
+
+    Args:
+        x: (a, n), NaN where there is nothing.
+        y: (b, n), likewise.
+
+    Returns:
+        Correlations, 0 where one of both does not move, and the numbers of pairs; both (a, b).
+    """
+    here, there = x.isfinite().double(), y.isfinite().double()
+    x = (x - x.nanmean(1, keepdim=True)).nan_to_num(0.0)  # before products: sums stay small
+    y = (y - y.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    n = here @ there.T
+    sum_x, sum_y = x @ there.T, here @ y.T
+    within_x = (x.square() @ there.T - sum_x.square() / n).clamp(min=0)
+    within_y = (here @ y.square().T - sum_y.square() / n).clamp(min=0)
+    scale = (within_x * within_y).sqrt()
+    return torch.where(scale > 1e-9, (x @ y.T - sum_x * sum_y / n) / scale, 0.0).clamp(-1, 1), n
+
+
+def fisher(rho: torch.Tensor) -> torch.Tensor:
+    """Where a correlation is about normal: arctanh, kept finite."""
+    return rho.clamp(-_LARGEST, _LARGEST).atanh()
+
+
+def interval(rho: float, n: float) -> tuple[float, float]:
+    """95 %, on Fisher's scale, with the variance for ranks of Bonett and Wright (2000)."""
+    z = math.atanh(max(-_LARGEST, min(_LARGEST, rho)))
+    wide = _Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    return math.tanh(z - wide), math.tanh(z + wide)
+
+
+def independent(x: torch.Tensor, y: torch.Tensor, n: float) -> float:
+    """So many independent pairs say as much as n that follow one another (Bartlett, 1935, one step of memory)."""
+    memory = _memory(x) * _memory(y)
+    return min(n, n * (1 - memory) / (1 + memory))
+
+
+def _memory(x: torch.Tensor) -> float:
+    rho, _ = correlations(x[None, :-1], x[None, 1:])
+    return float(rho[0, 0].nan_to_num(0.0).clamp(-0.99, 0.99))
+
+
+def chances(seen: torch.Tensor, highest: torch.Tensor) -> list[float]:
+    """Share of shuffles whose best does at least as well as each of what was seen; what was seen counts as one."""
+    ordered = highest.sort().values
+    as_good = len(ordered) - torch.searchsorted(ordered, seen.contiguous() - 1e-12)
+    return [(1 + int(k)) / (1 + len(ordered)) for k in as_good]

@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: asan compat demo test test-fast coverage lint browser figures gpu-check soak clean
+.PHONY: asan compat demo docs docs-links test test-fast coverage lint browser figures gpu-check soak clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
@@ -52,6 +52,14 @@ lint: $(VENV)/test.stamp
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# The documentation site, in build/site: notebooks are run, and every warning is an error.
+docs: $(VENV)/docs.stamp $(VENV)/ops.stamp
+	$(PY) docs/generate.py
+	$(PY) -m sphinx -b html -c docs . build/site -q -W --keep-going
+
+docs-links: $(VENV)/docs.stamp
+	$(PY) -m sphinx -b linkcheck -c docs . build/links -q
+
 figures: $(VENV)/test.stamp
 	$(PY) examples/ssl_digits.py --figure docs/images/collapse.png --report runs/simsiam.html
 	$(PY) examples/sweep.py
@@ -66,6 +74,10 @@ $(VENV)/torch.stamp: constraints.txt
 
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(PIP) --no-build-isolation -e ".[examples]"
+	@touch $@ $(VENV)/ops.stamp
+
+$(VENV)/docs.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP) --no-build-isolation -e ".[docs]"
 	@touch $@ $(VENV)/ops.stamp
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml

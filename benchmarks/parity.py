@@ -178,8 +178,9 @@ def main() -> None:
     lines = [
         "# Parity",
         "",
-        f"Relative difference to the float64 formula or library named on [each signal's page](../../docs/signals), for "
-        f"float32 features. torch {torch.__version__}, numpy {np.__version__}, {platform.machine()} CPU. Command: "
+        "Relative difference to the float64 formula or library named on "
+        "[each signal's page](../../docs/signals/README.md), "
+        f"for float32 features. torch {torch.__version__}, numpy {np.__version__}, {platform.machine()} CPU. Command: "
         "`python benchmarks/parity.py`",
         "",
         *table(list(CATALOG), columns, "signal"),

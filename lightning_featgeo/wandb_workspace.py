@@ -17,7 +17,7 @@ from typing import Any
 
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.report.curves import GROUPS, heading
+from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, heading
 from lightning_featgeo.report.runs import ReportError, find
 
 NO_SIGNALS = ("alarm", "epoch", "best")  # logged beside them
@@ -56,7 +56,7 @@ def logged(names: Iterable[str]) -> list[Curves]:
         match = _NAME.fullmatch(name)
         if match is not None and match["signal"] not in NO_SIGNALS:
             found.setdefault((match["prefix"] or "", match["stage"], match["layer"]), {})[match["signal"]] = None
-    order = [*GROUPS, "Others"]
+    order = [*HEADINGS, OTHERS]
     made = [
         Curves(*where, tuple(sorted(signals, key=lambda s: order.index(heading(s)))))
         for where, signals in found.items()

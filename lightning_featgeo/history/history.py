@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_featgeo.errors import FeatureGeometryWarning, printable
-from lightning_featgeo.history import thinning
+from lightning_featgeo.history import plotting, thinning
 from lightning_featgeo.history.logged import Logged, Metrics
 from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run, in_plain
 
@@ -166,14 +166,34 @@ class History:
             raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas; rows() does without") from error
         return pandas.DataFrame(self.rows())
 
+    def plot(self, *names: str, ax: Any = None) -> Any:
+        """Draw curves over epochs: a panel a signal, a line for each stage and layer.
+
+        Args:
+            names: of signals ("effective_rank") or of the run's own metrics ("val/loss"); none: the first layer's
+                signals, up to twelve.
+            ax: matplotlib axes, as many as there are panels; None: new ones.
+
+        Returns:
+            The figure, and an array of axes. Bands are ±1 standard error, crosses windows without a value, vertical
+            lines stops (solid), alarms (dashed) and notices (dotted).
+
+        Raises:
+            ModuleNotFoundError: without matplotlib.
+            ValueError: if there is nothing of a name.
+        """
+        return plotting.plot(plotting.lines_of(self.records, self.metrics, names), self.events, ax)
+
     def _repr_html_(self) -> str:
         """For notebooks: the last windows as a table."""
         shown = self.rows()[-SHOWN_ROWS:]
         names = list(dict.fromkeys(name for row in shown for name in row if not name.endswith("_se")))
+        names = [name for name in names if any(row.get(name) is not None for row in shown)]  # without an only layer's
         lines = [f"<p>{self.closed} windows{', the last:' if len(shown) < self.closed else ''}</p>"]
-        lines.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
+        lines.append("<div style='overflow-x: auto'><table><tr>")
+        lines += [f"<th>{html.escape(name)}</th>" for name in names] + ["</tr>"]
         lines += ["<tr>" + "".join(f"<td>{_shown(row.get(name))}</td>" for name in names) + "</tr>" for row in shown]
-        return "".join([*lines, "</table>"])
+        return "".join([*lines, "</table></div>"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], thin: bool = False) -> History:

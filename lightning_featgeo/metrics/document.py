@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_featgeo.metrics.catalog import CATALOG, Signal
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
+from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, QUESTIONS, heading
 from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.statistics.needs import known, required_by
 from lightning_featgeo.metrics.statistics.statistics import Statistics
@@ -20,6 +22,7 @@ _DIRECTIONS = {
     "lower": "lower is healthier",
     "none": "neither way is better by itself",
 }
+_WAYS = {"higher": "higher", "lower": "lower", "none": "–"}
 _COSTS = {
     "moments": "class or total sums a batch",
     "scatter": "a d×d product a batch in float64",
@@ -125,12 +128,39 @@ def page(signal: Signal) -> str:
 
 
 def index() -> str:
-    """The table of contents."""
-    lines = [
-        f"| [`{s.name}`]({s.name}.md) | {s.value_range} | {directions(s)} | {s.source} |" for s in CATALOG.values()
+    """The map: which signals to look at for which question; then all of them, under the headings of a report."""
+    parts = [
+        f'# Signals\n\n{len(CATALOG) - 1} signals, and where to begin. `signals="auto"` (the default) takes the preset '
+        "that fits the run; a group's name takes the group. Generated from the catalogue: `python docs/generate.py`.",
+        "## Which signals for which question?",
+        _table(("question", "look at"), [(q, ", ".join(map(_linked, names))) for q, names in QUESTIONS.items()]),
     ]
-    head = "# Signals\n\nGenerated from the catalogue: `python docs/generate.py`.\n"
-    return "\n".join([head, "| signal | range | direction | source |", "|---|---|---|---|", *lines]) + "\n"
+    for title in (*HEADINGS, OTHERS):
+        rows = [s for s in CATALOG.values() if heading(s.name) == title and s.name != COUNT_SIGNAL]
+        if rows:
+            groups = ", ".join(f"`{group}`" for group in dict.fromkeys(g for row in rows for g in row.groups))
+            cells = [(_linked(s.name), _in_short(s), s.value_range, _WAYS[s.direction], s.source) for s in rows]
+            table = _table(("signal", "what it is", "range", "healthier", "source"), cells)
+            parts += [f"## {title}", f"Groups: {groups}.", table]
+    return "\n\n".join(parts) + "\n"
+
+
+def _linked(name: str) -> str:
+    return f"[`{name}`]({name}.md)"
+
+
+def _in_short(signal: Signal) -> str:
+    """The beginning of the definition: its first part, and the next one where that is a name alone."""
+    parts = re.split(r"(?<=[:;.,])\s", formula(signal))
+    text = parts[0] if len(parts[0]) >= 30 or len(parts) == 1 else " ".join(parts[:2])
+    given = signal.function.keywords if isinstance(signal.function, functools.partial) else {}
+    scale = f" ({', '.join(f'{name} = {value}' for name, value in given.items())})" if given else ""
+    return text.rstrip(":;.,").replace("``", "`").replace("|", "\\|") + scale
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
 
 
 def statistics() -> str:

@@ -10,21 +10,9 @@ from typing import Any
 from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.fingerprint import differences, fingerprint, in_words, unknown
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, facts_not_read
+from lightning_featgeo.metrics.catalog import COUNT_SIGNAL, facts_not_read
+from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, heading
 from lightning_featgeo.report.runs import Run
-
-GROUPS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
-    "Collapse: spread and spectrum": ("spectrum", "views"),
-    "Intrinsic dimension": ("dimension",),
-    "Density and neighbours": ("density",),
-    "Class structure": ("neural_collapse", "long_tail"),
-    "Retrieval and linear read-outs": ("retrieval", "probes"),
-    "Regression": ("regression",),
-    "Units": ("units",),
-    "Against a reference": ("fidelity", "ood"),
-    "Over time": ("over_time",),
-}
-OTHERS = "Others"
 
 
 @dataclass
@@ -55,15 +43,6 @@ class Panel:
         return next((curve.facts.get("layer") for curve in self.curves if curve.facts.get("layer")), self.layer)
 
 
-def heading(signal: str) -> str:
-    """Under which heading a signal is shown."""
-    row = CATALOG.get(signal)
-    for title, groups in GROUPS.items():
-        if row is not None and set(groups) & set(row.groups):
-            return title
-    return OTHERS
-
-
 def panels(runs: Sequence[Run]) -> list[Panel]:
     """All panels, in the order of stages, layers, headings and signals; curves that can't be compared are apart."""
     by_key: dict[tuple[str, str | None, str], list[Curve]] = {}
@@ -72,7 +51,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             for signal in _signals(records):
                 curve = _curve(index, signal, records, run.history.run.get("definitions") or {})
                 by_key.setdefault((stage, layer, signal), []).append(curve)
-    order = {heading: i for i, heading in enumerate([*GROUPS, OTHERS])}
+    order = {title: i for i, title in enumerate([*HEADINGS, OTHERS])}
     stages = list(dict.fromkeys(stage for stage, _, _ in sorted(by_key, key=lambda key: _stage_rank(key[0]))))
     first_seen = {key: i for i, key in enumerate(by_key)}
     found: list[Panel] = []

@@ -81,12 +81,12 @@ def outcome_of(runs: Sequence[Run], found: Sequence[Panel], name: str) -> Outcom
     finals = {i: points[-1][1] for i, points in series.items() if points}
     if not finals:
         known = logged(runs)
-        has = (
-            f"The runs have logged: {', '.join(known)}"
-            if known
-            else "Their histories hold no metric of the runs' own: what self.log writes is kept in those of new runs"
-        )
-        raise ReportError(f"no run has logged {name!r}. {has}.{near_misses(name, known)}")
+        if not known:
+            raise ReportError(
+                f"no run has logged {name!r}: these histories hold no metric of the runs' own. What self.log writes is "
+                "kept in those of new runs"
+            )
+        raise ReportError(f"no run has logged {name!r}.{near_misses(name, known)}")
     tried = [_joined(panels) for panels in _of_one_kind(found)]
     within, of_runs = _within(runs, tried, name)
     return Outcome(name, finals, tried, _note(tried), _across(tried, finals), within, of_runs)

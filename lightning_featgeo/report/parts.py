@@ -9,8 +9,9 @@ from typing import Any
 
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.document import directions, formula, undefined
+from lightning_featgeo.metrics.reading_order import heading
 from lightning_featgeo.report import charts, links, words
-from lightning_featgeo.report.curves import Curve, Panel, heading, made_of, rows_vary
+from lightning_featgeo.report.curves import Curve, Panel, made_of, rows_vary
 from lightning_featgeo.report.outcome import Link, Outcome
 from lightning_featgeo.report.runs import Run
 

@@ -41,7 +41,7 @@ class WatchSettings:
         labels, mask: key, index or callable into the batch; "auto" finds the usual ones; None: absent.
         views: how views of a sample are stacked in a call: "auto", a number, "v b", "b v", "2 b", "b 2", a callable on
             the batch, or None (each call brings new samples); see ``rows.view_grammar``.
-        num_classes: C. None: the head's outputs, or what the model or datamodule says.
+        num_classes: number of classes C; None: the head's outputs, or what the model or datamodule says.
         groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``).
         ignore_index: class index of rows without a class, as in ``CrossEntropyLoss``; negative ones are too. One-hot
             and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.

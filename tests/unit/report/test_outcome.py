@@ -131,7 +131,7 @@ def test_too_few_runs_and_windows_are_said() -> None:
 
 def test_a_metric_that_was_not_logged_is_an_error_with_those_that_were() -> None:
     runs = [run("r", {"nc1": [1.0]}, [0.5])]
-    with pytest.raises(ReportError, match=r"no run has logged 'val/acuracy'.*logged: val/accuracy\. Did you mean"):
+    with pytest.raises(ReportError, match=r"no run has logged 'val/acuracy'\. Did you mean 'val/accuracy'"):
         outcome_of(runs, panels(runs), "val/acuracy")
     bare = Run("b", Path("b"), History())
     with pytest.raises(ReportError, match="hold no metric of the runs' own"):

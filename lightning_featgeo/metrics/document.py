@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, Signal
+from lightning_featgeo.metrics.catalog import CATALOG, Signal
 from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, QUESTIONS, heading
 from lightning_featgeo.metrics.statistics.bank import BY_ANGLE, BY_DISTANCE
 from lightning_featgeo.metrics.statistics.needs import known, required_by
@@ -136,7 +136,7 @@ def index() -> str:
         _table(("question", "look at"), [(q, ", ".join(map(_linked, names))) for q, names in QUESTIONS.items()]),
     ]
     for title in (*HEADINGS, OTHERS):
-        rows = [s for s in CATALOG.values() if heading(s.name) == title and s.name != COUNT_SIGNAL]
+        rows = [s for s in CATALOG.values() if heading(s.name) == title]
         if rows:
             groups = ", ".join(f"`{group}`" for group in dict.fromkeys(g for row in rows for g in row.groups))
             cells = [(_linked(s.name), _in_short(s), s.value_range, _WAYS[s.direction], s.source) for s in rows]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_featgeo import FeatureGeometryMonitor
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, trainer
 
 SIGNALS = ["feature_std", "effective_rank", "id_two_nn", "knn_log_density", "nc1", "neighbor_churn", "n_samples"]
 
@@ -73,5 +73,5 @@ def interrupted(
     last = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     monitor = everyone(**settings)
     torch.manual_seed(7)
-    trainer(monitor, max_epochs=3, **kwargs).fit(Classifier(), *data(stateful), ckpt_path=last, weights_only=True)
+    trainer(monitor, max_epochs=3, **kwargs).fit(Classifier(), *data(stateful), ckpt_path=last, **SAFELY)
     return monitor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import lightning.pytorch as pl
@@ -45,6 +46,10 @@ def loaders(train: int = 256, val: int = 200, batch: int = 64, shuffle: bool = T
     x, y = digits()
     a, b = TensorDataset(x[:train] / 16, y[:train]), TensorDataset(x[train : train + val] / 16, y[train : train + val])
     return DataLoader(a, batch, shuffle=shuffle), DataLoader(b, batch)
+
+
+# Lightning's fit() takes it from 2.6 on; before that, it is torch's default
+SAFELY: dict[str, Any] = {"weights_only": True} if "weights_only" in signature(pl.Trainer.fit).parameters else {}
 
 
 def trainer(*callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:

@@ -20,7 +20,7 @@ from lightning_featgeo import (
 )
 from lightning_featgeo.alarms import Finding, Past
 from tests._helpers.faults import SIGNALS, Fault, signed
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, trainer
 from tests._helpers.processes import on_ranks
 from tests._helpers.ranked import callbacks
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_saved_at_the_alarm_and_the_one_before_it_is_named(tmp_p
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        again.fit(signed(), *loaders(), ckpt_path=saved, weights_only=True)
+        again.fit(signed(), *loaders(), ckpt_path=saved, **SAFELY)
     assert again.current_epoch == run.current_epoch + 1
 
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_an_alarm_holds_the_alarm_and_goes_on_counting(tmp_path:
     trainer(monitor, alarm, max_epochs=4, default_root_dir=tmp_path).fit(Classifier(), *loaders())
     (saved,) = tmp_path.rglob("feature_std-*-step=*.ckpt")
     monitor, alarm = make()
-    trainer(monitor, alarm, max_epochs=5).fit(Classifier(), *loaders(), ckpt_path=saved, weights_only=True)
+    trainer(monitor, alarm, max_epochs=5).fit(Classifier(), *loaders(), ckpt_path=saved, **SAFELY)
     assert [record.window for record in monitor.history] == [0, 1, 2, 3, 4]
     assert [event["kind"] for event in monitor.history.events] == ["alarm"]
     assert len(alarm.alarms) == 1  # it still stands: it is not raised again

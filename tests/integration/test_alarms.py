@@ -20,7 +20,7 @@ from lightning_featgeo import (
 from lightning_featgeo.alarms import KINDS, Detector
 from lightning_featgeo.report import write_report
 from tests._helpers.faults import SIGNALS, Fault, Offset, signed
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, trainer
 from tests._helpers.wandb_file import alerts, read
 
 
@@ -78,7 +78,7 @@ def test_a_notice_that_stands_is_told_once_though_the_run_resumes(tmp_path: Path
         torch.manual_seed(0)
         stop = GeometryEarlyStopping("collapse")
         run = trainer(Offset(4), FeatureGeometryMonitor(signals=SIGNALS), stop, max_epochs=epochs)
-        run.fit(signed(), *loaders(), ckpt_path=resumed, weights_only=True if resumed else None)
+        run.fit(signed(), *loaders(), ckpt_path=resumed, **SAFELY if resumed else None)
         assert [(alarm.grade, alarm.epoch) for alarm in stop.alarms] == [("notice", 6.0)]
         run.save_checkpoint(path)
     assert run.current_epoch == 8

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
 from lightning_featgeo.errors import FeatureGeometryWarning, NoteKind
-from tests._helpers.models import Classifier, loaders, strict, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, strict, trainer
 
 
 def classifier(width: int) -> Classifier:
@@ -34,7 +34,7 @@ def test_what_a_fold_has_seen_is_of_no_other_fold(between: str, tmp_path: Path) 
         assert [r.values for r in monitor.history] == [r.values for r in alone.history]
         assert [r.window for r in monitor.history] == [0, 1, 2]
         assert [len(one.checks) for one in (*stop.detectors, *alarm.detectors)] == [3, 3]
-        getattr(run, between)(None, val, ckpt_path="best", weights_only=True, verbose=False)
+        getattr(run, between)(None, val, ckpt_path="best", **SAFELY, verbose=False)
         assert [len(one.checks) for one in (*stop.detectors, *alarm.detectors)] == [3, 3]  # as the fit has left them
 
 
@@ -43,9 +43,9 @@ def test_a_fit_that_resumes_still_takes_up_the_past_after_an_evaluation(tmp_path
     monitor, stop = strict(signals=["feature_std"]), GeometryEarlyStopping("featgeo/val/feature_std")
     run = trainer(monitor, stop, best, max_epochs=2, enable_checkpointing=True)
     run.fit(classifier(48), *loaders())
-    run.validate(None, loaders()[1], ckpt_path="best", weights_only=True, verbose=False)
+    run.validate(None, loaders()[1], ckpt_path="best", **SAFELY, verbose=False)
     again = trainer(monitor, stop, max_epochs=4)
-    again.fit(classifier(48), *loaders(), ckpt_path=best.last_model_path, weights_only=True)
+    again.fit(classifier(48), *loaders(), ckpt_path=best.last_model_path, **SAFELY)
     assert [r.epoch for r in monitor.history] == [1.0, 2.0, 3.0, 4.0]
     assert len(stop.detectors[0].checks) == 4
 

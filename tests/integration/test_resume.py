@@ -21,7 +21,7 @@ from lightning_featgeo import (
     Threshold,
 )
 from tests._helpers.interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, trainer
 from tests._helpers.processes import Died, on_ranks
 from tests._helpers.ranked import callbacks, faults
 from tests._helpers.still import Still, digit_loaders, still
@@ -77,7 +77,7 @@ def test_the_stopper_decides_as_it_would_have(tmp_path: Path) -> None:
         run.fit(model(), *data(True))
     two = trainer(everyone(), again, max_epochs=8)
     last = max(tmp_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    two.fit(Classifier(), *data(True), ckpt_path=last, weights_only=True)
+    two.fit(Classifier(), *data(True), ckpt_path=last, **SAFELY)
     assert one.current_epoch == two.current_epoch == 4
     assert whole.stopping_reason_message == again.stopping_reason_message
     assert whole.detectors[0].checks == again.detectors[0].checks
@@ -186,7 +186,7 @@ def test_a_signal_from_the_scheduler_is_survived(tmp_path: Path) -> None:
     trainer(whole, max_epochs=3).fit(still(), StatefulDataLoader(train.dataset, 32), val)
     run = trainer(again, max_epochs=3)
     last = tmp_path / "last.ckpt"
-    run.fit(Still(), StatefulDataLoader(train.dataset, 32), val, ckpt_path=last, weights_only=True)
+    run.fit(Still(), StatefulDataLoader(train.dataset, 32), val, ckpt_path=last, **SAFELY)
     for ours, theirs in zip(shown(again), shown(whole), strict=True):
         assert ours[:4] == theirs[:4]
         assert ours[4] == pytest.approx(theirs[4], rel=1e-5)  # the killed process had one thread

@@ -17,7 +17,7 @@ from lightning_featgeo.alarms import KINDS, Detector
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
 from lightning_featgeo.report.runs import find
 from tests._helpers.detectors import windows
-from tests._helpers.models import Classifier, loaders, strict, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, strict, trainer
 from tests._helpers.wandb_file import alerts, read
 
 RANK = "featgeo/val/effective_rank"
@@ -235,7 +235,7 @@ def test_the_best_before_a_resume_is_in_the_summary_of_the_run_that_goes_on(tmp_
     again = strict(signals=["feature_std"])
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
     going_on = trainer(again, max_epochs=3, logger=logger)
-    going_on.fit(Classifier(), *loaders(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    going_on.fit(Classifier(), *loaders(), ckpt_path=tmp_path / "last.ckpt", **SAFELY)
     wandb.finish()
     *_, summary = read(tmp_path)
     series = {value: epoch for epoch, value in first.history.series("featgeo/val/feature_std")}

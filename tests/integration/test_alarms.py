@@ -78,7 +78,7 @@ def test_a_notice_that_stands_is_told_once_though_the_run_resumes(tmp_path: Path
         torch.manual_seed(0)
         stop = GeometryEarlyStopping("collapse")
         run = trainer(Offset(4), FeatureGeometryMonitor(signals=SIGNALS), stop, max_epochs=epochs)
-        run.fit(signed(), *loaders(), ckpt_path=resumed, **SAFELY if resumed else None)
+        run.fit(signed(), *loaders(), ckpt_path=resumed, **(SAFELY if resumed else {}))
         assert [(alarm.grade, alarm.epoch) for alarm in stop.alarms] == [("notice", 6.0)]
         run.save_checkpoint(path)
     assert run.current_epoch == 8

@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "../../lightning_featgeo/cuda_ext/csrc/cpu/moments.h"
-#include "../../lightning_featgeo/cuda_ext/csrc/cpu/neighbors.h"
+#include "moments.h"
+#include "neighbors.h"
 
 namespace featgeo {
 int64_t threads() { return 3; }

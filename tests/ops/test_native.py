@@ -52,7 +52,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         objects.append(folder / f"{source.stem}.o")
         flags = [f for f in build._flags("cpu", ["c++"], source) if f != "-O3"]
-        run("c++", *flags, *sanitize, "-c", source, "-o", objects[-1])
+        run("c++", *flags, *sanitize, f"-I{build.SOURCES / 'cpu'}", "-c", source, "-o", objects[-1])
     run("c++", *sanitize, "-pthread", *objects, "-o", folder / "sanitized")
     return folder / "sanitized"
 

@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"GeometryCallback needs {error.name}, which is not installed: pip install 'lightning-featgeo[hf]'",
+        name=error.name,
+    ) from None
 
 from lightning_featgeo import _compat
 from lightning_featgeo.adapters.loop import FeatureWatch

@@ -163,7 +163,9 @@ class History:
         try:
             import pandas
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("to_pandas() needs pandas: pip install pandas; rows() does without") from error
+            raise ModuleNotFoundError(
+                "to_pandas() needs pandas: pip install 'lightning-featgeo[notebook]'; rows() does without"
+            ) from error
         return pandas.DataFrame(self.rows())
 
     def plot(self, *names: str, ax: Any = None) -> Any:

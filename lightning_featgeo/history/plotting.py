@@ -84,7 +84,7 @@ def plot(panels: dict[str, list[Line]], events: Sequence[dict[str, Any]], ax: An
         import matplotlib.pyplot as plt
         import numpy
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plot() needs matplotlib: pip install matplotlib") from error
+        raise ModuleNotFoundError("plot() needs matplotlib: pip install 'lightning-featgeo[notebook]'") from error
 
     if ax is None:
         columns = min(COLUMNS, len(panels))

@@ -32,7 +32,7 @@ def plot_signals(values: Values | Sequence[Values], ax: Any = None, steps: Seque
         import matplotlib.pyplot as plt
         import numpy
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plot() needs matplotlib: pip install matplotlib") from error
+        raise ModuleNotFoundError("plot() needs matplotlib: pip install 'lightning-featgeo[notebook]'") from error
 
     several = not isinstance(values, Mapping)
     each: list[Values] = list(values) if not isinstance(values, Mapping) else [values]

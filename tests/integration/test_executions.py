@@ -8,7 +8,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.tuner import Tuner
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +16,7 @@ from lightning_featgeo import FeatureGeometryMonitor
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, trainer
 from tests._helpers.still import TRAIN, VAL, Still, digit_loaders
-from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, SIGNALS, Rows, furthest, net, run
+from tests._helpers.ways import AVERAGED, COMPILED, EXACT, PRECISIONS, SIGNALS, Rows, averaging, furthest, net, run
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_validation_sees_the_averaged_weights() -> None:
     x, y = digits()
     val = DataLoader(TensorDataset(x[TRAIN : TRAIN + VAL] / 16, y[TRAIN : TRAIN + VAL]), VAL)
     monitor = FeatureGeometryMonitor(signals=["effective_rank"], on_error="raise")
-    average = EMAWeightAveraging(decay=0.9)
+    average = averaging("EMAWeightAveraging", decay=0.9)
     run = trainer(average, Watches(), monitor, max_epochs=2)
     run.fit(Classifier(net()), digit_loaders()[0], val)
     features = seen[1].double()

@@ -48,8 +48,10 @@ def loaders(train: int = 256, val: int = 200, batch: int = 64, shuffle: bool = T
     return DataLoader(a, batch, shuffle=shuffle), DataLoader(b, batch)
 
 
-# Lightning's fit() takes it from 2.6 on; before that, it is torch's default
-SAFELY: dict[str, Any] = {"weights_only": True} if "weights_only" in signature(pl.Trainer.fit).parameters else {}
+# Lightning's fit() takes it from 2.6 on; before that, checkpoints are read as torch reads them
+_TELLS = "weights_only" in signature(pl.Trainer.fit).parameters
+SAFELY: dict[str, Any] = {"weights_only": True} if _TELLS else {}
+WHOLE: dict[str, Any] = {"weights_only": False} if _TELLS else {}
 
 
 def trainer(*callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:

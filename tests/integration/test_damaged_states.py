@@ -16,7 +16,7 @@ import torch
 from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.errors import FeatureGeometryWarning
-from tests._helpers.models import Classifier, loaders, trainer
+from tests._helpers.models import WHOLE, Classifier, loaders, trainer
 
 MISSING = object()
 DAMAGE: list[Any] = [
@@ -141,7 +141,7 @@ def test_a_resumed_run_goes_on(kind: str, by: Any, of: int, checkpoint: dict[str
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", FeatureGeometryWarning)
         trainer(monitor, stop, max_epochs=5, enable_checkpointing=True).fit(
-            Classifier(), *loaders(), ckpt_path=str(tmp_path / "damaged.ckpt"), weights_only=False
+            Classifier(), *loaders(), ckpt_path=str(tmp_path / "damaged.ckpt"), **WHOLE
         )
     assert [epoch for epoch, _ in monitor.history.series("featgeo/val/feature_std")][-2:] == [4, 5]
     told = [str(one.message) for one in said if "in the checkpoint" in str(one.message)]

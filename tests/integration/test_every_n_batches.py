@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, Neighbors
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.window import Window
-from tests._helpers.models import SAFELY, Classifier, trainer
+from tests._helpers.models import WHOLE, Classifier, trainer
 from tests._helpers.processes import on_ranks
 from tests._helpers.ranked import windows
 
@@ -100,7 +100,7 @@ def test_a_resumed_epoch_watches_the_same_batches(tmp_path: Path) -> None:
 
     whole = run()
     with pytest.warns(FeatureGeometryWarning, match="resumed in the middle"):  # this loader begins anew
-        resumed = run(ckpt_path=tmp_path / "step=70.ckpt", **({"weights_only": False} if SAFELY else {}))
+        resumed = run(ckpt_path=tmp_path / "step=70.ckpt", **WHOLE)
     first = (0, 70)  # in which the head is looked for anew
     assert [one for one in resumed if one != first] == [one for one in whole if one > first]
     assert len(resumed) > 20

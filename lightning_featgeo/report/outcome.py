@@ -16,7 +16,7 @@ import torch
 
 from lightning_featgeo.errors import near_misses
 from lightning_featgeo.history.fingerprint import differences
-from lightning_featgeo.report.curves import Panel
+from lightning_featgeo.report.curves import Curve, Panel
 from lightning_featgeo.report.ranks import chances, correlations, fisher, independent, interval, moves, ranks
 from lightning_featgeo.report.runs import ReportError, Run
 
@@ -183,24 +183,27 @@ def _within(runs: Sequence[Run], found: Sequence[Panel], name: str) -> tuple[lis
     """
     sums: dict[tuple[int, int], _Sum] = {}
     used = set()
-    for i, run, own, metric in _moving(runs, found, name):
+    for run, metric, curves in _moving(runs, found, name):
         possible = torch.arange(MOST_LAG + 1, len(metric) - MOST_LAG)
         generator = torch.Generator().manual_seed(run * 100_003 + len(metric))  # the same for all curves of a run
         drawn = possible[torch.randint(len(possible), (SHIFTS,), generator=generator)]
         by = torch.cat([torch.zeros(1, dtype=torch.int64), drawn])  # as it was, then turned around
-        turned = (torch.arange(len(metric)) + by[:, None]) % len(metric)
-        x, y = ranks(own), ranks(metric)
+        y = ranks(metric)
+        x = torch.stack([ranks(own) for own in curves.values()])
+        turned = y[(torch.arange(len(metric)) + by[:, None]) % len(metric)]
         for lag in range(MOST_LAG + 1):
-            later = y[turned].roll(-lag, 1)
+            later = turned.roll(-lag, 1)
             later[:, len(metric) - lag :] = math.nan
-            rho, n = correlations(x[None], later)
-            weight = independent(x, y, float(n[0, 0])) - 3
-            if weight > 1:
-                used.add(run)
-                of = sums.setdefault((i, lag), _Sum(torch.zeros(SHIFTS + 1, dtype=torch.float64)))
-                of.z += fisher(rho)[0] * weight
-                of.weight, of.moves = of.weight + weight, of.moves + int(n[0, 0])
-                of.shifts *= len(possible)
+            rho, n = correlations(x, later)
+            pairs, weights = n[:, 0].tolist(), independent(x, y, n[:, 0]) - 3
+            z = fisher(rho) * weights[:, None]
+            for row, (i, weight) in enumerate(zip(curves, weights.tolist(), strict=True)):
+                if weight > 1:
+                    used.add(run)
+                    of = sums.setdefault((i, lag), _Sum(torch.zeros(SHIFTS + 1, dtype=torch.float64)))
+                    of.z += z[row]
+                    of.weight, of.moves = of.weight + weight, of.moves + int(pairs[row])
+                    of.shifts *= len(possible)
     if not sums:
         return [], 0
     highest = torch.stack([of.sizes.abs() for of in sums.values()]).amax(0)[1:]
@@ -219,16 +222,22 @@ def _within(runs: Sequence[Run], found: Sequence[Panel], name: str) -> tuple[lis
 
 def _moving(
     runs: Sequence[Run], found: Sequence[Panel], name: str
-) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
-    """(panel, run, moves of the curve, moves of the metric) wherever there are enough of them."""
+) -> Iterator[tuple[int, torch.Tensor, dict[int, torch.Tensor]]]:
+    """(run, moves of the metric, moves of curves by their panel) wherever there are enough of them."""
+    series: dict[tuple[int, int], list[tuple[int, Curve]]] = {}  # curves of the same windows
     for i, panel in enumerate(found):
         for curve in panel.curves:
-            times = [(record.epoch, record.step) for record in curve.records]
-            metric = torch.tensor(runs[curve.run].history.metrics.at(name, times), dtype=torch.float64).diff()
-            own = torch.tensor(curve.values, dtype=torch.float64).diff()
-            enough = (own.isfinite() & metric.isfinite()).sum() >= LEAST_MOVES
-            if enough and moves(own) and moves(metric):
-                yield i, curve.run, own, metric
+            series.setdefault((curve.run, id(curve.records)), []).append((i, curve))
+    for (run, _), curves in series.items():
+        times = [(record.epoch, record.step) for record in curves[0][1].records]
+        metric = torch.tensor(runs[run].history.metrics.at(name, times), dtype=torch.float64).diff()
+        if moves(metric):
+            own = {i: torch.tensor(curve.values, dtype=torch.float64).diff() for i, curve in curves}
+            kept = {
+                i: x for i, x in own.items() if moves(x) and (x.isfinite() & metric.isfinite()).sum() >= LEAST_MOVES
+            }
+            if kept:
+                yield run, metric, kept
 
 
 def _in_order(links: list[Link]) -> list[Link]:

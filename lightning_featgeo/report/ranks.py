@@ -61,15 +61,27 @@ def interval(rho: float, n: float) -> tuple[float, float]:
     return math.tanh(z - wide), math.tanh(z + wide)
 
 
-def independent(x: torch.Tensor, y: torch.Tensor, n: float) -> float:
-    """So many independent pairs say as much as n that follow one another (Bartlett, 1935, one step of memory)."""
-    memory = _memory(x) * _memory(y)
-    return min(n, n * (1 - memory) / (1 + memory))
+def independent(x: torch.Tensor, y: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    """So many independent pairs say as much as n that follow one another (Bartlett, 1935, one step of memory).
+
+    Args:
+        x: (a, t), rows that each is paired with y.
+        y: (t,)
+        n: (a,), pairs.
+    """
+    memory = _memory(x) * _memory(y[None])
+    return torch.minimum(n, n * (1 - memory) / (1 + memory))
 
 
-def _memory(x: torch.Tensor) -> float:
-    rho, _ = correlations(x[None, :-1], x[None, 1:])
-    return float(rho[0, 0].nan_to_num(0.0).clamp(-0.99, 0.99))
+def _memory(x: torch.Tensor) -> torch.Tensor:
+    """Correlation of each row with itself one step later, over the pairs that are there."""
+    both = x[:, :-1].isfinite() & x[:, 1:].isfinite()
+    n = both.sum(1, keepdim=True).clamp(min=1)
+    before, after = (each.masked_fill(~both, 0.0) for each in (x[:, :-1], x[:, 1:]))
+    before = (before - before.sum(1, keepdim=True) / n).masked_fill(~both, 0.0)
+    after = (after - after.sum(1, keepdim=True) / n).masked_fill(~both, 0.0)
+    scale = (before.square().sum(1) * after.square().sum(1)).sqrt()
+    return torch.where(scale > 1e-9, (before * after).sum(1) / scale, 0.0).clamp(-0.99, 0.99)
 
 
 def chances(seen: torch.Tensor, highest: torch.Tensor) -> list[float]:

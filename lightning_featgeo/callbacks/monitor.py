@@ -11,10 +11,11 @@ from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, train_batches, words
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
+from lightning_featgeo.callbacks.own_metrics import keep_after
 from lightning_featgeo.callbacks.publishing import silence_advice
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
-from lightning_featgeo.callbacks.trainer import fractional_epoch, history_path
+from lightning_featgeo.callbacks.trainer import history_path
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.errors import explain
 from lightning_featgeo.history.history import History
@@ -230,9 +231,8 @@ class FeatureGeometryMonitor(Callback):
         self._evaluation_end("val", trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run's own metrics are there now."""
-        if self._run is not None and not trainer.sanity_checking:
-            self._run.keep_metrics(fractional_epoch(trainer))
+        """The run's own metrics are there now; also those of a test after the fit that is not watched."""
+        keep_after(trainer, self.history, self._run)
 
     on_test_end = on_validation_end
 

@@ -290,8 +290,7 @@ class LightningRun:
 
     def keep_metrics(self, epoch: float) -> None:
         """The run's own metrics, as they stand at this epoch, go into the history."""
-        with self.guard.around("keeping the run's own metrics", lost="the curves are not affected"):
-            own_metrics.keep(self.trainer, self.history, epoch)
+        own_metrics.keep(self.trainer, self.history, epoch, self.guard)
 
     def finish(self) -> None:
         """Show what is left to show, and unhook everything."""

@@ -172,8 +172,8 @@ class History:
         """Draw curves over epochs: a panel a signal, a line for each stage and layer.
 
         Args:
-            names: of signals ("effective_rank") or of the run's own metrics ("val/loss"); none: the first layer's
-                signals, up to twelve.
+            names: of signals ("effective_rank", or "featgeo/val/effective_rank" for one line) or of the run's own
+                metrics ("val/loss"); none: the first layer's signals, up to twelve.
             ax: matplotlib axes, as many as there are panels; None: new ones.
 
         Returns:
@@ -239,7 +239,7 @@ class History:
             record = checked_record(line["window"])
             self._keep(record, thin)
         elif "metrics" in line:
-            self.metrics.add(Logged.checked(line["metrics"]))
+            self.metrics.add(Logged.checked(line["metrics"]), thin=False)
         elif "event" in line:
             self.events.append(checked_event(line["event"]))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from lightning_featgeo.history.checked import finite, mapping, name_of, number, optional, whole
 
-MOST_NAMES = 256  # metrics of a run, the first ones: one logged for each of a thousand classes would drown the rest
-MOST_TIMES = 2048  # moments that stay in memory; the file has all of them
+MOST_NAMES = 1024  # metrics of a run, the first ones
+MOST_TIMES = 2048  # moments that stay in memory while a run goes on; the file has all of them
 _SAME = 1e-9  # a difference of two epochs that is none
-OURS = ("featgeo", "eval_featgeo")  # what names of the project begin with
+OURS = ("featgeo/", "featgeo_", "eval_featgeo/")  # what names of the project begin with
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,33 @@ class Metrics:
 
     def __init__(self) -> None:
         self.moments: list[Logged] = []
+        self.is_full = False  # some were left out: there are too many
         self._now: dict[str, float | None] = {}
 
     def changed(self, values: Mapping[str, float]) -> dict[str, float | None]:
         """Of the values as they stand now, those that were not written down yet; the project's own are left out."""
         found: dict[str, float | None] = {}
         for name, value in values.items():
-            if name.startswith(OURS) or (name not in self._now and len(self._now) + len(found) >= MOST_NAMES):
+            if name.startswith(OURS):
+                continue
+            if name not in self._now and len(self._now) + len(found) >= MOST_NAMES:
+                self.is_full = True
                 continue
             shown = value if math.isfinite(value) else None
             if name not in self._now or self._now[name] != shown:
                 found[name] = shown
         return found
 
-    def add(self, moment: Logged) -> None:
-        """Keep a moment. Of very many, every other one of the older half is joined with the one after it."""
+    def add(self, moment: Logged, thin: bool = True) -> None:
+        """Keep a moment. Of very many, every other one of the older half is joined with the one after it.
+
+        Args:
+            moment: later than those before.
+            thin: False: keep all.
+        """
         self.moments.append(moment)
         self._now.update(moment.values)
-        if len(self.moments) > MOST_TIMES:
+        if thin and len(self.moments) > MOST_TIMES:
             half = len(self.moments) // 2
             older, rest = self.moments[:half], self.moments[half:]
             pairs = zip(older[::2], older[1::2], strict=False)
@@ -80,6 +89,11 @@ class Metrics:
         """(epoch, value) of a metric, whenever it had changed."""
         found = ((moment.epoch, moment.values.get(name)) for moment in self.moments)
         return [(epoch, value) for epoch, value in found if value is not None]
+
+    def last(self, name: str) -> float | None:
+        """A metric as it stood at the end: NaN where that is no number, None where it was never logged."""
+        given = next((moment.values[name] for moment in reversed(self.moments) if name in moment.values), math.inf)
+        return math.nan if given is None else None if given == math.inf else given
 
     def at(self, name: str, times: Iterable[tuple[float, int]]) -> list[float]:
         """A metric as it stood at each (epoch, step) of a run, which don't go back; NaN before it was logged."""

@@ -33,7 +33,7 @@ def lines_of(records: Sequence[Record], metrics: Metrics, names: Sequence[str]) 
     Args:
         records: closed windows.
         metrics: of the run's own.
-        names: of signals, or of the run's own metrics; none: the signals of the first layer.
+        names: of signals, plain or as logged, or of the run's own metrics; none: the signals of the first layer.
 
     Raises:
         ValueError: if there is nothing of a name, with those that there are.
@@ -46,12 +46,13 @@ def lines_of(records: Sequence[Record], metrics: Metrics, names: Sequence[str]) 
     for name in names:
         lines: dict[tuple[str, str | None], Line] = {}
         for record in records:
-            if name in record.values or name in record.gaps:
+            signal = name.removeprefix(record.prefix)
+            if signal in record.values or signal in record.gaps:
                 label = record.stage + (f"/{record.layer}" if record.layer else "")
                 line = lines.setdefault((record.stage, record.layer), Line(label))
                 line.epochs.append(record.epoch)
-                line.values.append(record.values.get(name, math.nan))
-                line.errors.append(record.standard_errors.get(name, math.nan))
+                line.values.append(record.values.get(signal, math.nan))
+                line.errors.append(record.standard_errors.get(signal, math.nan))
         if not lines and (points := metrics.series(name)):
             own = Line(name, [epoch for epoch, _ in points], [value for _, value in points])
             own.errors = [math.nan] * len(points)
@@ -110,8 +111,9 @@ def plot(panels: dict[str, list[Line]], events: Sequence[dict[str, Any]], ax: An
         one.tick_params(labelsize=8)
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25)
-    if any(len(lines) > 1 for lines in panels.values()):
-        axes[0].legend(fontsize=7, frameon=False)
+    several = next((one for one, lines in zip(axes, panels.values(), strict=False) if len(lines) > 1), None)
+    if several is not None:
+        several.legend(fontsize=7, frameon=False)
     for unused in axes[len(panels) :] if ax is None else []:
         unused.set_axis_off()
     return figure, numpy.array(axes[: len(panels)])

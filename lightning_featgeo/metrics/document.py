@@ -151,8 +151,8 @@ def _linked(name: str) -> str:
 
 def _in_short(signal: Signal) -> str:
     """The beginning of the definition: its first part, and the next one where that is a name alone."""
-    parts = re.split(r"(?<=[:;.,])\s", formula(signal))
-    text = parts[0] if len(parts[0]) >= 30 or len(parts) == 1 else " ".join(parts[:2])
+    parts = re.split(r"(?<=[:;.])\s", formula(signal))
+    text = parts[0] if len(parts[0]) >= 25 or len(parts) == 1 else " ".join(parts[:2])
     given = signal.function.keywords if isinstance(signal.function, functools.partial) else {}
     scale = f" ({', '.join(f'{name} = {value}' for name, value in given.items())})" if given else ""
     return text.rstrip(":;.,").replace("``", "`").replace("|", "\\|") + scale

@@ -24,9 +24,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     "Are only a few directions used?": (
         "effective_rank", "rankme", "top_eigenvalue_share", "pcs_99", "participation_ratio_corrected",
     ),
-    "How many dimensions does the data manifold have?": ("id_two_nn", "id_mle", "id_gride_4", "id_gride_8", "id_ratio"),
+    "How many dimensions do the features have?": ("id_two_nn", "id_mle", "id_gride_4", "id_gride_8", "id_ratio"),
     "Are the classes apart?": ("knn_accuracy", "cdnv", "nc1", "nearest_mean_accuracy", "linear_probe_accuracy"),
-    "Is it neural collapse?": ("nc1", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4"),
+    "Is it neural collapse (on training data)?": ("nc1", "nc2_equinorm", "nc2_equiangle", "nc3", "nc4"),
     "Do rare classes merge?": (
         "tail_min_angle", "nc_count_slope", "nc3_orthogonal", "nc2_equiangle_orthogonal", "class_volume_tail_gap",
     ),
@@ -42,8 +42,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     "Is this set like the reference?": (
         "frechet_distance", "kernel_mmd", "fidelity_coverage", "fidelity_density", "knn_ood_score",
     ),
-    "Would odd inputs be noticed?": (
-        "mahalanobis_auroc", "knn_ood_auroc", "mahalanobis", "chi2_fraction", "knn_entropy",
+    "Does this set lie outside the reference?": (
+        "mahalanobis_auroc", "knn_ood_auroc", "mahalanobis", "chi2_fraction", "knn_ood_score",
     ),
     "Do units die, or does one take over?": (
         "dead_fraction", "firing_rate", "outlier_dims", "numerical_rank", "top_eigenvalue_share",

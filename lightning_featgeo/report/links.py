@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_featgeo.report.curves import Panel
-from lightning_featgeo.report.outcome import LEAST_MOVES, LEAST_RUNS, Link, Outcome
+from lightning_featgeo.report.moves import LEAST_MOVES
+from lightning_featgeo.report.outcome import Outcome
+from lightning_featgeo.report.ranks import LEAST_RUNS, Link
 from lightning_featgeo.report.words import number
 
 CLEAR = 0.05  # by chance
@@ -19,11 +21,11 @@ ACROSS = (
 )
 WITHIN = (
     "Each step from one window to the next is a point: how the curve moves, and how {name} moves in the same window "
-    "or, with a lag, so many windows later. Moves, because curves that only rise together would all be linked."
+    "or, with a lag, so many windows later; both without what all runs have in common at that window."
 )
 CHANCE = (
-    "By chance: how often shuffled data have at least one of all these curves that close; {clear:g} or less stands "
-    "out. A link is no cause."
+    "By chance: how often at least one of all these curves is that close when runs are shuffled; {clear:g} or less "
+    "stands out. A link is no cause."
 )
 
 
@@ -35,20 +37,22 @@ def name_of(panel: Panel) -> str:
 def across(outcome: Outcome) -> str:
     """What the table across runs says, in a sentence."""
     runs = len(outcome.finals)
-    if not outcome.across:
-        return (
-            f"Across runs: {runs} run{'s have' if runs != 1 else ' has'} logged {outcome.name}; it takes "
-            f"{LEAST_RUNS} that differ to say which curves go with it."
-        )
-    return f"Across {runs} runs: {_standing(outcome.across)}"
+    if outcome.across:
+        return f"Across {runs} runs: {_standing(outcome.across)}"
+    if runs >= LEAST_RUNS and len(set(outcome.finals.values())) == 1:
+        return f"Across runs: all {runs} have the same {outcome.name}, so nothing can go with it."
+    return (
+        f"Across runs: {runs} run{'s have' if runs != 1 else ' has'} a last {outcome.name}; it takes {LEAST_RUNS} with "
+        "the same curve, and differences in both, to say which go together."
+    )
 
 
 def within(outcome: Outcome) -> str:
     """What the table within runs says, in a sentence."""
     if not outcome.within:
         return (
-            f"Within runs: none has {LEAST_MOVES + 1} windows in which both a curve and {outcome.name} have values "
-            "that move."
+            f"Within runs: it takes {LEAST_RUNS} runs of {LEAST_MOVES + 1} windows or more. In a single one, all that "
+            "levels off goes with all that levels off."
         )
     runs = outcome.runs_within
     return f"Within {runs} run{'s' * (runs > 1)}: {_standing(outcome.within)}"

@@ -2,13 +2,14 @@
 
 Correlations of ranks, each with an interval and with how often shuffled data do as well. The shuffles look at all
 curves (and lags) at once and take the best of them, so that the more curves are tried, the closer one has to follow
-(Westfall & Young, 1993, single step).
+(Westfall & Young, 1993, single step). Runs are what is shuffled, in both: the shape that all learning curves share
+(much happens early, little late) is in every pairing, the right one and the wrong ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,32 +17,24 @@ import torch
 
 from lightning_featgeo.errors import near_misses
 from lightning_featgeo.history.fingerprint import differences
-from lightning_featgeo.report.curves import Curve, Panel
-from lightning_featgeo.report.ranks import chances, correlations, fisher, independent, interval, moves, ranks
+from lightning_featgeo.history.logged import OURS
+from lightning_featgeo.report.curves import Panel
+from lightning_featgeo.report.moves import within
+from lightning_featgeo.report.ranks import (
+    LEAST_RUNS,
+    Link,
+    chances,
+    correlations,
+    fisher,
+    in_order,
+    interval,
+    moves,
+    ranks,
+)
 from lightning_featgeo.report.runs import ReportError, Run
 
-LEAST_RUNS = 5  # that have both: of fewer, a correlation of ranks says next to nothing
-LEAST_MOVES = 16  # from window to window, within a run
-MOST_LAG = 3  # windows
-SHUFFLES, SHIFTS = 9_999, 999
-
-
-@dataclass(frozen=True)
-class Link:
-    """How one curve went with the outcome.
-
-    ``panel``: index among the curves that were tried. ``rho``: correlation of ranks, with a 95 % interval ``low`` to
-    ``high``. ``n``: runs, or moves from window to window. ``chance``: share of shuffles in which any of the curves that
-    were tried does as well. ``lag``: windows by which the curve moves before the outcome; None across runs.
-    """
-
-    panel: int
-    rho: float
-    low: float
-    high: float
-    n: int
-    chance: float
-    lag: int | None = None
+MOST_KNOWN = 20  # names in a message
+SHUFFLES = 9_999
 
 
 @dataclass
@@ -77,19 +70,91 @@ def outcome_of(runs: Sequence[Run], found: Sequence[Panel], name: str) -> Outcom
     Raises:
         ReportError: if no run has logged it, with those that were.
     """
-    series = {i: run.history.metrics.series(name) for i, run in enumerate(runs)}
-    finals = {i: points[-1][1] for i, points in series.items() if points}
-    if not finals:
-        known = logged(runs)
-        if not known:
-            raise ReportError(
-                f"no run has logged {name!r}: these histories hold no metric of the runs' own. What self.log writes is "
-                "kept in those of new runs"
-            )
-        raise ReportError(f"no run has logged {name!r}.{near_misses(name, known)}")
+    name = _as_logged(runs, name)
+    again = _gone_on_with(runs, name)
+    finals, diverged = {}, []
+    for i, run in enumerate(runs):
+        last = run.history.metrics.last(name)
+        if i in again or last is None:
+            continue
+        if math.isfinite(last):
+            finals[i] = last
+        else:
+            diverged.append(run.name)
     tried = [_joined(panels) for panels in _of_one_kind(found)]
-    within, of_runs = _within(runs, tried, name)
-    return Outcome(name, finals, tried, _note(tried), _across(tried, finals), within, of_runs)
+    links, of_runs = within(runs, tried, name, set(finals))
+    notes = _notes(runs, tried, finals, diverged, [runs[i].name for i in sorted(again)], name)
+    return Outcome(name, finals, tried, " ".join(notes), _across(tried, finals), links, of_runs)
+
+
+def _as_logged(runs: Sequence[Run], name: str) -> str:
+    """The metric's name in the histories: a value logged on steps and over epochs is there as the epochs'."""
+    known = logged(runs)
+    for given in (name, f"{name}_epoch"):
+        if given in known:
+            return given
+    if name.startswith(OURS):
+        raise ReportError(f"{name!r} is a curve: the outcome is a metric that the runs log themselves{_some(known)}")
+    if not known:
+        raise ReportError(
+            f"no run has logged {name!r}: these histories hold no metric of the runs' own. What self.log writes is "
+            "kept in those of new runs"
+        )
+    close = near_misses(name, known)
+    raise ReportError(f"no run has logged {name!r}{f'.{close}' if 'Did you mean' in close else _some(known)}")
+
+
+def _some(known: Sequence[str]) -> str:
+    if not known:
+        return ""
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return f". They have logged: {', '.join(known[:MOST_KNOWN])}{more}"
+
+
+def _gone_on_with(runs: Sequence[Run], name: str) -> set[int]:
+    """Runs all of whose windows another one begins with: it was resumed from them, and they are one run."""
+    found: set[int] = set()
+    windows = []
+    for run in runs:
+        metric = run.history.metrics.at(name, [(r.epoch, r.step) for r in run.records])
+        windows.append([repr((r.text, value)) for r, value in zip(run.records, metric, strict=True)])
+    by_first: dict[str, list[int]] = {}
+    for i, own in enumerate(windows):
+        by_first.setdefault("".join(own[:1]), []).append(i)
+    for alike in by_first.values():
+        for i in alike:
+            longer = [j for j in alike if j != i and (len(windows[j]), j) > (len(windows[i]), i)]
+            if windows[i] and any(windows[j][: len(windows[i])] == windows[i] for j in longer):
+                found.add(i)
+    return found
+
+
+def _notes(
+    runs: Sequence[Run], tried: Sequence[Panel], finals: Mapping[int, float], diverged: Sequence[str],
+    again: Sequence[str], name: str,
+) -> list[str]:  # fmt: skip
+    """What differs between the runs, and which are left out."""
+    found = []
+    if diverged:
+        found.append(f"Left out, as their last {name} is no number: {', '.join(diverged)}.")
+    if again:
+        found.append(f"Left out, as another run goes on with them: {', '.join(again)}.")
+    widths = {
+        dim for panel in tried for curve in panel.curves
+        if curve.run in finals and isinstance(dim := curve.facts.get("dim"), int)
+    }  # fmt: skip
+    if len(widths) > len({panel.layer for panel in tried}):
+        found.append(
+            f"The runs' features have {min(widths):,} to {max(widths):,} dimensions: a curve that depends on their "
+            "number goes with whatever that goes with."
+        )
+    ends = [max((record.epoch for record in runs[i].records), default=0.0) for i in finals]
+    if ends and min(ends) < 0.9 * max(ends):
+        found.append(
+            f"The runs end at epoch {min(ends):g} to {max(ends):g}: whatever grows with training goes with their "
+            "length. Compare runs of one length."
+        )
+    return found
 
 
 def _of_one_kind(found: Sequence[Panel]) -> list[list[Panel]]:
@@ -115,17 +180,6 @@ def _fixed(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _joined(panels: Sequence[Panel]) -> Panel:
     first = panels[0]
     return Panel(first.signal, first.stage, first.layer, [curve for panel in panels for curve in panel.curves])
-
-
-def _note(tried: Sequence[Panel]) -> str:
-    widths = {dim for panel in tried for curve in panel.curves if isinstance(dim := curve.facts.get("dim"), int)}
-    layers = {panel.layer for panel in tried}
-    if len(widths) <= len(layers):
-        return ""
-    return (
-        f"The runs' features have {min(widths):,} to {max(widths):,} dimensions: a curve that depends on their number "
-        "goes with whatever that goes with."
-    )
 
 
 def _across(found: Sequence[Panel], finals: dict[int, float]) -> list[Link]:
@@ -157,88 +211,4 @@ def _across(found: Sequence[Panel], finals: dict[int, float]) -> list[Link]:
         of_both = ranks(outcome.masked_fill(~here[i], math.nan))
         rho = float(correlations(own[row : row + 1], of_both[None])[0])
         links.append(Link(i, rho, *interval(rho, float(n[row])), int(n[row]), chance[row]))
-    return _in_order(links)
-
-
-@dataclass
-class _Sum:
-    """What runs say together of one curve at one lag. ``z``: as seen, then for each shift; each run by its weight."""
-
-    z: torch.Tensor
-    weight: float = 0.0
-    moves: int = 0
-    shifts: float = 1.0  # that are different
-
-    @property
-    def sizes(self) -> torch.Tensor:
-        """A standard normal each, where there is no link."""
-        return self.z / self.weight**0.5
-
-
-def _within(runs: Sequence[Run], found: Sequence[Panel], name: str) -> tuple[list[Link], int]:
-    """Moves of curves from window to window with those of the metric in the same window, or some windows later.
-
-    Moves have no trend: curves that rise all the time don't go together for that. What chance makes of a link is seen
-    by turning each run's metric around by a number of windows.
-    """
-    sums: dict[tuple[int, int], _Sum] = {}
-    used = set()
-    for run, metric, curves in _moving(runs, found, name):
-        possible = torch.arange(MOST_LAG + 1, len(metric) - MOST_LAG)
-        generator = torch.Generator().manual_seed(run * 100_003 + len(metric))  # the same for all curves of a run
-        drawn = possible[torch.randint(len(possible), (SHIFTS,), generator=generator)]
-        by = torch.cat([torch.zeros(1, dtype=torch.int64), drawn])  # as it was, then turned around
-        y = ranks(metric)
-        x = torch.stack([ranks(own) for own in curves.values()])
-        turned = y[(torch.arange(len(metric)) + by[:, None]) % len(metric)]
-        for lag in range(MOST_LAG + 1):
-            later = turned.roll(-lag, 1)
-            later[:, len(metric) - lag :] = math.nan
-            rho, n = correlations(x, later)
-            pairs, weights = n[:, 0].tolist(), independent(x, y, n[:, 0]) - 3
-            z = fisher(rho) * weights[:, None]
-            for row, (i, weight) in enumerate(zip(curves, weights.tolist(), strict=True)):
-                if weight > 1:
-                    used.add(run)
-                    of = sums.setdefault((i, lag), _Sum(torch.zeros(SHIFTS + 1, dtype=torch.float64)))
-                    of.z += z[row]
-                    of.weight, of.moves = of.weight + weight, of.moves + int(pairs[row])
-                    of.shifts *= len(possible)
-    if not sums:
-        return [], 0
-    highest = torch.stack([of.sizes.abs() for of in sums.values()]).amax(0)[1:]
-    best: dict[int, int] = {}
-    for i, lag in sums:
-        if i not in best or abs(sums[i, lag].sizes[0]) > abs(sums[i, best[i]].sizes[0]):
-            best[i] = lag
-    links = []
-    for i, lag in best.items():
-        of = sums[i, lag]
-        together = math.tanh(float(of.z[0]) / of.weight)
-        chance = max(chances(of.sizes[:1].abs(), highest)[0], 1 / (1 + min(of.shifts, SHIFTS)))
-        links.append(Link(i, together, *interval(together, of.weight + 3), of.moves, chance, lag))
-    return _in_order(links), len(used)
-
-
-def _moving(
-    runs: Sequence[Run], found: Sequence[Panel], name: str
-) -> Iterator[tuple[int, torch.Tensor, dict[int, torch.Tensor]]]:
-    """(run, moves of the metric, moves of curves by their panel) wherever there are enough of them."""
-    series: dict[tuple[int, int], list[tuple[int, Curve]]] = {}  # curves of the same windows
-    for i, panel in enumerate(found):
-        for curve in panel.curves:
-            series.setdefault((curve.run, id(curve.records)), []).append((i, curve))
-    for (run, _), curves in series.items():
-        times = [(record.epoch, record.step) for record in curves[0][1].records]
-        metric = torch.tensor(runs[run].history.metrics.at(name, times), dtype=torch.float64).diff()
-        if moves(metric):
-            own = {i: torch.tensor(curve.values, dtype=torch.float64).diff() for i, curve in curves}
-            kept = {
-                i: x for i, x in own.items() if moves(x) and (x.isfinite() & metric.isfinite()).sum() >= LEAST_MOVES
-            }
-            if kept:
-                yield run, metric, kept
-
-
-def _in_order(links: list[Link]) -> list[Link]:
-    return sorted(links, key=lambda link: (link.chance, -abs(link.rho)))
+    return in_order(links)

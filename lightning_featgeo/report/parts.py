@@ -12,7 +12,8 @@ from lightning_featgeo.metrics.document import directions, formula, undefined
 from lightning_featgeo.metrics.reading_order import heading
 from lightning_featgeo.report import charts, links, words
 from lightning_featgeo.report.curves import Curve, Panel, made_of, rows_vary
-from lightning_featgeo.report.outcome import Link, Outcome
+from lightning_featgeo.report.outcome import Outcome
+from lightning_featgeo.report.ranks import Link
 from lightning_featgeo.report.runs import Run
 
 MOST_NAMES = 8  # of metrics that could be asked for

@@ -1,11 +1,13 @@
-"""Correlations of ranks (Spearman), many at once, over whatever values are there."""
+"""Correlations of ranks (Spearman), many at once, over whatever values are there; and what is said of one."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
+LEAST_RUNS = 5  # that have both: of fewer, a correlation of ranks says next to nothing
 _Z = 1.959964  # of a 95 % interval
 _LARGEST = 0.9999999  # so that arctanh stays finite
 
@@ -65,11 +67,11 @@ def independent(x: torch.Tensor, y: torch.Tensor, n: torch.Tensor) -> torch.Tens
     """So many independent pairs say as much as n that follow one another (Bartlett, 1935, one step of memory).
 
     Args:
-        x: (a, t), rows that each is paired with y.
-        y: (t,)
-        n: (a,), pairs.
+        x: (a, t)
+        y: (b, t)
+        n: (a, b), pairs of each row of x with each row of y.
     """
-    memory = _memory(x) * _memory(y[None])
+    memory = _memory(x)[:, None] * _memory(y)
     return torch.minimum(n, n * (1 - memory) / (1 + memory))
 
 
@@ -89,3 +91,26 @@ def chances(seen: torch.Tensor, highest: torch.Tensor) -> list[float]:
     ordered = highest.sort().values
     as_good = len(ordered) - torch.searchsorted(ordered, seen.contiguous() - 1e-12)
     return [(1 + int(k)) / (1 + len(ordered)) for k in as_good]
+
+
+@dataclass(frozen=True)
+class Link:
+    """How one curve went with the outcome.
+
+    ``panel``: index among the curves that were tried. ``rho``: correlation of ranks, with a 95 % interval ``low`` to
+    ``high``. ``n``: runs, or moves from window to window. ``chance``: share of shuffles in which any of the curves that
+    were tried does as well. ``lag``: windows by which the curve moves before the outcome; None across runs.
+    """
+
+    panel: int
+    rho: float
+    low: float
+    high: float
+    n: int
+    chance: float
+    lag: int | None = None
+
+
+def in_order(links: list[Link]) -> list[Link]:
+    """The closest first."""
+    return sorted(links, key=lambda link: (link.chance, -abs(link.rho)))

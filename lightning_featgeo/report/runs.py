@@ -143,7 +143,7 @@ def _joined(run: Run, kept: list[Run]) -> bool:
             other.history.records += run.records
             other.history.events += run.history.events
             for moment in run.history.metrics.moments:
-                other.history.metrics.add(moment)
+                other.history.metrics.add(moment, thin=False)
             other.notes += run.notes
             return True
     return False

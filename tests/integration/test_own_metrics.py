@@ -23,6 +23,7 @@ class Logs(Classifier):
     def on_validation_epoch_end(self) -> None:
         self.log("val/epoch", float(self.current_epoch + 1))
         self.log("val/broken", float("nan"))
+        self.log_dict({"val": 1.0, "val_epoch": 2.0})
 
 
 def monitor(**given: Any) -> FeatureGeometryMonitor:
@@ -42,6 +43,7 @@ def test_metrics_of_each_epoch_stand_beside_its_windows() -> None:
     assert metrics.series("val/epoch") == [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]
     assert [epoch for epoch, _ in metrics.series("loss_epoch")] == [1.0, 2.0, 3.0]
     assert "loss" not in metrics.names()  # now a step's, now an epoch's
+    assert "val" in metrics.names()  # beside a metric that is called val_epoch
     assert metrics.series("val/broken") == []
     times = [(record.epoch, record.step) for record in watched.history]
     assert metrics.at("val/epoch", times) == [1.0, 2.0, 3.0]
@@ -63,13 +65,14 @@ def test_a_resumed_run_goes_on_with_them(tmp_path: Path) -> None:
     assert resumed.history.metrics.series("val/epoch") == [(float(i), float(i)) for i in (1, 2, 3, 4)]
 
 
-def test_a_test_after_the_fit_adds_its_own() -> None:
+@pytest.mark.parametrize("stages", [("val", "test"), ("val",)])
+def test_a_test_after_the_fit_adds_its_own(stages: tuple[str, ...]) -> None:
     class Tested(Logs):
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self(batch[0])
             self.log("test/accuracy", 0.5)
 
-    watched, model = monitor(stages=("val", "test")), Tested()
+    watched, model = monitor(stages=stages), Tested()
     run = trainer(watched, max_epochs=1)
     run.fit(model, *loaders())
     run.test(model, loaders()[1])

@@ -38,6 +38,7 @@ def test_names_and_moments_are_bounded() -> None:
     history = History()
     history.log_metrics({f"m{i}": 1.0 for i in range(2 * MOST_NAMES)}, 1.0, 1)
     assert len(history.metrics.names()) == MOST_NAMES
+    assert history.metrics.is_full
     metrics = Metrics()
     for i in range(3 * MOST_TIMES):
         metrics.add(Logged(float(i), i, {"even" if i % 2 == 0 else "odd": float(i)}))
@@ -70,3 +71,17 @@ def test_a_history_of_an_earlier_version_has_none(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert History.load(path).metrics.names() == []
+
+
+def test_a_file_is_read_whole_and_tells_how_a_metric_ended(tmp_path: Path) -> None:
+    history = History(tmp_path / "h.jsonl")
+    for i in range(MOST_TIMES + 900):
+        history.log_metrics({"loss": float(i)}, float(i), i)
+    history.log_metrics({"val": math.nan, "featgeometry": 1.0}, 1e4, 10_000)
+    read = History.load(tmp_path / "h.jsonl", thin=True).metrics
+    assert read.at("loss", [(float(i), i) for i in range(MOST_TIMES + 900)]) == [
+        float(i) for i in range(MOST_TIMES + 900)
+    ]
+    assert (read.last("loss"), read.last("none")) == (float(MOST_TIMES + 899), None)
+    assert math.isnan(read.last("val") or 0.0)
+    assert read.names() == ["loss", "featgeometry"]

@@ -29,8 +29,8 @@ def history() -> History:
 
 
 def test_lines_gaps_bands_and_alarms(history: History) -> None:
-    figure, axes = history.plot("nc1", "val/loss")
-    first, own = axes
+    figure, axes = history.plot("val/loss", "nc1")
+    own, first = axes
     lines = {line.get_label(): line for line in first.get_lines() if not line.get_label().startswith("_")}
     assert list(lines) == ["val", "val/deep"]
     assert lines["val"].get_xdata().tolist() == [1.0, 2.0, 3.0, 4.0]
@@ -42,6 +42,14 @@ def test_lines_gaps_bands_and_alarms(history: History) -> None:
     assert [mark.get_xdata()[0] for mark in marks] == [3.0]
     assert own.get_lines()[0].get_ydata().tolist() == [1.0, 1 / 2, 1 / 3, 1 / 4]
     assert not own.collections
+    assert first.get_legend() is not None
+    assert own.get_legend() is None
+    plt.close(figure)
+
+
+def test_a_logged_name_is_one_line(history: History) -> None:
+    figure, axes = history.plot("featgeo/val/deep/nc1")
+    assert [line.get_label() for line in axes[0].get_lines() if not line.get_label().startswith("_")] == ["val/deep"]
     plt.close(figure)
 
 

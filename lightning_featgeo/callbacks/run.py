@@ -53,6 +53,7 @@ class LightningRun:
         self, settings: MonitorSettings, trainer: Trainer, pl_module: LightningModule, history: History,
         taps: list[FeatureTap], saved: Saved | None = None,
     ) -> None:  # fmt: skip
+        lightning.refuse_whole_compilation(pl_module)
         self.settings, self.trainer, self.pl_module = settings, trainer, pl_module
         self.stages: tuple[str, ...] = tuple(settings.stages)
         self.history, self.saved = history, saved
@@ -267,10 +268,8 @@ class LightningRun:
         if nothing or stage not in self.stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
             return 0
-        windows[0].seconds, windows[0].started = (
-            windows[0].seconds + self._uncharged,
-            windows[0].started - self._uncharged,
-        )
+        windows[0].seconds += self._uncharged
+        windows[0].started -= self._uncharged
         self.closed.add(stage)
         if inside_epoch:  # else they come later, when Lightning has them
             self.keep_metrics(lightning.fractional_epoch(self.trainer))

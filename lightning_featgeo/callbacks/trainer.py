@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.settings import STAGES, MonitorSettings
@@ -27,6 +29,20 @@ def ranks_of(trainer: Trainer) -> Ranks:
     if mesh is not None and "data_parallel" in names and len(names) > 1:
         return Ranks(mesh["data_parallel"].get_group())
     return Ranks()
+
+
+def refuse_whole_compilation(pl_module: Any) -> None:
+    """Say before training what torch would die of in the first step.
+
+    Raises:
+        ConfigurationError: with what to do.
+    """
+    if _compat.breaks_when_compiled_whole(pl_module):
+        raise ConfigurationError(
+            f"a LightningModule that is compiled as a whole can't be watched with torch {torch.__version__}: its "
+            "guards fail on hooks (seen in 2.10, no longer in 2.13), and the run would die in its first step. Compile the "
+            "network inside of it instead (self.net.compile()), or upgrade: pip install 'torch>=2.13'"
+        )
 
 
 def loader_of(trainer: Trainer, stage: str, number: int) -> Any:

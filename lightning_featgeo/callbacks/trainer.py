@@ -40,8 +40,8 @@ def refuse_whole_compilation(pl_module: Any) -> None:
     if _compat.breaks_when_compiled_whole(pl_module):
         raise ConfigurationError(
             f"a LightningModule that is compiled as a whole can't be watched with torch {torch.__version__}: its "
-            "guards fail on hooks (seen in 2.10, no longer in 2.13), and the run would die in its first step. Compile the "
-            "network inside of it instead (self.net.compile()), or upgrade: pip install 'torch>=2.13'"
+            "guards fail on hooks (in 2.10; in 2.13 they don't), and the run would die in its first step. Compile "
+            "the network inside of it instead (self.net.compile()), or upgrade: pip install 'torch>=2.13'"
         )
 
 

@@ -59,5 +59,5 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no value to plot"):
         plot_signals({})
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-featgeo\[notebook\]'"):
         plot_signals({"nc1": 1.0})

@@ -82,6 +82,8 @@ def test_it_waits_for_a_run_follows_it_and_ends_with_it(tmp_path: Path) -> None:
     history = write(folder / "a.jsonl", windows=1, name="a", end=None)
     for i in range(1, 6):
         history.append(record(i))
+    while "6 windows, up to epoch 6" not in file.getvalue():  # one that had ended before it was seen is an old one
+        time.sleep(0.01)
     assert follower.is_alive()
     history.end("finished")
     follower.join(60)

@@ -6,14 +6,12 @@ in a checkout.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from lightning_featgeo._version import __version__  # installed in place, with the extra [docs]
 
-from lightning_featgeo._version import __version__  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 project = "lightning-featgeo"
 author = copyright = "The lightning-featgeo developers"

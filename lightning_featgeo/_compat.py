@@ -44,15 +44,6 @@ def keep_in_compiled_graphs(op: Any) -> bool:
     return True
 
 
-def breaks_when_compiled_whole(root: torch.nn.Module) -> bool:
-    """Whether a LightningModule was compiled as a whole under a torch whose guards then fail on hooks that come and go.
-
-    torch 2.10 raises ``InternalTorchDynamoError`` at the first step; 2.13 and later don't. Between them nobody tried.
-    """
-    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    return release < (2, 13) and bool(getattr(root, "_compiler_ctx", None))
-
-
 def uses_cuda_graphs(root: torch.nn.Module) -> bool:
     """Whether a part of a model was compiled to be replayed as CUDA graphs (``mode="reduce-overhead"``).
 

@@ -7,6 +7,15 @@ from typing import Any
 import torch
 
 
+def breaks_when_compiled_whole(root: torch.nn.Module) -> bool:
+    """Whether a LightningModule was compiled as a whole under a torch whose guards then fail on hooks that come and go.
+
+    torch 2.10 raises ``InternalTorchDynamoError`` at the first step; 2.13 and later don't. Between them nobody tried.
+    """
+    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    return release < (2, 13) and bool(getattr(root, "_compiler_ctx", None))
+
+
 def has_pre_hooks(module: torch.nn.Module) -> bool:
     """Whether somebody's hooks run before this module's forward; putting one in front of none costs a step 4 µs."""
     return bool(getattr(module, "_forward_pre_hooks", True))

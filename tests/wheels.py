@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -53,12 +54,12 @@ print(json.dumps({"values": monitor.history.records[-1].values, "backend": info[
 """
 
 
-def run(*command: str | Path, **more: object) -> str:
+def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command and give what it prints; its error ends us, with what it said."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, env=env, cwd=cwd)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-    return str(done.stdout)
+    return done.stdout
 
 
 def build() -> None:

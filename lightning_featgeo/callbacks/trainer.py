@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_featgeo import _compat
+from lightning_featgeo._hooks import breaks_when_compiled_whole
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.settings import STAGES, MonitorSettings
 from lightning_featgeo.capture.names import segment
@@ -37,7 +38,7 @@ def refuse_whole_compilation(pl_module: Any) -> None:
     Raises:
         ConfigurationError: with what to do.
     """
-    if _compat.breaks_when_compiled_whole(pl_module):
+    if breaks_when_compiled_whole(pl_module):
         raise ConfigurationError(
             f"a LightningModule that is compiled as a whole can't be watched with torch {torch.__version__}: its "
             "guards fail on hooks (in 2.10; in 2.13 they don't), and the run would die in its first step. Compile "

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_featgeo.history.checked import finite, mapping, name_of, number, optional, whole
+from lightning_featgeo.history.checked import finite, mapping, name_of, optional, whole
 
 MOST_NAMES = 1024  # metrics of a run, the first ones
 MOST_TIMES = 2048  # moments that stay in memory while a run goes on; the file has all of them
@@ -39,7 +39,7 @@ class Logged:
         values = mapping(found["values"])
         return cls(
             finite(found["epoch"]), whole(found["step"]),
-            {name_of(name): optional(value, number) for name, value in values.items()},
+            {name_of(name): optional(value, finite) for name, value in values.items()},
         )  # fmt: skip
 
 
@@ -92,8 +92,11 @@ class Metrics:
 
     def last(self, name: str) -> float | None:
         """A metric as it stood at the end: NaN where that is no number, None where it was never logged."""
-        given = next((moment.values[name] for moment in reversed(self.moments) if name in moment.values), math.inf)
-        return math.nan if given is None else None if given == math.inf else given
+        for moment in reversed(self.moments):
+            if name in moment.values:
+                given = moment.values[name]
+                return math.nan if given is None else given
+        return None
 
     def at(self, name: str, times: Iterable[tuple[float, int]]) -> list[float]:
         """A metric as it stood at each (epoch, step) of a run, which don't go back; NaN before it was logged."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_featgeo._figure import axes_for, dress
 from lightning_featgeo.errors import near_misses
 from lightning_featgeo.history.logged import Metrics
 from lightning_featgeo.history.record import Record
 
-COLUMNS = 4
 MOST_PANELS = 12  # where no names are given
 _COUNT = "n_samples"
 _MARKS = {"stop": ("#b00f36", "-"), "alarm": ("#9a5b00", "--"), "notice": ("#2d6a4f", ":")}
@@ -81,42 +81,22 @@ def plot(panels: dict[str, list[Line]], events: Sequence[dict[str, Any]], ax: An
         ModuleNotFoundError: without matplotlib.
         ValueError: if there are not enough axes.
     """
-    try:
-        import matplotlib.pyplot as plt
-        import numpy
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plot() needs matplotlib: pip install 'lightning-featgeo[notebook]'") from error
+    import numpy
 
-    if ax is None:
-        columns = min(COLUMNS, len(panels))
-        rows = math.ceil(len(panels) / columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(3.2 * columns, 2.4 * rows), squeeze=False, layout="constrained"
-        )
-        axes = list(grid.flat)
-    else:
-        axes = list(numpy.atleast_1d(ax).flat)
-        figure = axes[0].get_figure()
-        if len(axes) < len(panels):
-            raise ValueError(f"{len(panels)} panels need an axes each, got {len(axes)}: {', '.join(panels)}")
-    for one, (name, lines) in zip(axes, panels.items(), strict=False):
+    figure, axes = axes_for([*panels], ax)
+    for one, (name, lines) in zip(axes, panels.items(), strict=True):
         for line in lines:
             _draw(one, line, numpy)
         for event in events:
             if event.get("kind") in _MARKS and isinstance(event.get("epoch"), (int, float)):
                 colour, style = _MARKS[event["kind"]]
                 one.axvline(event["epoch"], color=colour, linestyle=style, linewidth=1.2)
-        one.set_title(name, fontsize=9)
+        dress(one, name)
         one.set_xlabel("epoch", fontsize=8)
-        one.tick_params(labelsize=8)
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-    several = next((one for one, lines in zip(axes, panels.values(), strict=False) if len(lines) > 1), None)
+    several = next((one for one, lines in zip(axes, panels.values(), strict=True) if len(lines) > 1), None)
     if several is not None:
         several.legend(fontsize=7, frameon=False)
-    for unused in axes[len(panels) :] if ax is None else []:
-        unused.set_axis_off()
-    return figure, numpy.array(axes[: len(panels)])
+    return figure, numpy.array(axes)
 
 
 def _draw(axes: Any, line: Line, numpy: Any) -> None:

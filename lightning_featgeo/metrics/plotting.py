@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_featgeo._figure import axes_for, dress
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 from lightning_featgeo.types import Tensor
 
-COLUMNS = 4
 Values = Mapping[str, Tensor | float | int]
 
 
@@ -28,48 +28,30 @@ def plot_signals(values: Values | Sequence[Values], ax: Any = None, steps: Seque
         ModuleNotFoundError: without matplotlib.
         ValueError: if there is no value, or not an axes for each signal.
     """
-    try:
-        import matplotlib.pyplot as plt
-        import numpy
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plot() needs matplotlib: pip install 'lightning-featgeo[notebook]'") from error
-
     several = not isinstance(values, Mapping)
     each: list[Values] = list(values) if not isinstance(values, Mapping) else [values]
     names = list(dict.fromkeys(name for one in each for name in one if name != COUNT_SIGNAL))
     if not names:
         raise ValueError("there is no value to plot: window().gaps has the reasons")
-    if ax is None:
-        columns = min(COLUMNS, len(names))
-        rows = math.ceil(len(names) / columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(3.2 * columns, 2.4 * rows), squeeze=False, layout="constrained"
-        )
-        axes = list(grid.flat)
-    else:
-        axes = list(numpy.atleast_1d(ax).flat)
-        if len(axes) < len(names):
-            raise ValueError(f"{len(names)} signals need an axes each, got {len(axes)}: {', '.join(names)}")
-        figure = axes[0].get_figure()
+    figure, axes = axes_for(names, ax)
     x = list(steps) if steps is not None else list(range(1, len(each) + 1))
-    for one, name in zip(axes, names, strict=False):
+    for one, name in zip(axes, names, strict=True):
         y = [float(values_of[name]) if name in values_of else math.nan for values_of in each]
         one.plot(x, y, marker="o" if len(each) == 1 or any(map(math.isnan, y)) else None, ms=4)
-        _dress(one, name, several)
-    for unused in axes[len(names) :] if ax is None else []:
-        unused.set_axis_off()
-    return figure, axes[0] if len(names) == 1 else numpy.array(axes[: len(names)])
+        _dressed(one, name, several)
+    if len(names) == 1:
+        return figure, axes[0]
+    import numpy
+
+    return figure, numpy.array(axes)
 
 
-def _dress(axes: Any, name: str, several: bool) -> None:
+def _dressed(axes: Any, name: str, several: bool) -> None:
     signal = CATALOG.get(name)
     arrow = {"higher": " ↑", "lower": " ↓"}.get(signal.direction if signal else "none", "")
-    axes.set_title(name + arrow, fontsize=9)
+    dress(axes, name + arrow)
     if signal is not None and signal.unit != "1":
         axes.set_ylabel(signal.unit, fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     if not several:
         axes.set_xticks([])
         if signal is not None and all(map(math.isfinite, signal.bounds)):

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.report import links, words
 from lightning_featgeo.report.curves import Curve, Panel, panels
-from lightning_featgeo.report.outcome import outcome_of
+from lightning_featgeo.report.outcome import Outcome, outcome_of
 from lightning_featgeo.report.runs import Run
 from lightning_featgeo.sinks.tables import Table, in_markdown
 
@@ -31,6 +31,11 @@ def facts(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None
         ReportError: if no run has logged that metric.
     """
     found = panels(runs)
+    told = _of_runs(runs, found, left_out)
+    return told if outcome is None else {**told, "outcome": links.as_facts(outcome_of(runs, found, outcome))}
+
+
+def _of_runs(runs: Sequence[Run], found: Sequence[Panel], left_out: Sequence[str]) -> dict[str, Any]:
     apart = [
         {
             "curve": links.name_of(panel),
@@ -40,8 +45,7 @@ def facts(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None
         for panel in found
         if panel.apart
     ]
-    told = {"runs": [_of_run(i, run, found) for i, run in enumerate(runs)], "apart": apart, "left_out": [*left_out]}
-    return told if outcome is None else {**told, "outcome": links.as_facts(outcome_of(runs, found, outcome))}
+    return {"runs": [_of_run(i, run, found) for i, run in enumerate(runs)], "apart": apart, "left_out": [*left_out]}
 
 
 def as_json(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None = None) -> str:
@@ -51,8 +55,9 @@ def as_json(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | No
 
 def as_markdown(runs: Sequence[Run], left_out: Sequence[str] = (), outcome: str | None = None) -> str:
     """:func:`facts` as Markdown that fits into a comment of a pull request."""
-    told = facts(runs, left_out)
-    parts = [] if outcome is None else _outcome(runs, outcome)
+    found = panels(runs)
+    told = _of_runs(runs, found, left_out)
+    parts = [] if outcome is None else _outcome(outcome_of(runs, found, outcome))
     parts += [part for run in told["runs"] for part in _section(run)]
     if told["apart"]:
         lines = [
@@ -150,9 +155,8 @@ def _look_at(run: Run, curves: Sequence[dict[str, Any]], alarms: Sequence[dict[s
     return found
 
 
-def _outcome(runs: Sequence[Run], name: str) -> list[str]:
-    outcome = outcome_of(runs, panels(runs), name)
-    parts = [f"## What went with {in_markdown(name)}"]
+def _outcome(outcome: Outcome) -> list[str]:
+    parts = [f"## What went with {in_markdown(outcome.name)}"]
     for told, tried in ((links.across(outcome), outcome.across), (links.within(outcome), outcome.within)):
         parts.append(in_markdown(told))
         if tried:

@@ -41,13 +41,13 @@ def within(
         generator = torch.Generator().manual_seed(0)  # the same pairings for all curves
         pairing = torch.rand(PAIRINGS, len(of_runs), generator=generator).argsort(1)
         pairing = torch.cat([torch.arange(len(of_runs))[None], pairing])
-        for i, own in curves.items():
-            for lag in range(MOST_LAG + 1):
-                later = metric.roll(-lag, 1)
-                later[:, metric.shape[1] - lag :] = math.nan
+        each = torch.arange(len(of_runs)).expand_as(pairing), pairing
+        for lag in range(MOST_LAG + 1):
+            later = metric.roll(-lag, 1)
+            later[:, metric.shape[1] - lag :] = math.nan
+            for i, own in curves.items():
                 rho, n = correlations(own, later)
                 weights = (independent(own, metric, n) - 3).clamp(min=0)
-                each = torch.arange(len(of_runs)).expand_as(pairing), pairing
                 total = weights[each].sum(1)
                 if float(total[0]) <= 1 or int((weights.diagonal() > 0).sum()) < LEAST_RUNS:
                     continue

@@ -3,7 +3,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from lightning_featgeo.cuda_ext import backend_info, knn, library, ops
+from lightning_featgeo.cuda_ext import backend_info, knn, library, ops, selection
+from lightning_featgeo.cuda_ext.distances import EPS
 from lightning_featgeo.cuda_ext.ops import (
     hash_priority,
     knn_with_kernel,
@@ -156,11 +157,13 @@ def test_neighbours_are_the_true_ones_whatever_the_lengths(case: str) -> None:
     exact = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     order = exact.sort(dim=1, stable=True)
     everyone = torch.ones(400, dtype=torch.bool)
+    # compiled ops measure every neighbour by subtraction; plain torch only where a product has lost four digits of 16
+    rtol = 1e-12 if "cpu" in library.libraries else 16 * EPS / selection._CANCELLING
     for distances, indices in (
         knn(x, x, 7, True),
         self_neighbors(x, 7, torch.arange(400), everyone, 7, 2.0)[:2],
     ):
-        torch.testing.assert_close(distances, order.values[:, :7], rtol=1e-11, atol=0)
+        torch.testing.assert_close(distances, order.values[:, :7], rtol=rtol, atol=0)
         assert torch.equal(indices, order.indices[:, :7])
 
 

@@ -31,7 +31,7 @@ from tests.native.emulation.hostile import hostile
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import gpu_check
 
-HEAVY = {"scatter_": 2, "knn": 1, "self_neighbors": 1, "select_": 2, "best": 1, "group_sums_": 1}  # cases
+HEAVY = {"scatter_": 2, "knn": 2, "self_neighbors": 1, "select_": 2, "best": 2, "group_sums_": 2}  # cases
 CPU = torch.device("cpu")
 
 

@@ -99,6 +99,7 @@ def load(path: Path) -> ctypes.CDLL:
     define_kernel("knn", certified.knn, "CPU")
     define_kernel("self_neighbors", self_search.self_neighbors, "CPU")
     certified.bf16_devices.add("cpu")
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign] # CUDA tensors are CPU tensors here
+    # a method is replaced on purpose, which mypy calls a mistake: in here CUDA tensors are CPU tensors
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     torch.cuda.synchronize = lambda *args: None
     return loaded

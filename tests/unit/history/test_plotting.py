@@ -63,7 +63,7 @@ def test_without_names_the_first_layers_signals(history: History) -> None:
 def test_axes_of_ones_own_and_too_few_of_them(history: History) -> None:
     figure, given = plt.subplots(1, 2)
     assert history.plot("nc1", "val/loss", ax=given)[0] is figure
-    with pytest.raises(ValueError, match="2 panels need an axes each, got 1"):
+    with pytest.raises(ValueError, match="2 signals need an axes each, got 1"):
         history.plot("nc1", "val/loss", ax=given[0])
     plt.close(figure)
 

@@ -124,6 +124,19 @@ def test_what_all_learning_curves_share_is_no_link() -> None:
     assert stand_out <= 2
 
 
+def test_what_all_runs_have_in_common_is_no_part_of_a_correlation() -> None:
+    shape = [1 - math.exp(-t / 8) for t in range(30)]
+    runs = []
+    for i in range(8):
+        curve, metric = (
+            [a + 0.002 * b for a, b in zip(shape, noise(f"{what}-{i}", 30), strict=True)]
+            for what in ("curve", "metric")
+        )
+        assert spearmanr(np.diff(curve), np.diff(metric)).statistic > 0.6
+        runs.append(run(f"r{i}", {"nc1": curve}, metric))
+    assert abs(found(runs)[2]["nc1"].rho) < 0.3
+
+
 def test_a_single_run_has_no_table_of_moves() -> None:
     moves = noise("single", 80)
     result, _, within = found([run("r", {"nc1": moves}, moves)])

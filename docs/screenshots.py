@@ -12,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+COLLAPSES = "without stop-gradient"  # the run whose rows draw together
 SHOTS = {"report_light.png": (1280, 1000, "light"), "report_narrow_dark.png": (400, 1000, "dark")}
 
 
@@ -29,6 +30,15 @@ def main(report: Path, sweep: Path, folder: Path) -> None:
             page.wait_for_timeout(500)
             page.screenshot(path=folder / name)
         page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        page.goto(report.resolve().as_uri())
+        panel = page.locator("article:has([data-kind='layout'])", has_text=COLLAPSES).first
+        panel.scroll_into_view_if_needed()
+        panel.locator("[data-drawn]").wait_for()
+        slider = panel.locator("input[data-frames]")
+        for when, key in (("first", "Home"), ("last", "End")):
+            slider.press(key)
+            page.wait_for_timeout(500)
+            panel.screenshot(path=folder / f"report_layout_{when}.png")
         page.goto(sweep.resolve().as_uri())
         outcome = page.locator("#outcome")
         outcome.scroll_into_view_if_needed()

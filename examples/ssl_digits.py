@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import affine_grid, cosine_similarity, grid_sample
 
-from lightning_featgeo import Drop, FeatureGeometryMonitor, GeometryEarlyStopping
+from lightning_featgeo import Display, Drop, FeatureGeometryMonitor, GeometryEarlyStopping
 from lightning_featgeo.report import write_report
 
 
@@ -80,7 +80,9 @@ def train(stop_gradient: bool, epochs: int, *callbacks: pl.Callback) -> tuple[li
     pl.seed_everything(0, verbose=False)
     stopped = ", with a stopper" if callbacks else ""
     logger = CSVLogger("runs", name="simsiam", version=NAMES[stop_gradient] + stopped)  # a new run replaces an old one
-    monitor = FeatureGeometryMonitor(layer=["projector", "backbone"], num_classes=10)
+    monitor = FeatureGeometryMonitor(
+        layer=["projector", "backbone"], num_classes=10, display=Display(embedding_rows=300)
+    )
     losses = Losses()
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,

@@ -20,6 +20,7 @@ class FabricGeometry(FeatureWatch):
         model: what ``fabric.setup`` returned.
         process_group: of the processes that see different data; None: all.
         history_path: file that every window is appended to; None: in memory only.
+        embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps.
 
     Example::
 
@@ -40,11 +41,16 @@ class FabricGeometry(FeatureWatch):
         model: torch.nn.Module,
         process_group: Any = None,
         history_path: Any = None,
+        embedding_rows: int = 0,
         **settings: Any,
     ) -> None:
         inner = getattr(model, "module", None)  # what the user wrote, inside of Fabric's wrapper
         super().__init__(
-            inner if isinstance(inner, torch.nn.Module) else model, process_group, history_path, **settings
+            inner if isinstance(inner, torch.nn.Module) else model,
+            process_group,
+            history_path,
+            embedding_rows,
+            **settings,
         )
         self.fabric = fabric
 

@@ -51,6 +51,7 @@ class GeometryCallback(TrainerCallback):
         trainer: adds itself to this trainer's callbacks.
         process_group: of the processes that see different data; None: all.
         history_path: file that windows of evaluation are appended to; None: in memory only.
+        embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps.
         train_steps: also watch training, in windows of so many optimiser steps. None: evaluation only.
 
     Example::
@@ -67,6 +68,7 @@ class GeometryCallback(TrainerCallback):
         train_steps: int | None = None,
         process_group: Any = None,
         history_path: Any = None,
+        embedding_rows: int = 0,
         **settings: Any,
     ) -> None:
         if train_steps is not None and train_steps < 1:
@@ -81,7 +83,7 @@ class GeometryCallback(TrainerCallback):
         model: Any = trainer.model
         if model is None or getattr(trainer, "model_init", None) is not None:
             raise ConfigurationError("GeometryCallback hooks the Trainer's model: give it with model=, not model_init=")
-        self.evaluation = _Watch(model, process_group, history_path, **settings)
+        self.evaluation = _Watch(model, process_group, history_path, embedding_rows, **settings)
         self.training = _Watch(model, process_group, **settings) if train_steps is not None else None
         self._since = 0
         self._evaluating = self._generating = False
@@ -230,7 +232,7 @@ class GeometryCallback(TrainerCallback):
         if self.training is not None:
             self.training.discard()
             self.training.history.end("finished")
-        self.evaluation.history.end("finished")
+        self.evaluation.ends()
 
     def remove(self) -> None:
         """Unhook, and leave the trainer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import spelled
 from lightning_featgeo.history.history import History
+from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.layouts import MOST_ROWS, Layouts
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import keeps_order
-from lightning_featgeo.watch.settings import WatchSettings, documents, takes_also
+from lightning_featgeo.watch.settings import WatchSettings, check_between, documents, takes_also
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window, key_of
 
@@ -32,6 +35,7 @@ class FeatureWatch:
         model: any module.
         process_group: of the processes that see different data; None: all.
         history_path: file that every window is appended to; None: in memory only.
+        embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps.
 
     With several processes, each runs the same windows; results are those of all rows, the same on every one.
 
@@ -55,8 +59,10 @@ class FeatureWatch:
 
     @takes_also(WatchSettings)
     def __init__(
-        self, model: torch.nn.Module, process_group: Any = None, history_path: Any = None, **settings: Any
-    ) -> None:
+        self, model: torch.nn.Module, process_group: Any = None, history_path: Any = None, embedding_rows: int = 0,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        check_between("embedding_rows", embedding_rows, 0, MOST_ROWS)
         self.model, self.settings = model, WatchSettings(**settings)
         s, ranks = self.settings, Ranks(process_group)
         self.history = History(history_path if ranks.rank == 0 else None)
@@ -64,7 +70,13 @@ class FeatureWatch:
         with spelled(self.CALL):
             sources = Sources(model, s.layer, s.head, None, stated, [])
         policy = Policy(strict=s.on_error == "raise", tolerated=frozenset({"reference", "earlier"}), head_root=model)
+        self.layouts: Layouts | None = None
+        if embedding_rows and ranks.rank == 0:
+            policy = replace(policy, details=Details(rows=embedding_rows))
         self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
+        if policy.details is not None:
+            asked = f"embedding_rows={embedding_rows}"
+            self.layouts = Layouts(self.history, asked, lambda told: self.guard.warn(told, told))
         self._open: Window | None = None
         self._count = 0
         self._versions = _compat.versions(model)  # change with every step
@@ -162,6 +174,9 @@ class FeatureWatch:
         values: dict[str, float] = {}
         for closed in self.watcher.close([window], self._count, float(epoch), step):
             self.history.append(closed.record)
+            if self.layouts is not None:
+                with self.guard.around("laying out rows", lost="the curves are not affected"):
+                    self.layouts.add(closed)
             prefix, found = closed.record.prefix, closed.record.values
             values.update({prefix + name: value for name, value in found.items() if name in closed.signals})
         self._count += 1
@@ -182,4 +197,10 @@ class FeatureWatch:
     def remove(self) -> None:
         """Unhook; the history says that the loop has finished."""
         self.watcher.sources.remove()
+        self.ends()
+
+    def ends(self) -> None:
+        """The history says that the loop has finished."""
+        if self.layouts is not None:
+            self.layouts.finish()
         self.history.end("finished")

@@ -18,6 +18,7 @@ from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.checked import items, mapping, name_of, optional, plain, readable, whole
 from lightning_featgeo.history.history import History
+from lightning_featgeo.history.layouts import Layout
 from lightning_featgeo.history.logged import Logged
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
@@ -41,6 +42,7 @@ class Saved:
     records: list[Record] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[Logged] = field(default_factory=list)
+    layouts: list[Layout] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     outputs: bool = False  # whether their outputs are watched, not the input of a head
     dims: list[int | None] = field(default_factory=list)
@@ -81,19 +83,20 @@ class Saved:
         records, bad_records = readable(items(state.get("records", [])), _record)
         events, bad_events = readable(items(state.get("events", [])), checked_event)
         metrics, bad_metrics = readable(items(state.get("metrics", [])), _logged)
-        layers, bad_layers = readable(items(state.get("layers", [])), name_of)
+        layouts, bad_layouts = readable(items(state.get("layouts", [])), lambda text: Layout.checked(json.loads(text)))
+        layers, bad_names = readable(items(state.get("layers", [])), name_of)
         dims, bad_dims = readable(items(state.get("dims", [])), lambda dim: optional(dim, whole))
         pairs, bad_tables = readable(mapping(state.get("earlier", {})).items(), _earlier)
         known, _ = readable([state.get("classes")], lambda classes: optional(classes, whole))
         counted, no_count = readable([state.get("windows")], whole)
-        if bad_layers or bad_dims or not known:  # what the curves are of is known as a whole, or looked for again
+        if bad_names or bad_dims or not known:  # what the curves are of is known as a whole, or looked for again
             layers, dims, pairs = [], [], []
         lost = [
             f"{bad} {what}"
             for bad, what in (
                 (bad_records, "of its windows"), (bad_events, "of its events"), (bad_metrics, "of the run's metrics"),
-                (bad_tables, "tables of earlier rows"),
-                (no_count, "number of windows"), (bad_layers + bad_dims + (not known), "facts on what is watched"),
+                (bad_tables, "tables of earlier rows"), (bad_layouts, "of its layouts"),
+                (no_count, "number of windows"), (bad_names + bad_dims + (not known), "facts on what is watched"),
             )
             if bad
         ]  # fmt: skip
@@ -101,7 +104,7 @@ class Saved:
             warn_of_lost_state("the monitor", lost)
         windows = counted[0] if counted and counted[0] >= 0 else len(records)
         return cls(
-            windows, records, events, metrics, layers, bool(state.get("outputs", False)), dims,
+            windows, records, events, metrics, layouts, layers, bool(state.get("outputs", False)), dims,
             known[0] if known else None, dict(pairs), optional(state.get("open"), mapping) if layers else None,
         )  # fmt: skip
 
@@ -174,6 +177,7 @@ def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, 
         "records": [record.text for record in history],  # strings: thousands of small dicts take seconds
         "events": [dict(event) for event in history.events],
         "metrics": [json.dumps(moment.as_dict(), allow_nan=False) for moment in history.metrics.moments],
+        "layouts": [json.dumps(layout.as_dict(), allow_nan=False) for layout in history.layouts],
         **of_run,
     }
 

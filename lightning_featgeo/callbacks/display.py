@@ -13,6 +13,7 @@ from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.remembered import Depth, Shown
 from lightning_featgeo.callbacks.settings import Display
+from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.details import Details
@@ -21,6 +22,7 @@ from lightning_featgeo.sinks.tables import Chart
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.guard import Guard
+from lightning_featgeo.watch.layouts import Layouts
 from lightning_featgeo.watch.plan import ClosedWindow
 
 PANELS, LATER_PANELS = 8, 4  # in the section of the first stage, and of others
@@ -35,10 +37,15 @@ class LoggerDisplay:
         trainer: whose loggers are used, on rank 0.
         guard: turns errors of a logger into one warning.
         display: what the user has asked for.
+        history: where layouts go.
     """
 
-    def __init__(self, trainer: Trainer, guard: Guard, display: Display) -> None:
+    def __init__(self, trainer: Trainer, guard: Guard, display: Display, history: History) -> None:
         self.guard, self.asked_for, self.trainer = guard, display, trainer
+        self.layouts: Layouts | None = None
+        if display.embedding_rows:
+            asked = f"embedding_rows={display.embedding_rows}"
+            self.layouts = Layouts(history, asked, lambda told: guard.warn(told, told), display.class_names)
         self.loggers = every_sink(trainer.loggers) if trainer.is_global_zero else []
         self.sinks = [sink for sink in self.loggers if type(sink) is not Sink]  # that can show more than scalars
         self._shown: dict[str, Shown] = {}
@@ -56,7 +63,9 @@ class LoggerDisplay:
     @property
     def details(self) -> Details | None:
         """What windows must bring along."""
-        return Details(self.asked_for.matrix_classes, self.asked_for.embedding_rows) if self.sinks else None
+        if not self.sinks and (self.layouts is None or not self.trainer.is_global_zero):
+            return None
+        return Details(self.asked_for.matrix_classes, self.asked_for.embedding_rows)
 
     def define(self, names: Collection[str], closed: ClosedWindow) -> None:
         """New names of scalars: the first eight of a stage get panels, what is beyond and beside them is hidden."""
@@ -91,15 +100,6 @@ class LoggerDisplay:
         )
         return None
 
-    def _miss_rows(self, shown: ClosedWindow) -> None:
-        """Say so if rows were asked for and no signal keeps any."""
-        if self.sinks and self.asked_for.embedding_rows and shown.record.values and "shown_rows" not in shown.curves:
-            self.guard.warn(
-                f"embedding_rows={self.asked_for.embedding_rows}: no chosen signal looks for neighbours (id_two_nn "
-                "does), so no rows are kept that could be shown",
-                "no rows to show",
-            )
-
     def show(self, shown: ClosedWindow, alarms: Sequence[str]) -> None:
         """A window that has just been closed.
 
@@ -107,10 +107,12 @@ class LoggerDisplay:
             shown: the window.
             alarms: titles of those raised at it.
         """
+        record, curves = shown.record, shown.curves
+        if self.layouts is not None and self.trainer.is_global_zero and self._has_media(record):
+            with self.guard.around("laying out rows", lost="the curves are not affected"):
+                self.layouts.add(shown)
         if not self.sinks:
             return
-        record, curves = shown.record, shown.curves
-        self._miss_rows(shown)
         kept = self._shown.setdefault(record.prefix, Shown())
         kept.windows += 1
         kept.last, kept.step = shown, _compat.logging_step(self.trainer)
@@ -156,6 +158,8 @@ class LoggerDisplay:
             report: whether there is enough for one, too.
         """
         self.leave_out_finished()
+        if self.layouts is not None:
+            self.layouts.finish()
         self._attach(history, report)
         for sink in self.sinks:
             sink.ends()
@@ -230,13 +234,12 @@ class LoggerDisplay:
         found = tables.cosines(shown.curves, self._names(shown.curves), title)
         if found is not None:
             self._send(prefix + "class_cosines", found, _at(kept))
-        if "shown_rows" in shown.curves:
-            self._send(prefix + "layout", self._layout(kept, shown), _at(kept))
+        points = None if self.layouts is None else self.layouts.points(shown.record)
+        if points is not None:
+            self._send(prefix + "layout", self._layout(points, shown), _at(kept))
 
-    def _layout(self, kept: Shown, shown: ClosedWindow) -> tables.Scatter:
-        rows, samples = shown.curves["shown_rows"], shown.curves["shown_samples"]
-        points = tables.layout(rows, samples, kept.layout)
-        kept.layout = points, samples
+    def _layout(self, points: Tensor, shown: ClosedWindow) -> tables.Scatter:
+        samples = shown.curves["shown_samples"]
         names = [self._class_of(label, shown) for label in shown.curves["shown_labels"].tolist()]
         title = f"{shown.record.prefix.rstrip('/')}, epoch {shown.record.epoch:g}. {LAYOUT_ONLY}"
         ids = [tables.sample_id(sample, shown.ids) for sample in samples.tolist()]

@@ -100,7 +100,7 @@ class FeatureGeometryMonitor(Callback):
             self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
         self.history.path = history_path(trainer)
         if saved is not None:
-            self.history.restore(saved.records, saved.events, saved.metrics)
+            self.history.restore(saved.records, saved.events, saved.metrics, saved.layouts)
         self._run = LightningRun(self.settings, trainer, pl_module, self.history, self._taps, saved)
         if self._run.watcher.ranks.several:
             self._undo.append(silence_advice())

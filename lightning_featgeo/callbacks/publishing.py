@@ -132,6 +132,7 @@ class Publisher:
                 self._log(pl_module, closed, values)
         if self.display.sinks:
             self.display.best(self._better(record))
+        if self.display.sinks or self.display.layouts is not None:
             with self.guard.around("showing a window"):
                 self.display.show(closed, [alarm.title for _, alarm in due])
         for stopper, alarm in due:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.sinks import tables
-from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import ClosedWindow
 
 DEPTH_SIGNALS = 3  # that are drawn over depth
@@ -59,7 +58,6 @@ class Shown:
     last: ClosedWindow | None = None
     step: int = 0
     best: tuple[float, str, ClosedWindow] | None = None
-    layout: tuple[Tensor, Tensor] | None = None
 
     def judge(self, shown: ClosedWindow, headline: str | None) -> None:
         """Keep the best window: by kNN accuracy, else by the first signal of which one way is better."""

@@ -72,7 +72,7 @@ class LightningRun:
         self.watcher.make_layers = self.make_layers
         self.watcher.on_announcement = functools.partial(words.announcement, self)
         self.stoppers = Stoppers(trainer, self.guard)
-        self.display = LoggerDisplay(trainer, self.guard, settings.display)
+        self.display = LoggerDisplay(trainer, self.guard, settings.display, history)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
         self.closed: set[str] = set()  # stages of which a window has closed
         self.awaits_validation = self.validated = False  # what runs in the first one: see ``embedding_stages``

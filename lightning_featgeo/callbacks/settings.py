@@ -11,7 +11,8 @@ from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG, named_signals
 from lightning_featgeo.rows.batches import Selector
-from lightning_featgeo.watch.settings import WatchSettings, check_whole
+from lightning_featgeo.watch.layouts import MOST_ROWS
+from lightning_featgeo.watch.settings import WatchSettings, check_between, check_whole
 
 MEDIA = ("first", "all", "none")
 FILES = (True, False, "history")
@@ -27,7 +28,8 @@ class Display:
         class_names: names in tables and pictures, in the order of class indices.
         matrix_classes: most classes in the matrix of cosines, from 2 to 100: those nearest to others.
         id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
-        embedding_rows: number of feature rows, up to 1,000, for loggers that can show them in the plane.
+        embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps (the report
+            shows them with a slider), and that are sent to loggers that can show them.
         media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".
             Charts over depth come with several layers in any case.
         files: whether the history's file and a report (with ``lightning-featgeo[report]``) become files of a run in
@@ -46,12 +48,8 @@ class Display:
     files: bool | str = True
 
     def __post_init__(self) -> None:
-        for name, given, least, most in (
-            ("embedding_rows", self.embedding_rows, 0, 1000),
-            ("matrix_classes", self.matrix_classes, 2, 100),
-        ):
-            if not isinstance(given, int) or not least <= given <= most:
-                raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
+        check_between("embedding_rows", self.embedding_rows, 0, MOST_ROWS)
+        check_between("matrix_classes", self.matrix_classes, 2, 100)
         if self.media not in MEDIA:
             raise ConfigurationError(f"media={self.media!r}: choose of {', '.join(MEDIA)}")
         if self.files not in FILES:

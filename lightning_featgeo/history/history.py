@@ -5,7 +5,6 @@ The report, the tables of notebooks and resumed runs are made from it.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
 import os
@@ -17,6 +16,8 @@ from typing import Any
 
 from lightning_featgeo.errors import FeatureGeometryWarning, printable
 from lightning_featgeo.history import plotting, thinning
+from lightning_featgeo.history.layouts import Layout
+from lightning_featgeo.history.line_file import LineFile
 from lightning_featgeo.history.logged import Logged, Metrics
 from lightning_featgeo.history.record import Record, checked_event, checked_record, checked_run, in_plain
 
@@ -42,9 +43,10 @@ class History:
         self.records: list[Record] = []
         self.events: list[dict[str, Any]] = []
         self.metrics = Metrics()  # what the run itself has logged
+        self.layouts: list[Layout] = []  # where rows lie in the plane, if that was asked for
         self.closed = 0  # records so far, those that no longer are in memory too
         self._counts: dict[thinning.Curve, int] = {}  # of the records, by curve
-        self._file: _LineFile | None = None
+        self._file: LineFile | None = None
 
     def describe(self, run: dict[str, Any]) -> None:
         """Write down what the run is: layer, signals, versions."""
@@ -86,14 +88,20 @@ class History:
         self.metrics.add(moment)
         self._write({"metrics": moment.as_dict()})
 
+    def add_layout(self, layout: Layout) -> None:
+        """Add where a window's rows lie in the plane."""
+        self.layouts.append(layout)
+        self._write({"layout": layout.as_dict()})
+
     def end(self, how: str) -> None:
         """Say that the run has ended, and how: "ended as planned". A history without it is of a run that was killed."""
         self.run["end"] = how
         self._write({"end": how})
 
     def restore(
-        self, records: Iterable[Record], events: Iterable[dict[str, Any]], moments: Iterable[Logged] = ()
-    ) -> None:
+        self, records: Iterable[Record], events: Iterable[dict[str, Any]], moments: Iterable[Logged] = (),
+        layouts: Iterable[Layout] = (),
+    ) -> None:  # fmt: skip
         """Begin with what an earlier part of the run has recorded."""
         for record in records:
             self.append(record)
@@ -101,6 +109,8 @@ class History:
             self.event(**event)
         for moment in moments:
             self._add(moment)
+        for layout in layouts:
+            self.add_layout(layout)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._put(json.dumps(line, allow_nan=False, default=in_plain))
@@ -109,7 +119,7 @@ class History:
         if self.path is None:
             return
         if self._file is None or self._file.path != self.path:
-            self._file = _LineFile(self.path)
+            self._file = LineFile(self.path)
         waited, error = self._file.waiting, self._file.append(text)
         if error is not None and not waited:
             warnings.warn(
@@ -240,53 +250,10 @@ class History:
             self._keep(record, thin)
         elif "metrics" in line:
             self.metrics.add(Logged.checked(line["metrics"]), thin=False)
+        elif "layout" in line:
+            self.layouts.append(Layout.checked(line["layout"]))
         elif "event" in line:
             self.events.append(checked_event(line["event"]))
-
-
-class _LineFile:
-    """Appends whole lines. What could not be written waits, and is tried again with the next line.
-
-    Args:
-        path: of the file; its folder is made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._waiting: list[str] = []
-
-    @property
-    def waiting(self) -> int:
-        """Lines that are not on disk yet."""
-        return len(self._waiting)
-
-    def append(self, line: str) -> OSError | None:
-        """Write what waits and this line, which has no end of its own; returns what kept them from it."""
-        self._waiting.append(line + "\n")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._write("".join(self._waiting).encode())
-        except OSError as error:
-            return error
-        self._waiting.clear()
-        return None
-
-    def _write(self, data: bytes) -> None:
-        """All of it or nothing, and never behind half a line: one cut by a crash would take ours with it."""
-        with self.path.open("ab+", buffering=0) as file:
-            start = file.seek(0, os.SEEK_END)
-            if start:
-                file.seek(-1, os.SEEK_END)
-                data = data if file.read(1) == b"\n" else b"\n" + data
-            done = 0
-            try:
-                while done < len(data):
-                    done += file.write(data[done:]) or 0
-            except OSError:
-                with contextlib.suppress(OSError):
-                    if os.fstat(file.fileno()).st_size == start + done:  # nobody else has written behind it
-                        file.truncate(start)
-                raise
 
 
 def _shown(value: Any) -> str:

@@ -99,6 +99,8 @@ def checked_run(given: dict[str, Any]) -> dict[str, Any]:
     found = dict(mapping(given))
     if "format" in found:
         found["format"] = whole(found["format"])
+    if "class_names" in found:
+        found["class_names"] = [name_of(name) for name in items(found["class_names"])]
     if "definitions" in found:
         found["definitions"] = table(found["definitions"], whole)
     return found

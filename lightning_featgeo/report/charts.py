@@ -1,4 +1,4 @@
-"""Vega-Lite specifications, made with Altair: one for curves, one for spectra. The page puts each panel's data in."""
+"""Vega-Lite specifications, made with Altair, one for each kind of chart. The page puts each panel's data in."""
 
 from __future__ import annotations
 
@@ -126,6 +126,18 @@ def parallel() -> dict[str, Any]:
     lines = base.mark_line(strokeWidth=2, opacity=0.75)
     points = base.mark_point(filled=True, size=45, opacity=0.9).encode(tooltip=shown)
     return _specification(alt.layer(lines, points, ends), 235)
+
+
+def plane() -> dict[str, Any]:
+    """Dots in a square. Data: ``curve`` (x and y from -1 to 1, sample, class); the page sets size and classes."""
+    alt, _ = libraries()
+    x, y = (
+        of(f"{name}:Q", axis=None, scale=alt.Scale(domain=[-1.04, 1.04])) for of, name in ((alt.X, "x"), (alt.Y, "y"))
+    )
+    below = alt.Legend(orient="bottom", columns=5, title=None, symbolOpacity=1, labelLimit=90)
+    colour = alt.Color("class:N", legend=below, sort=None)
+    dots = alt.Chart(alt.NamedData(name="curve")).mark_point(filled=True, size=28, opacity=0.75, clip=True)
+    return _specification(alt.layer(dots.encode(x=x, y=y, color=colour, tooltip=["sample:N", "class:N"])), 320)
 
 
 def _nearest(alt: Any, field: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_featgeo.report.curves import Curve, Panel
+from lightning_featgeo.report.layouts import sequences
 from lightning_featgeo.report.runs import Run
 
 MOST_NUMBERS = 120_000  # values and standard errors on a page; beyond, windows are thinned evenly, and the page says so
@@ -35,12 +36,14 @@ class Data:
         charts = sum(len({(r.stage, r.layer) for r in run.records if r.spectrum}) for run in runs)
         lines = max(3, min(MOST_SPECTRA, MOST_LINES // max(1, charts)))
         self.spectra = [each for i, run in enumerate(runs) for each in _spectra(i, run, lines)]
+        self.layouts = sequences(runs)
         self.page: dict[str, Any] = {
             "runs": [{"name": run.name} for run in runs],
             "panels": shown,
             "axes": axes,
             "reasons": list(self._reasons),
             "spectra": [{"lines": each["lines"]} for each in self.spectra],
+            "layouts": self.layouts,
             "marks": [mark for i, run in enumerate(runs) for mark in _marks(i, run)],
         }
 

@@ -52,6 +52,33 @@
     return { curve };
   }
 
+  // The rows of the chosen window, from -1 to 1: over the largest of all windows, or over its own.
+  function layoutRows(index) {
+    const { frames, samples, labels, classes } = page.layouts[index];
+    const at = Number(document.querySelector(`[data-frames='${index}']`).value);
+    const one = document.querySelector(`[data-scale='${index}']`).checked;
+    let known = at;
+    while (!frames[known].rows) known -= 1; // the same rows as in the window before
+    const extent = (frame) => frame.unit * frame.points.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    const { points, unit } = frames[at];
+    const largest = (one ? Math.max(...frames.map(extent)) : extent(frames[at])) || 1;
+    return frames[known].rows.map((row, i) => ({
+      x: points[2 * i] * unit / largest, y: points[2 * i + 1] * unit / largest,
+      sample: samples[row], class: labels[row] < 0 ? "unlabelled" : classes[labels[row]],
+    }));
+  }
+
+  function layoutSpec(spec, box) {
+    const { classes, labels, coloured } = page.layouts[box.dataset.panel];
+    spec.width = spec.height = Math.min(spec.height, box.clientWidth - 12);
+    const encoding = spec.layer[0].encoding;
+    if (coloured) {
+      const domain = labels.includes(-1) ? [...classes, "unlabelled"] : classes;
+      encoding.color.scale = { domain, scheme: domain.length > 10 ? "tableau20" : "tableau10" };
+    } else delete encoding.color;
+    if (!classes.length) encoding.tooltip = encoding.tooltip.filter((each) => each.field !== "class");
+  }
+
   function outcomeRows() {
     const runs = new Set(page.runs.filter((_, i) => !state.hidden.has(i)).map((run) => run.name));
     const curve = page.outcome.points.filter((point) => runs.has(point.run));
@@ -77,7 +104,9 @@
       : given.replace(/^var\((--[\w-]+)\)$/, (_, name) => style.getPropertyValue(name).trim()));
     const spec = JSON.parse(text, (key, value) => (key === "range" && Array.isArray(value) ? value.map(colour)
       : key === "color" ? colour(value) : value));
+    if (kind === "layout") layoutSpec(spec, box);
     spec.datasets = kind === "outcome" ? outcomeRows()
+      : kind === "layout" ? { curve: layoutRows(box.dataset.panel) }
       : kind === "spectrum" ? spectrumRows(page.spectra[box.dataset.panel]) : rows(page.panels[box.dataset.panel]);
     spec.layer = spec.layer.filter((layer) => spec.datasets[layer.data?.name ?? "curve"].length);
     const turn = (views.get(box)?.turn ?? 0) + 1;
@@ -153,6 +182,21 @@
   }
   for (const input of document.querySelectorAll("input[data-part]")) {
     input.addEventListener("change", () => { document.getElementById(input.dataset.part).hidden = !input.checked; });
+  }
+
+  for (const slider of document.querySelectorAll("input[data-frames]")) {
+    const index = slider.dataset.frames;
+    const box = document.querySelector(`[data-kind='layout'][data-panel='${index}']`);
+    const told = document.querySelector(`output[data-frame='${index}']`);
+    const tell = () => {
+      const { epoch, share } = page.layouts[index].frames[slider.value];
+      told.textContent = `epoch ${epoch}: ${Math.round(100 * share)} % of the variance`;
+      slider.setAttribute("aria-valuetext", told.textContent);
+    };
+    const move = () => { tell(); views.get(box)?.view?.view.data("curve", layoutRows(index)).run(); };
+    slider.addEventListener("input", move);
+    document.querySelector(`[data-scale='${index}']`).addEventListener("change", move);
+    tell();
   }
 
   // --- numbers -------------------------------------------------------------------------------------------------

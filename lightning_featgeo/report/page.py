@@ -14,7 +14,7 @@ from lightning_featgeo.report.curves import Panel, panels
 from lightning_featgeo.report.data import Data
 from lightning_featgeo.report.links import lines
 from lightning_featgeo.report.outcome import logged, outcome_of
-from lightning_featgeo.report.parts import article, outcome_hint, outcome_section, run_card, spectrum, text
+from lightning_featgeo.report.parts import article, layout, outcome_hint, outcome_section, run_card, spectrum, text
 from lightning_featgeo.report.runs import Run
 
 MANY = 6  # runs, from which on their cards are scrolled: the curves stay in reach
@@ -67,7 +67,7 @@ def render(
 def _specs(runs: Sequence[Run], baseline: int | None) -> dict[str, Any]:
     names = [run.name for run in runs]
     curves = {axis: charts.curve(names, baseline, axis) for axis in ("epoch", "step")}
-    return {**curves, "spectrum": charts.spectrum(), "outcome": charts.parallel()}
+    return {**curves, "spectrum": charts.spectrum(), "layout": charts.plane(), "outcome": charts.parallel()}
 
 
 def file_of_page(name: str) -> str:
@@ -137,6 +137,8 @@ def _parts(runs: Sequence[Run], found: Sequence[Panel], data: Data, baseline: in
         path = f" <small class='soft name'>{text(', '.join(sorted(paths)))}</small>" if paths else ""
         body = [article(i, found[i], names, baseline) for i in indices]
         spectra = [(i, each) for i, each in enumerate(data.spectra) if (each["stage"], each["layer"]) == key]
+        laid = [(i, each) for i, each in enumerate(data.layouts) if (each["stage"], each["layer"]) == key]
+        body += [layout(i, each, names[each["run"]], len(runs) > 1) for i, each in laid]
         body += [spectrum(i, each, names[each["run"]], len(runs) > 1) for i, each in spectra]
         title = text(_part_name(*key))
         written.append(

@@ -212,6 +212,30 @@ def outcome_hint(names: Sequence[str]) -> str:
     return f"<p class='soft'>Which curves went with the outcome? Add <code>--outcome NAME</code>: {text(shown)}.</p>"
 
 
+LAID_OUT = (
+    "Each dot is the same sample in every window: the first two principal components of these rows, turned so that "
+    "dots stay near where they were. Dots that lie apart are apart; dots that lie together may be apart in another "
+    "direction."
+)
+
+
+def layout(index: int, each: dict[str, Any], name: str, several: bool) -> str:
+    """The same rows in the plane, with a slider over windows."""
+    frames = each["frames"]
+    last, count = len(frames) - 1, max(len(frame["points"]) for frame in frames) // 2
+    title = f"{count} rows in the plane" + (f", {name}" if several else "")
+    told = f"{len(frames)} of {each['of']} windows, epoch {frames[0]['epoch']:g} to {frames[-1]['epoch']:g}."
+    colours = "" if each["coloured"] or not each["classes"] else " More classes than colours can tell apart."
+    drawn = _figure(f"class='chart square' data-kind='layout' data-panel='{index}'", f"{title}: {told} {LAID_OUT}")
+    return (
+        f"<article class='panel' data-of='{each['run']}'><p class='kicker'>Rows over time</p><h3>{text(title)}</h3>"
+        f"{drawn}<p class='slider'><input type='range' min='0' max='{last}' value='{last}' data-frames='{index}' "
+        f"aria-label='Window of the layout'><output data-frame='{index}'></output></p>"
+        f"<p class='slider'><label><input type='checkbox' data-scale='{index}' checked> one scale for all windows"
+        f"</label></p><p class='lines'>{text(told)} {text(LAID_OUT)}{colours}</p></article>"
+    )
+
+
 def spectrum(index: int, each: dict[str, Any], name: str, several: bool) -> str:
     """A chart of spectra over time."""
     first, last, count = each["lines"][0], each["lines"][-1], len(each["lines"])

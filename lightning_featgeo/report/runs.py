@@ -144,6 +144,7 @@ def _joined(run: Run, kept: list[Run]) -> bool:
             other.history.events += run.history.events
             for moment in run.history.metrics.moments:
                 other.history.metrics.add(moment, thin=False)
+            other.history.layouts += run.history.layouts
             other.notes += run.notes
             return True
     return False

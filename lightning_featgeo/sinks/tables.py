@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from lightning_featgeo.types import Tensor
 
 MAX_LINES = 12  # in one chart; older windows are thinned
@@ -183,36 +181,6 @@ def thin_points(x: list[float], y: list[float]) -> tuple[list[float], list[float
     n = len(x)
     chosen = range(n) if n <= MAX_POINTS else sorted({round(i * (n - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)})
     return [x[i] for i in chosen], [y[i] for i in chosen]
-
-
-def principal(rows: Tensor, most: int) -> Tensor:
-    """(m, ≤ most) principal components of (m, d) rows, the largest first."""
-    centred = rows.double() - rows.double().mean(dim=0)
-    _, _, vt = torch.linalg.svd(centred, full_matrices=False)
-    return centred @ vt[:most].T
-
-
-def layout(rows: Tensor, samples: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(m, 2) principal components of the rows, turned so that samples seen before lie as near as they can to where
-    they were (orthogonal Procrustes): axes that flip between epochs would look like movement.
-
-    Args:
-        rows: (m, d).
-        samples: (m,) whose they are.
-        before: the layout and samples of the window before.
-    """
-    points = principal(rows, 2)
-    if points.shape[1] < 2:
-        points = torch.cat([points, points.new_zeros(len(points), 2 - points.shape[1])], dim=1)
-    if before is None:
-        return points
-    earlier = {int(sample): i for i, sample in enumerate(before[1])}
-    pairs = [(i, earlier[int(sample)]) for i, sample in enumerate(samples) if int(sample) in earlier]
-    if len(pairs) < 3:
-        return points
-    now, then = torch.tensor(pairs).unbind(1)
-    u, _, wt = torch.linalg.svd(points[now].T @ before[0][then])
-    return points @ (u @ wt)
 
 
 def _last(value: float) -> float:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_featgeo import _compat
+from lightning_featgeo.history.layouts import principal
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import EPOCH, At, Sink
-from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Table, principal
+from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Table
 from lightning_featgeo.types import Tensor
 
 CURVE_PANELS, MEDIA_PANELS = 14, 6  # of a run, whatever it watches

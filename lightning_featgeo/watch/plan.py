@@ -67,7 +67,8 @@ class ClosedWindow(NamedTuple):
 
     ``record``: its numbers. ``curves``: on rank 0, tensors by name (see ``metrics.evaluation``, ``metrics.details``).
     ``ids``: the user's names of samples, by number. ``positions``: whether a sample's number is its position in the
-    data set. ``signals``: those that were chosen, in order.
+    data set. ``signals``: those that were chosen, in order. ``keeps_samples``: whether it is that of the same sample in
+    every window.
     """
 
     record: Record
@@ -75,3 +76,4 @@ class ClosedWindow(NamedTuple):
     ids: Mapping[int, str]
     positions: bool
     signals: tuple[str, ...]
+    keeps_samples: bool = True

@@ -117,6 +117,16 @@ def check_whole(**given: Any) -> None:
             raise ConfigurationError(f"{name}={value!r}: a whole number is needed")
 
 
+def check_between(name: str, given: Any, least: int, most: int) -> None:
+    """Refuse a number of things that can't be shown.
+
+    Raises:
+        ConfigurationError: with the range.
+    """
+    if not isinstance(given, int) or not least <= given <= most:
+        raise ConfigurationError(f"{name}={given!r}: a whole number from {least} to {most:,} can be shown")
+
+
 def takes(declaration: Callable[P, Any]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
     """Give ``__init__(self, *args, **settings)`` the parameters of a dataclass: for type checkers, which read them from
     the declaration, and for ``inspect.signature`` (so for LightningCLI and notebooks)."""

@@ -161,6 +161,7 @@ class Window:
                     names,
                     self.plan.positions,
                     self.signals,
+                    self.plan.keeps_samples,
                 )
                 for part, result, names in zip(self.layers, results, ids, strict=True)
             ]

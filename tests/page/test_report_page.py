@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_featgeo.history.history import History
+from lightning_featgeo.history.layouts import Layout
 from lightning_featgeo.report import write_report
 from tests._helpers.histories import SIGNALS, record, stop, write
 
@@ -359,4 +361,65 @@ def test_switches_at_random_while_charts_are_drawn(
             page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
     record_property("switched", done)
     page.wait_for_timeout(300)
+    assert opened.said == []
+
+
+def test_a_slider_goes_through_the_windows_of_a_layout(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    """The dots of the chosen window are drawn where they lie, in a square, with their names; each over its own extent
+    or all over one."""
+    history = write(tmp_path / "a.jsonl", windows=2)
+    history.describe({"class_names": ["<b>cat", "dog"]})
+    square = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    for epoch, size in ((1.0, 4.0), (2.0, 1.0)):
+        history.add_layout(
+            Layout.of(
+                "val",
+                None,
+                epoch,
+                0.5,
+                square * size,
+                torch.arange(4),
+                torch.tensor([0, 1, 0, -1]),
+                {"2": HOSTILE} if epoch == 1 else {},
+            )
+        )  # fmt: skip
+    page = write_report(tmp_path / "a.jsonl", tmp_path / "report.html", quiet=True)
+    opened = open_report(page, width=500)
+    box = "[data-kind='layout']"
+    opened.page.locator(box).evaluate(TO_THE_MIDDLE)
+    opened.page.wait_for_function(f'document.querySelector("{box}").dataset.drawn')
+
+    def corners() -> list[tuple[float, float]]:
+        found = opened.page.eval_on_selector_all(
+            f"{box} .mark-symbol.role-mark path",
+            """dots => dots.map((dot) => {
+              const it = dot.getBoundingClientRect();
+              return [it.x + it.width / 2, it.y + it.height / 2];
+            })""",
+        )
+        return [(round(x), round(y)) for x, y in found]
+
+    def wide(points: list[tuple[float, float]]) -> float:
+        (ax, ay), (bx, _), (_, cy) = points[0], points[1], points[2]
+        assert ax - bx == pytest.approx(cy - ay, abs=1)  # a square stays one
+        return ax - bx
+
+    slider, told = opened.page.locator("input[data-frames]"), opened.page.locator("output[data-frame]")
+    assert told.inner_text() == "epoch 2: 50 % of the variance"
+    small = wide(corners())
+    slider.focus()
+    opened.page.keyboard.press("ArrowLeft")
+    assert told.inner_text() == "epoch 1: 50 % of the variance"
+    assert wide(corners()) == pytest.approx(4 * small, rel=0.05)
+    opened.page.locator("input[data-scale]").uncheck()
+    opened.page.keyboard.press("Tab")
+    slider.fill("1")
+    assert wide(corners()) == pytest.approx(4 * small, rel=0.05)
+    x, y = corners()[2]
+    opened.page.mouse.move(x, y)
+    tip = opened.page.locator("#vg-tooltip-element")
+    tip.wait_for(state="visible")
+    assert "</script><img src=x" in tip.inner_text()
+    assert "<b>cat" in tip.inner_text()
+    assert opened.page.evaluate("window.hacked") is None
     assert opened.said == []

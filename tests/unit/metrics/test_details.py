@@ -1,4 +1,4 @@
-"""Tables of a window against NumPy and scikit-learn: classes, lonely rows, matrices; and layouts that don't flip."""
+"""Tables of a window against NumPy and scikit-learn: classes, lonely rows, matrices."""
 
 import numpy as np
 import pytest
@@ -126,21 +126,6 @@ def test_drift_of_each_class() -> None:
     table = tables.class_table(found.curves, None)
     assert table is not None
     assert min(table.rows, key=lambda row: row[1])[table.columns.index("drift")] == 0
-
-
-def test_layouts_do_not_flip_between_epochs() -> None:
-    """The same cloud, turned in feature space: its picture stays where it was, also with other samples among it."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(50, 6, generator=generator) * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.2, 0.1])
-    samples = torch.arange(50)
-    first = tables.layout(rows, samples, None)
-    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator))
-    order = torch.randperm(50, generator=generator)
-    second = tables.layout((rows @ turn)[order], samples[order], (first, samples))
-    assert second.numpy() == pytest.approx(first[order].numpy(), abs=1e-4)
-    other = tables.layout((rows @ turn)[:40], torch.arange(10, 50), (first, samples))
-    assert other.shape == (40, 2)
-    assert tables.layout(torch.ones(4, 1), torch.arange(4), None).tolist() == [[0, 0]] * 4
 
 
 def test_ids_are_kept_in_bounded_memory() -> None:

@@ -55,11 +55,11 @@ class FabricGeometry(FeatureWatch):
         self.fabric = fabric
 
     def close(
-        self, epoch: float | int = 0, step: int = 0, metrics: Mapping[str, Any] | None = None
+        self, epoch: float | int | None = None, step: int = 0, metrics: Mapping[str, Any] | None = None
     ) -> dict[str, float]:
         """Close the window, and log its values with ``fabric.log_dict`` at ``step``; ``metrics`` are only kept."""
         values = super().close(epoch, step, metrics)
         with self.guard.around("logging with Fabric"):
             if values:
-                self.fabric.log_dict({**values, "featgeo/epoch": epoch}, step=step)
+                self.fabric.log_dict({**values, "featgeo/epoch": self.history.records[-1].epoch}, step=step)
         return values

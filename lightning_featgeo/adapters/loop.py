@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,6 +80,7 @@ class FeatureWatch:
             self.layouts = Layouts(self.history, asked, lambda told: self.guard.warn(told, told))
         self._open: Window | None = None
         self._count = 0
+        self._closed: Counter[str] = Counter()  # windows, by name
         self._versions = _compat.versions(model)  # change with every step
 
     @property
@@ -151,12 +153,13 @@ class FeatureWatch:
         watcher.end_batch((window.plan.stage, 0), None, batch, refuses=refuses)
 
     def close(
-        self, epoch: float | int = 0, step: int = 0, metrics: Mapping[str, Any] | None = None
+        self, epoch: float | int | None = None, step: int = 0, metrics: Mapping[str, Any] | None = None
     ) -> dict[str, float]:
         """Close the window; with several processes, all of them must.
 
         Args:
-            epoch, step: now.
+            epoch: now; None: how many windows of this name have been closed, this one included.
+            step: now.
             metrics: the loop's own (numbers, or tensors of one), as they stand now, such as ``{"val/loss": 0.31}``.
                 The history keeps them, and a report tells which curves went with one of them (``--outcome val/loss``).
 
@@ -165,10 +168,12 @@ class FeatureWatch:
         """
         window = self._open
         self.discard()
+        if window is not None:
+            self._closed[window.plan.name] += 1
+        if epoch is None:
+            epoch = max(1, self._closed.total()) if window is None else self._closed[window.plan.name]
         if metrics:
-            with self.guard.around("keeping the loop's own metrics", lost="the curves are not affected"):
-                numbers = {str(name): float(value) for name, value in metrics.items()}
-                self.history.log_metrics(numbers, float(epoch), step)
+            self._keep(metrics, float(epoch), step)
         if window is None:
             return {}
         values: dict[str, float] = {}
@@ -181,6 +186,14 @@ class FeatureWatch:
             values.update({prefix + name: value for name, value in found.items() if name in closed.signals})
         self._count += 1
         return values
+
+    def _keep(self, metrics: Mapping[str, Any], epoch: float, step: int) -> None:
+        """The loop's own metrics, into the history. One that is no number costs itself only."""
+        numbers = {}
+        for name, value in metrics.items():
+            with self.guard.around(f"keeping the metric {name!r}", lost="the curves are not affected"):
+                numbers[str(name)] = float(value)
+        self.history.log_metrics(numbers, epoch, step)
 
     def _is_untouched(self) -> bool:
         """Whether no parameter has changed or has a gradient since this watch was made."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_featgeo.callbacks.lightning_types import Trainer
+from lightning_featgeo.callbacks.own_metrics import keep_before_saving
 from lightning_featgeo.callbacks.trainer import loader_of
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, Gap, GapKind
 from lightning_featgeo.history.checked import items, mapping, name_of, optional, plain, readable, whole
@@ -185,6 +186,7 @@ def save(number: int, history: History, of_run: Mapping[str, Any]) -> dict[str, 
 def state_of(run: Any) -> dict[str, Any]:
     """What a checkpoint keeps of a run that goes on."""
     found: dict[str, Any] = {}
+    keep_before_saving(run)
     with run.guard.around("saving the monitor's state"):
         found = run_state(run.watcher)
         window = run.open_train_window()

@@ -9,7 +9,7 @@ import torch
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.trainer import fractional_epoch
 from lightning_featgeo.history.history import History
-from lightning_featgeo.history.logged import MOST_NAMES
+from lightning_featgeo.history.logged import MOST_NAMES, is_ours
 from lightning_featgeo.watch.guard import Guard
 
 
@@ -31,12 +31,21 @@ def keep_after(trainer: Trainer, history: History, run: Any) -> None:
         keep(trainer, history, fractional_epoch(trainer), Guard("warn") if run is None else run.guard)
 
 
+def keep_before_saving(run: Any) -> None:
+    """Those of now, if ``run`` is a fit: an epoch's training metrics are there when its checkpoint is written."""
+    if run.fits:
+        step = int(run.trainer.global_step)
+        at = (record.epoch for record in reversed(run.history.records) if record.step == step)  # of this moment
+        run.keep_metrics(next(at, fractional_epoch(run.trainer)))
+
+
 def _numbers(trainer: Trainer) -> dict[str, float]:
     given = trainer.callback_metrics
     values = {
         name: value.detach().reshape(())
         for name, value in given.items()
         if isinstance(value, torch.Tensor)
+        and not is_ours(name)
         and value.numel() == 1
         and not value.is_complex()
         # logged on steps and over epochs at once, a name stands now for the one and now for the other

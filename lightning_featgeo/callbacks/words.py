@@ -19,7 +19,7 @@ def announcement(run: Any, window: Window) -> Announcement:
     held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
     told = Announcement(
         watcher.sources.layers, window, _stages(run), windows, watcher.ranks.size, held,
-        name=lightning.run_name(run.trainer),
+        name=lightning.run_name(run.trainer), doing=str(run.trainer.state.fn.value),
     )  # fmt: skip
     run.display.describe(told.header)
     return told

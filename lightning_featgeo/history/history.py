@@ -43,6 +43,7 @@ class History:
         self.records: list[Record] = []
         self.events: list[dict[str, Any]] = []
         self.metrics = Metrics()  # what the run itself has logged
+        self._metrics_path = self.path  # the file that they were last written to
         self.layouts: list[Layout] = []  # where rows lie in the plane, if that was asked for
         self.closed = 0  # records so far, those that no longer are in memory too
         self._counts: dict[thinning.Curve, int] = {}  # of the records, by curve
@@ -80,6 +81,9 @@ class History:
             values: by name. Those that have not changed are not written again, nor are the project's own.
             epoch, step: now.
         """
+        if self.path != self._metrics_path:
+            self._metrics_path = self.path
+            self.metrics.state_anew()
         changed = self.metrics.changed(values)
         if changed:
             self._add(Logged(epoch, step, changed))

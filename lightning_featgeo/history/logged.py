@@ -13,7 +13,6 @@ from lightning_featgeo.history.checked import finite, mapping, name_of, optional
 MOST_NAMES = 1024  # metrics of a run, the first ones
 MOST_TIMES = 2048  # moments that stay in memory while a run goes on; the file has all of them
 _SAME = 1e-9  # a difference of two epochs that is none
-OURS = ("featgeo/", "featgeo_", "eval_featgeo/")  # what names of the project begin with
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Logged:
         )  # fmt: skip
 
 
+def is_ours(name: str) -> bool:
+    """Whether a logged name is the project's own; the Hugging Face Trainer puts "eval_" or "eval_<set>_" before it."""
+    return name.startswith("featgeo_") or "featgeo/" in name or "featgeo_monitor/" in name
+
+
 class Metrics:
     """The metrics of a run over time."""
 
@@ -55,7 +59,7 @@ class Metrics:
         """Of the values as they stand now, those that were not written down yet; the project's own are left out."""
         found: dict[str, float | None] = {}
         for name, value in values.items():
-            if name.startswith(OURS):
+            if is_ours(name):
                 continue
             if name not in self._now and len(self._now) + len(found) >= MOST_NAMES:
                 self.is_full = True
@@ -64,6 +68,10 @@ class Metrics:
             if name not in self._now or self._now[name] != shown:
                 found[name] = shown
         return found
+
+    def state_anew(self) -> None:
+        """Nothing of it has been written yet: another file begins, which is to say what still stands."""
+        self._now = dict.fromkeys(self._now, math.nan)  # differs from every value
 
     def add(self, moment: Logged, thin: bool = True) -> None:
         """Keep a moment. Of very many, every other one of the older half is joined with the one after it.

@@ -53,13 +53,16 @@ def lines_of(records: Sequence[Record], metrics: Metrics, names: Sequence[str]) 
                 line.epochs.append(record.epoch)
                 line.values.append(record.values.get(signal, math.nan))
                 line.errors.append(record.standard_errors.get(signal, math.nan))
-        if not lines and (points := metrics.series(name)):
-            own = Line(name, [epoch for epoch, _ in points], [value for _, value in points])
-            own.errors = [math.nan] * len(points)
+        if not lines and name in metrics.names():
+            times = sorted({(m.epoch, m.step) for m in metrics.moments} | {(r.epoch, r.step) for r in records})
+            known = list(zip(times, metrics.at(name, times), strict=True))  # it stands until it is logged anew
+            begin = next(i for i, (_, value) in enumerate(known) if not math.isnan(value))
+            own = Line(name, [epoch for (epoch, _), _ in known[begin:]], [value for _, value in known[begin:]])
+            own.errors = [math.nan] * len(own.values)
             lines["", None] = own
         if not lines:
-            known = [*signals, *metrics.names()]
-            raise ValueError(f"there is no {name!r} in this history.{near_misses(name, known)}")
+            there = dict.fromkeys([*signals, *metrics.names()])
+            raise ValueError(f"there is no {name!r} in this history.{near_misses(name, list(there))}")
         found[name] = list(lines.values())
     if not found:
         raise ValueError("there is no value to plot yet: records have the reasons in their gaps")

@@ -52,7 +52,7 @@ def page_of(
     outcome: str | None = None,
 ) -> str:  # fmt: skip
     """The text of a report: see :func:`write_report`."""
-    found, left_out = found_runs(paths, quiet)
+    found, left_out = found_runs(paths, quiet, thin=outcome is None)  # moves are between windows that follow each other
     index = None if baseline is None else _index(baseline, [run.name for run in found])
     return render(found, index, left_out, _bar(quiet), outcome)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_featgeo.report.curves import Panel
-from lightning_featgeo.report.moves import LEAST_MOVES
 from lightning_featgeo.report.outcome import Outcome
 from lightning_featgeo.report.ranks import LEAST_RUNS, Link
 from lightning_featgeo.report.words import number
@@ -50,10 +49,10 @@ def across(outcome: Outcome) -> str:
 def within(outcome: Outcome) -> str:
     """What the table within runs says, in a sentence."""
     if not outcome.within:
-        return (
-            f"Within runs: it takes {LEAST_RUNS} runs of {LEAST_MOVES + 1} windows or more. In a single one, all that "
-            "levels off goes with all that levels off."
+        alone = (
+            " In a single one, all that levels off goes with all that levels off." if len(outcome.finals) < 2 else ""
         )
+        return f"Within runs: {outcome.why_not_within}.{alone}"
     runs = outcome.runs_within
     return f"Within {runs} run{'s' * (runs > 1)}: {_standing(outcome.within)}"
 
@@ -62,6 +61,8 @@ def _standing(links: Sequence[Link]) -> str:
     clear = sum(link.chance <= CLEAR for link in links)
     tried = f"{len(links)} curve{'s' * (len(links) > 1)}"
     if not clear:
+        if len(links) == 1:
+            return "the only curve does not stand out from what chance gives."
         return f"none of {tried} stands out from what chance gives when so many are tried."
     return f"{clear} of {tried} stand{'s' * (clear == 1)} out."
 
@@ -69,7 +70,7 @@ def _standing(links: Sequence[Link]) -> str:
 def row(link: Link, panel: Panel) -> dict[str, str]:
     """A link in words, by column."""
     cells = {
-        "curve": name_of(panel),
+        "curve": name_of(panel) + (f" ({'; '.join(panel.apart)})" if panel.apart else ""),
         "rank correlation": f"{link.rho:+.2f} ({link.low:+.2f} to {link.high:+.2f})".replace("-", "−"),
     }
     if link.lag is None:
@@ -101,7 +102,8 @@ def lines(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
             for curve in panel.curves
             if curve.run in outcome.finals and any(map(math.isfinite, curve.values))
         }
-    columns[outcome.name] = outcome.finals
+    last = outcome.name if outcome.name not in columns else f"{outcome.name} (outcome)"
+    columns[last] = outcome.finals
     axes, points = [], []
     for label, values in columns.items():
         low, high = min(values.values()), max(values.values())
@@ -121,7 +123,9 @@ def as_facts(outcome: Outcome) -> dict[str, Any]:
     def plain(link: Link) -> dict[str, Any]:
         of_link = {"rho": link.rho, "low": link.low, "high": link.high, "n": link.n, "by_chance": link.chance}
         lag = {} if link.lag is None else {"lag": link.lag}
-        return {"curve": name_of(outcome.curves[link.panel]), **of_link, **lag}
+        panel = outcome.curves[link.panel]
+        apart = {"apart": list(panel.apart)} if panel.apart else {}
+        return {"curve": name_of(panel), **of_link, **lag, **apart}
 
     return {
         "metric": outcome.name,

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import html
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -64,7 +65,10 @@ class LiveReport:
                 try:
                     self._made, self._stale = (version, self._make([*self._found()] or self.paths)), ""
                 except Exception as error:  # whatever it is: the browser must have a page that looks again
-                    self._stale = printable(str(error) or type(error).__name__)
+                    stale = printable(str(error) or type(error).__name__)
+                    if stale != self._stale:
+                        print(f"featgeo: {stale}", file=sys.stderr, flush=True)
+                    self._stale = stale
             page = self._made[1] or WAITING.format(html.escape(self._stale))
             return self._live(page, version, self._stale if self._made[1] else "")
 

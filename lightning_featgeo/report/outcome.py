@@ -17,9 +17,10 @@ import torch
 
 from lightning_featgeo.errors import near_misses
 from lightning_featgeo.history.fingerprint import differences
-from lightning_featgeo.history.logged import OURS
+from lightning_featgeo.history.logged import is_ours
 from lightning_featgeo.report.curves import Panel
 from lightning_featgeo.report.moves import within
+from lightning_featgeo.report.origins import last_value, of_other_runs
 from lightning_featgeo.report.ranks import (
     LEAST_RUNS,
     Link,
@@ -42,7 +43,7 @@ class Outcome:
     """What went with a metric.
 
     ``finals``: its last value in each run that has one, by the run's index. ``curves``: what was tried, which links
-    refer to; ``note``: on what differs between the runs of a curve.
+    refer to; ``note``: on what differs between the runs of a curve. ``why_not_within``: where no links are.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Outcome:
     across: list[Link] = field(default_factory=list)
     within: list[Link] = field(default_factory=list)
     runs_within: int = 0
+    why_not_within: str = ""
 
 
 def logged(runs: Sequence[Run]) -> list[str]:
@@ -71,20 +73,26 @@ def outcome_of(runs: Sequence[Run], found: Sequence[Panel], name: str) -> Outcom
         ReportError: if no run has logged it, with those that were.
     """
     name = _as_logged(runs, name)
-    again = _gone_on_with(runs, name)
+    others = of_other_runs(runs)
     finals, diverged = {}, []
     for i, run in enumerate(runs):
-        last = run.history.metrics.last(name)
-        if i in again or last is None:
+        last = last_value(run, name)
+        if last is None or any(i in which for which in others.values()):
             continue
         if math.isfinite(last):
             finals[i] = last
         else:
             diverged.append(run.name)
     tried = [_joined(panels) for panels in _of_one_kind(found)]
-    links, of_runs = within(runs, tried, name, set(finals))
-    notes = _notes(runs, tried, finals, diverged, [runs[i].name for i in sorted(again)], name)
-    return Outcome(name, finals, tried, " ".join(notes), _across(tried, finals), links, of_runs)
+    of_time = within(runs, tried, name, set(finals))
+    left_out = {why: [runs[i].name for i in which] for why, which in others.items()}
+    if diverged:
+        left_out[f"as their last {name} is no number"] = diverged
+    notes = [f"Left out, {why}: {', '.join(names)}." for why, names in left_out.items()]
+    notes += [*_notes(runs, tried, finals), of_time.note]
+    across = _across(tried, finals)
+    told = " ".join(filter(None, notes))
+    return Outcome(name, finals, tried, told, across, of_time.links, of_time.runs, of_time.why)
 
 
 def _as_logged(runs: Sequence[Run], name: str) -> str:
@@ -93,13 +101,15 @@ def _as_logged(runs: Sequence[Run], name: str) -> str:
     for given in (name, f"{name}_epoch"):
         if given in known:
             return given
-    if name.startswith(OURS):
+    if is_ours(name):
         raise ReportError(f"{name!r} is a curve: the outcome is a metric that the runs log themselves{_some(known)}")
-    if not known:
+    if not known and not any(run.history.metrics.moments for run in runs):
         raise ReportError(
             f"no run has logged {name!r}: these histories hold no metric of the runs' own. What self.log writes is "
             "kept in those of new runs"
         )
+    if any(name in moment.values for run in runs for moment in run.history.metrics.moments):
+        raise ReportError(f"{name!r} was logged, but never as a number: it was NaN or infinite throughout")
     close = near_misses(name, known)
     raise ReportError(f"no run has logged {name!r}{f'.{close}' if 'Did you mean' in close else _some(known)}")
 
@@ -111,42 +121,29 @@ def _some(known: Sequence[str]) -> str:
     return f". They have logged: {', '.join(known[:MOST_KNOWN])}{more}"
 
 
-def _gone_on_with(runs: Sequence[Run], name: str) -> set[int]:
-    """Runs all of whose windows another one begins with: it was resumed from them, and they are one run."""
-    found: set[int] = set()
-    windows = []
-    for run in runs:
-        metric = run.history.metrics.at(name, [(r.epoch, r.step) for r in run.records])
-        windows.append([repr((r.text, value)) for r, value in zip(run.records, metric, strict=True)])
-    by_first: dict[str, list[int]] = {}
-    for i, own in enumerate(windows):
-        by_first.setdefault("".join(own[:1]), []).append(i)
-    for alike in by_first.values():
-        for i in alike:
-            longer = [j for j in alike if j != i and (len(windows[j]), j) > (len(windows[i]), i)]
-            if windows[i] and any(windows[j][: len(windows[i])] == windows[i] for j in longer):
-                found.add(i)
-    return found
-
-
-def _notes(
-    runs: Sequence[Run], tried: Sequence[Panel], finals: Mapping[int, float], diverged: Sequence[str],
-    again: Sequence[str], name: str,
-) -> list[str]:  # fmt: skip
-    """What differs between the runs, and which are left out."""
+def _notes(runs: Sequence[Run], tried: Sequence[Panel], finals: Mapping[int, float]) -> list[str]:
+    """What differs between the runs."""
     found = []
-    if diverged:
-        found.append(f"Left out, as their last {name} is no number: {', '.join(diverged)}.")
-    if again:
-        found.append(f"Left out, as another run goes on with them: {', '.join(again)}.")
-    widths = {
-        dim for panel in tried for curve in panel.curves
-        if curve.run in finals and isinstance(dim := curve.facts.get("dim"), int)
-    }  # fmt: skip
-    if len(widths) > len({panel.layer for panel in tried}):
+    by_layer: dict[str | None, set[int]] = {}
+    early: dict[int, None] = {}
+    for panel in tried:
+        for curve in panel.curves:
+            if curve.run in finals:
+                if isinstance(dim := curve.facts.get("dim"), int):
+                    by_layer.setdefault(panel.layer, set()).add(dim)
+                known = [r.epoch for r, v in zip(curve.records, curve.values, strict=True) if math.isfinite(v)]
+                if known and known[-1] < 0.9 * curve.records[-1].epoch:
+                    early[curve.run] = None
+    widths = [dim for of_layer in by_layer.values() if len(of_layer) > 1 for dim in of_layer]
+    if widths:
         found.append(
             f"The runs' features have {min(widths):,} to {max(widths):,} dimensions: a curve that depends on their "
             "number goes with whatever that goes with."
+        )
+    if early:
+        found.append(
+            "Of these runs a curve has its last value long before their end, and that one is taken: "
+            f"{', '.join(runs[i].name for i in early)}."
         )
     ends = [max((record.epoch for record in runs[i].records), default=0.0) for i in finals]
     if ends and min(ends) < 0.9 * max(ends):
@@ -179,7 +176,8 @@ def _fixed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _joined(panels: Sequence[Panel]) -> Panel:
     first = panels[0]
-    return Panel(first.signal, first.stage, first.layer, [curve for panel in panels for curve in panel.curves])
+    curves = [curve for panel in panels for curve in panel.curves]
+    return Panel(first.signal, first.stage, first.layer, curves, first.apart)
 
 
 def _across(found: Sequence[Panel], finals: dict[int, float]) -> list[Link]:

@@ -57,10 +57,15 @@ def fisher(rho: torch.Tensor) -> torch.Tensor:
 
 
 def interval(rho: float, n: float) -> tuple[float, float]:
-    """95 %, on Fisher's scale, with the variance for ranks of Bonett and Wright (2000)."""
-    z = math.atanh(max(-_LARGEST, min(_LARGEST, rho)))
-    wide = _Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
-    return math.tanh(z - wide), math.tanh(z + wide)
+    """95 %, on Fisher's scale, with the variance for ranks of Bonett and Wright (2000).
+
+    That scale has no end: of n ranks in full agreement, the interval is that of a value halfway to the next lower one
+    which n ranks can have (two neighbours exchanged), and reaches to 1.
+    """
+    most = 1 - 6 / (n**3 - n)
+    near = max(-most, min(most, rho))
+    z, wide = math.atanh(near), _Z * math.sqrt((1 + near * near / 2) / (n - 3))
+    return -1.0 if rho < -most else math.tanh(z - wide), 1.0 if rho > most else math.tanh(z + wide)
 
 
 def independent(x: torch.Tensor, y: torch.Tensor, n: torch.Tensor) -> torch.Tensor:

@@ -72,8 +72,8 @@ def _is_ours(line: str) -> bool:
     try:
         parsed = json.loads(line)
     except ValueError:
-        return line.startswith(('{"run": {', '{"window": {'))  # cut by a crash
-    return isinstance(parsed, dict) and bool({"run", "window", "event", "end"} & parsed.keys())
+        return line.startswith(('{"run": {', '{"window": {', '{"metrics": {'))  # cut by a crash
+    return isinstance(parsed, dict) and bool({"run", "window", "event", "end", "metrics", "layout"} & parsed.keys())
 
 
 def load(paths: Iterable[Path], thin: bool = False) -> Iterator[Run]:

@@ -72,6 +72,7 @@ class Announcement:
         ranks: processes that share a window.
         held: bytes of a reference that is not logged itself.
         name: of the run, for people; and one that no other run has.
+        doing: "fit", or "validate" or "test" where nothing is trained.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class Announcement:
         ranks: int = 1,
         held: int = 0,
         name: tuple[str | None, str | None] = (None, None),
+        doing: str = "fit",
     ) -> None:
         self.layers, self.window, self.stages = layers, window, stages
         self.windows, self.ranks, self.held = windows, ranks, held
         self.seen = [part for part in window.layers if part.metric.dim is not None]
         self.memory_bytes = sum(part.metric.memory_bytes for part in window.layers) + held
-        self.name = name
+        self.name, self.doing = name, doing
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -160,6 +162,7 @@ class Announcement:
         return {
             "name": self.name[0],
             "id": self.name[1],
+            "doing": self.doing,
             "described": "\n".join(f"{what}: {value}" for what, value in self.lines),
             "layers": [layer.described for layer in self.layers],
             "rows": [part.assembler.evidence.summary for part in self.seen],

@@ -65,6 +65,29 @@ def test_a_resumed_run_goes_on_with_them(tmp_path: Path) -> None:
     assert resumed.history.metrics.series("val/epoch") == [(float(i), float(i)) for i in (1, 2, 3, 4)]
 
 
+def test_an_epochs_training_metrics_are_in_its_checkpoint(tmp_path: Path) -> None:
+    save = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    first, resumed = monitor(), monitor()
+    fit(first, 2, save, enable_checkpointing=True)
+    fit(resumed, 3, ckpt=tmp_path / "last.ckpt", enable_checkpointing=False)
+    before, after = (dict(one.history.metrics.series("loss_epoch")) for one in (first, resumed))
+    assert sorted(before) == [1, 2]
+    assert sorted(after) == [1, 2, 3]
+    assert [after[epoch] for epoch in before] == list(before.values())
+
+
+def test_another_file_of_a_run_says_what_still_stands(tmp_path: Path) -> None:
+    watched, model = monitor(), Logs()
+    run = trainer(watched, max_epochs=1, default_root_dir=tmp_path)
+    run.fit(model, *loaders())
+    of_fit = watched.history.path
+    run.validate(model, loaders()[1], verbose=False)
+    assert watched.history.path != of_fit
+    files = [History.load(path) for path in (of_fit, watched.history.path)]
+    assert [file.run["doing"] for file in files] == ["fit", "validate"]
+    assert [file.metrics.last("val_loss") for file in files] == [pytest.approx(files[0].metrics.last("val_loss"))] * 2
+
+
 @pytest.mark.parametrize("stages", [("val", "test"), ("val",)])
 def test_a_test_after_the_fit_adds_its_own(stages: tuple[str, ...]) -> None:
     class Tested(Logs):
@@ -98,3 +121,22 @@ def test_a_loop_of_ones_own_gives_them_when_it_closes_a_window(tmp_path: Path) -
         watch.close(epoch=epoch, metrics={"val/loss": torch.tensor(1 / epoch)})
     watch.remove()
     assert History.load(tmp_path / "h.jsonl").series("val/loss") == [(1.0, 1.0), (2.0, 0.5)]
+
+
+def test_one_that_is_no_number_costs_itself_only_and_windows_count_where_no_epoch_is_given() -> None:
+    model, batch = Classifier(), next(iter(loaders()[1]))
+    watch = FeatureWatch(model, signals=["feature_std"])
+
+    def windows() -> None:
+        for number in range(3):
+            watch.open("val")
+            with torch.no_grad(), watch.batch(batch):
+                model(batch[0])
+            watch.close(metrics={"text": "none", "pair": torch.ones(2), "loss": 1.0 + number})
+
+    with pytest.warns(UserWarning, match="keeping the metric '(text|pair)'"):
+        windows()
+    watch.remove()
+    assert watch.history.metrics.names() == ["loss"]
+    assert watch.history.metrics.series("loss") == [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)]
+    assert [epoch for epoch, _ in watch.history.series("featgeo/val/feature_std")] == [1.0, 2.0, 3.0]

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_featgeo.errors import FeatureGeometryWarning
 from lightning_featgeo.history.history import History
-from lightning_featgeo.history.logged import MOST_NAMES, MOST_TIMES, Logged, Metrics
+from lightning_featgeo.history.logged import MOST_NAMES, MOST_TIMES, Logged, Metrics, is_ours
 
 
 def test_what_has_changed_is_written_and_read_back(tmp_path: Path) -> None:
@@ -85,3 +85,8 @@ def test_a_file_is_read_whole_and_tells_how_a_metric_ended(tmp_path: Path) -> No
     assert (read.last("loss"), read.last("none")) == (float(MOST_TIMES + 899), None)
     assert math.isnan(read.last("val") or 0.0)
     assert read.names() == ["loss", "featgeometry"]
+
+
+def test_no_form_of_our_own_names_is_a_metric() -> None:
+    ours = ("featgeo/val/nc1", "featgeo_monitor/val/gaps", "eval_featgeo/val/nc1", "eval_a_featgeo/a/nc1")
+    assert [name for name in (*ours, "val/featgeo", "loss") if not is_ours(name)] == ["val/featgeo", "loss"]

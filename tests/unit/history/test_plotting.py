@@ -82,3 +82,19 @@ def test_a_notebooks_table_scrolls_and_has_no_empty_column(history: History) -> 
     table = history._repr_html_()
     assert "<th>layer</th>" in table
     assert table.count("<div style='overflow-x: auto'>") == table.count("</div>") == 1
+
+
+def test_a_metric_stands_until_it_is_logged_anew_and_is_interrupted_where_it_is_no_number() -> None:
+    history = History()
+    for t in range(10):
+        history.append(Record(t, "val", None, t + 1.0, t, {"nc1": 1.0}))
+        history.log_metrics({"flat": 0.5 if t < 8 else 0.9, "late": 1.0 if t else math.nan}, t + 1.0, t)
+        history.log_metrics({"broken": math.nan if 3 < t < 6 else float(t)}, t + 1.0, t)
+    _, axes = history.plot("flat", "broken", "late")
+    flat, broken, late = (one.get_lines()[0].get_ydata().tolist() for one in axes)
+    assert flat == [0.5] * 8 + [0.9] * 2
+    assert broken == pytest.approx([0, 1, 2, 3, math.nan, math.nan, 6, 7, 8, 9], nan_ok=True)
+    assert late == [1.0] * 9  # from its first number on
+    plt.close("all")
+    with pytest.raises(ValueError, match="there is no 'nc'"):
+        history.plot("nc")

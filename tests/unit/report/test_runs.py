@@ -206,3 +206,11 @@ def test_a_run_has_ended_only_if_all_its_parts_have(
     ((run,), _) = runs_below(tmp_path)
     assert {r.stage for r in run.records} == {"val", "test"}
     assert ("The run finished." in ending(run)) == (None not in ends)
+
+
+def test_a_history_that_begins_with_a_metric_is_found(tmp_path: Path) -> None:
+    """A loop that logs before its first window closes."""
+    history = History(tmp_path / "h.jsonl")
+    history.log_metrics({"loss": 1.0}, 1.0, 5)
+    history.append(record(0))
+    assert find([tmp_path]) == [tmp_path / "h.jsonl"]

@@ -60,7 +60,17 @@ def ray_train(watch: Any) -> tuple[Keeper, Any]:
         ).fit()
     finally:
         ray.shutdown()
+    _ray_example(folder / "example")
     return ranked.gathered(folder)
+
+
+def _ray_example(folder: Path) -> None:
+    """The example runs as its first lines say, and its curves are of the rows of both workers."""
+    command = [sys.executable, str(ROOT / "examples" / "ray_train.py"), "--folder", str(folder), "--epochs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("of 500 rows") == 3, done.stdout
 
 
 def _ray_worker(config: dict[str, Any]) -> None:

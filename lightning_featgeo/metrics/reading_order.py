@@ -13,6 +13,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Regression": ("regression",),
     "Units": ("units",),
     "Against a reference": ("fidelity", "ood"),
+    "Groups": ("groups",),
     "Over time": ("over_time",),
 }
 OTHERS = "Others"
@@ -49,7 +50,15 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
         "dead_fraction", "firing_rate", "outlier_dims", "numerical_rank", "top_eigenvalue_share",
     ),
     "Is a regressor compressed too far?": ("nrc1", "id_ratio", "linear_probe_r2", "effective_rank", "feature_std"),
-    "Does the batch, device or domain show?": ("robustness_index", "knn_accuracy", "frechet_distance"),
+    "Does the batch, device or domain show?": (
+        "robustness_index", "group_variance_share", "macro_std", "knn_accuracy", "frechet_distance",
+    ),
+    "Do two towers share one space?": ("modality_gap", "alignment", "pair_recall_at_1", "pair_auroc", "uniformity"),
+    "Can it be quantised?": ("outlier_max", "unit_kurtosis", "outlier_dims", "unit_redundancy", "feature_norm_cv"),
+    "Does the head know where it stands?": (
+        "energy_score", "prediction_entropy", "margin_density", "energy_auroc", "nc4",
+    ),
+    "Does it leak training rows?": ("authenticity", "fidelity_precision", "fidelity_density", "knn_ood_score"),
 }  # fmt: skip
 
 

@@ -25,16 +25,22 @@ INVARIANT_TO = {
         "condition_number spectral_spread pcs_90 pcs_99 id_two_nn id_two_nn_mle id_mle id_gride_1 id_gride_2 "
         "id_gride_4 id_gride_8 hubness nc1 nc1_ratio nc2_equinorm nc2_equiangle gnc2 cdnv tail_min_angle nrc1 "
         "fidelity_precision fidelity_recall fidelity_density fidelity_coverage fidelity_sym_precision "
-        "fidelity_sym_recall robustness_index nearest_mean_accuracy linear_probe_accuracy linear_probe_r2"
+        "fidelity_sym_recall robustness_index nearest_mean_accuracy linear_probe_accuracy linear_probe_r2 "
+        "own_class_cosine class_variance_share class_rank class_rank_lowest neighbor_purity local_dimension_q50 "
+        "local_dimension_q95 id_mst dse dsmi distance_correlation group_variance_share authenticity gaussian_auroc "
+        "gaussian_low_variance_share"
     ),
     "rs": (
         "rankme mean_resultant coding_rate coding_rate_reduction uniformity tolerance vmf_kappa vmf_log_density "
         "effective_kde_points knn_accuracy label_disagreement class_subspace_affinity nc2_equinorm_orthogonal "
         "nc2_equiangle_orthogonal "
         "alignment knn_ood_score knn_ood_auroc recall_at_1 recall_at_5 recall_at_10 map_at_k verification_auroc "
-        "pair_recall_at_1 pair_recall_at_5 pair_recall_at_10 pair_auroc"
+        "pair_recall_at_1 pair_recall_at_5 pair_recall_at_10 pair_auroc feature_norm_cv modality_gap macro_std nc5"
     ),
-    "rt": "knn_log_density knn_entropy frechet_distance lidar class_volume_tail_gap gaussian_log_density",
+    "rt": (
+        "knn_log_density knn_entropy frechet_distance lidar class_volume_tail_gap gaussian_log_density "
+        "mixture_log_density dse_bandwidth"
+    ),
     "t": "alpha_req",
     "at": "mahalanobis mahalanobis_auroc chi2_fraction",
 }
@@ -48,7 +54,7 @@ def _shapes_are_the_same_in_every_example() -> Iterator[None]:
 
 
 OVER_TIME = {name for name, row in CATALOG.items() if "earlier" in row.requires}
-WITH_THE_HEAD = {"nc3", "nc3_orthogonal", "nc_count_slope", "nc4"}
+WITH_THE_HEAD = {name for name, row in CATALOG.items() if "head" in row.requires}
 EVERYTHING = ("all", "alignment", "lidar")
 
 
@@ -185,8 +191,11 @@ def test_monotone_where_the_definition_promises_it(seed: int) -> None:
 
 def test_every_signal_of_one_window_is_covered_here_or_says_why_not() -> None:
     covered = {name for names in INVARIANT_TO.values() for name in names.split()}
-    per_coordinate = {"feature_std", "dead_fraction", "firing_rate", "outlier_dims"}  # the axes mean something
+    per_coordinate = {  # the axes mean something
+        "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max", "unit_kurtosis",
+        "unit_redundancy",
+    }  # fmt: skip
     like_their_mean = {name for name in PLAIN if name.startswith("knn_log_density_q")} | {"alpha_req_r2"}
-    counted = {"n_samples", "numerical_rank"}
+    counted = {"n_samples", "numerical_rank", "feature_norm"}  # a length follows the scale
     others = {"kernel_mmd", "id_ratio"} | OVER_TIME  # a fixed kernel; two dimensions over each other; two windows
     assert covered | per_coordinate | WITH_THE_HEAD | like_their_mean | counted | others == set(resolve("all"))

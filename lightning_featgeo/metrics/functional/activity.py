@@ -10,6 +10,8 @@ import torch
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.types import Float, Tensor
 
+REDUNDANT = 0.95  # correlation from which on two units are one
+
 
 def dead_fraction(row_count: int, unit_active: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Share of units that were above zero on no row of the window, in [0, 1].
@@ -55,3 +57,67 @@ def outlier_dims(mean: Float[Tensor, " d"], variances: Float[Tensor, " d"]) -> F
 def n_samples(sample_count: int) -> Float[Tensor, ""]:
     """Finite rows of the window, labelled or not: what every other value rests on. Always defined."""
     return torch.tensor(float(sample_count), dtype=torch.float64)
+
+
+def outlier_max(
+    unit_minimum: Float[Tensor, " d"], unit_maximum: Float[Tensor, " d"], mean: Float[Tensor, " d"],
+    variances: Float[Tensor, " d"],
+) -> Float[Tensor, ""]:  # fmt: skip
+    """Largest absolute value of any unit on any row of the window, over the root mean square of all values; ≥ 1.
+
+    What low-precision formats must still hold: Bondarenko et al. (2023), "Quantizable Transformers" (arXiv 2306.12929).
+
+    Raises:
+        Undefined: if every row is zero.
+    """
+    power = (variances + mean.square()).mean()
+    if not power > 0:
+        raise Undefined("every row is zero")
+    return torch.maximum(unit_minimum.double().abs(), unit_maximum.double().abs()).max() / power.sqrt()
+
+
+def unit_kurtosis(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean over units of Σ(x−μ)⁴/n over the squared variance, of the bank's rows, in [1, n]; 3 for a Gaussian.
+
+    Units that don't vary are left out. Heavy tails are hard to quantise: Bondarenko et al. (2023), arXiv 2306.12929.
+
+    Raises:
+        Undefined: without a unit that varies.
+    """
+    if len(rows) < 2:
+        raise Undefined(f"needs 2 rows, got {len(rows)}")
+    x = rows.double()
+    largest = x.abs().amax(dim=0)
+    x = x - x.mean(dim=0)
+    variance = x.square().mean(dim=0)
+    varies = variance > (1e-12 * largest).square()  # round-off of the mean is no movement
+    if not bool(varies.any()):
+        raise Undefined("no unit varies")
+    x = x[:, varies] / variance[varies].sqrt()  # of length one: fourth powers keep to the range of numbers
+    return x.square().square().mean(dim=0).mean()
+
+
+def unit_redundancy(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+    """1 − clusters/units, in [0, 1): units joined by correlations of at least 0.95, of either sign, count once.
+
+    Units that don't vary are left out.
+
+    Raises:
+        Undefined: without a unit that varies.
+    """
+    variance = covariance.diagonal()
+    varies = variance > len(variance) * torch.finfo(torch.float64).eps * variance.max()
+    units = int(varies.sum())
+    if not units:
+        raise Undefined("no unit varies")
+    scale = variance[varies].rsqrt()
+    joined = (covariance[varies][:, varies] * scale[:, None] * scale).abs() >= REDUNDANT
+    joined.fill_diagonal_(True)
+    label = torch.arange(units, device=covariance.device)
+    while True:  # everybody takes the lowest label in reach, then that label's own, until nothing changes
+        lowest = torch.where(joined, label, units).amin(dim=1)
+        lowest = torch.minimum(lowest, lowest[lowest])
+        if bool((lowest == label).all()):
+            break
+        label = lowest
+    return 1 - label.unique().numel() / torch.tensor(float(units), dtype=torch.float64)

@@ -273,3 +273,27 @@ def neighbor_churn(
     kept = ((now[:, :, None] == then[:, None, :]).any(dim=2) & there).sum(dim=1)
     churn = 1 - kept.double() / there.sum(dim=1).clamp(min=1)
     return Estimate(churn.mean(), churn.std() / n**0.5, n)
+
+
+def neighbor_purity(neighbor_indices: Int64[Tensor, "n k"], bank_labels: Int64[Tensor, " n"]) -> Estimate:
+    """Mean share of a labelled row's k neighbours, by distance, that are of its class, in [0, 1].
+
+    Args:
+        neighbor_indices: which rows are each row's neighbours; −1 where there are fewer.
+        bank_labels: class of each row; −1 where unknown: such neighbours don't count.
+
+    Returns:
+        The mean, its standard error, and the number of rows.
+
+    Raises:
+        Undefined: without a labelled row that has a labelled neighbour.
+    """
+    there = neighbor_indices >= 0
+    labels = torch.where(there, bank_labels[neighbor_indices.clamp(min=0)], -1)
+    counts = (labels >= 0).sum(dim=1)
+    usable = (bank_labels >= 0) & (counts > 0)
+    n = int(usable.sum())
+    if not n:
+        raise Undefined("no labelled row has a labelled neighbour")
+    shares = (labels == bank_labels[:, None])[usable].sum(dim=1).double() / counts[usable]
+    return Estimate(shares.mean(), shares.std() / n**0.5 if n > 1 else None, n)

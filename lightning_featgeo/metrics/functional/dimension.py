@@ -197,3 +197,27 @@ id_gride_1 = functools.partial(id_gride, n1=1)
 id_gride_2 = functools.partial(id_gride, n1=2)
 id_gride_4 = functools.partial(id_gride, n1=4)
 id_gride_8 = functools.partial(id_gride, n1=8)
+
+
+def _quantile(local_dimension: Tensor, q: float) -> Tensor:
+    if not local_dimension.numel():
+        raise Undefined("no row has a local dimension")
+    return torch.quantile(local_dimension, q)
+
+
+def local_dimension_q50(local_dimension: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Median over rows of the intrinsic dimension around each (``id_mle`` of one row), > 0.
+
+    Raises:
+        Undefined: if no row has one.
+    """
+    return _quantile(local_dimension, 0.5)
+
+
+def local_dimension_q95(local_dimension: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """95 % quantile of the intrinsic dimension around each row, > 0: whether some rows lie where many directions open.
+
+    Raises:
+        Undefined: if no row has one.
+    """
+    return _quantile(local_dimension, 0.95)

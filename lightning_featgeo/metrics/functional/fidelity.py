@@ -211,3 +211,23 @@ def sym_recall(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         Undefined: if either bank has 5 rows or fewer.
     """
     return prdc["sym_recall"]
+
+
+def authenticity(reference_rows: Float[Tensor, "m d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Share of rows that are further from their nearest reference row than that one is from its own nearest, in [0, 1].
+
+    About one half for rows of the same distribution; falls towards 0 where rows are copies of reference rows (generated
+    from memory, or a leak into validation). Source: Alaa et al. (2022), "How Faithful is your Synthetic Data?" (arXiv
+    2102.08921). Of banks: copies whose original isn't in the reference's bank are not seen.
+
+    Raises:
+        Undefined: without rows, or if the reference's bank has fewer than two.
+    """
+    if len(reference_rows) < 2 or not len(rows):
+        raise Undefined(
+            f"needs 2 rows in the reference's bank and a row here, got {len(reference_rows)} and {len(rows)}"
+        )
+    _, nearest = ops.knn(rows, reference_rows, 1)
+    _, own = ops.knn(reference_rows, reference_rows, 1, exclude_self=True)
+    there = reference_rows[nearest[:, 0]]
+    return (_squares(rows, there) > _squares(there, reference_rows[own[:, 0]][nearest[:, 0]])).double().mean()

@@ -184,3 +184,65 @@ def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"
     q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)
     return Estimate(area, variance.clamp(min=0).sqrt(), n + m)
+
+
+def gaussian_auroc(
+    reference_gaussian_distances: Float[Tensor, " m"], gaussian_distances: Float[Tensor, " n"]
+) -> Estimate:
+    """AUROC of the Mahalanobis distance to one Gaussian of the reference, no labels: this window's rows as outliers.
+
+    Raises:
+        Undefined: if the reference's covariance is singular.
+    """
+    return auroc(reference_gaussian_distances, gaussian_distances)
+
+
+def gaussian_low_variance_share(
+    rows: Float[Tensor, "n d"], reference_mean: Float[Tensor, " d"], reference_covariance: Float[Tensor, "d d"]
+) -> Float[Tensor, ""]:
+    """Share of the rows' squared Mahalanobis distance that lies in the half of the reference's principal directions
+    with the least variance, in [0, 1]; one half for the reference's own distribution (of an even d).
+
+    Source: Kamoi & Kobayashi (2020), "Why is the Mahalanobis Distance Effective for Anomaly Detection?" (arXiv
+    2003.00402).
+
+    Raises:
+        Undefined: if the reference's covariance is singular, it has one dimension, or all rows lie on its mean.
+    """
+    d = len(reference_mean)
+    if d < 2:
+        raise Undefined("one dimension has no halves")
+    values, vectors = torch.linalg.eigh(reference_covariance.double())
+    if not bool(values[0] > 1e-14 * values[-1]):
+        raise Undefined("the reference's covariance is singular: fewer rows than dimensions, or dead directions")
+    squares = ((rows.double() - reference_mean.double()) @ vectors).square().sum(dim=0) / values
+    if not squares.sum() > 0:
+        raise Undefined("all rows lie on the reference's mean")
+    return squares[: d // 2].sum() / squares.sum()
+
+
+def mixture_log_density(rows: Float[Tensor, "n d"], reference_classes: tuple[Tensor, Tensor, Tensor]) -> Estimate:
+    """Mean log density of the rows under the reference's class Gaussians, one covariance, mixed by frequency, in nats.
+
+    ln Σ_c π_c N(x; μ_c, Σ): Lafon et al. (2023), "Hybrid Energy Based Model in the Feature Space" (arXiv 2305.16966),
+    whose prior density it is.
+
+    Args:
+        rows: of this window's bank.
+        reference_classes: (C, d) means, (C,) rows a class, and (d, d) scatter within classes.
+
+    Raises:
+        Undefined: if the reference has no classes, or its tied covariance is singular (n − C < d).
+    """
+    means, counts, scatter = (each.double() for each in reference_classes)
+    used = counts > 0
+    if not bool(used.any()):
+        raise Undefined("no class has a row")
+    n, d, means = len(rows), rows.shape[1], means[used]
+    centre = means.mean(dim=0)
+    q, log_determinant = _whiten(rows.double() - centre, scatter / counts.sum())
+    m, _ = _whiten(means - centre, scatter / counts.sum())
+    squared = torch.cdist(q, m, compute_mode="donot_use_mm_for_euclid_dist").square()
+    prior = (counts[used] / counts.sum()).log()
+    values = (prior - squared / 2).logsumexp(dim=1) - (log_determinant + d * math.log(2 * math.pi)) / 2
+    return Estimate(values.mean(), values.std() / n**0.5 if n > 1 else None, n)

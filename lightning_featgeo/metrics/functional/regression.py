@@ -13,6 +13,8 @@ from lightning_featgeo.metrics.functional.dimension import id_two_nn
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
 
+MOST_ROWS = 1024  # whose distances to each other are taken
+
 
 def nrc1(
     rows_with_target: Float[Tensor, "n d"],
@@ -75,3 +77,32 @@ def id_ratio(target_local_distances: Float[Tensor, "n k"], target_distances: Flo
     assert targets.standard_error is not None
     relative = (features.standard_error / features.value) ** 2 + (targets.standard_error / targets.value) ** 2
     return Estimate(ratio, ratio * relative**0.5, features.n)
+
+
+def distance_correlation(rows_with_target: Float[Tensor, "n d"], targets: Float[Tensor, "n t"]) -> Float[Tensor, ""]:
+    """Distance correlation of features and targets, in [0, 1]; 0 only if they are independent. Of at most 1,024 rows.
+
+    Source: Székely, Rizzo & Bakirov (2007), "Measuring and Testing Dependence by Correlation of Distances".
+
+    Args:
+        rows_with_target: features.
+        targets: of the same rows.
+
+    Raises:
+        Undefined: with fewer than four rows, or if features or targets are all the same.
+    """
+    n = min(len(targets), MOST_ROWS)
+    if n < 4:
+        raise Undefined(f"needs 4 rows with a target, got {n}")
+
+    def centred(points: Tensor) -> Tensor:
+        points = points[:n].double()
+        points = points - points.mean(dim=0)
+        distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances - distances.mean(dim=0) - distances.mean(dim=1, keepdim=True) + distances.mean()
+
+    x, y = centred(rows_with_target), centred(targets)
+    scale = torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y)
+    if not scale > 0:
+        raise Undefined("the features, or the targets, are all the same")
+    return ((x * y).sum() / scale).clamp(min=0).sqrt()

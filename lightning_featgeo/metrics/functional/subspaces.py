@@ -82,3 +82,50 @@ def class_subspace_affinity(
         cosines = stacked[i].T @ flat[:, (i + 1) * r :]
         total += cosines.square().unflatten(1, (-1, r)).sum(dim=(0, 2)).div(r).sqrt().sum()
     return total / (c * (c - 1) / 2)
+
+
+def class_ranks(
+    labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"], classes: int
+) -> Float[Tensor, " c"]:
+    """(C,) effective rank of each class's centred rows, at most 128 of each; NaN where two rows don't differ."""
+    found = torch.full((classes,), torch.nan, dtype=torch.float64, device=labelled_rows.device)
+    d = labelled_rows.shape[1]
+    for which, index in by_size(labelled_row_labels, d, SUBSPACE_ROWS):
+        if index.shape[1] < 2:
+            continue
+        rows = labelled_rows[index].double()
+        rows = rows - rows.mean(dim=1, keepdim=True)
+        rows = rows - rows.mean(dim=1, keepdim=True)  # of large numbers, the first mean is rounded
+        values = torch.linalg.eigvalsh(rows.mT @ rows if d <= index.shape[1] else rows @ rows.mT)
+        floor = values.shape[1] * torch.finfo(torch.float64).eps * values[:, -1:].clamp(min=0)
+        sigma = torch.where(values > floor, values, 0.0).sqrt()
+        shares = sigma / sigma.sum(dim=1, keepdim=True)  # 0/0: NaN
+        found[which] = torch.exp(-torch.special.xlogy(shares, shares).sum(dim=1))
+    return found
+
+
+def class_rank(class_ranks: Float[Tensor, " c"]) -> Float[Tensor, ""]:
+    """Median over classes of the effective rank of a class's centred rows, in [1, 127]: the directions within classes.
+
+    Of each class at most 128 rows of the bank count. Under neural collapse what is left is noise, whose rank is high.
+
+    Raises:
+        Undefined: without a class of two rows that differ.
+    """
+    return torch.quantile(_known(class_ranks), 0.5)
+
+
+def class_rank_lowest(class_ranks: Float[Tensor, " c"]) -> Float[Tensor, ""]:
+    """The lowest effective rank of a class, in [1, 127]: a class that is drawn into a line shows here.
+
+    Raises:
+        Undefined: without a class of two rows that differ.
+    """
+    return _known(class_ranks).min()
+
+
+def _known(ranks: Tensor) -> Tensor:
+    known = ranks[ranks.isfinite()]
+    if not known.numel():
+        raise Undefined("no class has two labelled rows that differ")
+    return known

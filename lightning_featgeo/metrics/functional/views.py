@@ -80,3 +80,21 @@ def lidar(view_rows: Float[Tensor, "s q d"]) -> Estimate:
         raise Undefined("all samples have the same mean over their views")
     p = power / total
     return Estimate(torch.exp(-torch.special.xlogy(p, p).sum()), None, s)
+
+
+def modality_gap(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, ""]:
+    """Distance between the means of L2-normalised first and second views, in [0, 2]: of the two towers, say.
+
+    Source: Liang et al. (2022), "Mind the Gap" (arXiv 2203.02053). About 0 where both views come from one encoder; what
+    two towers keep apart, ``alignment`` can't bring together.
+
+    Raises:
+        Undefined: without a sample that has two views which are not zero.
+    """
+    rows = _groups(view_rows, 1)[:, :2]
+    length = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    whole = (length > 0).all(dim=1).squeeze(1)
+    if not bool(whole.any()):
+        raise Undefined("every sample has a view that is zero: it has no direction")
+    means = (rows[whole] / length[whole]).mean(dim=0)
+    return torch.linalg.vector_norm(means[0] - means[1])

@@ -13,7 +13,7 @@ from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
-from lightning_featgeo.metrics.functional import coding, density, dimension, duplicates
+from lightning_featgeo.metrics.functional import coding, density, dimension, duplicates, subspaces
 from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.targets import TargetStatistics
@@ -148,6 +148,17 @@ class BankStatistics(TargetStatistics):
     def row_samples(self) -> Tensor:
         """(n,) their samples."""
         return self._bank.samples[self._voters]
+
+    @statistic("bank", "labels", "groups")
+    def row_groups(self) -> Tensor:
+        """(n,) their groups; −1 where unknown."""
+        return self._bank.groups[self._voters]
+
+    @statistic("bank", "labels")
+    def class_ranks(self) -> Tensor:
+        """(C,) effective rank of each class's rows in the bank (128 at most); NaN where two rows don't differ."""
+        labels = self.labelled_row_labels
+        return subspaces.class_ranks(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)
 
     @statistic("bank", "labels")
     def labelled_rows(self) -> Tensor:

@@ -152,6 +152,28 @@ class ReferenceStatistics(SpectrumStatistics):
         """(n,) squared Mahalanobis distance of each row to the reference's one Gaussian."""
         return outliers.mahalanobis_distances(self.rows, self.reference_mean, self.reference_covariance)
 
+    @statistic("reference", "reference.bank", "reference.moments", "reference.scatter")
+    def reference_gaussian_distances(self) -> Tensor:
+        """(m,) the same of the reference's own rows."""
+        rows = self._of_reference("bank").rows
+        return outliers.mahalanobis_distances(rows, self.reference_mean, self.reference_covariance)
+
+    @statistic("reference", "reference.moments", "reference.scatter", "reference.labels")
+    def reference_classes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(C, d) means, (C,) rows a class, and (d, d) scatter within classes, of the reference."""
+        other = self._with_classes("a row is compared with the means of")
+        within = other.within_scatter
+        assert isinstance(within, Tensor)
+        return other.class_means, other.class_counts, within
+
+    @statistic("reference", "reference.moments", "reference.labels")
+    def reference_class_means(self) -> Tensor:
+        """(C, d) means of the reference's classes that have rows."""
+        other = self._of_reference("moments")
+        if not other.has_classes:
+            raise Undefined("the reference has no class statistics: it needs labels and num_classes")
+        return other.class_means[other.class_counts > 0]
+
     @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter", "reference.labels")
     def class_gaussian_distances(self) -> Tensor:
         """(n,) squared Mahalanobis distance of each row to the reference's nearest class, tied covariance."""
@@ -162,20 +184,21 @@ class ReferenceStatistics(SpectrumStatistics):
         """(m,) the same of the reference's own rows."""
         return self._to_classes(self.reference_rows)
 
-    def _to_classes(self, rows: Tensor) -> Tensor:
+    def _with_classes(self, what: str) -> ReferenceStatistics:
         other = self._of_reference("covariance")
         if not other.has_classes:
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
-        other._need_all_classes("a row is compared with the means of")
+        other._need_all_classes(what)
+        return other
+
+    def _to_classes(self, rows: Tensor) -> Tensor:
+        other = self._with_classes("a row is compared with the means of")
         return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
 
     @statistic("reference", "reference.moments", "reference.scatter", "reference.labels")
     def reference_probe(self) -> probes.Probe:
         """(C, d) weight and (C,) bias of a ridge classifier fitted to all labelled rows of the reference."""
-        other = self._of_reference("covariance")
-        if not other.has_classes:
-            raise Undefined("the reference has no class statistics: it needs labels and num_classes")
-        other._need_all_classes("a probe tells")
+        other = self._with_classes("a probe tells")
         within = other.within_scatter
         assert isinstance(within, Tensor)
         return probes.ridge_classifier(other.class_means, other.class_counts, within)

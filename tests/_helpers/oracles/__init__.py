@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import among_known_copies, dimensions, distances, neighbours, two_nn
+from tests._helpers.oracles.others import against, distance_correlation, eta_squared, macro_std, rows_of
 from tests._helpers.oracles.over_time import cka, over_time
 from tests._helpers.oracles.retrieval import pairs, probe_accuracy, probe_r2, retrieval
 from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
 __all__ = [
+    "against",
     "among_known_copies",
     "cka",
     "compared",
     "dimensions",
+    "distance_correlation",
     "distances",
+    "eta_squared",
     "every_signal",
     "log_vmf_normaliser",
+    "macro_std",
     "over_time",
     "pairs",
     "probe_accuracy",
@@ -44,5 +49,6 @@ def every_signal(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> 
         **neighbours(x, y),
         **retrieval(x, y),
         **classes(x, y, weight, bias),
+        **rows_of(x, y, weight, bias),
         "n_samples": float(len(x)),
     }

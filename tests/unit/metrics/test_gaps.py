@@ -18,7 +18,7 @@ SUBSPACES = {"class_subspace_affinity"}  # of five directions: not in four dimen
 
 # A power law isn't fitted to four eigenvalues, there is no window before the first.
 EARLIER = {name for name, row in CATALOG.items() if "earlier" in row.requires}
-NOT_HERE = {"alpha_req", "alpha_req_r2"} | EARLIER | TAIL | SUBSPACES
+NOT_HERE = {"alpha_req", "alpha_req_r2", "id_mst"} | EARLIER | TAIL | SUBSPACES  # of fewer than 64 rows, no tree
 
 
 def finite(metric: GeometryMetric) -> tuple[set[str], dict[str, str]]:
@@ -69,7 +69,8 @@ def test_never_nan_never_a_crash(case: str) -> None:
 
 
 WITH_ONE = {
-    "knn_accuracy", "label_disagreement", "coding_rate_reduction", "tolerance", "map_at_k",
+    "knn_accuracy", "label_disagreement", "coding_rate_reduction", "tolerance", "map_at_k", "class_rank",
+    "class_rank_lowest", "neighbor_purity",
     *(f"recall_at_{k}" for k in (1, 5, 10)),
 }  # fmt: skip  # that one class gives
 

@@ -138,7 +138,7 @@ def test_one_target_a_row_and_the_ways_it_has_no_value() -> None:
     x = torch.randn(60, 4)
     metric = GeometryMetric("regression")
     metric.update(x, torch.randn(60))
-    assert set(metric.window().values) == {"nrc1", "id_ratio", "n_samples"}
+    assert set(metric.window().values) == {"nrc1", "id_ratio", "distance_correlation", "n_samples"}
     discrete = GeometryMetric("regression")
     discrete.update(x, torch.arange(60.0) % 2)
     assert "targets' dimension is undefined" in discrete.window().gaps["id_ratio"]

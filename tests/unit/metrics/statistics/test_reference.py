@@ -8,7 +8,7 @@ from lightning_featgeo import ConfigurationError, GeometryMetric
 from lightning_featgeo.metrics.catalog import CATALOG, resolve
 from lightning_featgeo.metrics.functional import fidelity
 from tests._helpers import oracles
-from tests._helpers.data import digits_features, long_tailed
+from tests._helpers.data import digits_features, head, long_tailed
 
 ALL = ("fidelity", "ood", "knn_accuracy", "effective_rank")
 
@@ -20,7 +20,8 @@ def halves() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def metrics(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], signals=ALL, classes: int = 10):
-    reference, window = (GeometryMetric(signals, num_classes=classes) for _ in range(2))
+    scores = head(classes, train[0].shape[1])
+    reference, window = (GeometryMetric(signals, num_classes=classes, head=scores) for _ in range(2))
     for metric, (x, y) in ((reference, train), (window, val)):
         for start in range(0, len(x), 200):
             metric.update(x[start : start + 200], y[start : start + 200])
@@ -34,10 +35,13 @@ def test_every_reference_signal_equals_the_library_that_people_cite() -> None:
     ours = window.window(reference=reference)
     assert not ours.gaps
     a, b = (v[0].double().numpy() for v in (train, val))
+    weight, bias = (p.detach().double().numpy() for p in head(10, a.shape[1]).parameters())
     truth = oracles.compared(a, train[1].numpy(), b, val[1].numpy())
+    truth |= oracles.against(a, train[1].numpy(), b, weight, bias)
     for name, value in truth.items():
         assert ours.values[name] == pytest.approx(value, rel=1e-7), name
-    assert truth.keys() == {n for n in resolve(ALL) if n not in ("effective_rank", "n_samples")}
+    alone = ("effective_rank", "n_samples", "energy_score")  # that read no reference
+    assert truth.keys() == {n for n in resolve(ALL) if n not in alone}
 
 
 def test_equal_distributions_read_as_the_definitions_say() -> None:
@@ -61,7 +65,7 @@ def test_equal_distributions_read_as_the_definitions_say() -> None:
 def test_without_a_reference_there_is_a_reason_in_its_place() -> None:
     train, val = halves()
     reference, window = metrics(train, val)
-    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy"]))
+    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy"])) - {"energy_score"}
     assert window.window().gaps["frechet_distance"] == "no reference was given"
     assert "knn_accuracy" in window.window(reference=reference).values  # never the vote of another bank in its place
     every = GeometryMetric("all", num_classes=10)
@@ -87,12 +91,12 @@ def test_serve_keeps_what_others_read_and_nothing_more() -> None:
     assert set(reference.compute()) == {"n_samples"}
     for name in resolve(["fidelity", "ood", "knn_accuracy", "tail_min_angle"]):
         reference = GeometryMetric("n_samples", num_classes=10, has_reference=False, serve=[name])
-        window = GeometryMetric([name], num_classes=10, has_reference=True)
+        window = GeometryMetric([name], num_classes=10, has_reference=True, head=head(10, train[0].shape[1]))
         reference.update(*train)
         window.update(*val)
         if name != "tail_min_angle":  # ten equal classes have no tail
             assert name in window.window(reference=reference).values
-            assert "reference" in CATALOG[name].requires or name == "knn_accuracy"
+            assert "reference" in CATALOG[name].requires or name in ("knn_accuracy", "energy_score")
 
 
 def test_voters_may_have_classes_that_the_window_has_not() -> None:

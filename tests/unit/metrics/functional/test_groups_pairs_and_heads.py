@@ -1,0 +1,172 @@
+"""Signals of groups, two towers, targets, labels' share of diffusion, and of heads: formulas, and what they claim."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from lightning_featgeo import GeometryMetric, Neighbors
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional import (
+    activity,
+    diffusion,
+    lengths,
+    outliers,
+    shares,
+    spanning_tree,
+    subspaces,
+)
+from tests._helpers import oracles
+from tests._helpers.data import digits, digits_features
+
+
+def window(signals: list[str], x: torch.Tensor, y: torch.Tensor, groups: torch.Tensor | None = None, **given: object):
+    metric = GeometryMetric(signals, num_classes=int(y.max()) + 1, **given)
+    for part in torch.arange(len(x)).split(100):
+        metric.update(x[part], y[part], groups=None if groups is None else groups[part])
+    order = metric.accumulators["bank"].compute().samples
+    return metric.window(), order
+
+
+def test_groups_by_scipy_and_scikit_learn() -> None:
+    x, y = digits_features()
+    x, y = x[:600], y[:600]
+    groups = torch.arange(600) % 3 - (torch.arange(600) % 50 == 0).long() * 4  # some are unknown
+    shifted = x + 0.3 * (groups == 1)[:, None] * x.std()
+    found, order = window(["group_variance_share", "macro_std"], shifted, y, groups, neighbors=Neighbors(vote_k=15))
+    known = groups >= 0
+    a = shifted.double().numpy()
+    truth = oracles.eta_squared(a[known], groups[known].numpy())
+    assert found.values["group_variance_share"] == pytest.approx(truth, rel=1e-9)
+    a, b, g = a[order], y[order].numpy(), groups[order].numpy()
+    unit = a / np.linalg.norm(a, axis=1, keepdims=True)
+    right = []
+    for i in range(len(unit)):
+        others = np.arange(len(unit)) != i
+        vote = KNeighborsClassifier(15, algorithm="brute", weights=lambda r: np.exp((1 - r**2 / 2) / 0.07))
+        right.append(vote.fit(unit[others], b[others]).predict(unit[i : i + 1])[0] == b[i])
+    truth = oracles.macro_std(np.array(right)[g >= 0], b[g >= 0], g[g >= 0])
+    assert found.values["macro_std"] == pytest.approx(truth, rel=1e-9)
+
+
+def test_a_planted_site_shows_in_its_share_while_accuracy_stays() -> None:
+    x, y = digits_features()
+    groups = torch.arange(len(x)) % 2
+    planted = torch.cat([x, 3 * x.std() * groups[:, None].float()], dim=1)
+    before, _ = window(["group_variance_share", "knn_accuracy"], torch.cat([x, 0 * groups[:, None]], dim=1), y, groups)
+    after, _ = window(["group_variance_share", "knn_accuracy"], planted, y, groups)
+    assert before.values["group_variance_share"] < 0.002
+    assert after.values["group_variance_share"] > 0.02
+    assert after.values["knn_accuracy"] == pytest.approx(before.values["knn_accuracy"], abs=0.02)
+
+
+def test_two_towers_apart_have_a_gap_of_that_distance() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 16, generator=g)
+    metric, together = GeometryMetric(["modality_gap"]), GeometryMetric(["modality_gap"])
+    offset = torch.zeros(16)
+    offset[0] = 4.0
+    for which, other in ((metric, x + offset), (together, x)):
+        which.update(x, sample_index=torch.arange(300), view=0)
+        which.update(other, sample_index=torch.arange(300), view=1)
+    a, b = (v.double().numpy() / np.linalg.norm(v.double().numpy(), axis=1, keepdims=True) for v in (x, x + offset))
+    assert metric.window().values["modality_gap"] == pytest.approx(np.linalg.norm(a.mean(0) - b.mean(0)), rel=1e-9)
+    assert together.window().values["modality_gap"] == pytest.approx(0, abs=1e-12)
+
+
+def test_distance_correlation_is_its_definition_and_sees_what_correlation_does_not() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 3, generator=g)
+    t = torch.stack([x[:, 0].square(), torch.randn(500, generator=g)], dim=1)
+    metric = GeometryMetric(["distance_correlation"])
+    metric.update(x, t)
+    bank = metric.accumulators["bank"].compute()
+    truth = oracles.distance_correlation(bank.rows.double().numpy(), bank.targets.double().numpy())
+    assert metric.window().values["distance_correlation"] == pytest.approx(truth, rel=1e-9)
+    assert abs(float(torch.corrcoef(torch.stack([x[:, 0], t[:, 0]]))[0, 1])) < 0.25
+    nothing = GeometryMetric(["distance_correlation"])
+    nothing.update(x, torch.randn(500, 2, generator=g))
+    assert nothing.window().values["distance_correlation"] < 0.6 * truth
+
+
+def test_labels_explain_states_of_clean_classes_and_none_where_they_are_shuffled() -> None:
+    x, y = digits()
+    shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+    clean, _ = window(["dsmi"], x, y)
+    noise, _ = window(["dsmi"], x, shuffled)
+    assert clean.values["dsmi"] > 0.3
+    assert abs(noise.values["dsmi"]) < 0.1 * clean.values["dsmi"]
+
+
+def test_the_scale_of_features_is_in_the_bandwidth_and_not_in_the_entropy() -> None:
+    x, _ = digits()
+    values = [(float(diffusion.dse(s * x)), float(diffusion.dse_bandwidth(s * x))) for s in (0.1, 1.0, 10.0)]
+    assert values[0][0] == pytest.approx(values[2][0], rel=1e-6)
+    assert values[2][1] == pytest.approx(100 * values[0][1], rel=1e-6)
+    assert float(diffusion.dse(torch.ones(50, 3))) == 0
+    two = torch.tensor([[0.0], [1.0]]).repeat_interleave(25, 0)  # two states: one bit, or less as they are near
+    assert 0 < float(diffusion.dse(torch.cat([two] * 2, dim=1))) <= 1 + 1e-9
+
+
+def test_a_spanning_tree_finds_dimensions_that_noise_hides_from_two_neighbours() -> None:
+    g = torch.Generator().manual_seed(0)
+    sheet = torch.rand(1000, 2, generator=g) @ torch.linalg.qr(torch.randn(64, 2, generator=g)).Q.T
+    noisy = sheet + 0.002 * torch.randn(1000, 64, generator=g)
+    metric = GeometryMetric(["id_mst", "id_two_nn"])
+    metric.update(noisy)
+    values = metric.window().values
+    assert abs(values["id_mst"] - 3.0) < 0.7
+    assert values["id_two_nn"] > 1.8 * values["id_mst"]
+    five = torch.rand(1000, 5, generator=g)
+    assert float(spanning_tree.id_mst(five)) == pytest.approx(5, abs=0.8)
+
+
+def test_units_that_repeat_one_another_count_once() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 6, generator=g)
+    copies = torch.cat([x, -2 * x[:, :3] + 0.01 * torch.randn(2000, 3, generator=g), torch.ones(2000, 1)], dim=1)
+    covariance = torch.cov(copies.double().T, correction=0)
+    assert float(activity.unit_redundancy(covariance)) == pytest.approx(1 - 6 / 9)
+    assert float(activity.unit_kurtosis(x)) == pytest.approx(3, abs=0.3)
+    chain = torch.stack([math.cos(0.2 * i) * x[:, 0] + math.sin(0.2 * i) * x[:, 1] for i in range(12)], dim=1)
+    assert float(activity.unit_redundancy(torch.cov(chain.double().T))) == pytest.approx(11 / 12)  # each near the next
+
+
+def test_a_class_on_a_line_is_the_lowest_rank() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 8, generator=g), torch.arange(300) % 3
+    x[y == 1] = torch.randn(100, 1, generator=g) * torch.ones(8)
+    ranks = subspaces.class_ranks(x, y, 4)
+    assert ranks.tolist()[:3] == pytest.approx([float(r) for r in (ranks[0], 1.0, ranks[2])], rel=1e-6)
+    assert bool(ranks[3].isnan())
+    assert float(subspaces.class_rank_lowest(ranks)) == pytest.approx(1, rel=1e-6)
+    assert float(subspaces.class_rank(ranks)) > 7
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: lengths.feature_norm(torch.zeros(0, 3)), "needs 1 rows"),
+        (lambda: lengths.feature_norm_cv(torch.zeros(5, 3)), "every row is zero"),
+        (lambda: diffusion.dse(torch.randn(5, 3)), "needs 10 rows"),
+        (lambda: diffusion.dsmi(torch.randn(20, 3), torch.zeros(20, dtype=torch.long)), "labelled rows of 2 classes"),
+        (lambda: spanning_tree.id_mst(torch.zeros(100, 3)), "the rows are the same"),
+        (
+            lambda: shares.group_variance_share(torch.randn(9, 2), torch.full((9,), -1)),
+            "needs rows of 2 groups, found 0",
+        ),
+        (lambda: shares.group_variance_share(torch.ones(9, 2), torch.arange(9) % 2), "the rows are the same"),
+        (lambda: activity.unit_kurtosis(torch.ones(9, 2)), "no unit varies"),
+        (lambda: activity.unit_redundancy(torch.zeros(3, 3).double()), "no unit varies"),
+        (lambda: subspaces.class_rank(torch.full((3,), torch.nan).double()), "no class has two labelled rows"),
+        (
+            lambda: outliers.gaussian_low_variance_share(torch.ones(3, 1), torch.zeros(1), torch.ones(1, 1)),
+            "one dimension has no halves",
+        ),
+    ],
+)
+def test_what_has_no_value_says_why(call, says: str) -> None:
+    with pytest.raises(Undefined, match=says):
+        call()

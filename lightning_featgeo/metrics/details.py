@@ -4,10 +4,11 @@ Taken from statistics that the window's signals have computed already, so that a
 ``class_counts``, ``class_parts`` (2 head, 1 mid, 0 tail, −1 where the classes have no tail), ``class_spread`` (root
 mean squared distance to the class mean), ``class_nearest`` (index of the nearest other class), ``class_angle`` (to it,
 in degrees, between centred means), ``class_accuracy`` (kNN accuracy), ``class_drift`` (of its mean since the window
-before, over the spread within classes), (C,) each; ``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``,
-``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples`` and ``suspect_labels``, with
-``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their votes, those for others
-than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is none.
+before, over the spread within classes), ``class_rank`` (effective rank of its rows), (C,) each; ``matrix_classes``,
+``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples``
+and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their
+votes, those for others than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is
+none.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
                 found["class_drift"] = _drift(
                     statistics.with_previous, statistics.labels_with_previous, len(statistics.class_counts)
                 )
+        if "class_ranks" in computed:
+            known = statistics.class_ranks
+            missing = known.new_full((len(statistics.class_counts),), torch.nan)
+            found["class_rank"] = missing.index_copy_(0, torch.arange(len(known), device=known.device), known)
     if "distances" in computed:
         found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
     if {"vote_similarities", "vote_labels", "row_labels"} <= computed:

@@ -24,7 +24,7 @@ from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, refuse_time_first
-from lightning_featgeo.rows.role import USUAL_ROLE, Role
+from lightning_featgeo.rows.role import ATTRIBUTE, USUAL_ROLE, Role, is_attribute
 from lightning_featgeo.rows.rows import UNLABELLED, build_rows
 from lightning_featgeo.rows.splits import of_stage
 from lightning_featgeo.rows.usual import Usual, learned
@@ -112,6 +112,9 @@ class RowAssembler:
         elif self.layouts.said.is_auto and (whole := joined(chosen)) is not None:
             self.notes[f"{len(chosen)} calls of one place each (a decoder goes step by step?) are one sequence"] = None
             chosen = [whole]
+        named = self.pool is not None or self.labels.is_named
+        if labels is not None and not named and is_attribute(self.role, labels, [one.features for one in chosen]):
+            labels, self.labels.ignored, self.notes[ATTRIBUTE] = None, True, None
         tensors = [(path, t) for path, t in tree.tensors(batch) if t.ndim > 0][:MOST_PARTS]
         size = self._samples(chosen, labels, batch)
         apart = ungrouped(labels, tensors, chosen, self.role) if self.layouts.said.is_auto else None

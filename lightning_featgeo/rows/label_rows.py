@@ -1,4 +1,4 @@
-"""From a batch's labels and targets to those of each row."""
+"""From a batch's labels and targets to those of each row; from a matrix of labels to classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from lightning_featgeo.rows.batches import summarize
 from lightning_featgeo.rows.pooling import Pooled, spread
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
+
+ALMOST = 1e-3  # what bf16 leaves of a sum of weights
 
 
 def labels_of(
@@ -43,3 +45,19 @@ def targets_of(known: Tensor, targets: Tensor, at: Tensor) -> Tensor:
     table = targets[:, None] if targets.ndim == 1 else targets
     found = table[at] if len(table) else table.new_zeros(len(at), table.shape[1])
     return torch.where(known[:, None], found, torch.nan)
+
+
+def one_class(matrix: Tensor, soft: bool) -> Tensor:
+    """The class of each row of a label matrix; −1 for mixtures. Nothing waits for the device."""
+    weights = matrix.float()
+    top, best = weights.max(dim=1)
+    if not soft:
+        return torch.where((weights > 0).sum(dim=1) == 1, best, UNLABELLED)
+    alone = top > 1 - ALMOST
+    one = (weights.sum(dim=1) - 1).abs() < ALMOST  # else there are several, or none
+    if matrix.shape[1] > 2:  # label smoothing spreads the rest evenly; of two classes, mixup looks the same
+        rest = weights.scatter(1, best[:, None], torch.nan)
+        low = rest.nan_to_num(nan=torch.inf).amin(dim=1)
+        high = rest.nan_to_num(nan=-torch.inf).amax(dim=1)
+        alone = alone | ((high - low < ALMOST * top) & (top > high + ALMOST))
+    return torch.where(alone & one, best, UNLABELLED)

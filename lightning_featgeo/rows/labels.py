@@ -15,12 +15,12 @@ import torch
 
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, find_labels, find_targets, select, summarize
+from lightning_featgeo.rows.label_rows import ALMOST, one_class
 from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
 LabelKind = Literal["classes", "soft", "multi-label", "binary", "whole", "targets", "none"]
-_ALMOST = 1e-3  # what bf16 leaves of a sum of weights
 
 
 @dataclass
@@ -50,6 +50,11 @@ class LabelReader:
     path: tree.Path | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the user has said where labels are, or that there are some."""
+        return self.selector != "auto" or self.stated
+
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
         """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets; or None.
 
@@ -68,7 +73,7 @@ class LabelReader:
                     f"labels {summarize(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
                     "out of class signals"
                 ] = None
-                return _one_class(matrix, kind == "soft"), None
+                return one_class(matrix, kind == "soft"), None
         labels = self._find(batch)
         if labels is None and self.selector == "auto":
             labels = self._only_one_that_fits(batch)
@@ -142,7 +147,7 @@ class LabelReader:
 
     def _fit(self, labels: Tensor, batch: Any) -> bool:
         """Whether what was found as classes can be those of the head. Looked at once; what was named is believed."""
-        if self.selector != "auto" or self.stated or self.num_classes is None or self.kind == "classes":
+        if self.is_named or self.num_classes is None or self.kind == "classes":
             return True
         if self.kind is not None or not labels.numel():
             return self.kind is None
@@ -262,10 +267,10 @@ class LabelReader:
     def _kind_of(self, matrix: Tensor) -> LabelKind | None:
         """Looked at once: weights that add up to one, or marks of 0 and 1."""
         weights = matrix.float()
-        in_range = ((weights >= 0) & (weights <= 1 + _ALMOST)).all() & (weights > 0).any()
+        in_range = ((weights >= 0) & (weights <= 1 + ALMOST)).all() & (weights > 0).any()
         if len(weights) == 0 or not bool(in_range):
             return None  # a matrix of zeros says nothing yet
-        if bool(((weights.sum(dim=1) - 1).abs() < _ALMOST).all()):
+        if bool(((weights.sum(dim=1) - 1).abs() < ALMOST).all()):
             return "soft"
         return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
 
@@ -282,19 +287,3 @@ def _is_itself(labels: Tensor, ids: Tensor) -> bool:
     """Whether labels repeat the input token by token, where there is a label."""
     there = labels >= 0
     return bool(there.any()) and bool((labels == ids)[there].all())
-
-
-def _one_class(matrix: Tensor, soft: bool) -> Tensor:
-    """The class of each row of a label matrix; −1 for mixtures. Nothing waits for the device."""
-    weights = matrix.float()
-    top, best = weights.max(dim=1)
-    if not soft:
-        return torch.where((weights > 0).sum(dim=1) == 1, best, UNLABELLED)
-    alone = top > 1 - _ALMOST
-    one = (weights.sum(dim=1) - 1).abs() < _ALMOST  # else there are several, or none
-    if matrix.shape[1] > 2:  # label smoothing spreads the rest evenly; of two classes, mixup looks the same
-        rest = weights.scatter(1, best[:, None], torch.nan)
-        low = rest.nan_to_num(nan=torch.inf).amin(dim=1)
-        high = rest.nan_to_num(nan=-torch.inf).amax(dim=1)
-        alone = alone | ((high - low < _ALMOST * top) & (top > high + _ALMOST))
-    return torch.where(alone & one, best, UNLABELLED)

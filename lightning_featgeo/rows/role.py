@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from lightning_featgeo.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,20 @@ class Role:
 
 
 USUAL_ROLE = Role()
+ATTRIBUTE = (
+    "the head predicts a token at every place, and the batch has one label a sequence, which it can't be scored "
+    "against: it is not used. If you want the classes of sequences, name it with labels= and say pool='mean' or "
+    "pool='last'"
+)
+
+
+def is_attribute(role: Role, labels: Tensor, features: Sequence[Tensor]) -> bool:
+    """Whether labels of sequences are none of the head's, as a language model scores every token with the next one.
+
+    Args:
+        role: of the watched layer.
+        labels: that were found without being named.
+        features: of each call; (b, t, d) where the head reads every token.
+    """
+    each_token = bool(features) and all(one.ndim == 3 and len(one) == len(labels) for one in features)
+    return role.predicts_tokens and labels.ndim == 1 and each_token and not role.reads_last

@@ -88,9 +88,10 @@ def class_table(curves: Mapping[str, Tensor], names: Sequence[str] | None, title
         for c in present
     ]  # fmt: skip
     columns = ["class", "index", "rows", "part", "spread within", "nearest class", "angle to it (°)", "kNN accuracy"]
-    if "class_drift" in curves:
-        drift = curves["class_drift"].tolist()
-        columns, rows = [*columns, "drift"], [[*row, _number(drift[row[1]])] for row in rows]
+    for name, column in (("class_drift", "drift"), ("class_rank", "effective rank")):
+        if name in curves:
+            more = curves[name].tolist()
+            columns, rows = [*columns, column], [[*row, _number(more[row[1]])] for row in rows]
     return Table(columns, rows, title)
 
 

@@ -6,11 +6,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, Tokens
 from lightning_featgeo.metrics.catalog import PRESETS
-from tests._helpers.models import trainer
+from tests._helpers.models import strict, trainer
 
 
 class Sink(nn.Module):
@@ -79,3 +80,46 @@ def test_so_many_tokens_of_a_sequence() -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         FeatureGeometryMonitor(**{n: Tokens(**v) if n == "tokens" else v for n, v in settings.items()})
+
+
+class LanguageModel(pl.LightningModule):
+    """Scores every token with the next one; ``last``: one next token a sequence, behind its last place."""
+
+    def __init__(self, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
+        self.embedding, self.body = nn.Embedding(20, 16), nn.GRU(16, 16, batch_first=True)
+        self.lm_head = nn.Linear(16, 20)
+
+    def loss(self, batch: Any) -> Tensor:
+        hidden, _ = self.body(self.embedding(batch["ids"]))
+        if self.last:
+            return cross_entropy(self.lm_head(hidden[:, -1]), batch["label"])
+        scores = self.lm_head(hidden)
+        return cross_entropy(scores[:, :-1].flatten(0, 1), batch["ids"][:, 1:].flatten())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss(batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize(("last", "named"), [(False, False), (False, True), (True, False)])
+def test_a_label_of_sequences_is_no_class_of_a_head_that_scores_every_token(last: bool, named: bool) -> None:
+    """Unless it is named, or the head scores one token a sequence: then the label is the token that comes next."""
+    g = torch.Generator().manual_seed(0)
+    samples = [
+        {"ids": torch.randint(0, 20, (9,), generator=g), "label": torch.randint(0, 2, (), generator=g)}
+        for _ in range(96)
+    ]
+    loader = DataLoader(samples, 32)
+    watched = strict(**({"labels": "label", "pool": "mean"} if named else {}))
+    trainer(watched, max_epochs=1).fit(LanguageModel(last), loader, loader)
+    (record,) = watched.history.records
+    assert ("knn_accuracy" in record.values) == (last or named)
+    told = any("which it can't be scored against" in note for note in record.notes)
+    assert told == (not last and not named)

@@ -121,25 +121,29 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
     energy = [-logsumexp(v @ weight.T + bias, axis=1) for v in (a, b)]
     nearest = NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)
     own = NearestNeighbors(n_neighbors=2).fit(a).kneighbors(a)[0][:, 1]
-    pca = PCA().fit(a)
-    squares = (pca.transform(b) ** 2).sum(0) / pca.explained_variance_
-    spread, d = np.cov(a.T, bias=True), a.shape[1]
     labels, counts = np.unique(y, return_counts=True)
     means = np.stack([a[y == value].mean(0) for value in labels])
-    tied = sum(centred(a[y == value]).T @ centred(a[y == value]) for value in labels) / len(a)
-    mixed = [
-        np.log(n / len(a)) + multivariate_normal(mean, tied).logpdf(b) for n, mean in zip(counts, means, strict=True)
-    ]
-    far = [np.einsum("ij,ij->i", v - a.mean(0), np.linalg.solve(spread, (v - a.mean(0)).T).T) for v in (a, b)]
     cosines = means @ b.mean(0) / (np.linalg.norm(means, axis=1) * np.linalg.norm(b.mean(0)))
-    return {
+    truth = {
         "energy_auroc": float(roc_auc_score(outside, np.concatenate(energy))),
         "authenticity": float((nearest[0][:, 0] > own[nearest[1][:, 0]]).mean()),
-        "gaussian_auroc": float(roc_auc_score(outside, np.concatenate(far))),
-        "gaussian_low_variance_share": float(squares[d - d // 2 :].sum() / squares.sum()),
-        "mixture_log_density": float(logsumexp(np.stack(mixed), axis=0).mean()),
         "nc5": float(np.abs(cosines).mean()),
     }
+    spread, d = np.cov(a.T, bias=True), a.shape[1]
+    if np.linalg.matrix_rank(spread) == d:
+        pca = PCA().fit(a)
+        squares = (pca.transform(b) ** 2).sum(0) / pca.explained_variance_
+        far = [np.einsum("ij,ij->i", v - a.mean(0), np.linalg.solve(spread, (v - a.mean(0)).T).T) for v in (a, b)]
+        truth["gaussian_auroc"] = float(roc_auc_score(outside, np.concatenate(far)))
+        truth["gaussian_low_variance_share"] = float(squares[d - d // 2 :].sum() / squares.sum())
+    tied = sum(centred(a[y == value]).T @ centred(a[y == value]) for value in labels) / len(a)
+    if np.linalg.matrix_rank(tied) == d:
+        densities = [
+            np.log(n / len(a)) + multivariate_normal(np.zeros(d), tied).logpdf(b - mean)
+            for n, mean in zip(counts, means, strict=True)
+        ]
+        truth["mixture_log_density"] = float(logsumexp(np.stack(densities), axis=0).mean())
+    return truth
 
 
 def macro_std(right: NDArray[np.bool_], y: NDArray[np.int64], groups: NDArray[np.int64]) -> float:

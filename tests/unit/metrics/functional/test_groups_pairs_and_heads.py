@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.functional import (
     activity,
     diffusion,
@@ -18,6 +19,8 @@ from lightning_featgeo.metrics.functional import (
     spanning_tree,
     subspaces,
 )
+from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.sinks import tables
 from tests._helpers import oracles
 from tests._helpers.data import digits, digits_features
 
@@ -143,6 +146,15 @@ def test_a_class_on_a_line_is_the_lowest_rank() -> None:
     assert bool(ranks[3].isnan())
     assert float(subspaces.class_rank_lowest(ranks)) == pytest.approx(1, rel=1e-6)
     assert float(subspaces.class_rank(ranks)) > 7
+    metric = GeometryMetric(["class_rank", "nc1"], num_classes=5, policy=Policy(details=Details()))
+    metric.update(x, y)
+    curves = metric.window().curves
+    assert curves["class_rank"][:3].tolist() == pytest.approx(ranks[:3].tolist(), rel=1e-6)
+    assert bool(curves["class_rank"][3:].isnan().all())
+    table = tables.class_table(curves, None)
+    assert table is not None
+    column = table.columns.index("effective rank")
+    assert sorted((row[1], row[column]) for row in table.rows)[1] == (1, pytest.approx(1, rel=1e-5))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,11 @@ class FeatureWatch:
                 distributed sampler, and whether the window before held the same samples (``neighbor_churn``).
             step: optimiser steps so far.
         """
+        if self._open is not None and self._open.batches:
+            told = (
+                f"the window {self._open.plan.name!r} was not closed: its {self._open.batches} batches are thrown away"
+            )
+            self.guard.warn(f"{told}. Call close() before open()", f"{told[:40]}")
         self.discard()
         plan = WindowPlan(segment(name), segment(name), keeps_samples=keeps_order(loader))
         self.watcher.loader_starts((plan.stage, 0), loader)
@@ -175,6 +180,9 @@ class FeatureWatch:
         if metrics:
             self._keep(metrics, float(epoch), step)
         if window is None:
+            if not self._closed:
+                told = "close() was called, and no window was ever open: call open(name) before the batches"
+                self.guard.warn(told, told)
             return {}
         values: dict[str, float] = {}
         for closed in self.watcher.close([window], self._count, float(epoch), step):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.lightning_types import Trainer
-from lightning_featgeo.callbacks.remembered import Depth, Shown
+from lightning_featgeo.callbacks.remembered import Depth, Shown, pairs_of_layers
 from lightning_featgeo.callbacks.settings import Display
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
@@ -147,8 +147,9 @@ class LoggerDisplay:
 
     def _draw_depth(self, stage: str) -> None:
         step = max(w.step for w in self._shown.values())
-        for signal, epoch, chart in self._depth.charts(stage):
-            self._send(f"featgeo_curves/{stage}/depth_{signal}", chart, At(epoch, step))
+        charts: list[tuple[str, float, Chart]] = [*self._depth.charts(stage), *pairs_of_layers(stage, self._shown)]
+        for name, epoch, chart in charts:
+            self._send(f"featgeo_curves/{stage}/{name}", chart, At(epoch, step))
 
     def close(self, history: Path | None = None, report: bool = False) -> None:
         """The run ends: tables of the best and the last window, the last pictures, and files.
@@ -207,8 +208,6 @@ class LoggerDisplay:
         for sink in self.sinks:
             with self._guarded(sink, "sending an alert"):
                 sink.alert(title, text, failure)
-
-    # --- one sink --------------------------------------------------------------------------------------------
 
     def _guarded(self, sink: Sink, doing: str) -> Any:
         return self.guard.around(f"{doing} to {sink.name}", lost="the curves are not affected")

@@ -12,7 +12,7 @@ from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_m
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.own_metrics import keep_after
-from lightning_featgeo.callbacks.publishing import silence_advice
+from lightning_featgeo.callbacks.publishing import names_of_run, silence_advice
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.trainer import history_path
@@ -72,7 +72,7 @@ class FeatureGeometryMonitor(Callback):
 
     def known_geometry_names(self) -> list[str]:
         """Every name that the running fit can log, as far as is known; also tells stoppers that a monitor is there."""
-        return self._run.known_names() if self._run is not None else []
+        return names_of_run(self._run) if self._run is not None else []
 
     def known_stages(self) -> list[str]:
         """Stages whose windows can be judged while training goes on, as they are logged; validation first."""

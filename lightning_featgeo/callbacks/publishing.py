@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -35,10 +36,12 @@ DIAGNOSTICS = (
 Due = tuple[GeometryEarlyStopping, Alarm]
 
 
-def known_names(signals: Signals, stages: Iterable[str], layers: Iterable[str | None]) -> list[str]:
-    """Every name that a run with these signals can log; ``stages`` as they appear in names."""
+def known_names(
+    signals: Signals, stages: Iterable[str], layers: Iterable[str | None], also: Sequence[str] = ()
+) -> list[str]:
+    """Every name that a run with these signals can log; ``stages`` as they appear in names; ``also``: beside "auto"."""
     if signals == "auto":
-        chosen = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in preset))
+        chosen = tuple(dict.fromkeys([*(name for preset in PRESETS.values() for name in preset), *also]))
     else:
         chosen = resolve(signals)
     names = []
@@ -49,6 +52,23 @@ def known_names(signals: Signals, stages: Iterable[str], layers: Iterable[str | 
             names += [f"featgeo_monitor/{tail}{signal}_se" for signal in chosen]
             names += [f"featgeo_monitor/{tail}{extra}" for extra in DIAGNOSTICS]
     return [*names, EPOCH]
+
+
+def without_labels(also: Sequence[str]) -> tuple[str, ...]:
+    """What "auto" can come to where there are no labels."""
+    every = dict.fromkeys([*(name for preset in PRESETS.values() for name in preset), *also])
+    return tuple(name for name in every if "labels" not in CATALOG[name].requires)
+
+
+def names_of_run(run: Any) -> list[str]:
+    """Every name that a ``LightningRun`` can log, as far as is known."""
+    layers = [layer.name for layer in run.watcher.sources.layers] or [None]
+    names: list[str] = []
+    for stage in run.stages:
+        for number, name in enumerate(run.names(stage)):
+            signals = run.resolved.get((stage, number), run.settings.signals)
+            names += known_names(signals, [name], layers, run.also)
+    return [*names, *run.stoppers.names(names)]
 
 
 def diagnostics(record: Record, prefix: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning_featgeo.history.record import Record
@@ -36,12 +36,16 @@ class Depth:
                 values.append(record.values[signal])
 
     def charts(self, stage: str) -> Iterator[tuple[str, float, tables.Lines]]:
-        """Signal, epoch of its last value, and chart, where there are several layers."""
+        """Name, epoch of the last value, and chart of each signal, where there are several layers."""
         for signal, layers in self._series.get(stage, {}).items():
             if len(layers) > 1:
                 epoch = max(epochs[-1] for epochs, _ in layers.values())
                 thinned = {layer: tables.thin_points(*points) for layer, points in layers.items()}
-                yield signal, epoch, tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned)
+                yield (
+                    f"depth_{signal}",
+                    epoch,
+                    tables.Lines(f"{signal} by layer, featgeo/{stage}", "epoch", signal, thinned),
+                )
 
     def clear(self) -> None:
         """Forget all."""
@@ -69,3 +73,14 @@ class Shown:
         score = values[by] if CATALOG[by].direction == "higher" else -values[by]
         if self.best is None or score > self.best[0]:
             self.best = score, by, shown
+
+
+def pairs_of_layers(stage: str, shown: Mapping[str, Shown]) -> Iterator[tuple[str, float, tables.Matrix]]:
+    """Name, epoch and chart of how alike each two of the layers are, where that was asked for."""
+    last = [w.last for prefix, w in shown.items() if prefix.startswith(f"featgeo/{stage}/") and w.last is not None]
+    for one in last:
+        if "layer_cka_matrix" in one.curves:
+            names = [str(each.record.facts.get("layer") or each.record.layer) for each in last]
+            title = f"CKA of layers, featgeo/{stage}, epoch {one.record.epoch:g}"
+            values = one.curves["layer_cka_matrix"].tolist()
+            yield "layer_cka_matrix", one.record.epoch, tables.Matrix(title, names, values, "CKA", lowest=0.0)

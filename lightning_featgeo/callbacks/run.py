@@ -22,7 +22,6 @@ from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
-from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
@@ -77,7 +76,7 @@ class LightningRun:
         self.closed: set[str] = set()  # stages of which a window has closed
         self.awaits_validation = self.validated = False  # what runs in the first one: see ``embedding_stages``
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
-        self._resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
+        self.resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
             settings.display.check_class_names(self.classes)
             if saved is not None:
@@ -95,6 +94,11 @@ class LightningRun:
         """Stages whose features are caught: those that are logged, and the reference's."""
         extra = self.settings.reference == "train" and "train" not in self.stages and self.fits
         return (*self.stages, "train") if extra else self.stages
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Signals beside those of "auto"."""
+        return stock_monitors.also_asked(self.trainer, self.settings)
 
     @property
     def classes(self) -> int | None:
@@ -149,6 +153,7 @@ class LightningRun:
             lenient=self.phase.trained,
             tolerated=frozenset({"reference", "earlier"}),
             details=self.display.details,
+            also=self.also,
             head_root=_compat.wrapped_module(self.trainer.strategy),
         )
         sources, stated, saved = self.watcher.sources, self.watcher.stated_classes, self.saved
@@ -206,8 +211,7 @@ class LightningRun:
                 select(batch, self.settings.display.id_key, "id_key")
             has_labels = self.watcher.look(batch)
             if self.settings.signals == "auto" and not has_labels:
-                unlabelled = [n for preset in PRESETS.values() for n in preset if "labels" not in CATALOG[n].requires]
-                self._settle_names(loader, tuple(dict.fromkeys(unlabelled)))
+                self._settle_names(loader, publishing.without_labels(self.also))
 
     def forward_done(self, loss: Tensor) -> None:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
@@ -239,19 +243,9 @@ class LightningRun:
     def _settle_names(self, loader: tuple[str, int], signals: tuple[str, ...]) -> None:
         """What is computed of a loader is known now: whoever watches another name of it has to hear."""
         if loader[0] in self.stages:
-            self._resolved[loader] = signals
+            self.resolved[loader] = signals
             if self.fits:
                 stock_monitors.check_names(self.trainer)
-
-    def known_names(self) -> list[str]:
-        """Every name this run can log, as far as is known."""
-        layers = [layer.name for layer in self.watcher.sources.layers] or [None]
-        names: list[str] = []
-        for stage in self.stages:
-            for number, name in enumerate(self.names(stage)):
-                signals = self._resolved.get((stage, number), self.settings.signals)
-                names += publishing.known_names(signals, [name], layers)
-        return [*names, *self.stoppers.names(names)]
 
     # --- closing ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks.lightning_types import Trainer
+from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.errors import ConfigurationError, near_misses
+from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.sinks import EPOCH
 from lightning_featgeo.watch.announcement import say
 
@@ -28,6 +30,15 @@ def watchers(trainer: Trainer) -> Iterator[tuple[Any, str]]:
         for name in getattr(watcher, "geometry_names", [getattr(watcher, "monitor", None)]):
             if isinstance(name, str) and name.startswith(PREFIXES):
                 yield watcher, name
+
+
+def also_asked(trainer: Trainer, settings: MonitorSettings) -> tuple[str, ...]:
+    """Signals that are watched or shown beside those of "auto": whoever names one wants it computed."""
+    if settings.signals != "auto":
+        return ()
+    named = [name.rpartition("/")[2] for _, name in watchers(trainer) if name.startswith("featgeo/")]
+    named += [settings.display.headline] if settings.display.headline is not None else []
+    return tuple(dict.fromkeys(name for name in named if name in CATALOG))
 
 
 def check_names(trainer: Trainer) -> None:

@@ -21,6 +21,7 @@ def announcement(run: Any, window: Window) -> Announcement:
         watcher.sources.layers, window, _stages(run), windows, watcher.ranks.size, held,
         name=lightning.run_name(run.trainer), doing=str(run.trainer.state.fn.value),
     )  # fmt: skip
+    told.more = {"alarms": [str(name) for stopper in run.stoppers.stoppers for name in stopper.watched]}
     run.display.describe(told.header)
     return told
 
@@ -51,6 +52,8 @@ def of_end_of_fit(run: Any) -> None:
             "never validated",
         )
     path = run.history.path
+    if path is not None and run.history.closed and run.trainer.is_global_zero:
+        say(f"featgeo: curves are in {path}; for a page of them: python -m lightning_featgeo.report {path}")
     if _compat.is_in_spawned_processes(run.trainer) and run.trainer.is_global_zero and path is not None:
         say(
             "featgeo: this fit ran in processes of its own, so monitor.history is empty in the one that started "

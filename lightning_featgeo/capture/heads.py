@@ -20,6 +20,7 @@ from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
     ambiguous,
     encoders,
+    holder_of,
     is_auxiliary,
     is_suspect,
     last_children,
@@ -238,12 +239,13 @@ class Scout:
                 None,
             )
         if is_suspect(last) and not reads.regresses:
-            raise ambiguous(self.found, f"{last!r} ran last, but its name suggests that it is not a classifier")
-        if order.count(last) > 1:
-            raise ambiguous(
-                self.found,
-                f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)",
+            why = (
+                f"{last!r} ran last, but its name suggests that it is not a classifier (self-supervised? then none is)"
             )
+            raise ambiguous(self.found, why)
+        if order.count(last) > 1:
+            why = f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)"
+            raise ambiguous(self.found, why)
         if loss is None and len(set(order)) > 1:
             other_name = [name for name in order if name != last][-1]
             before = self.found[other_name]
@@ -257,11 +259,13 @@ class Scout:
             owner = display_name(path.rpartition(".")[0])
             holder = self.root.get_submodule(path.rpartition(".")[0])
             called = bool(owner) and not isinstance(holder, (torch.nn.Embedding, torch.nn.ParameterList))
+            of = f"in {owner!r}" if owner else "of the model itself"
+            matrix = not called and other.ndim > 1  # a matrix that no module applies: it may well be the classifier
             raise ambiguous(
                 self.found,
-                f"{last!r} ran last, but {display_name(path)!r} (in {owner!r}) may act after or beside it",
-                latent or ([] if called and owner in self.found else outermost),
-                [last, owner] if called and owner != last else [last],
+                f"{last!r} ran last, but {display_name(path)!r} ({of}) may act after or beside it",
+                latent or ([] if called and owner in self.found else outermost or [holder_of(self.root, last)]),
+                None if matrix else [last, owner] if called and owner != last else [last],
             )
         return Choice(
             head, last, "the last trainable layer that ran; no other weight acts on the loss after or beside it"

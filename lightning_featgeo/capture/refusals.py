@@ -40,7 +40,9 @@ def ambiguous(
     listing = "\n".join(shown) if shown else "  (none: no trainable Linear or convolution)"
     last = [] if heads is None else list(found)[-1:]
     heads = heads or last
-    pasted = [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
+    both = _if_self_supervised([*found])
+    pasted = [both] if both else []
+    pasted += [f"  FeatureGeometryMonitor(head={name!r})   # features = its input" for name in reversed(heads)]
     pasted += [
         f"  FeatureGeometryMonitor(layer={name!r})  # features = its output"
         for name in dict.fromkeys([*reversed(layers), *last])
@@ -48,7 +50,6 @@ def ambiguous(
     return ConfigurationError(
         f"can't tell which module is the classifier head: {why}. Candidates:\n{listing}\nPaste one of:\n"
         + "\n".join(pasted or ['  FeatureGeometryMonitor(features="z")  # the step returns it'])
-        + _if_self_supervised([*found])
     )
 
 
@@ -62,9 +63,7 @@ def _if_self_supervised(paths: list[str]) -> str:
     if not projectors or not kept:
         return ""
     both = [projectors[-1], kept[0]]
-    return (
-        f"\n  FeatureGeometryMonitor(layer={both!r})  # self-supervised: what the loss uses, and the features you keep"
-    )
+    return f"  FeatureGeometryMonitor(layer={both!r})  # self-supervised: what the loss uses, and the features you keep"
 
 
 def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Sequence[str]) -> ConfigurationError:
@@ -83,6 +82,16 @@ def last_children(root: torch.nn.Module) -> list[str]:
     """Path of the last of a model's own modules."""
     scripted = torch.jit.ScriptModule
     return [display_name(name) for name, module in root.named_children() if not isinstance(module, scripted)][-1:]
+
+
+def holder_of(root: torch.nn.Module, path: str) -> str:
+    """The outermost module that holds this one and can be called itself."""
+    parts = path.split(".")
+    for count in range(1, len(parts)):
+        holder = root.get_submodule(".".join(parts[:count]))
+        if not isinstance(holder, (torch.nn.ModuleList, torch.nn.ModuleDict)):
+            return display_name(".".join(parts[:count]))
+    return path
 
 
 def encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:

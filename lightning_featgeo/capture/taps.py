@@ -213,11 +213,11 @@ def _matches(path: str, module: torch.nn.Module, pattern: str) -> bool:
     return all(fnmatch.fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
 
 
-def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Module]:
+def find_modules(root: torch.nn.Module, pattern: str, argument: str = "layer") -> dict[str, torch.nn.Module]:
     """Submodules whose path equals ``pattern`` or matches it as a glob, by displayed path, in module order.
 
     ``*`` stands for anything within one part of a path: "encoder.layer.*" is the layers, not what is inside them.
-    Containers that are never called (ModuleList, ModuleDict) match no glob.
+    Containers that are never called (ModuleList, ModuleDict) match no glob. ``argument``: where the pattern was given.
 
     Raises:
         ConfigurationError: if there is none; with near misses and the line to paste.
@@ -230,9 +230,11 @@ def find_modules(root: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Modu
         found = {path: m for path, m in modules.items() if m is every.get(pattern)}
     if not found:
         nearest = difflib.get_close_matches(pattern, modules, 1, 0.5)
+        line = f"{argument}={nearest[0]!r}" if nearest else ""
+        found_alone = "" if nearest else "  # the input of the head, which is looked for"
         raise ConfigurationError(
             f"no module {pattern!r} in {type(root).__name__}.{near_misses(pattern, list(modules)[-40:])} "
-            f"Paste: FeatureGeometryMonitor(layer={(nearest or [next(reversed(modules), 'net')])[0]!r})"
+            f"Paste: FeatureGeometryMonitor({line}){found_alone}"
         )
     return found
 
@@ -253,7 +255,7 @@ def find_head(root: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module]:
     Raises:
         ConfigurationError: if there is none, or several fit.
     """
-    found = find_modules(root, path)
+    found = find_modules(root, path, "head")
     if len(found) > 1:
         raise ConfigurationError(f"head={path!r} fits {len(found)} modules ({', '.join(found)}); name one")
     return next(iter(found.items()))

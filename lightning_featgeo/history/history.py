@@ -133,6 +133,12 @@ class History:
                 stacklevel=2,
             )
 
+    def __repr__(self) -> str:
+        curves = dict.fromkeys(r.prefix.removeprefix("featgeo/") + name for r in self.records for name in r.values)
+        told = ", ".join([*curves][:6]) + (f" and {len(curves) - 6} more" if len(curves) > 6 else "")
+        file = f"; file {str(self.path)!r}" if self.path is not None else ""
+        return f"<History of {self.closed} windows{f': {told}' if told else ''}{file}>"
+
     def __len__(self) -> int:
         return len(self.records)
 

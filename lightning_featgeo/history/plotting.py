@@ -65,7 +65,8 @@ def lines_of(records: Sequence[Record], metrics: Metrics, names: Sequence[str]) 
             raise ValueError(f"there is no {name!r} in this history.{near_misses(name, list(there))}")
         found[name] = list(lines.values())
     if not found:
-        raise ValueError("there is no value to plot yet: records have the reasons in their gaps")
+        why = "records have the reasons in their gaps" if records else "no window has closed: train first"
+        raise ValueError(f"there is no value to plot yet: {why}")
     return found
 
 

@@ -179,7 +179,9 @@ def resolve(signals: Signals) -> tuple[str, ...]:
             found[str(adopt(own_signals.loaded(elsewhere[given])))] = None
         else:
             known = [*CATALOG, *sorted(groups), *PRESETS, "all", *elsewhere]
-            raise ConfigurationError(f"unknown signal {given!r}.{near_misses(str(given), known)}")
+            last = str(given).rpartition("/")[2]  # of a logged name
+            hint = f" Say {last!r}: names of stages are not part of it" if last != given and last in CATALOG else ""
+            raise ConfigurationError(f"unknown signal {given!r}.{hint or near_misses(str(given), known)}")
     if not found:
         raise ConfigurationError('signals is empty; name some, for example signals=["effective_rank"]')
     return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,12 +25,15 @@ class Earlier:
     """Of the windows before: who was whose neighbour in the last one, and rows of the last and of the first one.
 
     ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
-    ``is_late``: windows have closed of which nothing was kept (the run was resumed): what comes now is not the first.
+    ``own``: rows of the window itself, for the layer that is watched next; ``rows["layer"]``: those of the layer
+    before, in the same window. ``is_late``: windows have closed of which nothing was kept (the run was resumed): what
+    comes now is not the first.
     """
 
     neighbors: tuple[Tensor, Tensor] | None = None
-    rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first"
+    rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first"; "layer"
     is_late: bool = False
+    own: Kept | None = None
 
     def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
         """What stays when one more window has closed.
@@ -38,19 +41,30 @@ class Earlier:
         Args:
             neighbors: in it, if they were searched.
             kept: its rows, if any signal reads them.
-            names: "previous" and "first", as far as they are read.
+            names: "previous", "first" and "layer", as far as they are read.
         """
-        rows = dict(self.rows)
+        rows = {name: one for name, one in self.rows.items() if name != "layer"}
         if kept is not None:
             rows.update({"previous": kept} if "previous" in names else {})
             rows.setdefault("first", kept) if "first" in names and not self.is_late else None
-        return Earlier(neighbors or self.neighbors, rows, self.is_late)
+        return Earlier(neighbors or self.neighbors, rows, self.is_late, kept if "layer" in names else None)
+
+    def beside(self, kept: Kept | None) -> Earlier:
+        """With the rows of the layer before (None: without), and without its own, which that layer's next has had."""
+        if kept is None and self.own is None and "layer" not in self.rows:
+            return self
+        rows = {name: one for name, one in self.rows.items() if name != "layer"}
+        return replace(self, rows=rows if kept is None else {**rows, "layer": kept}, own=None)
 
     def state(self) -> dict[str, Any]:
         """Tensors in dicts and lists, on the CPU: for a checkpoint."""
         return {
             "neighbors": None if self.neighbors is None else [t.cpu() for t in self.neighbors],
-            "rows": {name: [t.cpu() for t in (one.rows, one.samples, one.labels)] for name, one in self.rows.items()},
+            "rows": {
+                name: [t.cpu() for t in (one.rows, one.samples, one.labels)]
+                for name, one in self.rows.items()
+                if name != "layer"
+            },
             "is_late": self.is_late,
         }
 

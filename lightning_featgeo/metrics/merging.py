@@ -17,7 +17,7 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.metrics.earlier import NOTHING, Earlier
+from lightning_featgeo.metrics.earlier import NOTHING, Earlier, Kept
 from lightning_featgeo.metrics.settings import Neighbors
 from lightning_featgeo.rows.rows import Rows, build_rows
 from lightning_featgeo.rows.waiting import ON_A_GPU, PlainRows, Waiting, joined
@@ -43,6 +43,7 @@ class Mergeable(Metric):
     _counters: dict[str, Tensor]
     _arrived: int
     _earlier: Earlier
+    _latest: Earlier | None
 
     @property
     def _made(self) -> torch.nn.ModuleDict:
@@ -145,9 +146,14 @@ class Mergeable(Metric):
 
     @property
     def kept_windows(self) -> frozenset[str]:
-        """Of which earlier windows rows are kept: "previous" and "first", as far as a signal reads them."""
+        """Of which windows rows are kept, as far as a signal reads them: "previous", "first"; "layer": this one."""
         read = frozenset[str]().union(*(CATALOG[name].requires for name in self.signals or ()))
         return frozenset(need.removeprefix("earlier.") for need in read if need.startswith("earlier."))
+
+    def beside(self, kept: Kept | None) -> None:
+        """Take the rows of the layer before, in this window; those of this one are in ``earlier.own`` afterwards."""
+        self._earlier = self._earlier.beside(kept)
+        self._latest = None if self._latest is None else self._latest.beside(kept)
 
     @property
     def closing_bytes(self) -> int:

@@ -31,11 +31,13 @@ _REMEDIES = {
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
     "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
+    "layers": 'several watched layers: layer=["encoder", "projector"]',
     "earlier": "the same samples in the same order in every window: not training windows, and not a loader that "
     "shuffles, or of which nobody can tell. Use a DataLoader of a map-style data set without shuffle=, sampler= and "
     "batch_sampler= (in a loop of your own: open(…, loader=it))",
 }
 
+INPUTS = frozenset(_REMEDIES)
 NOT_PAIRED = f"needs {_REMEDIES['earlier']}"
 
 
@@ -70,7 +72,8 @@ def choose_signals(
     Args:
         asked: resolved names; for "auto", those of the preset.
         named: those of them that were asked for by their own name.
-        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "earlier".
+        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "layers",
+            "earlier".
         tolerated: of these, what is no error even for a signal asked for by name.
 
     Raises:

@@ -66,6 +66,8 @@ class Policy:
             name. None: "reference", where ``has_reference`` is given.
         keeps_samples: a sample index means the same sample in every window; False: that is not known, so that
             signals which compare windows row by row are left out, and a gap if they are asked for by name.
+        several_layers: other layers are watched beside this one, whose rows are handed to it (``beside``).
+        also: signals that are computed beside those of "auto".
         details: tables and rows to look at, besides numbers; None: none.
         head_root: the module that FSDP has wrapped, to read a sharded head; None: the head is whole.
         waiting_bytes: of rows that may wait to be added together.
@@ -75,6 +77,8 @@ class Policy:
     lenient: bool = False
     tolerated: frozenset[str] | None = None
     keeps_samples: bool = True
+    several_layers: bool = False
+    also: tuple[str, ...] = ()
     details: Details | None = None
     head_root: torch.nn.Module | None = None
     waiting_bytes: int = 2**20

@@ -16,6 +16,7 @@ from typing import Literal
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.functional import (
     activity,
+    between_layers,
     coding,
     density,
     diffusion,
@@ -700,6 +701,14 @@ SIGNALS: tuple[Signal, ...] = (
            "none", "1", "[0, 1]", "Ammar et al. 2024, arXiv 2310.06823", ("ood",),
            bias="noise of the means adds to it",
            parity="neural-collapse's orthogonality_deviation"),
+    Signal("layer_cka", between_layers.layer_cka, ("with_layer_before",),
+           "none", "1", "[0, 1]", "Kornblith et al. 2019, arXiv 1905.00414", ("layers",),
+           bias="directions of large variance decide; high with few rows for the dimensions",
+           parity="repsim's linear CKA of the bank's rows"),
+    Signal("layer_overlap", between_layers.layer_overlap, ("with_layer_before",),
+           "none", "share", "[0, 1]", "Goel et al. 2025, arXiv 2502.04313", ("layers",),
+           bias="10/n by chance",
+           parity="scikit-learn's neighbours, k = 10"),
     Signal(COUNT_SIGNAL, activity.n_samples, ("sample_count",),
            "none", "rows", "[0, ∞)", "a count", ("units",),
            bias="none",

@@ -16,6 +16,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.earlier import Earlier
 from lightning_featgeo.metrics.merging import Mergeable
 from lightning_featgeo.metrics.plan import (
+    INPUTS,
     NOT_PAIRED,
     Shape,
     bank_capacity,
@@ -185,13 +186,15 @@ class Streaming(Mergeable):
         here |= {"classes"} if self.num_classes else set()
         here |= {"reference"} if self.has_reference else set()
         here |= {"earlier"} if self.policy.keeps_samples else set()
-        missing = frozenset({"labels", "classes", "targets", "views", "groups", "reference", "earlier"}) - here
+        here |= {"layers"} if self.policy.several_layers else set()
+        missing = INPUTS - here
         asked = self.signals
         if asked is None:
             unknown = "labels" in here and "classes" not in here and rows.label.numel() > 0
             largest = int(rows.label.max()) if unknown else None
             name, why = choose_preset(missing, "tokens" in present, self._head is not None, largest)
-            asked, self.preset = PRESETS[name], f"{name}: {why}"
+            also = tuple(one for one in self.policy.also if one not in PRESETS[name])
+            asked, self.preset, self._named = (*PRESETS[name], *also), f"{name}: {why}", self._named | set(also)
         tolerated = self.policy.tolerated or frozenset()
         try:
             self.signals, self.left_out = choose_signals(asked, self._named, missing, tolerated)

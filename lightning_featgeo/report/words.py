@@ -36,7 +36,15 @@ def headline(run: Run) -> tuple[str, str]:
     if notices:
         more = f" {len(notices) - 1} more after that." if len(notices) > 1 else ""
         return "notice", f"No alarm and no stop. To look at: {_sentence(notices[0])}.{more}"
-    return "quiet", "No alarm and no stop was recorded (a run that no alarm watches has none)."
+    return "quiet", _quiet(run.history.run.get("alarms"))
+
+
+def _quiet(alarms: object) -> str:
+    if alarms is None:  # of an earlier version, or of a loop that has none
+        return "No alarm and no stop was recorded (a run that no alarm watches has none)."
+    if not isinstance(alarms, list) or not alarms:
+        return "No alarm watched this run."
+    return f"No alarm and no stop. Watched for {', '.join(map(str, alarms))}."
 
 
 def _sentence(event: dict[str, object]) -> str:

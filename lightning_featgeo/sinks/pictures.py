@@ -66,16 +66,16 @@ def lines(chart: Lines) -> Figure:
 
 
 def matrix(data: Matrix) -> Figure:
-    """Cosines from −1 (blue) to 1 (red)."""
+    """From −1 (blue) to 1 (red), or from 0 (dark) to 1 (bright)."""
     n = len(data.names)
     side = min(0.3 * n, 12.0)
     figure, axes = _new(2.5 + side, 2 + side, data.title)
-    image = axes.imshow(data.values, vmin=-1, vmax=1, cmap="RdBu_r")
+    image = axes.imshow(data.values, vmin=data.lowest, vmax=1, cmap="RdBu_r" if data.lowest < 0 else "viridis")
     labels = [_plain(name[:18] + ("…" if len(name) > 18 else "")) for name in data.names]
     size = 7 if n <= 40 else 5
     axes.set_xticks(range(n), labels, rotation=90, fontsize=size)
     axes.set_yticks(range(n), labels, fontsize=size)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="cosine")
+    figure.colorbar(image, ax=axes, shrink=0.7, label=data.what)
     return figure
 
 

@@ -46,11 +46,13 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A square matrix of cosines with a name for each row and column."""
+    """A square matrix of numbers from ``lowest`` to 1 with a name for each row and column."""
 
     title: str
     names: list[str]
     values: list[list[float]]
+    what: str = "cosine"
+    lowest: float = -1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,7 @@ class Announcement:
         self.seen = [part for part in window.layers if part.metric.dim is not None]
         self.memory_bytes = sum(part.metric.memory_bytes for part in window.layers) + held
         self.name, self.doing = name, doing
+        self.more: dict[str, Any] = {}  # that only an engine knows
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -163,6 +164,7 @@ class Announcement:
             "name": self.name[0],
             "id": self.name[1],
             "doing": self.doing,
+            **self.more,
             "described": "\n".join(f"{what}: {value}" for what, value in self.lines),
             "layers": [layer.described for layer in self.layers],
             "rows": [part.assembler.evidence.summary for part in self.seen],

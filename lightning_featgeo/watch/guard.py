@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from types import TracebackType
@@ -58,7 +59,11 @@ class Guard:
         """Say something once."""
         if key not in self._said:
             self._said.add(key)
-            warnings.warn(f"featgeo: {printable(message)} (shown only once)", kind, stacklevel=2)
+            caller = sys._getframe(1)
+            warnings.warn_explicit(  # with a memory of its own: Python's would swallow it in the next run
+                f"featgeo: {printable(message)} (shown only once)", kind, caller.f_code.co_filename, caller.f_lineno,
+                module=str(caller.f_globals.get("__name__")), registry={},
+            )  # fmt: skip
 
     def warn_of(self, record: Record) -> None:
         """Say what a closed window lacks, and what its reader must know."""

@@ -59,7 +59,7 @@ def watched_layers(
             replace(s.neighbors, seed=seed),
             has_reference=plan.reference is not None,
             serve=plan.serves,
-            policy=replace(policy, keeps_samples=plan.keeps_samples),
+            policy=replace(policy, keeps_samples=plan.keeps_samples, several_layers=len(sources.layers) > 1),
             earlier=earlier(index),
             spectrum_rows=s.spectrum_rows,
         )

@@ -79,6 +79,13 @@ class WatchSettings:
             raise ConfigurationError(
                 f"{', '.join(ungrouped)} needs the group of each row: groups=<key, index or callable into the batch>"
             )
+        paired = [name for name in named_signals(self.signals) if "layers" in CATALOG[name].requires]
+        one = isinstance(self.layer, str) and not set(self.layer) & set("*?[")
+        if paired and (self.layer is None or one or len(self.layer) < 2):
+            raise ConfigurationError(
+                f"{', '.join(paired)} compares a layer with the one before it: name several, as in "
+                'layer=["encoder", "projector"], or a glob, as in layer="encoder.*"'
+            )
         check_pool(self.pool)
         check_spectrum_rows(self.spectrum_rows)
         self.tokens.check(self.pool)

@@ -20,6 +20,7 @@ from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.between_layers import RowsOfLayers
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
@@ -143,10 +144,13 @@ class Window:
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
-        results = [
-            part.result(other, ranks, last, no_batch or _did_not_run(part.path, self.plan.name, ran_instead))
-            for part, other in zip(self.layers, others, strict=True)
-        ]
+        results, rows = [], RowsOfLayers(self.layers)
+        for part, other in zip(self.layers, others, strict=True):
+            rows.give(part)
+            why = no_batch or _did_not_run(part.path, self.plan.name, ran_instead)
+            results.append(part.result(other, ranks, last, why))
+            rows.take(part)
+        results = rows.compared(results)
         counts = counted(reports)
         ids = [self.ids.of(_shown_samples(result.curves), ranks) if self.ids else {} for result in results]
         seconds = self.seconds + time.perf_counter() - begin

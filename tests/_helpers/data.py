@@ -12,7 +12,9 @@ from lightning_featgeo.metrics import CATALOG
 
 # Signals that one window of labelled features and a head suffice for.
 PLAIN = {
-    name for name, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference", "earlier"}
+    name
+    for name, row in CATALOG.items()
+    if not row.requires & {"views", "targets", "groups", "reference", "earlier", "layers"}
 }
 CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
 

@@ -1,10 +1,16 @@
 """Which features a run watches: layers by name and glob, a step's outputs, compiled models, odd forwards."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.neighbors import NearestNeighbors
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
@@ -14,7 +20,12 @@ from lightning_featgeo import (
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
 )
+from lightning_featgeo.errors import GapKind
+from lightning_featgeo.metrics.functional.between_layers import cka_matrix
+from tests._helpers import oracles
 from tests._helpers.models import Classifier, loaders, strict, trainer
+from tests._helpers.processes import on_ranks
+from tests._helpers.ranked import windows
 
 
 def test_several_layers_by_glob_and_by_list() -> None:
@@ -214,3 +225,71 @@ def test_one_batch_of_features_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monitor = FeatureGeometryMonitor(layer="net", signals=["feature_std"])
     with pytest.warns(FeatureGeometryWarning, match="watch a smaller layer"):
         trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+
+
+BETWEEN = ["layer_cka", "layer_overlap", "feature_std"]
+
+
+def features_of(model: Classifier, paths: list[int]) -> tuple[list[np.ndarray], torch.Tensor]:
+    """Outputs of some of its layers on the validation data, in eval mode."""
+    x = loaders()[1].dataset.tensors[0]
+    found = []
+    with torch.no_grad():
+        for index, module in enumerate(model.eval().net):
+            x = module(x)
+            found += [x.double().numpy()] if index in paths else []
+    return found, x
+
+
+def test_each_layer_is_compared_with_the_one_before_and_all_with_each_other(tmp_path: Path) -> None:
+    """Against CKA by Gram matrices and scikit-learn's neighbours; the chart of all pairs is sent to the logger."""
+    watched, model = strict(layer=["net.0", "net.1", "net.3"], signals=BETWEEN), Classifier()
+    trainer(watched, max_epochs=1, logger=TensorBoardLogger(tmp_path)).fit(model, *loaders())
+    rows, _ = features_of(model, [0, 1, 3])
+    first, *others = watched.history.records
+    assert first.gaps["layer_cka"].kind is GapKind.NO_EARLIER
+    for number, record in enumerate(others, 1):
+        assert record.values["layer_cka"] == pytest.approx(oracles.cka(rows[number], rows[number - 1]), rel=1e-6)
+        near = [NearestNeighbors(n_neighbors=11).fit(r).kneighbors(r)[1][:, 1:] for r in rows[number - 1 : number + 1]]
+        overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*near, strict=True)])
+        assert record.values["layer_overlap"] == pytest.approx(overlap, abs=2e-3)  # ties
+    (events,) = tmp_path.rglob("events*")
+    read = EventAccumulator(str(events.parent), size_guidance={"images": 0})
+    read.Reload()
+    assert "featgeo_curves/val/layer_cka_matrix" in read.Tags()["images"]
+
+
+def test_the_matrix_of_layers_is_the_cka_of_each_pair() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 30, generator=g)
+    layers = [x, 3 * x @ torch.linalg.qr(torch.randn(30, 30, generator=g)).Q + 5, torch.randn(80, 200, generator=g)]
+    found = cka_matrix([*layers, torch.ones(80, 4)])
+    for i, one in enumerate(layers):
+        for j, other in enumerate(layers):
+            assert float(found[i, j]) == pytest.approx(
+                oracles.cka(one.double().numpy(), other.double().numpy()), rel=1e-9
+            )
+    assert bool(found[3].isnan().all())
+    assert float(found[0, 1]) == pytest.approx(1)
+
+
+def test_one_layer_has_none_to_be_compared_with() -> None:
+    for layer in (None, "net.0", ["net.0"]):
+        with pytest.raises(ConfigurationError, match="layer_cka compares a layer with the one before it"):
+            strict(signals=["layer_cka"], layer=layer)
+    watched = strict(signals="all", labels=None)
+    trainer(watched, max_epochs=1).fit(Classifier(), *loaders())
+    assert "layer_cka" not in watched.history.records[0].gaps
+
+
+def test_layers_are_compared_alike_on_two_processes_and_after_a_resume(tmp_path: Path) -> None:
+    settings = {"layer": ["net.0", "net.2"], "signals": BETWEEN, "stages": ("val",)}
+    one, two = (on_ranks(size, windows.curves, size, settings)[0]["records"] for size in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert a["values"] == pytest.approx(b["values"], rel=1e-6)
+    save = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    monitor = strict(layer=["net.0", "net.1"], signals=BETWEEN)
+    trainer(monitor, save, max_epochs=1, enable_checkpointing=True).fit(Classifier(), *loaders())
+    again = strict(layer=["net.0", "net.1"], signals=BETWEEN)
+    trainer(again, max_epochs=2).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "last.ckpt")
+    assert ["layer_cka" in record.values for record in again.history] == [False, True, False, True]

@@ -1,14 +1,25 @@
 """Lightning's own monitors that watch our names: gaps pass them by, and no stale or invented value reaches anyone."""
 
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
-from tests._helpers.models import Classifier, loaders, trainer
+from lightning_featgeo import (
+    ConfigurationError,
+    Display,
+    FeatureGeometryMonitor,
+    FeatureGeometryWarning,
+    GeometryAlarm,
+    Threshold,
+)
+from tests._helpers.models import Classifier, loaders, strict, trainer
 
 
 class WithPlateau(Classifier):
@@ -94,3 +105,47 @@ def test_a_name_that_is_never_logged_is_an_error_with_the_fix(name: str, kwargs:
             trainer(FeatureGeometryMonitor(**kwargs), watcher, enable_checkpointing=True).fit(Classifier(), *loaders())
     with pytest.raises(ConfigurationError, match="ReduceLROnPlateau"):
         trainer(FeatureGeometryMonitor(**kwargs)).fit(WithPlateau(name), *loaders())
+
+
+class Scouted(pl.LightningModule):
+    """Its head is found by the loss only: nothing of the sanity check is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.last = nn.Sequential(nn.Linear(64, 32), nn.ReLU()), nn.Linear(32, 10)
+        self.other = nn.Linear(32, 10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        h = self.body(batch[0])
+        return cross_entropy(self.last(h), batch[1]) + 0 * self.other(h).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.last(self.body(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "featgeo/val/stable_rank"}}
+
+
+def test_what_somebody_watches_is_computed_beside_the_preset(tmp_path: Path) -> None:
+    """A checkpoint, an alarm, a scheduler and the progress bar name signals that no preset of classifiers has."""
+    best = ModelCheckpoint(tmp_path, monitor="featgeo/val/rankme", mode="max", auto_insert_metric_name=False)
+    alarm = GeometryAlarm("featgeo/val/hubness", Threshold(above=1000.0))
+    watched = strict(display=Display(headline="id_mle"))
+    run = trainer(watched, best, alarm, max_epochs=2, enable_checkpointing=True)
+    run.fit(Scouted(), *loaders())
+    record = watched.history.records[-1]
+    assert {"rankme", "hubness", "stable_rank", "id_mle", "nc1"} <= set(record.values)
+    assert best.best_model_path
+    assert float(best.best_model_score) == pytest.approx(
+        max(v for _, v in watched.history.series("featgeo/val/rankme"))
+    )
+    assert alarm.state == "quiet"
+    assert "featgeo/id_mle" in run.callback_metrics
+
+
+def test_what_is_watched_and_cannot_be_computed_is_said(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="featgeo/val/lidar", mode="max", auto_insert_metric_name=False)
+    with pytest.warns(FeatureGeometryWarning, match="featgeo/val/lidar has no value: needs two views of each sample"):
+        trainer(FeatureGeometryMonitor(), best, max_epochs=1, enable_checkpointing=True).fit(Scouted(), *loaders())

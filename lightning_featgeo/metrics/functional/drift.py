@@ -30,10 +30,10 @@ class Pair:
     """Rows of the same samples in two windows, the bank's first ones first, and what several measures take of both.
 
     Args:
-        now, then: (n, d) rows, sample by sample.
+        now, then: (n, d) and (n, e) rows, sample by sample; of two windows of one layer, d = e.
     """
 
-    def __init__(self, now: Float[Tensor, "n d"], then: Float[Tensor, "n d"]) -> None:
+    def __init__(self, now: Float[Tensor, "n d"], then: Float[Tensor, "n e"]) -> None:
         self.now, self.then = now, then
 
     @cached_property

@@ -47,6 +47,11 @@ class TimeStatistics(ReferenceStatistics):
         """(n,) classes of the rows of ``with_first``; −1 where unknown."""
         return self._pair("first")[1]
 
+    @statistic("bank", "layers", "earlier.layer")
+    def with_layer_before(self) -> Pair:
+        """Rows of the bank and those of the same samples in the layer before: ``.now`` and ``.then``, (n, d) each."""
+        return self._pair("layer")[0]
+
     @statistic("bank", "labels")
     def vote_count(self) -> int:
         """How many of the bank's labelled rows vote for a class."""
@@ -56,7 +61,7 @@ class TimeStatistics(ReferenceStatistics):
         """What the next window is compared with.
 
         Args:
-            windows: of which rows are kept, "previous" and "first".
+            windows: of which rows are kept, "previous" and "first"; "layer": its own, for the next layer.
         """
         searched = "neighbor_samples" in self.__dict__
         if not searched and not windows:
@@ -74,9 +79,11 @@ class TimeStatistics(ReferenceStatistics):
             kept = self._earlier.rows.get(which)
             if kept is None and which == "first" and self._earlier.is_late:
                 raise Undefined("the run was resumed, and its checkpoint has no rows of the first window", GapKind.LOST)
+            if kept is None and which == "layer":
+                raise Undefined("no layer that is watched comes before this one", GapKind.NO_EARLIER)
             if kept is None:
                 raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
-            if kept.rows.shape[1] != self.dim:
+            if kept.rows.shape[1] != self.dim and which != "layer":
                 raise Undefined(f"features had {kept.rows.shape[1]} dimensions then, and have {self.dim} now")
             now, then = paired(self._bank.samples, kept.samples.to(self._bank.samples.device))
             rows = kept.rows.to(self._bank.rows.device)

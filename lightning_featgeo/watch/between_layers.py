@@ -1,0 +1,63 @@
+"""What the layers of a window know of each other: each is handed the rows of the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.earlier import Kept
+from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix
+from lightning_featgeo.metrics.functional.same_samples import paired
+from lightning_featgeo.metrics.results import WindowResult
+from lightning_featgeo.watch.watched_layer import WatchedLayer
+
+LEAST_LAYERS = 3  # of which a matrix says more than the curves
+
+
+class RowsOfLayers:
+    """Rows of a window's layers, on rank 0, as they are evaluated one after the other.
+
+    Args:
+        layers: of the window, in their order.
+    """
+
+    def __init__(self, layers: Sequence[WatchedLayer]) -> None:
+        self.several = len(layers) > 1
+        self._before: Kept | None = None
+        self._first_rows: list[Kept | None] = []
+
+    def give(self, part: WatchedLayer) -> None:
+        """Before a layer is evaluated: the rows of the one before."""
+        if self.several:
+            part.metric.beside(self._before)
+
+    def take(self, part: WatchedLayer) -> None:
+        """After it was: its own, if a signal reads them."""
+        if not self.several:
+            return
+        own = part.metric.earlier.own if part.failed is None else None
+        part.metric.beside(None)  # no layer holds another one's rows until the next window
+        self._before = own
+        n = slice(MATRIX_ROWS)
+        self._first_rows.append(None if own is None else Kept(own.rows[n], own.samples[n], own.labels[n]))
+
+    def compared(self, results: list[WindowResult]) -> list[WindowResult]:
+        """With the matrix of all pairs among the first layer's curves, where there are three layers or more."""
+        there = [one for one in self._first_rows if one is not None]
+        if len(there) < max(LEAST_LAYERS, len(results)):
+            return results
+        try:
+            rows = [there[0].rows] + [
+                one.rows[paired(there[0].samples, one.samples.to(there[0].samples.device))[1]] for one in there[1:]
+            ]
+        except Undefined:  # other tokens or views of the samples: their curves say so
+            return results
+        if len({len(one) for one in rows}) > 1:
+            return results
+        with torch.no_grad():
+            matrix = cka_matrix([one.cpu() for one in rows])
+        first = results[0]
+        return [replace(first, curves={**first.curves, "layer_cka_matrix": matrix}), *results[1:]]

@@ -91,7 +91,7 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     )
     pairs = [(x[i::2].double().numpy(), y[i::2].numpy()) for i in (0, 1)]
     against = oracles.compared(*pairs[0], *pairs[1]) | oracles.against(*pairs[0], pairs[1][0], weight, bias)
-    compared = set(resolve(["fidelity", "ood"])) - {"energy_score"}
+    compared = set(resolve(["fidelity", "ood"]))
     found |= {k: v for k, v in window.window(reference=reference).values.items() if k in compared}
     truth |= {k: v for k, v in against.items() if k != "knn_accuracy"}
     # a second view, and two targets, made of the features

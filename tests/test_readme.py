@@ -64,7 +64,7 @@ def test_the_first_notebook_reads_well_in_a_kernel_of_its_own(tmp_path: Path) ->
         }
         for cell in notebook.cells
     ]
-    said = "".join(each.get("stream", "") for each in seen)
+    said = "".join(each.get("text", "") for cell in notebook.cells for each in cell.outputs)
     assert "featgeo: watching the input of 'head'" in said
     assert "FeatureGeometryWarning" not in said
     assert [i for i, each in enumerate(seen) if "image/png" in each] == [3, 4]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.adapters import FeatureWatch
-from tests._helpers.models import OfLoss, trainer
+from tests._helpers.models import OfLoss, strict, trainer
 
 X = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 4, (96,), generator=torch.Generator().manual_seed(1))
@@ -215,12 +215,51 @@ def test_a_reconstruction_is_no_classification_whatever_the_batch_is_labelled_wi
     assert not {"knn_accuracy", "nc1"} & monitor.history.records[-1].values.keys()
 
 
-@pytest.mark.parametrize("make", [Tied, TwoHeads])
-def test_a_loop_of_ones_own_is_told_in_its_own_words(make: type[OfLoss]) -> None:
+@pytest.mark.parametrize(("make", "line"), [(Tied, "layer='net'"), (TwoHeads, "head=")])
+def test_a_loop_of_ones_own_is_told_in_its_own_words(make: type[OfLoss], line: str) -> None:
     net = make()
     watch = FeatureWatch(net, signals=["feature_std"])
     watch.open("val")
     with pytest.raises(ConfigurationError) as error, torch.no_grad(), watch.batch((X, Y)):
         net.loss(X, Y)
-    assert "FeatureWatch(model, head=" in str(error.value)
+    assert f"FeatureWatch(model, {line}" in str(error.value)
     assert "FeatureGeometryMonitor" not in str(error.value)
+
+
+LOADERS = [DataLoader(TensorDataset(X, Y), 32)] * 2
+
+
+class Functional(OfLoss):
+    """Its classifier is a parameter of the model, applied by a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.matrix = mlp(12, 16, 8), nn.Parameter(torch.randn(4, 8))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(linear(self.body(x), self.matrix), y)
+
+
+def test_a_matrix_that_no_module_applies_is_the_classifier_and_what_it_reads_is_offered() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        trainer(strict(), max_epochs=1).fit(Functional(), *LOADERS)
+    assert "'matrix' (of the model itself)" in str(error.value)
+    assert re.findall(r"FeatureGeometryMonitor\((.*?)\)", str(error.value)) == ["layer='body'"]
+    monitor = strict(layer="body")
+    trainer(monitor, max_epochs=1).fit(Functional(), *LOADERS)
+    assert monitor.history.records[-1].facts["dim"] == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"head": "bodi"}, "head='body'"),
+        ({"layer": "bodi"}, "layer='body'"),
+        ({"layer": "encoder.*"}, ""),
+        ({"head": "zz"}, ""),
+    ],
+)
+def test_a_name_that_is_not_there_is_answered_in_its_own_argument(wrong: dict[str, str], line: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        trainer(strict(**wrong), max_epochs=1).fit(Functional(), *LOADERS)
+    assert f"Paste: FeatureGeometryMonitor({line})" in str(error.value)

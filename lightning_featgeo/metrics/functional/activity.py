@@ -65,7 +65,8 @@ def outlier_max(
 ) -> Float[Tensor, ""]:  # fmt: skip
     """Largest absolute value of any unit on any row of the window, over the root mean square of all values; ≥ 1.
 
-    What low-precision formats must still hold: Bondarenko et al. (2023), "Quantizable Transformers" (arXiv 2306.12929).
+    An offset that all values share hides it. What low-precision formats must still hold: Bondarenko et al. (2023),
+    "Quantizable Transformers" (arXiv 2306.12929).
 
     Raises:
         Undefined: if every row is zero.
@@ -100,7 +101,7 @@ def unit_kurtosis(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def unit_redundancy(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
     """1 − clusters/units, in [0, 1): units joined by correlations of at least 0.95, of either sign, count once.
 
-    Units that don't vary are left out.
+    Units that don't vary, as far as d·eps of the largest variance tells, are left out.
 
     Raises:
         Undefined: without a unit that varies.
@@ -114,10 +115,14 @@ def unit_redundancy(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
     joined = (covariance[varies][:, varies] * scale[:, None] * scale).abs() >= REDUNDANT
     joined.fill_diagonal_(True)
     label = torch.arange(units, device=covariance.device)
-    while True:  # everybody takes the lowest label in reach, then that label's own, until nothing changes
+    while (
+        True
+    ):  # each tree of labels takes the lowest one in its units' reach, and is flattened: few rounds in any graph
         lowest = torch.where(joined, label, units).amin(dim=1)
-        lowest = torch.minimum(lowest, lowest[lowest])
-        if bool((lowest == label).all()):
+        root = label.scatter_reduce(0, label, lowest, "amin")
+        while bool((root[root] != root).any()):
+            root = root[root]
+        if bool((root[label] == label).all()):
             break
-        label = lowest
+        label = root[label]
     return 1 - label.unique().numel() / torch.tensor(float(units), dtype=torch.float64)

@@ -7,6 +7,9 @@ more states; here it is the median distance of the rows, and logged as ``dse_ban
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 
 from lightning_featgeo.errors import Undefined
@@ -15,48 +18,75 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 MOST_ROWS = 1024  # decomposing 2,048 takes twelve times as long
 LEAST_ROWS = 10
+WIDE = 128  # dimensions from which on distances are taken by a product
 
 
-def dse(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+class Diffusion(NamedTuple):
+    """(m, m) squared distances of rows, and the bandwidth: the median of the distances that are not 0, or 0."""
+
+    squares: Float[Tensor, "m m"]
+    bandwidth: Float[Tensor, ""]
+
+
+def distances_of(rows: Float[Tensor, "n d"]) -> Diffusion:
+    """Of at most 1,024 rows. Copies have no part in the bandwidth: it would fall to 0 as half of the rows collapse.
+
+    Raises:
+        Undefined: with fewer than ten rows.
+    """
+    if len(rows) < LEAST_ROWS:
+        raise Undefined(f"needs {LEAST_ROWS} rows, got {len(rows)}")
+    squares = squared_distances(rows[:MOST_ROWS])
+    upper = squares[torch.ones_like(squares, dtype=torch.bool).triu(1)]
+    apart = upper[upper > 0].sqrt().sort().values
+    if not len(apart):
+        return Diffusion(squares, squares.new_zeros(()))
+    return Diffusion(squares, (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2)
+
+
+def dse(diffusion: Diffusion) -> Float[Tensor, ""]:
     """Diffusion spectral entropy of at most 1,024 of the bank's rows, in bits, in [0, log₂ 1024].
 
-    −Σ p log₂ p of p ∝ |λ|, the eigenvalues of D^−½ G D^−½; G = exp(−‖x−y‖²/2σ²), σ the median distance of two rows and
-    D the row sums of G. 0 where all rows are the same.
+    −Σ p log₂ p of p ∝ |λ|, the eigenvalues of D^−½ G D^−½; G = exp(−‖x−y‖²/2σ²), σ the median distance of two rows that
+    are not the same and D the row sums of G. 0 where all rows are the same. Clusters read lower than one cloud.
 
     Raises:
         Undefined: with fewer than ten rows.
     """
-    squares, sigma = _squares(rows)
-    return _entropy(_kernel(squares, sigma))
+    return _entropy(_kernel(diffusion))
 
 
-def dse_bandwidth(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """σ of ``dse``: the median distance of two of these rows, in the features' own units, ≥ 0.
+def dse_bandwidth(diffusion: Diffusion) -> Float[Tensor, ""]:
+    """σ of ``dse``: the median distance of two rows that are not the same, in the features' own units, ≥ 0.
 
     Raises:
         Undefined: with fewer than ten rows.
     """
-    return _squares(rows)[1]
+    return diffusion.bandwidth
 
 
-def dsmi(labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+def dsmi(diffusion: Diffusion, bank_labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
     """Diffusion spectral mutual information with the labels, in bits: Σ_c p_c [DSE(as many rows) − DSE(rows of c)].
 
     Each class is compared with as many of all rows, as the entropy grows with their number. About 0 where labels say
     nothing of the features.
 
     Args:
-        labelled_rows: of the bank; at most 1,024 count.
-        labelled_row_labels: their classes.
+        diffusion: of the bank's first rows.
+        bank_labels: of the bank; −1 where unknown, left out.
 
     Raises:
-        Undefined: with fewer than ten labelled rows, or with fewer than two classes.
+        Undefined: with fewer than ten rows, or if fewer than two classes have a labelled row among the first 1,024.
     """
-    labels = labelled_row_labels[:MOST_ROWS]
-    if len(labels.unique()) < 2:
-        raise Undefined(f"needs labelled rows of 2 classes, found {len(labels.unique())}")
-    squares, sigma = _squares(labelled_rows)
-    kernel = _kernel(squares, sigma)
+    labels = bank_labels[: len(diffusion.squares)]
+    known = (labels >= 0).nonzero().squeeze(1)
+    classes, counts = labels[known].unique(return_counts=True)
+    if len(classes) < 2:
+        raise Undefined(f"needs 2 classes among the bank's first {MOST_ROWS:,} rows, found {len(classes)}")
+    if int(counts.max()) < 2:
+        raise Undefined("no class has two labelled rows among those that are compared")
+    kernel = _kernel(diffusion)[known][:, known]
+    labels = labels[known]
     found = kernel.new_zeros(())
     for _, index in by_size(labels, _largest(labels)):
         size = index.shape[1]
@@ -71,23 +101,23 @@ def _largest(labels: Tensor) -> int:
     return int(torch.bincount(labels).max())
 
 
-def _squares(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances of the rows, and the median of the distances of two different ones."""
-    if len(rows) < LEAST_ROWS:
-        raise Undefined(f"needs {LEAST_ROWS} rows, got {len(rows)}")
-    some = rows[:MOST_ROWS].double()
-    distances = torch.cdist(
-        some - some.mean(dim=0), some - some.mean(dim=0), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    upper = distances[torch.ones_like(distances, dtype=torch.bool).triu(1)].sort().values
-    return distances.square(), (upper[(len(upper) - 1) // 2] + upper[len(upper) // 2]) / 2
+def squared_distances(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """Of all pairs, in float64 from their mean; of wide rows by one product (copies then differ by round-off: 0)."""
+    x = rows.double()
+    x = x - x.mean(dim=0)
+    if x.shape[1] <= WIDE:
+        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+    lengths = x.square().sum(dim=1)
+    squares = lengths[:, None] + lengths - 2 * (x @ x.T)
+    floor = 64 * torch.finfo(torch.float64).eps * torch.maximum(lengths[:, None], lengths)
+    return torch.where(squares > floor, squares, 0.0).fill_diagonal_(0)
 
 
-def _kernel(squares: Tensor, sigma: Tensor) -> Tensor:
-    """G; where half of all distances are 0, the rows on one another are one state and the others alone."""
-    if not sigma > 0:
-        return (squares == 0).double()
-    return torch.exp(-squares / (2 * sigma.square()))
+def _kernel(diffusion: Diffusion) -> Tensor:
+    """G; of rows that are all the same, ones."""
+    if not diffusion.bandwidth > 0:
+        return torch.ones_like(diffusion.squares)
+    return torch.exp(-diffusion.squares / (2 * diffusion.bandwidth.square()))
 
 
 def _entropy(kernel: Tensor) -> Tensor:
@@ -98,4 +128,4 @@ def _entropy(kernel: Tensor) -> Tensor:
     floor = size * torch.finfo(torch.float64).eps * values.amax(dim=-1, keepdim=True)
     values = torch.where(values > floor, values, 0.0)  # a repeated row has no state of its own, and round-off none
     shares = values / values.sum(dim=-1, keepdim=True)
-    return -(torch.special.xlogy(shares, shares)).sum(dim=-1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    return -torch.special.xlogy(shares, shares).sum(dim=-1).clamp(max=0) / math.log(2) + 0.0  # no −0

@@ -216,9 +216,10 @@ def sym_recall(prdc: Mapping[str, Tensor]) -> Float[Tensor, ""]:
 def authenticity(reference_rows: Float[Tensor, "m d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Share of rows that are further from their nearest reference row than that one is from its own nearest, in [0, 1].
 
-    About one half for rows of the same distribution; falls towards 0 where rows are copies of reference rows (generated
-    from memory, or a leak into validation). Source: Alaa et al. (2022), "How Faithful is your Synthetic Data?" (arXiv
-    2102.08921). Of banks: copies whose original isn't in the reference's bank are not seen.
+    It falls where rows are copies of reference rows (generated from memory, or a leak into validation). What it is
+    without copies depends on the features' dimension: of Gaussians, one third in one dimension, one half in five, 0.85
+    in 64. So compare windows, not with one half. Source: Alaa et al. (2022), "How Faithful is your Synthetic Data?"
+    (arXiv 2102.08921). Of banks: copies whose original isn't in the reference's bank are not seen.
 
     Raises:
         Undefined: without rows, or if the reference's bank has fewer than two.
@@ -228,6 +229,8 @@ def authenticity(reference_rows: Float[Tensor, "m d"], rows: Float[Tensor, "n d"
             f"needs 2 rows in the reference's bank and a row here, got {len(reference_rows)} and {len(rows)}"
         )
     _, nearest = ops.knn(rows, reference_rows, 1)
-    _, own = ops.knn(reference_rows, reference_rows, 1, exclude_self=True)
+    near, own = ops.knn(reference_rows, reference_rows, min(5, len(reference_rows) - 1), exclude_self=True)
+    first = (near > 0).double().argmax(dim=1)  # copies within the reference are no neighbours
+    other = own.gather(1, first[:, None]).squeeze(1)
     there = reference_rows[nearest[:, 0]]
-    return (_squares(rows, there) > _squares(there, reference_rows[own[:, 0]][nearest[:, 0]])).double().mean()
+    return (_squares(rows, there) > _squares(there, reference_rows[other][nearest[:, 0]])).double().mean()

@@ -1,123 +1,145 @@
-"""What the classifier's head says of the bank's rows: its energy, its doubt, and whether its margins lie in the gaps.
+"""What a classifier's head says of the bank's rows: its energy, its doubt, and whether its margins lie in the gaps.
 
 Liu et al. (2020), "Energy-based Out-of-distribution Detection" (arXiv 2010.03759); Chapelle & Zien (2005),
-"Semi-Supervised Classification by Low Density Separation", for margins. Scores are of the head as it is when
-the window closes.
+"Semi-Supervised Classification by Low Density Separation", for margins. Scores are of the head as it is when the window
+closes, and of one that softmax follows: of independent outputs (several labels a sample) they say nothing.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.outliers import auroc
 from lightning_featgeo.metrics.results import Estimate
-from lightning_featgeo.types import Float, Tensor
+from lightning_featgeo.types import Float, Int64, Tensor
 
-Head = tuple[Tensor, Tensor]
-_BLOCK = 1024  # rows at a time: of many classes, scores are wider than features
-
-
-def _in_blocks(rows: Tensor, head: Head) -> list[Tensor]:
-    """(b, C) scores of so many rows at a time, in float64."""
-    weight, bias = head[0].double(), head[1].double()
-    if len(weight) < 2:
-        raise Undefined("the head has one output: it scores no classes")
-    return [part.double() @ weight.T + bias for part in rows.split(_BLOCK)]
+_ELEMENTS = 2**21  # of float64 numbers in a block of weights, and in one of scores: 16 MiB each
 
 
-def energies(rows: Float[Tensor, "n d"], head_outputs: Head) -> Float[Tensor, " n"]:
-    """−ln Σ_c exp(w_c·x + b_c) of each row; higher is further from what the head knows.
+class HeadScores(NamedTuple):
+    """What is kept of a head's scores z_c of n rows: ln Σ exp(z), the entropy of its softmax in nats, and the margin.
+
+    ``margin``: (z₁ − z₂)/‖w₁ − w₂‖ of the two largest, the distance to the nearest decision boundary.
+    """
+
+    total: Float[Tensor, " n"]
+    entropy: Float[Tensor, " n"]
+    margin: Float[Tensor, " n"]
+
+
+def scores_of(rows: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> HeadScores:
+    """One pass over a head's outputs, in float64 and in bounded memory: neither n·C scores nor C·d weights are held.
 
     Raises:
         Undefined: if the head has one output.
     """
-    return torch.cat([-scores.logsumexp(dim=1) for scores in _in_blocks(rows, head_outputs)])
+    if len(weight) < 2:
+        raise Undefined("the head has one output: it scores no classes")
+    n, d = rows.shape
+    classes = max(2, _ELEMENTS // max(d, 1))
+    found = [_scores(part.double(), weight, bias, classes) for part in rows.split(max(1, _ELEMENTS // classes))]
+    total, entropy, best, index = (torch.cat(parts) for parts in zip(*found, strict=True)) if found else (
+        rows.new_zeros(0, dtype=torch.float64), rows.new_zeros(0, dtype=torch.float64),
+        rows.new_zeros(0, 2, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64, device=rows.device),
+    )  # fmt: skip
+    margin = torch.empty(n, dtype=torch.float64, device=rows.device)
+    for part in torch.arange(n, device=rows.device).split(classes):
+        first, second = (weight[index[part, i]].double() for i in (0, 1))
+        apart = torch.linalg.vector_norm(first - second, dim=1)
+        margin[part] = (best[part, 0] - best[part, 1]) / torch.where(apart == 0, torch.inf, apart)
+    return HeadScores(total, entropy, margin)
 
 
-def energy_score(rows: Float[Tensor, "n d"], head_outputs: Head) -> Estimate:
+def _scores(
+    rows: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"], at_once: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n 2"], Int64[Tensor, "n 2"]]:
+    """ln Σ exp(z), the entropy, and the two largest scores with their classes, over so many classes at a time."""
+    highest = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
+    mass, moment = torch.zeros_like(highest), torch.zeros_like(highest)
+    best = highest[:, None].expand(-1, 2)
+    index = torch.zeros_like(best, dtype=torch.int64)
+    for start in range(0, len(weight), at_once):
+        some = slice(start, start + at_once)
+        scores = rows @ weight[some].double().T + bias[some].double()
+        above = torch.maximum(highest, scores.amax(dim=1))
+        shift = torch.where(above.isneginf(), 0.0, above)
+        below = torch.where(highest.isneginf(), 0.0, highest - shift)  # moments are of what lies below the highest
+        kept, lower = torch.exp(highest - shift), scores - shift[:, None]
+        new = torch.exp(lower)
+        moment = (moment + mass * below) * kept + torch.where(scores.isneginf(), 0.0, new * lower).sum(dim=1)
+        mass = mass * kept + new.sum(dim=1)
+        highest = above
+        both = torch.cat([best, scores], dim=1)
+        best, place = both.topk(2, dim=1)
+        index = torch.where(place < 2, index.gather(1, place.clamp(max=1)), place - 2 + start)
+    shift = torch.where(highest.isneginf(), 0.0, highest)
+    return mass.log() + shift, (mass.log() - moment / mass).clamp(min=0), best, index
+
+
+def energy_score(head_scores: HeadScores) -> Estimate:
     """Mean energy −ln Σ_c exp(w_c·x + b_c) of the bank's rows, in nats: lower is nearer to what the head knows.
 
-    Source: Liu et al. (2020), arXiv 2010.03759, at temperature 1.
-
-    Args:
-        rows: of the bank.
-        head_outputs: (C, d) weight and (C,) bias of the classifier as it is now.
+    Source: Liu et al. (2020), arXiv 2010.03759, at temperature 1. It moves with the number of classes and with what is
+    added to all biases, which softmax does not see: compare windows of one head.
 
     Returns:
         The mean, its standard error, and the number of rows.
 
     Raises:
-        Undefined: without rows, or if the head has one output.
+        Undefined: without rows, class labels, or a linear head of several outputs.
     """
-    return _mean(energies(rows, head_outputs) if len(rows) else rows.new_zeros(0))
+    return _mean(-head_scores.total)
 
 
-def energy_auroc(
-    reference_rows: Float[Tensor, "m d"],
-    rows: Float[Tensor, "n d"],
-    head_outputs: Head,
-) -> Estimate:
+def energy_auroc(reference_head_scores: HeadScores, head_scores_of_any: HeadScores) -> Estimate:
     """AUROC of the energy: this window's rows as outliers, the reference's as inliers, both under the head of now.
 
     0.5 when they can't be told apart.
 
     Raises:
-        Undefined: without rows, a reference, or a head with several outputs.
+        Undefined: without rows, a labelled reference, or a linear head of several outputs.
     """
-    inside, outside = (energies(each, head_outputs) for each in (reference_rows, rows))
-    return auroc(inside, outside)
+    return auroc(-reference_head_scores.total, -head_scores_of_any.total)
 
 
-def prediction_entropy(rows: Float[Tensor, "n d"], head_outputs: Head) -> Estimate:
+def prediction_entropy(head_scores: HeadScores) -> Estimate:
     """Mean entropy of softmax(Wx + b) over the bank's rows, in nats, in [0, ln C]: the head's doubt.
-
-    Args:
-        rows: of the bank.
-        head_outputs: (C, d) weight and (C,) bias of the classifier as it is now.
 
     Returns:
         The mean, its standard error, and the number of rows.
 
     Raises:
-        Undefined: without rows, or if the head has one output.
+        Undefined: without rows, class labels, or a linear head of several outputs.
     """
-    found = []
-    for scores in _in_blocks(rows, head_outputs):
-        logarithms = scores.log_softmax(dim=1)
-        found.append(-torch.where(logarithms.isfinite(), logarithms.exp() * logarithms, 0.0).sum(dim=1))
-    return _mean(torch.cat(found) if found else rows.new_zeros(0))
+    return _mean(head_scores.entropy)
 
 
-def margin_density(
-    rows: Float[Tensor, "n d"],
-    distances: Float[Tensor, "n k"],
-    head_outputs: Head,
-) -> Float[Tensor, ""]:
+def margin_density(head_scores: HeadScores, distances: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
     """Spearman correlation of a row's margin with its log density, in [−1, 1]; above 0, boundaries lie in gaps.
 
     The margin is the distance to the nearest decision boundary, (z₁ − z₂)/‖w₁ − w₂‖ of the two largest scores; the
-    density is that of the k-th neighbour. It falls below 0 where labels are memorised. No label is read.
+    density is that of the k-th neighbour. It falls as labels are memorised. Rows of different length lower it, too:
+    long ones have large margins and few neighbours. So read its movement, not its sign.
 
     Args:
-        rows: of the bank.
+        head_scores: of the bank's rows.
         distances: to the k nearest rows of each.
-        head_outputs: (C, d) weight and (C,) bias of the classifier as it is now.
 
     Raises:
-        Undefined: with fewer than three rows that have a density, if margins or densities are all alike, or if the head
-            has one output.
+        Undefined: with fewer than three rows that have a density, if margins or densities are all alike, without class
+            labels, or without a linear head of several outputs.
     """
     radius = distances[:, -1].double() if distances.shape[1] else distances.new_zeros(len(distances)).double()
     usable = radius.isfinite() & (radius > 0)
     if int(usable.sum()) < 3:
         raise Undefined("fewer than 3 rows have a density")
-    weight, margins = head_outputs[0].double(), []
-    for scores in _in_blocks(rows[usable], head_outputs):
-        top = scores.topk(2, dim=1)
-        apart = torch.linalg.vector_norm(weight[top.indices[:, 0]] - weight[top.indices[:, 1]], dim=1)
-        margins.append((top.values[:, 0] - top.values[:, 1]) / torch.where(apart > 0, apart, torch.inf))
-    x, y = _ranks(torch.cat(margins)), _ranks(-radius[usable])
+    margin = head_scores.margin[usable]
+    if bool(margin.isnan().any()):
+        raise Undefined("the head's scores are not finite")
+    x, y = _ranks(margin), _ranks(-radius[usable])
     x, y = x - x.mean(), y - y.mean()
     scale = (x.square().sum() * y.square().sum()).sqrt()
     if not scale > 0:

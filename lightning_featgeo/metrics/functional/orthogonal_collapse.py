@@ -123,6 +123,6 @@ def nc3_uniform(
     centred = class_means[used] - class_means[used].mean(dim=0)
     weight = head_weight[used].double()
     lengths = torch.linalg.vector_norm(centred, dim=1) * torch.linalg.vector_norm(weight, dim=1)
-    if not bool((lengths > 0).all()):
+    if bool((lengths == 0).any()):
         raise Undefined("a class mean lies on the centre of the class means, or a weight is zero")
     return ((centred * weight).sum(dim=1) / lengths).var()

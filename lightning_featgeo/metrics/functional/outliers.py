@@ -17,6 +17,7 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 OOD_K = 50
 CHI2_LEVEL = 0.99
+SINGULAR = "the reference's covariance is singular: fewer rows than dimensions, or dead directions"
 
 
 def knn_ood_score(queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int = OOD_K) -> Float[Tensor, " n"]:
@@ -69,7 +70,7 @@ def _whiten(rows: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     diagonal = factor.diagonal()
     if int(failed) or not bool(diagonal.min() > 1e-7 * diagonal.max()):
-        raise Undefined("the reference's covariance is singular: fewer rows than dimensions, or dead directions")
+        raise Undefined(SINGULAR)
     return torch.linalg.solve_triangular(factor, rows.T, upper=False).T, 2 * diagonal.log().sum()
 
 
@@ -214,7 +215,7 @@ def gaussian_low_variance_share(
         raise Undefined("one dimension has no halves")
     values, vectors = torch.linalg.eigh(reference_covariance.double())
     if not bool(values[0] > 1e-14 * values[-1]):
-        raise Undefined("the reference's covariance is singular: fewer rows than dimensions, or dead directions")
+        raise Undefined(SINGULAR)
     squares = ((rows.double() - reference_mean.double()) @ vectors).square().sum(dim=0) / values
     if not squares.sum() > 0:
         raise Undefined("all rows lie on the reference's mean")
@@ -224,8 +225,8 @@ def gaussian_low_variance_share(
 def mixture_log_density(rows: Float[Tensor, "n d"], reference_classes: tuple[Tensor, Tensor, Tensor]) -> Estimate:
     """Mean log density of the rows under the reference's class Gaussians, one covariance, mixed by frequency, in nats.
 
-    ln Σ_c π_c N(x; μ_c, Σ): Lafon et al. (2023), "Hybrid Energy Based Model in the Feature Space" (arXiv 2305.16966),
-    whose prior density it is.
+    ln Σ_c π_c N(x; μ_c, Σ), the prior density of Lafon et al. (2023), "Hybrid Energy Based Model in the Feature Space"
+    (arXiv 2305.16966). A density: it moves with the features' unit.
 
     Args:
         rows: of this window's bank.

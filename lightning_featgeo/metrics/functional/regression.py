@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.diffusion import squared_distances
 from lightning_featgeo.metrics.functional.dimension import id_two_nn
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
@@ -96,13 +97,11 @@ def distance_correlation(rows_with_target: Float[Tensor, "n d"], targets: Float[
         raise Undefined(f"needs 4 rows with a target, got {n}")
 
     def centred(points: Tensor) -> Tensor:
-        points = points[:n].double()
-        points = points - points.mean(dim=0)
-        distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = squared_distances(points[:n]).sqrt()
         return distances - distances.mean(dim=0) - distances.mean(dim=1, keepdim=True) + distances.mean()
 
     x, y = centred(rows_with_target), centred(targets)
     scale = torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y)
     if not scale > 0:
         raise Undefined("the features, or the targets, are all the same")
-    return ((x * y).sum() / scale).clamp(min=0).sqrt()
+    return ((x * y).sum() / scale).clamp(0, 1).sqrt()

@@ -10,6 +10,7 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.density import voted_classes
+from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.types import Float, Int64, Tensor
 
 
@@ -18,22 +19,26 @@ def class_variance_share(
 ) -> Float[Tensor, ""]:
     """trΣ_B/trΣ_T: the share of the labelled rows' variance that lies between classes, in [0, 1]; 1 if collapsed.
 
+    Of rows without any class structure it reads about (C−1)/(n−1).
+
     Args:
         class_means: of each class.
-        class_counts: rows of each.
+        class_counts: rows of each; classes of fewer than two are left out.
         class_variances: mean squared distance of a class's rows to its mean.
 
     Raises:
         Undefined: with fewer than two classes, or without any spread.
     """
-    there = class_counts > 0
+    there = class_counts >= MIN_ROWS
     if int(there.sum()) < 2:
-        raise Undefined(f"needs rows of 2 classes, found {int(there.sum())}")
+        raise Undefined(f"needs 2 classes with at least {MIN_ROWS} rows each, found {int(there.sum())}")
     return _share(class_means[there], class_counts[there].double(), class_variances[there])
 
 
 def group_variance_share(rows: Float[Tensor, "n d"], bank_groups: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """The same between groups (sites, domains, devices) of the bank's rows, in [0, 1]: how much the group shows.
+    """Share of the bank's variance that lies between groups (sites, domains, devices), in [0, 1]: how much they show.
+
+    Of g groups that differ in nothing it reads about (g−1)/(n−1). Groups of fewer than two rows are left out.
 
     Args:
         rows: of the bank.
@@ -43,9 +48,10 @@ def group_variance_share(rows: Float[Tensor, "n d"], bank_groups: Int64[Tensor, 
         Undefined: with rows of fewer than two groups, or without any spread.
     """
     known = bank_groups >= 0
+    known &= torch.bincount(bank_groups.clamp(min=0) + 1)[bank_groups.clamp(min=0) + 1] >= MIN_ROWS
     groups, place = bank_groups[known].unique(return_inverse=True)
     if len(groups) < 2:
-        raise Undefined(f"needs rows of 2 groups, found {len(groups)}")
+        raise Undefined(f"needs 2 groups with at least {MIN_ROWS} rows each, found {len(groups)}")
     x = rows[known].double()
     x = x - x.mean(dim=0)
     counts = torch.bincount(place).double()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.diffusion import squared_distances
 from lightning_featgeo.types import Float, Tensor
 
 MOST_ROWS = 1024
@@ -30,9 +31,7 @@ def id_mst(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     n = min(len(rows), MOST_ROWS)
     if n < LEAST_ROWS:
         raise Undefined(f"needs {LEAST_ROWS} rows, got {len(rows)}")
-    some = rows[:n].double()
-    some = (some - some.mean(dim=0)).cpu()  # a step for each row, and each a wait on a device
-    distances = torch.cdist(some, some, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = squared_distances(rows[:n]).sqrt().cpu()  # a step for each row, and each a wait on a device
     sizes = [round(n * 2 ** (-step / 2)) for step in range(STEPS)]
     lengths = torch.stack([_tree(distances[:size, :size]) for size in sizes])
     if not bool((lengths > 0).all()):

@@ -19,7 +19,9 @@ LIDAR_DELTA = 1e-4
 def _groups(view_rows: Tensor, least: int) -> Tensor:
     samples, views = view_rows.shape[:2]
     if views < 2 or samples < least:
-        raise Undefined(f"needs {least} samples with at least 2 views each, found {samples} with {views}")
+        raise Undefined(
+            f"needs {least} samples with at least 2 views each: most samples have {views} here ({samples} of them)"
+        )
     return view_rows.double()
 
 

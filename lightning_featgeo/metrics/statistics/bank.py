@@ -13,10 +13,15 @@ from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
-from lightning_featgeo.metrics.functional import coding, density, dimension, duplicates, subspaces
+from lightning_featgeo.metrics.functional import (
+    coding,
+    density,
+    dimension,
+    duplicates,
+)
 from lightning_featgeo.metrics.statistics import shared_search
+from lightning_featgeo.metrics.statistics.head import HeadStatistics
 from lightning_featgeo.metrics.statistics.needs import statistic
-from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
 
 WORTH_SHARING = 2**34  # products of single numbers from which on a search is divided among ranks
@@ -28,7 +33,7 @@ BY_ANGLE = BY_VOTE | {"kernel_sums", "kernel_squares", "kernel_counts"}
 LEAST_NEAR = 10  # neighbours that retrieval looks at, also where fewer vote
 
 
-class BankStatistics(TargetStatistics):
+class BankStatistics(HeadStatistics):
     """Statistics that read kept rows. All neighbour tables of a window come from one pass over tiles of products."""
 
     _accumulators: Mapping[str, Any]
@@ -37,6 +42,7 @@ class BankStatistics(TargetStatistics):
     dim: int
     k: int
     vote_k: int
+    _whole_head: tuple[Tensor, Tensor]
 
     @cached_property
     def _bank(self) -> Bank:
@@ -148,17 +154,6 @@ class BankStatistics(TargetStatistics):
     def row_samples(self) -> Tensor:
         """(n,) their samples."""
         return self._bank.samples[self._voters]
-
-    @statistic("bank", "labels", "groups")
-    def row_groups(self) -> Tensor:
-        """(n,) their groups; −1 where unknown."""
-        return self._bank.groups[self._voters]
-
-    @statistic("bank", "labels")
-    def class_ranks(self) -> Tensor:
-        """(C,) effective rank of each class's rows in the bank (128 at most); NaN where two rows don't differ."""
-        labels = self.labelled_row_labels
-        return subspaces.class_ranks(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)
 
     @statistic("bank", "labels")
     def labelled_rows(self) -> Tensor:

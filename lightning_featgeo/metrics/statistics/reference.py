@@ -12,7 +12,7 @@ from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import fidelity, outliers, probes, spectrum
+from lightning_featgeo.metrics.functional import fidelity, head_scores, outliers, probes, spectrum
 from lightning_featgeo.metrics.statistics.bank import BY_VOTE, WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
@@ -150,12 +150,21 @@ class ReferenceStatistics(SpectrumStatistics):
     @statistic("bank", "reference", "reference.bank", "reference.moments", "reference.scatter")
     def gaussian_distances(self) -> Tensor:
         """(n,) squared Mahalanobis distance of each row to the reference's one Gaussian."""
+        self._need_rows(self._of_reference("covariance")._count - 1)
         return outliers.mahalanobis_distances(self.rows, self.reference_mean, self.reference_covariance)
+
+    @statistic("head", "reference", "reference.bank", "reference.moments", "reference.labels")
+    def reference_head_scores(self) -> head_scores.HeadScores:
+        """As ``head_scores``, of the reference's bank, under the head of this window."""
+        if not self._of_reference("moments").has_classes:
+            raise Undefined("the reference has no classes, so that nobody knows whether the head scores classes")
+        return self._head_scores(self._of_reference("bank").rows)
 
     @statistic("reference", "reference.bank", "reference.moments", "reference.scatter")
     def reference_gaussian_distances(self) -> Tensor:
         """(m,) the same of the reference's own rows."""
         rows = self._of_reference("bank").rows
+        self._need_rows(self._of_reference("covariance")._count - 1)
         return outliers.mahalanobis_distances(rows, self.reference_mean, self.reference_covariance)
 
     @statistic("reference", "reference.moments", "reference.scatter", "reference.labels")
@@ -164,6 +173,7 @@ class ReferenceStatistics(SpectrumStatistics):
         other = self._with_classes("a row is compared with the means of")
         within = other.within_scatter
         assert isinstance(within, Tensor)
+        self._need_rows(int(other.class_counts.sum()) - int((other.class_counts > 0).sum()))
         return other.class_means, other.class_counts, within
 
     @statistic("reference", "reference.moments", "reference.labels")
@@ -191,8 +201,14 @@ class ReferenceStatistics(SpectrumStatistics):
         other._need_all_classes(what)
         return other
 
+    def _need_rows(self, free: int) -> None:
+        """So many of the reference's rows are free to spread, behind its means: fewer than d leave directions out."""
+        if free < self.dim:
+            raise Undefined(outliers.SINGULAR)
+
     def _to_classes(self, rows: Tensor) -> Tensor:
         other = self._with_classes("a row is compared with the means of")
+        self._need_rows(int(other.class_counts.sum()) - int((other.class_counts > 0).sum()))
         return outliers.mahalanobis_score(rows, other.class_means, other.class_counts, other.within_scatter)
 
     @statistic("reference", "reference.moments", "reference.scatter", "reference.labels")

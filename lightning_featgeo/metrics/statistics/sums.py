@@ -174,25 +174,18 @@ class SumStatistics:
         """(C,) bias of the classifier as it is now, zeros if it has none."""
         return self._head_parameters[1]
 
-    @statistic("head")
-    def head_outputs(self) -> tuple[Tensor, Tensor]:
-        """(O, d) weight and (O,) bias of all the head's outputs, also where classes are drawn."""
-        weight, bias = self._whole_head
-        if weight.shape[1] != self.dim:
-            raise Undefined(f"the head takes {weight.shape[1]} dimensions, the features have {self.dim}")
-        return weight, bias
-
     @cached_property
     def _head_parameters(self) -> tuple[Tensor, Tensor]:
-        weight, offset = self._whole_head
+        weight, offset = self.head_outputs
         drawn = self.classes_drawn
         if drawn is not None and len(weight) == len(self._all_class_counts):
             drawn = drawn.to(weight.device)
             weight, offset = weight[drawn], offset[drawn]
-        return weight, offset
+        return weight.double(), offset.double()
 
-    @cached_property
-    def _whole_head(self) -> tuple[Tensor, Tensor]:
+    @statistic("head")
+    def head_outputs(self) -> tuple[Tensor, Tensor]:
+        """(O, d) weight and (O,) bias of all the head's outputs, also where classes are drawn; in its own precision."""
         weight = getattr(self._head, "weight", None)
         if hasattr(self._head, "base_layer"):
             raise Undefined(
@@ -204,4 +197,4 @@ class SumStatistics:
         weight = weight.detach().to(device).flatten(1)
         bias = getattr(self._head, "bias", None)
         offset = bias.detach().to(device) if isinstance(bias, Tensor) else weight.new_zeros(len(weight))
-        return weight.double(), offset.double()
+        return weight, offset

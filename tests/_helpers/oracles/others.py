@@ -58,7 +58,7 @@ def _diffusion_entropy(x: Array, sigma: float) -> float:
 
 def diffusion(x: Array, y: NDArray[np.int64]) -> dict[str, float]:
     x, y = centred(x)[:1024], y[:1024]
-    sigma = float(np.median(pdist(x)))
+    sigma = float(np.median(pdist(x)[pdist(x) > 0]))
     classes = [x[y == value] for value in np.unique(y)]
     gained = [
         len(c) / len(x) * (_diffusion_entropy(x[: len(c)], sigma) - _diffusion_entropy(c, sigma)) for c in classes

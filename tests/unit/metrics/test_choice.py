@@ -146,7 +146,6 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
         "knn_accuracy",
         "label_disagreement",
         "neighbor_purity",
-        "dsmi",
         "tolerance",
         "alignment",
         "robustness_index",

@@ -70,7 +70,7 @@ def test_never_nan_never_a_crash(case: str) -> None:
 
 WITH_ONE = {
     "knn_accuracy", "label_disagreement", "coding_rate_reduction", "tolerance", "map_at_k", "class_rank",
-    "class_rank_lowest", "neighbor_purity",
+    "class_rank_lowest", "neighbor_purity", "energy_score", "prediction_entropy", "margin_density",
     *(f"recall_at_{k}" for k in (1, 5, 10)),
 }  # fmt: skip  # that one class gives
 

@@ -29,9 +29,9 @@ def test_the_monitor_takes_its_settings_and_few_of_them() -> None:
 @pytest.mark.parametrize(
     ("adapter", "own"),
     [
-        (FeatureWatch, ["model", "process_group", "history_path"]),
-        (FabricGeometry, ["fabric", "model", "process_group", "history_path"]),
-        (GeometryCallback, ["trainer", "train_steps", "process_group", "history_path"]),
+        (FeatureWatch, ["model", "process_group", "history_path", "embedding_rows"]),
+        (FabricGeometry, ["fabric", "model", "process_group", "history_path", "embedding_rows"]),
+        (GeometryCallback, ["trainer", "train_steps", "process_group", "history_path", "embedding_rows"]),
     ],
 )
 def test_adapters_take_the_same_ones(adapter: Callable[..., object], own: list[str]) -> None:

@@ -1,18 +1,23 @@
 """Signals of groups, two towers, targets, labels' share of diffusion, and of heads: formulas, and what they claim."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
-from lightning_featgeo import GeometryMetric, Neighbors
+from lightning_featgeo import ConfigurationError, GeometryMetric, Neighbors
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.details import Details
 from lightning_featgeo.metrics.functional import (
     activity,
     diffusion,
+    fidelity,
+    head_scores,
     lengths,
     outliers,
     shares,
@@ -105,12 +110,13 @@ def test_labels_explain_states_of_clean_classes_and_none_where_they_are_shuffled
 
 def test_the_scale_of_features_is_in_the_bandwidth_and_not_in_the_entropy() -> None:
     x, _ = digits()
-    values = [(float(diffusion.dse(s * x)), float(diffusion.dse_bandwidth(s * x))) for s in (0.1, 1.0, 10.0)]
+    found = [diffusion.distances_of(s * x) for s in (0.1, 1.0, 10.0)]
+    values = [(float(diffusion.dse(one)), float(diffusion.dse_bandwidth(one))) for one in found]
     assert values[0][0] == pytest.approx(values[2][0], rel=1e-6)
     assert values[2][1] == pytest.approx(100 * values[0][1], rel=1e-6)
-    assert float(diffusion.dse(torch.ones(50, 3))) == 0
+    assert str(float(diffusion.dse(diffusion.distances_of(torch.ones(50, 3))))) == "0.0"
     two = torch.tensor([[0.0], [1.0]]).repeat_interleave(25, 0)  # two states: one bit, or less as they are near
-    assert 0 < float(diffusion.dse(torch.cat([two] * 2, dim=1))) <= 1 + 1e-9
+    assert 0 < float(diffusion.dse(diffusion.distances_of(torch.cat([two] * 2, dim=1)))) <= 1 + 1e-9
 
 
 def test_a_spanning_tree_finds_dimensions_that_noise_hides_from_two_neighbours() -> None:
@@ -162,12 +168,12 @@ def test_a_class_on_a_line_is_the_lowest_rank() -> None:
     [
         (lambda: lengths.feature_norm(torch.zeros(0, 3)), "needs 1 rows"),
         (lambda: lengths.feature_norm_cv(torch.zeros(5, 3)), "every row is zero"),
-        (lambda: diffusion.dse(torch.randn(5, 3)), "needs 10 rows"),
-        (lambda: diffusion.dsmi(torch.randn(20, 3), torch.zeros(20, dtype=torch.long)), "labelled rows of 2 classes"),
+        (lambda: diffusion.distances_of(torch.randn(5, 3)), "needs 10 rows"),
+        (lambda: diffusion.dsmi(diffusion.distances_of(torch.randn(20, 3)), torch.zeros(20).long()), "needs 2 classes"),
         (lambda: spanning_tree.id_mst(torch.zeros(100, 3)), "the rows are the same"),
         (
             lambda: shares.group_variance_share(torch.randn(9, 2), torch.full((9,), -1)),
-            "needs rows of 2 groups, found 0",
+            "needs 2 groups with at least 2 rows each, found 0",
         ),
         (lambda: shares.group_variance_share(torch.ones(9, 2), torch.arange(9) % 2), "the rows are the same"),
         (lambda: activity.unit_kurtosis(torch.ones(9, 2)), "no unit varies"),
@@ -182,3 +188,77 @@ def test_a_class_on_a_line_is_the_lowest_rank() -> None:
 def test_what_has_no_value_says_why(call, says: str) -> None:
     with pytest.raises(Undefined, match=says):
         call()
+
+
+def test_entropy_falls_as_rows_collapse_one_after_the_other() -> None:
+    """No bandwidth jumps where half of the distances have become 0."""
+    g = torch.Generator().manual_seed(0)
+    rows, found = torch.randn(200, 5, generator=g), []
+    for share in (0.5, 0.6, 0.7, 0.72, 0.75, 0.9, 1.0):
+        some = rows.clone()
+        some[: int(200 * share)] = 0.0
+        found.append(float(diffusion.dse(diffusion.distances_of(some))))
+    assert all(later < before + 0.1 for before, later in pairwise(found)), found
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize("dims", [100, 200])
+def test_distances_by_a_product_are_those_of_scipy(dims: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, dims, generator=g) + 1000
+    x[1] = x[0]
+    squares = diffusion.squared_distances(x)
+    truth = cdist(x.double().numpy(), x.double().numpy(), "sqeuclidean")
+    assert squares.numpy() == pytest.approx(truth, rel=1e-10, abs=1e-9)
+    assert float(squares[0, 1]) == 0
+
+
+def test_scores_are_scanned_in_blocks_of_rows_and_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against all scores at once: torch's logsumexp, its Categorical, and the two largest."""
+    g = torch.Generator().manual_seed(0)
+    rows, weight, bias = torch.randn(40, 6, generator=g), torch.randn(33, 6, generator=g), torch.randn(33, generator=g)
+    monkeypatch.setattr(head_scores, "_ELEMENTS", 42)  # seven classes, six rows
+    found = head_scores.scores_of(rows, weight, bias)
+    z = rows.double() @ weight.double().T + bias.double()
+    assert found.total.numpy() == pytest.approx(z.logsumexp(1).numpy(), rel=1e-12)
+    entropy = torch.distributions.Categorical(logits=z).entropy()
+    assert found.entropy.numpy() == pytest.approx(entropy.numpy(), rel=1e-10)
+    top = z.topk(2, dim=1)
+    apart = (weight[top.indices[:, 0]].double() - weight[top.indices[:, 1]].double()).norm(dim=1)
+    assert found.margin.numpy() == pytest.approx(((top.values[:, 0] - top.values[:, 1]) / apart).numpy(), rel=1e-10)
+
+
+def test_a_head_that_is_not_finite_or_scores_no_classes_gives_gaps() -> None:
+    names = ["energy_score", "prediction_entropy", "margin_density", "nc3_uniform"]
+    head = nn.Linear(6, 4)
+    head.weight.data.fill_(torch.nan)
+    broken = GeometryMetric(names, num_classes=4, head=head)
+    broken.update(torch.randn(90, 6), torch.arange(90) % 4)
+    gaps = broken.window().gaps
+    assert set(gaps) == set(names)
+    assert all("not finite" in str(gaps[name]) for name in names)
+    with pytest.raises(ConfigurationError, match="energy_score needs class labels"):
+        GeometryMetric("head", head=nn.Linear(6, 3)).update(torch.randn(90, 6), torch.randn(90, 3))
+
+
+def test_a_group_of_signals_that_compare_asks_for_a_reference() -> None:
+    assert GeometryMetric("ood").has_reference
+    assert GeometryMetric("fidelity").has_reference
+    assert not GeometryMetric("head").has_reference
+
+
+@pytest.mark.parametrize("name", ["gaussian_auroc", "mixture_log_density", "gaussian_log_density", "mahalanobis"])
+def test_a_reference_of_as_many_rows_as_dimensions_has_no_gaussian(name: str) -> None:
+    reference, window = (GeometryMetric([name], num_classes=2) for _ in range(2))
+    reference.update(torch.randn(64, 64), torch.arange(64) % 2)
+    window.update(torch.randn(100, 64), torch.arange(100) % 2)
+    assert "singular" in window.window(reference=reference).gaps[name]
+
+
+def test_copies_are_found_where_the_reference_holds_copies_of_its_own() -> None:
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(300, 16, generator=g)
+    twice = torch.cat([a, a])
+    leaked = a + 1e-4 * torch.randn(300, 16, generator=g)
+    assert float(fidelity.authenticity(twice, leaked)) == 0
+    assert float(fidelity.authenticity(twice, torch.randn(300, 16, generator=g))) > 0.5

@@ -40,8 +40,7 @@ def test_every_reference_signal_equals_the_library_that_people_cite() -> None:
     truth |= oracles.against(a, train[1].numpy(), b, weight, bias)
     for name, value in truth.items():
         assert ours.values[name] == pytest.approx(value, rel=1e-7), name
-    alone = ("effective_rank", "n_samples", "energy_score")  # that read no reference
-    assert truth.keys() == {n for n in resolve(ALL) if n not in alone}
+    assert truth.keys() == {n for n in resolve(ALL) if n not in ("effective_rank", "n_samples")}
 
 
 def test_equal_distributions_read_as_the_definitions_say() -> None:
@@ -65,7 +64,7 @@ def test_equal_distributions_read_as_the_definitions_say() -> None:
 def test_without_a_reference_there_is_a_reason_in_its_place() -> None:
     train, val = halves()
     reference, window = metrics(train, val)
-    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy"])) - {"energy_score"}
+    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy"]))
     assert window.window().gaps["frechet_distance"] == "no reference was given"
     assert "knn_accuracy" in window.window(reference=reference).values  # never the vote of another bank in its place
     every = GeometryMetric("all", num_classes=10)
@@ -96,7 +95,7 @@ def test_serve_keeps_what_others_read_and_nothing_more() -> None:
         window.update(*val)
         if name != "tail_min_angle":  # ten equal classes have no tail
             assert name in window.window(reference=reference).values
-            assert "reference" in CATALOG[name].requires or name in ("knn_accuracy", "energy_score")
+            assert "reference" in CATALOG[name].requires or name == "knn_accuracy"
 
 
 def test_voters_may_have_classes_that_the_window_has_not() -> None:

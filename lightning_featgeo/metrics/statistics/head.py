@@ -1,0 +1,57 @@
+"""Statistics of kept rows by themselves: what a head says of them, how far apart they are, and class by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.metrics.functional import diffusion, head_scores, subspaces
+from lightning_featgeo.metrics.statistics.needs import statistic
+from lightning_featgeo.metrics.statistics.targets import TargetStatistics
+from lightning_featgeo.types import Tensor
+
+
+class HeadStatistics(TargetStatistics):
+    """Statistics of kept rows that take no search."""
+
+    dim: int
+    head_outputs: Any
+    labelled_rows: Any
+    labelled_row_labels: Any
+    _voters: Any
+
+    @statistic("bank", "head", "labels")
+    def head_scores(self) -> head_scores.HeadScores:
+        """(n,) each, of the head's outputs z for the bank's rows: ``.total`` ln Σ exp(z), ``.entropy`` of the softmax,
+        and ``.margin``, the distance to the nearest decision boundary."""
+        if not bool((self._bank.labels >= 0).any()):
+            raise Undefined("no row has a class: nobody knows whether the head scores classes", GapKind.NO_INPUT)
+        return self.head_scores_of_any
+
+    @statistic("bank", "head")
+    def head_scores_of_any(self) -> head_scores.HeadScores:
+        """The same, whether or not rows have classes."""
+        return self._head_scores(self._bank.rows)
+
+    def _head_scores(self, rows: Tensor) -> head_scores.HeadScores:
+        weight, bias = self.head_outputs
+        if weight.shape[1] != self.dim:
+            raise Undefined(f"the head takes {weight.shape[1]} dimensions, the features have {self.dim}")
+        return head_scores.scores_of(rows, weight, bias)
+
+    @statistic("bank")
+    def diffusion(self) -> diffusion.Diffusion:
+        """(m, m) squared distances of at most 1,024 rows, ``.squares``, and the median of those that are not 0,
+        ``.bandwidth``."""
+        return diffusion.distances_of(self._bank.rows)
+
+    @statistic("bank", "labels", "groups")
+    def row_groups(self) -> Tensor:
+        """(n,) groups of the labelled rows that have a direction; −1 where unknown."""
+        return self._bank.groups[self._voters]
+
+    @statistic("bank", "labels")
+    def class_ranks(self) -> Tensor:
+        """(C,) effective rank of each class's rows in the bank (128 at most); NaN where two rows don't differ."""
+        labels = self.labelled_row_labels
+        return subspaces.class_ranks(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)

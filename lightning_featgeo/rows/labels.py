@@ -199,7 +199,16 @@ class LabelReader:
         return [value for value in batch if value is not found] if isinstance(batch, (tuple, list)) else batch
 
     def _note_candidates(self, batch: Any) -> None:
-        """Say so where several parts could be labels, or where they could be those of tokens."""
+        """Say so where several parts could be labels, or where they could be those of tokens; of a dict, the keys."""
+        if tree.is_mapping(batch) and (self.outputs or 0) > 1:
+            keys = [
+                key
+                for key, v in tree.children(batch)
+                if isinstance(v, torch.Tensor) and v.ndim == 1 and _is_whole_type(v)
+            ]
+            if keys:
+                told = f"the batch has whole numbers by sample at {', '.join(map(repr, keys))}"
+                self.notes[f"{told}: if these are the classes, say labels={keys[0]!r}"] = None
         parts = list(batch[1:]) if isinstance(batch, (tuple, list)) else []
         whole = [p for p in parts if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex())]
         if len(whole) == 1 and whole[0].ndim == 2:

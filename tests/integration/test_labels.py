@@ -14,7 +14,7 @@ from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.rows.labels import LabelReader
 from tests._helpers.data import digits
-from tests._helpers.models import Classifier, trainer
+from tests._helpers.models import Classifier, strict, trainer
 from tests._helpers.still import Still, digit_loaders
 
 X, Y = digits()
@@ -157,3 +157,23 @@ def test_what_may_be_labels_is_said() -> None:
     assert "is not used as regression targets" in str(reader.notes)
     assert LabelReader(selector=1).read((x, torch.randn(8, 20)))[1] is not None
     assert LabelReader(num_classes=20).read((x, torch.randn(8, 20)))[1] is not None
+
+
+def test_a_dict_with_labels_of_an_unusual_name_is_told_which_key_it_may_be() -> None:
+    class Keyed(Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch["pixels"], batch["target_class"]), batch_idx)
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self(batch["pixels"])
+
+    x, y = digits()
+    samples = [{"pixels": x[i] / 16, "target_class": y[i]} for i in range(128)]
+    loader = DataLoader(samples, 32)
+    watched = strict()
+    trainer(watched, max_epochs=1).fit(Keyed(), loader, loader)
+    assert "nc1" not in watched.history.records[-1].values
+    assert "say labels='target_class'" in watched.history.run["described"]
+    named = strict(labels="target_class")
+    trainer(named, max_epochs=1).fit(Keyed(), loader, loader)
+    assert "nc1" in named.history.records[-1].values

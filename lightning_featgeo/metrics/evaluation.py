@@ -134,7 +134,8 @@ def _near_duplicates_note(counts: Mapping[str, int]) -> tuple[Note, ...]:
     if not near:
         return ()
     told = (
-        f"{near} of {counts['bank']} rows almost lie on a row of another sample (one input twice, up to rounding?): "
+        f"{near} of {counts['bank']} rows almost lie on a row of another sample (one input twice, or the "
+        "same context of two tokens?): "
         "such neighbours are left out of dimensions, and rows that have no others out of densities, as exact "
         "duplicates are"
     )

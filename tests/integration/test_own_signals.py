@@ -134,7 +134,7 @@ def test_what_can_be_no_signal_is_refused_with_what_to_do() -> None:
         return rows.sum()
 
     for given, says in (
-        (misspelt, "no statistic 'rowz'\\. Did you mean 'rows'"),
+        (misspelt, "no statistic 'rowz' .*rows for the features.*Did you mean 'rows'"),
         (effective_rank, "exists already, of another function: give yours another name"),
         (CamelCase, "lower-case"),
         (lambda rows: rows.sum(), "a signal needs a name"),

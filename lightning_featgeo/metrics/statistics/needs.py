@@ -35,7 +35,10 @@ def required_by(needs: Iterable[str]) -> frozenset[str]:
     found: frozenset[str] = frozenset()
     for need in needs:
         if need not in _REQUIRES:
-            raise KeyError(f"there is no statistic {need!r}.{near_misses(need, sorted(_REQUIRES))}")
+            raise KeyError(
+                f"there is no statistic {need!r} (a parameter's name says what it is given: rows for the features)."
+                f"{near_misses(need, sorted(_REQUIRES))}"
+            )
         found |= _REQUIRES[need]
     return found
 

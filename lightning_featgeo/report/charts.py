@@ -116,7 +116,9 @@ def parallel() -> dict[str, Any]:
     Data: ``curve`` (run, axis, place from 0 to 1, value, outcome) and ``ends`` (axis, place, text), in order of axes.
     """
     alt, _ = libraries()
-    upright = alt.Axis(labelAngle=0, orient="top", grid=True, domain=False, ticks=False, labelLimit=120)
+    upright = alt.Axis(
+        labelAngle=-18, labelAlign="left", orient="top", grid=True, domain=False, ticks=False, labelLimit=150
+    )
     x = alt.X("axis:N", title=None, sort=None, scale=alt.Scale(type="point", padding=0.4), axis=upright)
     y = alt.Y("place:Q", title=None, axis=None, scale=alt.Scale(domain=[-0.12, 1.12]))
     colour = alt.Color("outcome:Q", legend=None, scale=alt.Scale(scheme="viridis"))

@@ -44,7 +44,8 @@ def class_ranks(x: Array, y: NDArray[np.int64]) -> list[float]:
 def spanning_dimension(x: Array) -> float:
     n = min(len(x), 1024)
     sizes = [round(n * 2 ** (-j / 2)) for j in range(7)]
-    lengths = [minimum_spanning_tree(squareform(pdist(x[:m]))).sum() for m in sizes]
+    # SciPy takes a distance near 0 for no edge: each is 1 longer
+    lengths = [minimum_spanning_tree(squareform(pdist(x[:m]) + 1)).sum() - (m - 1) for m in sizes]
     return float(1 / (1 - linregress(np.log(sizes), np.log(lengths)).slope))
 
 
@@ -120,7 +121,8 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
     outside = np.r_[np.zeros(len(a)), np.ones(len(b))]
     energy = [-logsumexp(v @ weight.T + bias, axis=1) for v in (a, b)]
     nearest = NearestNeighbors(n_neighbors=1).fit(a).kneighbors(b)
-    own = NearestNeighbors(n_neighbors=2).fit(a).kneighbors(a)[0][:, 1]
+    near = NearestNeighbors(n_neighbors=6, algorithm="kd_tree").fit(a).kneighbors(a)[0]  # by subtraction
+    own = np.where(near > 0, near, np.inf).min(1)  # copies are no neighbours
     labels, counts = np.unique(y, return_counts=True)
     means = np.stack([a[y == value].mean(0) for value in labels])
     cosines = means @ b.mean(0) / (np.linalg.norm(means, axis=1) * np.linalg.norm(b.mean(0)))
@@ -131,7 +133,7 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
     }
     spread, d = np.cov(a.T, bias=True), a.shape[1]
     if np.linalg.matrix_rank(spread) == d:
-        pca = PCA().fit(a)
+        pca = PCA(svd_solver="full").fit(a)  # not by a product of rows that lie far out
         squares = (pca.transform(b) ** 2).sum(0) / pca.explained_variance_
         far = [np.einsum("ij,ij->i", v - a.mean(0), np.linalg.solve(spread, (v - a.mean(0)).T).T) for v in (a, b)]
         truth["gaussian_auroc"] = float(roc_auc_score(outside, np.concatenate(far)))

@@ -15,7 +15,9 @@ from lightning_featgeo.watch.plan import ClosedWindow
 
 MOST_ROWS = 1000  # that a layout can have
 NO_ROWS = "{asked}: no chosen signal looks for neighbours (id_two_nn does), so no rows are kept that could be shown"
-OTHER_ROWS = "{asked}: {of} is shuffled, so that its windows hold other samples each time: there is no layout of them"
+OTHER_ROWS = (
+    "{asked}: {of} is shuffled, so that its windows hold other samples each time: the history has no layouts of them"
+)
 
 
 @dataclass
@@ -26,7 +28,7 @@ class _Latest:
     points: Tensor
     samples: Tensor
     layout: Layout
-    is_kept: bool = False
+    is_kept: bool = True  # or not to be kept
 
 
 class Layouts:
@@ -54,10 +56,12 @@ class Layouts:
             return
         if "shown_rows" not in closed.curves:
             return self.warn(NO_ROWS.format(asked=self.asked))
-        if not closed.keeps_samples:
-            return self.warn(OTHER_ROWS.format(asked=self.asked, of=prefix.rstrip("/")))
+        if not closed.keeps_samples:  # a picture by itself
+            self._latest[prefix] = self._place(closed, None)
+            return None
         count = self._windows[prefix] = self._windows.get(prefix, self._so_far(record)) + 1
-        latest = self._latest[prefix] = self._place(closed)
+        latest = self._latest[prefix] = self._place(closed, self._before(record))
+        latest.is_kept = False
         if is_due(count):
             self._keep(latest)
 
@@ -70,6 +74,8 @@ class Layouts:
         """The run ends: the last windows, too."""
         for latest in self._latest.values():
             self._keep(latest)
+        if self._latest and not self.history.layouts:
+            self.warn(OTHER_ROWS.format(asked=self.asked, of=next(iter(self._latest)).rstrip("/")))
 
     def _so_far(self, record: Record) -> int:
         """Windows before this one, of a run that was resumed."""
@@ -84,10 +90,10 @@ class Layouts:
                 self.class_names = None
             self.history.add_layout(latest.layout)
 
-    def _place(self, closed: ClosedWindow) -> _Latest:
+    def _place(self, closed: ClosedWindow, before: tuple[Tensor, Tensor] | None) -> _Latest:
         record, curves = closed.record, closed.curves
         rows, samples = curves["shown_rows"].double(), curves["shown_samples"]
-        points = aligned(rows, samples, self._before(record))
+        points = aligned(rows, samples, before)
         total = float((rows - rows.mean(dim=0)).square().sum())
         share = float(points.square().sum()) / total if total else 1.0
         return _Latest(

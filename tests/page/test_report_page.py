@@ -302,7 +302,7 @@ def test_a_line_for_each_run_through_what_went_with_an_outcome(
     assert len(set(lines.evaluate_all("paths => paths.map((path) => path.getAttribute('stroke'))"))) == 7
     assert {"0", "6", "0.6"} <= set(box.locator("svg .mark-text text").all_text_contents())
     rows = opened.page.locator("#outcome tr")
-    assert rows.nth(1).inner_text().split("\t")[:2] == ["featgeo/val/effective_rank", "+1.00 (+1.00 to +1.00)"]
+    assert rows.nth(1).inner_text().split("\t")[:2] == ["featgeo/val/effective_rank", "+1.00 (+0.82 to +1.00)"]
     opened.page.screenshot(path=artefacts / "outcome.png", full_page=True)
     before = int(box.get_attribute("data-drawn") or 0)
     opened.page.locator("input[data-run='3']").uncheck()

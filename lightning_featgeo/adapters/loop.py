@@ -74,10 +74,9 @@ class FeatureWatch:
         self.layouts: Layouts | None = None
         if embedding_rows and ranks.rank == 0:
             policy = replace(policy, details=Details(rows=embedding_rows))
-        self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
-        if policy.details is not None:
             asked = f"embedding_rows={embedding_rows}"
             self.layouts = Layouts(self.history, asked, lambda told: self.guard.warn(told, told))
+        self.watcher = Watcher(s, sources, ranks, self.history, stated, policy)
         self._open: Window | None = None
         self._count = 0
         self._closed: Counter[str] = Counter()  # windows, by name
@@ -105,10 +104,8 @@ class FeatureWatch:
             step: optimiser steps so far.
         """
         if self._open is not None and self._open.batches:
-            told = (
-                f"the window {self._open.plan.name!r} was not closed: its {self._open.batches} batches are thrown away"
-            )
-            self.guard.warn(f"{told}. Call close() before open()", f"{told[:40]}")
+            left, lost = f"the window {self._open.plan.name!r} was not closed", f"{self._open.batches} batches"
+            self.guard.warn(f"{left}: its {lost} are thrown away. Call close() before open()", left)
         self.discard()
         plan = WindowPlan(segment(name), segment(name), keeps_samples=keeps_order(loader))
         self.watcher.loader_starts((plan.stage, 0), loader)

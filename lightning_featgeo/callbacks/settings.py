@@ -29,7 +29,7 @@ class Display:
         matrix_classes: most classes in the matrix of cosines, from 2 to 100: those nearest to others.
         id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
         embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps (the report
-            shows them with a slider), and that are sent to loggers that can show them.
+            shows them with a slider), and that are sent to loggers that can show them; of the layers of ``media``.
         media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".
             Charts over depth come with several layers in any case.
         files: whether the history's file and a report (with ``lightning-featgeo[report]``) become files of a run in

@@ -28,7 +28,7 @@ class _Latest:
     points: Tensor
     samples: Tensor
     layout: Layout
-    is_kept: bool = True  # or not to be kept
+    waits: bool = False  # to be kept, if it stays the last one
 
 
 class Layouts:
@@ -55,15 +55,15 @@ class Layouts:
         if not record.values:  # a gap
             return
         if "shown_rows" not in closed.curves:
-            return self.warn(NO_ROWS.format(asked=self.asked))
-        if not closed.keeps_samples:  # a picture by itself
+            self.warn(NO_ROWS.format(asked=self.asked))
+        elif not closed.keeps_samples:  # a picture by itself
             self._latest[prefix] = self._place(closed, None)
-            return None
-        count = self._windows[prefix] = self._windows.get(prefix, self._so_far(record)) + 1
-        latest = self._latest[prefix] = self._place(closed, self._before(record))
-        latest.is_kept = False
-        if is_due(count):
-            self._keep(latest)
+        else:
+            count = self._windows[prefix] = self._windows.get(prefix, self._so_far(record)) + 1
+            latest = self._latest[prefix] = self._place(closed, self._before(record))
+            latest.waits = True
+            if is_due(count):
+                self._keep(latest)
 
     def points(self, record: Record) -> Tensor | None:
         """(m, 2) where the window's rows lie, if it is the last one of its stage and layer."""
@@ -83,8 +83,8 @@ class Layouts:
         return sum(one.window < record.window for one in own)
 
     def _keep(self, latest: _Latest) -> None:
-        if not latest.is_kept:
-            latest.is_kept = True
+        if latest.waits:
+            latest.waits = False
             if self.class_names is not None:
                 self.history.describe({"class_names": list(self.class_names)})
                 self.class_names = None

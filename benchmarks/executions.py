@@ -22,6 +22,7 @@ import torch
 from measuring import publish, table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from lightning_featgeo import Windows
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.statistics import shared_search
 from tests._helpers.interrupted import interrupted, shown, uninterrupted
@@ -116,7 +117,7 @@ def resumes() -> list[list[object]]:
         ("an exception, stateful, val_check_interval=0.5", True, 4, 1, RuntimeError, {"val_check_interval": 0.5}),
         (
             "an exception, stateful loader, windows of 3 steps", True, 6, 1, RuntimeError,
-            {"settings": {"stages": ("train",), "every_n_train_steps": 3}},
+            {"settings": {"stages": ("train",), "windows": Windows(every_n_train_steps=3)}},
         ),
     ):  # fmt: skip
         whole = shown(uninterrupted(stateful, **copy.deepcopy(kwargs)))

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lightning_featgeo import Display, FeatureGeometryMonitor
+from lightning_featgeo import Display, FeatureGeometryMonitor, Windows
 from tests._helpers.wandb_file import read
 
 EPOCHS = 8
@@ -34,7 +34,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "training and validation": {"stages": ("train", "val")},
     "12 layers, two stages": {"layer": "blocks.*", "stages": ("train", "val")},
     "500 raw rows": {"display": Display(embedding_rows=500)},
-    "windows of 10 steps": {"stages": "train", "every_n_train_steps": 10},
+    "windows of 10 steps": {"stages": "train", "windows": Windows(every_n_train_steps=10)},
 }
 
 

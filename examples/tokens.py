@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from lightning_featgeo import FeatureGeometryMonitor, Tokens
+from lightning_featgeo import FeatureGeometryMonitor, Tokens, Windows
 
 BOS, VOCABULARY, LENGTH = 0, 128, 64
 
@@ -63,7 +63,10 @@ def main() -> None:
     args = parser.parse_args()
     pl.seed_everything(0, verbose=False)
     monitor = FeatureGeometryMonitor(
-        stages="train", every_n_train_steps=args.steps, pool="tokens", tokens=Tokens(per_sequence=16, skip=1)
+        stages="train",
+        windows=Windows(every_n_train_steps=args.steps),
+        pool="tokens",
+        tokens=Tokens(per_sequence=16, skip=1),
     )
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

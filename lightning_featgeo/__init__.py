@@ -12,7 +12,7 @@ from lightning_featgeo._version import __version__
 if TYPE_CHECKING:
     from lightning_featgeo.alarms import ChangePoint, Decline, Drop, GeneralizationGap, Peak, Plateau, Rule, Threshold
     from lightning_featgeo.callbacks import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
-    from lightning_featgeo.callbacks.settings import Display
+    from lightning_featgeo.callbacks.settings import Display, Windows
     from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
     from lightning_featgeo.history.history import History
     from lightning_featgeo.metrics import GeometryMetric
@@ -39,6 +39,7 @@ __all__ = [
     "Rule",
     "Threshold",
     "Tokens",
+    "Windows",
     "__version__",
     "catalog",
 ]
@@ -63,6 +64,7 @@ _MODULES = {
     "Rule": "alarms",
     "Threshold": "alarms",
     "Tokens": "rows.pooling",
+    "Windows": "callbacks.settings",
     "catalog": "metrics.document",
 }
 

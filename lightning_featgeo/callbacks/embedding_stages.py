@@ -34,7 +34,7 @@ def begin(run: Any, is_first_batch: bool) -> None:
 
 def may_change(run: Any) -> bool:
     """Whether nobody asked for other stages; the same on all ranks, whatever they have found."""
-    alone = tuple(run.settings.stages) == ("val",) and run.settings.every_n_train_steps is None
+    alone = tuple(run.settings.stages) == ("val",) and run.settings.windows.every_n_train_steps is None
     return bool(alone and run.fits and "val" in run.stages and not run.validated)
 
 

@@ -27,7 +27,7 @@ from lightning_featgeo.watch.settings import documents, takes
 class FeatureGeometryMonitor(Callback):
     """Streams a layer's features into bounded accumulators and logs geometry curves when a window closes.
 
-    A *window* is a validation run, a training epoch, or every ``every_n_train_steps`` training steps. A *gap* is a
+    A *window* is a validation run, a training epoch, or every so many training steps. A *gap* is a
     signal without a value in a window; the history has its reason.
 
     Args:
@@ -142,7 +142,7 @@ class FeatureGeometryMonitor(Callback):
         run.keep_metrics(float(trainer.current_epoch))  # of the epoch before
         run.publisher.forget_stale()
         run.train_loader_starts()
-        if self.settings.every_n_train_steps is None:
+        if self.settings.windows.every_n_train_steps is None:
             run.open_if_due("train")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -151,7 +151,7 @@ class FeatureGeometryMonitor(Callback):
         if run is None:
             return
         run.check("train", 0, batch)
-        if not run.is_open("train") and (self.settings.every_n_train_steps is not None or batch_idx == 0):
+        if not run.is_open("train") and (self.settings.windows.every_n_train_steps is not None or batch_idx == 0):
             run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
         elif not run.is_open("train") and not run.phase.trained and run.is_due("train"):
             run.open_late(checkpointing.RESTARTS)
@@ -176,7 +176,7 @@ class FeatureGeometryMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stream what was caught; close a window of n steps."""
-        run, steps = self._run, self.settings.every_n_train_steps
+        run, steps = self._run, self.settings.windows.every_n_train_steps
         if run is None:
             return
         if run.phase.catching == "train":
@@ -189,7 +189,7 @@ class FeatureGeometryMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the epoch's training window."""
-        if self.settings.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
+        if self.settings.windows.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
             self._close("train")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -138,7 +138,7 @@ class LightningRun:
             serves=served_signals(s) if is_reference else (),
             positions=stage != "train" and in_order(loader),
             keeps_samples=stage != "train" and keeps_order(loader),
-            every_n_batches=s.every_n_batches if stage == "train" else 1,
+            every_n_batches=s.windows.every_n_batches if stage == "train" else 1,
             several_loaders=lightning.combines_loaders(self.trainer, stage),
         )
 
@@ -175,7 +175,7 @@ class LightningRun:
     def is_due(self, stage: str) -> bool:
         """Whether the stage is watched, and this epoch is its turn."""
         every_time = not self.fits or self.trainer.sanity_checking
-        this_epoch = every_time or (self.trainer.current_epoch + 1) % self.settings.every_n_epochs == 0
+        this_epoch = every_time or (self.trainer.current_epoch + 1) % self.settings.windows.every_n_epochs == 0
         return stage in self.caught_stages and this_epoch
 
     def open_late(self, reason: Gap) -> None:

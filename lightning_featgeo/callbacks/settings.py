@@ -75,6 +75,33 @@ USUAL_DISPLAY = Display()
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How often windows are made, and how much of training they watch: ``FeatureGeometryMonitor(windows=Windows(…))``.
+
+    Args:
+        every_n_epochs: a window every so many epochs.
+        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
+        every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
+            by a hash: the rest costs next to nothing. Validation is always watched whole.
+
+    Raises:
+        ConfigurationError: if a number is below 1, or not whole.
+    """
+
+    every_n_epochs: int = 1
+    every_n_train_steps: int | None = None
+    every_n_batches: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole(**vars(self))
+        if min(number for number in vars(self).values() if number is not None) < 1:
+            raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
+
+
+USUAL_WINDOWS = Windows()
+
+
+@dataclass(frozen=True)
 class MonitorSettings(WatchSettings):
     """What the monitor was asked to do, checked when it is built.
 
@@ -82,10 +109,7 @@ class MonitorSettings(WatchSettings):
         features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
         stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
         loader_names: names of several validation (or test) loaders, used in the logged names.
-        every_n_epochs: a window every so many epochs.
-        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
-        every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
-            by a hash: the rest costs next to nothing. Validation is always watched whole.
+        windows: how often, and how much of training: ``Windows(every_n_epochs=5, every_n_batches=8)``.
         reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
             of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
@@ -97,20 +121,13 @@ class MonitorSettings(WatchSettings):
     features: FeaturesFrom | None = None
     stages: str | Sequence[str] = ("val",)
     loader_names: Sequence[str] | None = None
-    every_n_epochs: int = 1
-    every_n_train_steps: int | None = None
-    every_n_batches: int = 1
+    windows: Windows = USUAL_WINDOWS
     reference: str | None = None
     resume: bool = True
     display: Display = USUAL_DISPLAY
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(
-            every_n_epochs=self.every_n_epochs,
-            every_n_train_steps=self.every_n_train_steps,
-            every_n_batches=self.every_n_batches,
-        )
         given = (self.stages,) if isinstance(self.stages, str) else tuple(self.stages)
         for stage in given:
             if stage not in STAGES:
@@ -130,14 +147,12 @@ class MonitorSettings(WatchSettings):
         self._check_headline()
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
-        steps = self.every_n_train_steps
-        if min(self.every_n_epochs, self.every_n_batches, 1 if steps is None else steps) < 1:
-            raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
+        steps, one_in = self.windows.every_n_train_steps, self.windows.every_n_batches
         if steps is not None and "train" not in given:
             raise ConfigurationError(f'every_n_train_steps={steps} makes training windows: add "train" to stages=')
-        if self.every_n_batches > 1 and "train" not in (*given, self.reference):
+        if one_in > 1 and "train" not in (*given, self.reference):
             raise ConfigurationError(
-                f"every_n_batches={self.every_n_batches} leaves out batches of training windows, and there are none: "
+                f"every_n_batches={one_in} leaves out batches of training windows, and there are none: "
                 'add "train" to stages=. Validation is always watched whole'
             )
 
@@ -176,7 +191,7 @@ class MonitorSettings(WatchSettings):
             raise ConfigurationError(
                 'reference="train" compares other windows with training, and stages= has only "train": add "val"'
             )
-        if self.reference == "train" and self.every_n_train_steps is not None:
+        if self.reference == "train" and self.windows.every_n_train_steps is not None:
             raise ConfigurationError(
-                'reference="train" needs training windows of whole epochs: leave out every_n_train_steps='
+                'reference="train" needs training windows of whole epochs: leave out Windows(every_n_train_steps=…)'
             )

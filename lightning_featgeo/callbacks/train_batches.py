@@ -1,4 +1,4 @@
-"""Which training batches are watched: all of a window's, or with ``every_n_batches=`` the first and some of the others.
+"""Which training batches are watched: all of a window's, or with ``every_n_batches`` the first and some others.
 
 And those that may tell what the head is.
 """
@@ -29,7 +29,7 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
 
 def pass_over(run: LightningRun, batch: Any) -> None:
     """A training batch was not watched."""
-    window = run.open_train_window() if run.settings.every_n_batches > 1 else None
+    window = run.open_train_window() if run.settings.windows.every_n_batches > 1 else None
     size = None if window is None else batch_size(batch)
     if window is not None and size is not None:
         window.pass_over(size)

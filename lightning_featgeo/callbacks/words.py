@@ -29,14 +29,14 @@ def announcement(run: Any, window: Window) -> Announcement:
 def _stages(run: Any) -> tuple[str, ...]:
     """The stages, and what is not settled yet."""
     if not run.awaits_validation:
-        every = run.settings.every_n_batches
+        every = run.settings.windows.every_n_batches
         part = f" (the first and one in {every} of the other batches)" if every > 1 else ""
         return tuple(stage + (part if stage == "train" else "") for stage in run.stages)
     return ("val, or train if validation doesn't run this (the first one tells)",)
 
 
 def _of_unfilled_window(run: Any) -> None:
-    steps = run.settings.every_n_train_steps
+    steps = run.settings.windows.every_n_train_steps
     unfilled = run.open_train_window() is not None and not any(record.stage == "train" for record in run.history)
     if steps is not None and unfilled:
         run.guard.warn(f"training ended before a window of {steps} steps was full: there is no curve", "never filled")

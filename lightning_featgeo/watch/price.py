@@ -53,13 +53,13 @@ class Price:
 def _ways(windows: Sequence[Window], rows: bool) -> list[str]:
     ways = []
     if rows and windows[0].plan.stage == "train":
-        ways.append(f"every_n_batches={8 * windows[0].plan.every_n_batches} watches fewer batches")
+        ways.append(f"windows=Windows(every_n_batches={8 * windows[0].plan.every_n_batches}) watches fewer batches")
     if not rows and any(_searches_much(window) for window in windows):
         ways.append(f"neighbors=Neighbors(bank_size={FEWER_ROWS}) searches neighbours among fewer rows")
     return [
         *ways,
         "signals=[…] with fewer names computes less",
-        "fewer windows (every_n_epochs=, a longer every_n_train_steps=)",
+        "fewer windows (windows=Windows(every_n_epochs=…), or more steps a window)",
     ]
 
 

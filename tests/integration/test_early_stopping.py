@@ -12,6 +12,7 @@ from lightning_featgeo import (
     GeometryEarlyStopping,
     Plateau,
     Threshold,
+    Windows,
 )
 from tests._helpers.models import Classifier, loaders, trainer
 
@@ -72,7 +73,7 @@ def test_it_stops_on_a_collapse_says_why_and_writes_it_down() -> None:
 
 def test_gaps_and_warm_up_are_no_checks() -> None:
     stop = GeometryEarlyStopping("featgeo/val/feature_std", Threshold(below=9.0), patience=2, warmup=1)
-    monitor = FeatureGeometryMonitor(every_n_epochs=2, signals=["feature_std"])
+    monitor = FeatureGeometryMonitor(windows=Windows(every_n_epochs=2), signals=["feature_std"])
     run = trainer(monitor, stop, max_epochs=20)
     run.fit(Classifier(), *loaders())
     assert len(stop.detectors[0].checks) == 3  # one warm-up, two checks
@@ -81,7 +82,7 @@ def test_gaps_and_warm_up_are_no_checks() -> None:
 
 def test_it_stops_inside_an_epoch_when_a_window_closes() -> None:
     stop = GeometryEarlyStopping("featgeo/train/feature_std", Threshold(below=9.0), patience=2)
-    monitor = FeatureGeometryMonitor(stages="train", every_n_train_steps=2, signals=["feature_std"])
+    monitor = FeatureGeometryMonitor(stages="train", windows=Windows(every_n_train_steps=2), signals=["feature_std"])
     run = trainer(monitor, stop, max_epochs=5)
     run.fit(Classifier(), *loaders(train=1024))
     assert run.global_step == 4

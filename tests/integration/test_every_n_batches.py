@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, Neighbors
+from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning, Neighbors, Windows
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.window import Window
 from tests._helpers.models import WHOLE, Classifier, trainer
@@ -40,7 +40,7 @@ def fit(n: int, epochs: int = 2) -> tuple[Numbered, FeatureGeometryMonitor]:
     torch.manual_seed(0)
     model = Numbered()
     monitor = FeatureGeometryMonitor(
-        stages=("train", "val"), every_n_batches=n, signals=["feature_std"], on_error="raise"
+        stages=("train", "val"), windows=Windows(every_n_batches=n), signals=["feature_std"], on_error="raise"
     )
     trainer(monitor, max_epochs=epochs, num_sanity_val_steps=0).fit(model, data(), data())
     return model, monitor
@@ -80,18 +80,18 @@ def test_epochs_watch_other_batches_and_neighbours_as_often_as_any(n: int) -> No
 def test_all_of_them_by_default_and_none_without_a_training_window() -> None:
     assert len(fit(1, epochs=1)[0].watched) == 129
     with pytest.raises(ConfigurationError, match='add "train" to stages='):
-        FeatureGeometryMonitor(every_n_batches=4)
+        FeatureGeometryMonitor(windows=Windows(every_n_batches=4))
     for wrong in (0, -1, True):
         with pytest.raises(ConfigurationError, match="every_n_batches"):
-            FeatureGeometryMonitor(stages="train", every_n_batches=wrong)
-    FeatureGeometryMonitor(reference="train", every_n_batches=4)
+            FeatureGeometryMonitor(stages="train", windows=Windows(every_n_batches=wrong))
+    FeatureGeometryMonitor(reference="train", windows=Windows(every_n_batches=4))
 
 
 def test_a_resumed_epoch_watches_the_same_batches(tmp_path: Path) -> None:
     def run(**given: Any) -> list[tuple[int, int]]:
         torch.manual_seed(0)
         model = Numbered()
-        monitor = FeatureGeometryMonitor(stages="train", every_n_batches=4, signals=["feature_std"])
+        monitor = FeatureGeometryMonitor(stages="train", windows=Windows(every_n_batches=4), signals=["feature_std"])
         saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=70, save_top_k=-1)
         trainer(monitor, saves, max_epochs=2, limit_val_batches=0, enable_checkpointing=True).fit(
             model, data(), **given
@@ -107,7 +107,7 @@ def test_a_resumed_epoch_watches_the_same_batches(tmp_path: Path) -> None:
 
 
 def test_two_processes_know_which_samples_are_repeats() -> None:
-    settings = {"every_n_batches": 3, "neighbors": Neighbors(bank_size=200)}
+    settings = {"windows": Windows(every_n_batches=3), "neighbors": Neighbors(bank_size=200)}
     one, other = on_ranks(2, windows.curves, 2, settings)
     assert one["records"] == other["records"]
     for record in one["records"]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from lightning_featgeo import FeatureGeometryMonitor, FeatureGeometryWarning, History
+from lightning_featgeo import FeatureGeometryMonitor, FeatureGeometryWarning, History, Windows
 from lightning_featgeo.callbacks import monitor as monitor_module
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.metrics.statistics import spectra
@@ -95,7 +95,7 @@ class Raises(Logger):
 
 
 def test_a_logger_that_raises_keeps_nothing_from_the_others(tmp_path: Path) -> None:
-    monitor = FeatureGeometryMonitor(signals=SIGNALS, stages="train", every_n_train_steps=2)
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, stages="train", windows=Windows(every_n_train_steps=2))
     good = CSVLogger(tmp_path, "good")
     run = trainer(monitor, max_epochs=2, logger=[Raises(), good], log_every_n_steps=1)
     with pytest.warns(FeatureGeometryWarning, match="logging to Raises failed with ConnectionError: 503"):

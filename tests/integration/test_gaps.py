@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_featgeo import (
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
+    Windows,
 )
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, loaders, strict, trainer
@@ -88,7 +89,7 @@ def test_labels_out_of_range_and_ignored_ones() -> None:
 @pytest.mark.parametrize("broken", ["history", "logger"])
 def test_one_broken_sink_leaves_the_others_alone(broken: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = [CSVLogger(tmp_path, name="a"), CSVLogger(tmp_path, name="b")]
-    monitor = FeatureGeometryMonitor(stages="train", every_n_train_steps=2, signals=["feature_std"])
+    monitor = FeatureGeometryMonitor(stages="train", windows=Windows(every_n_train_steps=2), signals=["feature_std"])
     run = trainer(monitor, max_epochs=1, logger=loggers)
     if broken == "history":
         (tmp_path / "a" / "version_0").mkdir(parents=True)

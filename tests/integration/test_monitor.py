@@ -13,6 +13,7 @@ from lightning_featgeo import (
     FeatureGeometryWarning,
     GeometryMetric,
     Neighbors,
+    Windows,
 )
 from lightning_featgeo.watch.announcement import mebibytes
 from tests._helpers.models import Classifier, loaders, strict, trainer
@@ -111,7 +112,7 @@ def test_several_validation_loaders_and_their_names() -> None:
 
 
 def test_windows_of_n_steps_reach_loggers_where_lightning_files_their_last_batch(tmp_path) -> None:
-    monitor = strict(stages="train", every_n_train_steps=3, signals=["feature_std"])
+    monitor = strict(stages="train", windows=Windows(every_n_train_steps=3), signals=["feature_std"])
     logger = CSVLogger(tmp_path)
     run = trainer(monitor, max_epochs=2, logger=logger, log_every_n_steps=50)
     run.fit(Classifier(), *loaders(train=512))
@@ -126,7 +127,7 @@ def test_windows_of_n_steps_reach_loggers_where_lightning_files_their_last_batch
 
 
 def test_every_n_epochs() -> None:
-    monitor = strict(every_n_epochs=2, signals=["feature_std"], stages=("train", "val"))
+    monitor = strict(windows=Windows(every_n_epochs=2), signals=["feature_std"], stages=("train", "val"))
     run = trainer(monitor, max_epochs=5)
     run.fit(Classifier(), *loaders())
     assert [(r.stage, r.epoch) for r in monitor.history] == [("val", 2), ("train", 2), ("val", 4), ("train", 4)]
@@ -151,11 +152,11 @@ def test_several_loaders_as_a_dict_and_watched_before_they_exist() -> None:
 
 def test_stale_values_of_step_windows_are_withdrawn_at_the_next_epoch() -> None:
     stop = pl.callbacks.EarlyStopping("featgeo/train/feature_std", mode="max", patience=1, min_delta=99.0)
-    monitor = strict(stages="train", every_n_train_steps=12, signals=["feature_std"])
+    monitor = strict(stages="train", windows=Windows(every_n_train_steps=12), signals=["feature_std"])
     run = trainer(monitor, stop, max_epochs=7)
     run.fit(Classifier(), *loaders())  # 4 steps an epoch: windows close in epochs 3 and 6
     assert run.current_epoch == 6
-    short = FeatureGeometryMonitor(stages="train", every_n_train_steps=100)
+    short = FeatureGeometryMonitor(stages="train", windows=Windows(every_n_train_steps=100))
     with pytest.warns(FeatureGeometryWarning, match="before a window of 100 steps was full"):
         trainer(short).fit(Classifier(), *loaders())
 

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lightning_featgeo import FeatureGeometryMonitor, History
+from lightning_featgeo import FeatureGeometryMonitor, History, Windows
 from lightning_featgeo.adapters import FeatureWatch
 from tests._helpers.models import Classifier, loaders, trainer
 
@@ -51,7 +51,7 @@ def test_metrics_of_each_epoch_stand_beside_its_windows() -> None:
 
 
 def test_windows_inside_an_epoch_have_the_metrics_of_their_step() -> None:
-    watched = monitor(stages=("train",), every_n_train_steps=2)
+    watched = monitor(stages=("train",), windows=Windows(every_n_train_steps=2))
     run = fit(watched, 1)
     steps = [moment.step for moment in watched.history.metrics.moments if "loss_step" in moment.values]
     assert steps == list(range(2, run.global_step + 1, 2))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric, Neighbors
+from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric, Neighbors, Windows
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, GapKind
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
@@ -203,7 +203,7 @@ def test_groups_are_read_from_the_batch() -> None:
         ({"reference": "vall"}, "neither .train. nor a loader. Did you mean 'val'"),
         ({"reference": "train", "loader_names": ("val", "train")}, "a loader is called"),
         ({"reference": "train", "stages": ("train",)}, 'has only "train"'),
-        ({"reference": "train", "stages": ("train", "val"), "every_n_train_steps": 5}, "whole epochs"),
+        ({"reference": "train", "stages": ("train", "val"), "windows": Windows(every_n_train_steps=5)}, "whole epochs"),
         ({"signals": ["robustness_index"]}, "needs the group of each row"),
     ],
 )

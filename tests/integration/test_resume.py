@@ -19,6 +19,7 @@ from lightning_featgeo import (
     GeometryEarlyStopping,
     Plateau,
     Threshold,
+    Windows,
 )
 from tests._helpers.interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
 from tests._helpers.models import SAFELY, Classifier, loaders, trainer
@@ -52,7 +53,7 @@ def test_a_stock_loader_in_mid_epoch_costs_that_window_and_says_so(tmp_path: Pat
 
 @pytest.mark.parametrize("step", [3, 7])
 def test_windows_of_n_steps_go_on_inside(tmp_path: Path, step: int) -> None:
-    settings = {"stages": ("train",), "every_n_train_steps": 3}
+    settings = {"stages": ("train",), "windows": Windows(every_n_train_steps=3)}
     whole = uninterrupted(stateful=True, settings=settings)
     parts = interrupted(tmp_path, True, step, settings=settings)
     assert [r.step for r in whole.history] == [3, 6, 9, 12]

@@ -14,6 +14,7 @@ from lightning_featgeo import (
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
     Neighbors,
+    Windows,
 )
 from lightning_featgeo.adapters import FeatureWatch
 from tests._helpers.models import Classifier, loaders, strict, trainer
@@ -30,8 +31,7 @@ from tests._helpers.models import Classifier, loaders, strict, trainer
         ({"stages": ()}, "stages is empty"),
         ({"pool": "avg"}, "use one of mean"),
         ({"layer": "net", "features": "h"}, "not both"),
-        ({"every_n_epochs": 0}, "at least 1"),
-        ({"every_n_train_steps": 5}, 'add "train" to stages'),
+        ({"windows": Windows(every_n_train_steps=5)}, 'add "train" to stages'),
         ({"views": 0}, "at least one view"),
         ({"labels": 7}, "the batch has 2 parts, from 0 to 1.*Paste: labels=1"),
         ({"signals": ["nc1"], "labels": None}, "nc1 needs class labels"),
@@ -83,7 +83,7 @@ def test_a_wrong_selector_is_an_error_in_the_sanity_check_and_a_gap_once_trainin
     for kwargs in ({"labels": "nope"}, {"signals": ["nc1"], "labels": None}):
         model = Classifier()
         with pytest.raises(ConfigurationError):
-            trainer(FeatureGeometryMonitor(every_n_epochs=3, **kwargs)).fit(model, *loaders())
+            trainer(FeatureGeometryMonitor(windows=Windows(every_n_epochs=3), **kwargs)).fit(model, *loaders())
         late = FeatureGeometryMonitor(**kwargs)
         run = trainer(late, num_sanity_val_steps=0)
         with pytest.warns(FeatureGeometryWarning, match="Training goes on|has no value"):

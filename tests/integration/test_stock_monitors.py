@@ -18,6 +18,7 @@ from lightning_featgeo import (
     FeatureGeometryWarning,
     GeometryAlarm,
     Threshold,
+    Windows,
 )
 from tests._helpers.models import Classifier, loaders, strict, trainer
 
@@ -73,7 +74,7 @@ def test_a_signal_that_is_never_defined_does_not_end_the_run(tmp_path) -> None:
 
 
 def test_every_n_epochs_5_gives_stock_monitors_fresh_values_only(tmp_path) -> None:
-    run, stop, best, monitor, logged = all_three(tmp_path, "feature_std", 12, every_n_epochs=5)
+    run, stop, best, monitor, logged = all_three(tmp_path, "feature_std", 12, windows=Windows(every_n_epochs=5))
     assert run.current_epoch == 12
     assert [r.epoch for r in monitor.history] == [5, 10]
     assert len(best.best_k_models) == 2  # not one for each stale epoch

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold, Windows
 from tests._helpers.models import Classifier, loaders
 from tests._helpers.processes import on_ranks
 
@@ -52,13 +52,13 @@ def trainer(package: Any, *callbacks: Any, **given: Any) -> Any:
 def test_stock_monitors_live_with_gaps_and_a_run_goes_on(package: Any, tmp_path: Path) -> None:
     best = package.callbacks.ModelCheckpoint(tmp_path, monitor=CURVE, mode="max", save_last=True)
     stock = package.callbacks.EarlyStopping(CURVE, mode="max", patience=9)
-    monitor = FeatureGeometryMonitor(every_n_epochs=2, signals=["effective_rank"], on_error="raise")
+    monitor = FeatureGeometryMonitor(windows=Windows(every_n_epochs=2), signals=["effective_rank"], on_error="raise")
     run = trainer(package, monitor, best, stock, max_epochs=4, enable_checkpointing=True)
     run.fit(module(package), *loaders())
     assert run.current_epoch == 4
     assert best.best_model_score == pytest.approx(max(value for _, value in monitor.history.series(CURVE)))
     assert stock.strict
-    again = FeatureGeometryMonitor(every_n_epochs=2, signals=["effective_rank"], on_error="raise")
+    again = FeatureGeometryMonitor(windows=Windows(every_n_epochs=2), signals=["effective_rank"], on_error="raise")
     trainer(package, again, max_epochs=6).fit(module(package), *loaders(), ckpt_path=best.last_model_path)
     assert [record.epoch for record in again.history] == [2.0, 4.0, 6.0]
 

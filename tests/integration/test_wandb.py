@@ -8,7 +8,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, History, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryEarlyStopping, History, Threshold, Windows
 from lightning_featgeo.sinks.tables import MAX_LINES, thin
 from tests._helpers.models import Classifier, loaders, trainer
 from tests._helpers.wandb_file import alerts, config, read, table
@@ -159,7 +159,9 @@ def test_an_alarm_is_an_alert(run_files) -> None:
 
 def test_windows_inside_an_epoch_have_increasing_epochs(tmp_path: Path) -> None:
     logger = WandbLogger(project="test", offline=True, save_dir=tmp_path)
-    monitor = FeatureGeometryMonitor(stages="train", every_n_train_steps=2, signals=["feature_std"], on_error="raise")
+    monitor = FeatureGeometryMonitor(
+        stages="train", windows=Windows(every_n_train_steps=2), signals=["feature_std"], on_error="raise"
+    )
     trainer(monitor, max_epochs=2, logger=logger).fit(Classifier(), *loaders())
     wandb.finish()
     _, rows, _ = read(tmp_path)

@@ -12,7 +12,7 @@ import torch
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping, Threshold
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping, Threshold, Windows
 from lightning_featgeo.alarms import KINDS, Detector
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
 from lightning_featgeo.report.runs import find
@@ -100,7 +100,7 @@ def test_no_row_of_the_users_is_lost_and_none_is_added(way: str, rows_alone: dic
 
 
 def test_windows_inside_an_epoch_wait_for_the_next_row_and_none_is_overwritten(tmp_path: Path) -> None:
-    monitor = strict(stages="train", every_n_train_steps=1, signals=["effective_rank"])
+    monitor = strict(stages="train", windows=Windows(every_n_train_steps=1), signals=["effective_rank"])
     _, rows, *_ = offline(tmp_path, Logs("step="), monitor, max_epochs=2, log_every_n_steps=50)
     found = [row["featgeo/train/effective_rank"] for row in rows if "featgeo/train/effective_rank" in row]
     assert found == pytest.approx([value for _, value in monitor.history.series("featgeo/train/effective_rank")])
@@ -125,7 +125,7 @@ def test_two_optimisers_are_filed_as_lightning_files_them(tmp_path: Path) -> Non
         def configure_optimizers(self) -> Any:
             return [torch.optim.SGD(self.net[:1].parameters(), 0.1), torch.optim.SGD(self.net[3:].parameters(), 0.1)]
 
-    monitor = strict(head="net.3", stages="train", every_n_train_steps=4, signals=["feature_std"])
+    monitor = strict(head="net.3", stages="train", windows=Windows(every_n_train_steps=4), signals=["feature_std"])
     logger = CSVLogger(tmp_path)
     trainer(monitor, max_epochs=2, logger=logger, log_every_n_steps=1).fit(Two(), *loaders())
     logger.save()

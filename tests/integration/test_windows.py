@@ -10,7 +10,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import ConfigurationError, Display, FeatureGeometryMonitor, FeatureGeometryWarning, Neighbors
+from lightning_featgeo import (
+    ConfigurationError,
+    Display,
+    FeatureGeometryMonitor,
+    FeatureGeometryWarning,
+    Neighbors,
+)
 from lightning_featgeo.adapters import FeatureWatch
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.errors import Gap, GapKind
@@ -86,8 +92,8 @@ def test_a_closed_terminal_costs_words_only(monkeypatch: pytest.MonkeyPatch) -> 
         ({"neighbors": 5}, r"paste neighbors=Neighbors\(…\)"),
         ({"display": {"headline": "nc1"}}, r"paste display=Display\(headline='nc1'\)"),
         ({"tokens": 16}, r"paste tokens=Tokens\(…\)"),
+        ({"windows": 5}, r"paste windows=Windows\(…\)"),
         ({"num_classes": "10"}, "num_classes='10': a whole number"),
-        ({"every_n_epochs": "2"}, "every_n_epochs='2': a whole number"),
     ],
 )
 def test_a_group_or_number_of_the_wrong_type_is_refused_with_the_line_to_paste(given: Any, says: str) -> None:
@@ -102,6 +108,7 @@ def test_a_group_or_number_of_the_wrong_type_is_refused_with_the_line_to_paste(g
     [
         ("k", r"Give it as neighbors=Neighbors\(k=…\)"),
         ("headline", r"Give it as display=Display\(headline=…\)"),
+        ("every_n_epochs", r"Give it as windows=Windows\(every_n_epochs=…\)"),
         ("skip", r"Give it as tokens=Tokens\(skip=…\)"),
         ("signal", "Did you mean 'signals'"),
         ("settings", "has no argument 'settings'"),

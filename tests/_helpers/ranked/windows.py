@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryMetric, Neighbors
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryMetric, Neighbors, Windows
 from lightning_featgeo.callbacks import publishing
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.distributed.ranks import RankFailure
@@ -89,8 +89,8 @@ def compared(size: int) -> dict[str, Any]:
     """Two validation loaders, one the other's reference and one of fewer samples than ranks; windows of n steps."""
     monitor = FeatureGeometryMonitor(
         signals=["feature_std", "knn_accuracy", "fidelity_precision", "knn_ood_auroc", "frechet_distance", "nc1"],
-        stages=("train", "val"), loader_names=("val", "clean", "tiny"), reference="clean", every_n_train_steps=2,
-        neighbors=Neighbors(vote_k=20),
+        stages=("train", "val"), loader_names=("val", "clean", "tiny"), reference="clean",
+        windows=Windows(every_n_train_steps=2), neighbors=Neighbors(vote_k=20),
     )  # fmt: skip
     run = several(size, monitor, max_epochs=1)
     train, val = digit_loaders()

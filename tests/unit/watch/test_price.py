@@ -55,7 +55,7 @@ def test_streaming_training_rows_is_told_apart(clock: list[float]) -> None:
     told = looks.look([train], closed(1, "train", 6.0))
     assert told is not None
     assert "streaming rows of train" in told
-    assert "every_n_batches=16 watches fewer batches" in told
+    assert "windows=Windows(every_n_batches=16) watches fewer batches" in told
     assert "bank_size" not in told
 
 

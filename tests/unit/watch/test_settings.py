@@ -8,14 +8,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, Neighbors, Tokens
+from lightning_featgeo import ConfigurationError, Display, FeatureGeometryMonitor, Neighbors, Tokens, Windows
 from lightning_featgeo.adapters import FeatureWatch
 from lightning_featgeo.adapters.fabric import FabricGeometry
 from lightning_featgeo.adapters.huggingface import GeometryCallback
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.watch.settings import WatchSettings
 
-MOST = 23  # arguments of the monitor
+MOST = 22  # arguments of the monitor
 
 
 def test_the_monitor_takes_its_settings_and_few_of_them() -> None:
@@ -58,12 +58,14 @@ def test_groups_are_built_from_yaml() -> None:
             "display": {"headline": "nc1", "class_names": ["a", "b"]},
             "neighbors": {"k": 7, "bank_size": 100},
             "tokens": {"skip": 1},
+            "windows": {"every_n_epochs": 2},
         },
     }
     (monitor,) = parser.instantiate(parser.parse_object({"callbacks": [given]})).callbacks
     assert monitor.settings.display == Display(headline="nc1", class_names=["a", "b"])
     assert monitor.settings.neighbors == Neighbors(k=7, bank_size=100)
     assert monitor.settings.tokens == Tokens(skip=1)
+    assert monitor.settings.windows == Windows(every_n_epochs=2)
     assert (monitor.settings.layer, monitor.settings.stages) == ("net", ("train", "val"))
 
 
@@ -72,3 +74,11 @@ def test_positional_arguments_and_defaults_are_those_of_the_declaration() -> Non
     watch = FeatureWatch(torch.nn.Sequential(torch.nn.Linear(4, 2)), layer="0", neighbors=Neighbors(seed=3))
     assert watch.settings == WatchSettings(layer="0", neighbors=Neighbors(seed=3))
     watch.remove()
+
+
+def test_windows_come_after_at_least_one_of_each() -> None:
+    for wrong in ({"every_n_epochs": 0}, {"every_n_train_steps": 0}, {"every_n_batches": -1}):
+        with pytest.raises(ConfigurationError, match="must be at least 1"):
+            Windows(**wrong)
+    with pytest.raises(ConfigurationError, match="every_n_epochs=True: a whole number"):
+        Windows(every_n_epochs=True)

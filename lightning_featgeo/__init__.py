@@ -12,6 +12,7 @@ from lightning_featgeo._version import __version__
 if TYPE_CHECKING:
     from lightning_featgeo.alarms import ChangePoint, Decline, Drop, GeneralizationGap, Peak, Plateau, Rule, Threshold
     from lightning_featgeo.callbacks import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
+    from lightning_featgeo.callbacks.probe_sets import ProbeSet
     from lightning_featgeo.callbacks.settings import Display, Windows
     from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
     from lightning_featgeo.history.history import History
@@ -36,6 +37,7 @@ __all__ = [
     "Neighbors",
     "Peak",
     "Plateau",
+    "ProbeSet",
     "Rule",
     "Threshold",
     "Tokens",
@@ -61,6 +63,7 @@ _MODULES = {
     "Neighbors": "metrics.settings",
     "Peak": "alarms",
     "Plateau": "alarms",
+    "ProbeSet": "callbacks.probe_sets",
     "Rule": "alarms",
     "Threshold": "alarms",
     "Tokens": "rows.pooling",

@@ -114,6 +114,12 @@ def is_inside_step(module: Any) -> bool:
     return running in STEPS
 
 
+def before_batch_transfer(module: Any, batch: Any) -> Any:
+    """What a batch becomes on its way to the device by the run's own hook; as it is, where that is renamed."""
+    hook = getattr(module, "_on_before_batch_transfer", None)
+    return hook(batch, 0) if callable(hook) else batch
+
+
 def is_redirected(module: torch.nn.Module) -> bool:
     """Whether a call of this module is a strategy's way to run a step of it, and no forward."""
     return getattr(module.__dict__.get("forward"), "__name__", "") == "wrapped_forward"

@@ -265,12 +265,10 @@ class FeatureGeometryMonitor(Callback):
             self._run.end_batch(stage, loader, outputs, batch)
 
     def _evaluation_end(self, stage: str, trainer: Trainer) -> None:
-        run = self._run
-        if run is None or not run.is_open(stage):
-            return
-        if trainer.sanity_checking:
-            run.watcher.drop(stage)
-        else:
+        if self._run is not None and trainer.sanity_checking:
+            self._run.watcher.drop(stage)
+            self._run.probe_sets.try_out()
+        elif self._run is not None and self._run.is_open(stage):
             self._close(stage)
 
     def _close(self, stage: str, inside_epoch: bool = False) -> None:

@@ -64,7 +64,7 @@ def names_of_run(run: Any) -> list[str]:
     """Every name that a ``LightningRun`` can log, as far as is known."""
     layers = [layer.name for layer in run.watcher.sources.layers] or [None]
     names: list[str] = []
-    for stage in run.stages:
+    for stage in run.logged_stages:
         for number, name in enumerate(run.names(stage)):
             signals = run.resolved.get((stage, number), run.settings.signals)
             names += known_names(signals, [name], layers, run.also)

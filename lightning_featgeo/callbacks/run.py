@@ -10,11 +10,12 @@ import time
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import embedding_stages, own_metrics, publishing, stock_monitors, words
+from lightning_featgeo.callbacks import embedding_stages, own_metrics, plans, publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
+from lightning_featgeo.callbacks.probe_sets import STAGE, ProbeSets, check_order
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import UNWATCHED, Stoppers
 from lightning_featgeo.capture.sources import Sources
@@ -26,10 +27,8 @@ from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of, select
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
-from lightning_featgeo.watch.layers import class_count, served_signals, watched_layers
+from lightning_featgeo.watch.layers import class_count
 from lightning_featgeo.watch.plan import WindowPlan
-from lightning_featgeo.watch.samplers import in_order, keeps_order
-from lightning_featgeo.watch.watched_layer import WatchedLayer
 from lightning_featgeo.watch.watcher import Watcher
 from lightning_featgeo.watch.window import Window
 
@@ -68,7 +67,8 @@ class LightningRun:
             settings, sources, lightning.ranks_of(trainer), history, stated, Policy(), id_key=settings.display.id_key
         )
         self.guard, self.phase = self.watcher.guard, self.watcher.phase
-        self.watcher.make_layers = self.make_layers
+        self.watcher.make_layers = functools.partial(plans.layers_of, self)
+        self.probe_sets = ProbeSets(self, settings.probe_sets or {})
         self.watcher.on_announcement = functools.partial(words.announcement, self)
         self.stoppers = Stoppers(trainer, self.guard)
         self.display = LoggerDisplay(trainer, self.guard, settings.display, history)
@@ -79,6 +79,7 @@ class LightningRun:
         self.resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
             settings.display.check_class_names(self.classes)
+            check_order(trainer, settings)
             if saved is not None:
                 if sources.scouting and (len(saved.layers) == 1 or saved.outputs):
                     sources.adopt(saved.layers, saved.outputs, "as in the checkpoint")
@@ -94,6 +95,11 @@ class LightningRun:
         """Stages whose features are caught: those that are logged, and the reference's."""
         extra = self.settings.reference == "train" and "train" not in self.stages and self.fits
         return (*self.stages, "train") if extra else self.stages
+
+    @property
+    def logged_stages(self) -> tuple[str, ...]:
+        """Stages whose windows have records: those that are watched, and the probe sets."""
+        return (*self.stages, STAGE) if self.probe_sets.sets else self.stages
 
     @property
     def also(self) -> tuple[str, ...]:
@@ -117,6 +123,8 @@ class LightningRun:
 
     def names(self, stage: str) -> list[str]:
         """What the stage's windows are called in logged names."""
+        if stage == STAGE:
+            return list(self.probe_sets.sets)
         return lightning.stage_names(self.trainer, stage, self.settings.loader_names)
 
     def open(self, stage: str) -> None:
@@ -124,48 +132,16 @@ class LightningRun:
         names = self.names(stage)
         for number in range(len(names)) if stage != "train" else ():
             self.watcher.loader_starts((stage, number), lightning.loader_of(self.trainer, stage, number))
-        self.watcher.open(stage, [self._plan(stage, i, name) for i, name in enumerate(names)], self.trainer.global_step)
+        self.watcher.open(stage, [self.plan(stage, i, name) for i, name in enumerate(names)], self.trainer.global_step)
 
-    def _plan(self, stage: str, number: int, name: str) -> WindowPlan:
-        s, loader = self.settings, lightning.loader_of(self.trainer, stage, number)
-        is_reference = name == s.reference
-        return WindowPlan(
-            name,
-            stage,
-            number,
-            logged=stage in self.stages,
-            reference=None if is_reference else s.reference,
-            serves=served_signals(s) if is_reference else (),
-            positions=stage != "train" and in_order(loader),
-            keeps_samples=stage != "train" and keeps_order(loader),
-            every_n_batches=s.windows.every_n_batches if stage == "train" else 1,
-            several_loaders=lightning.combines_loaders(self.trainer, stage),
-        )
+    def plan(self, stage: str, number: int, name: str) -> WindowPlan:
+        """What a window is of."""
+        return plans.plan_of(self, stage, number, name)
 
-    def make_layers(self, plan: WindowPlan) -> list[WatchedLayer]:
-        """New accumulators for each layer; after a resume they know what the last window was like.
-
-        Raises:
-            ConfigurationError: if the checkpoint's curves are of something else.
-        """
-        policy = Policy(
-            strict=self.settings.on_error == "raise",
-            lenient=self.phase.trained,
-            tolerated=frozenset({"reference", "earlier"}),
-            details=self.display.details,
-            also=self.also,
-            head_root=_compat.wrapped_module(self.trainer.strategy),
-        )
-        sources, stated, saved = self.watcher.sources, self.watcher.stated_classes, self.saved
-        if saved is None:
-            return watched_layers(self.settings, sources, stated, plan, policy)
-        layers = watched_layers(
-            self.settings, sources, stated, plan, policy,
-            check=lambda dim: saved.check([], [dim], saved.classes),
-            earlier=lambda index: saved.earlier_of(plan, index),
-        )  # fmt: skip
-        saved.check(self.watcher.paths, [], layers[0].metric.num_classes if layers else None)
-        return layers
+    def loader_of(self, stage: str, number: int) -> Any:
+        """The stage's loader of that number, or None where it can't be told."""
+        sets = self.probe_sets.loaders
+        return list(sets.values())[number] if stage == STAGE else lightning.loader_of(self.trainer, stage, number)
 
     def open_if_due(self, stage: str) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""
@@ -250,16 +226,22 @@ class LightningRun:
     # --- closing ---------------------------------------------------------------------------------------------
 
     def close(self, stage: str, first_number: int, inside_epoch: bool = False) -> int:
-        """Close the stage's windows, ask the stoppers, publish the records; returns how many were closed.
+        """Close the stage's windows and those of the probe sets that go with them; returns how many were closed.
 
-        Once the count is taken, ``stoppers.act()`` is due: a checkpoint that is saved then holds everything.
+        Stoppers are asked and records published. Once the count is taken, ``stoppers.act()`` is due: a checkpoint that
+        is saved then holds everything.
         """
+        with_sets = self.probe_sets.go_with(stage) and self.probe_sets.feed()  # before: one may be the reference
+        closed = self._close(stage, first_number, inside_epoch)
+        return closed + (self._close(STAGE, first_number + closed, inside_epoch) if with_sets else 0)
+
+    def _close(self, stage: str, first_number: int, inside_epoch: bool) -> int:
         if self.phase.catching == stage:  # a step that was begun and left out
             self.phase.catching = None
             self.watcher.sources.forget()
         windows = self.watcher.of_stage(stage)
         nothing = stage == "val" and not self.validated and embedding_stages.settle(self)
-        if nothing or stage not in self.stages or not windows:  # it only served as a reference
+        if nothing or stage not in self.logged_stages or not windows:  # it only served as a reference
             self.watcher.drop(stage)
             return 0
         windows[0].seconds += self._uncharged

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lightning_featgeo.callbacks import probe_sets
 from lightning_featgeo.capture.names import segment, unique_segments
 from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -114,6 +116,9 @@ class MonitorSettings(WatchSettings):
             of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
             a loader of clean training rows compares more alike.
+        probe_sets: loaders that no step reads, by name, run in evaluation mode when validation closes (or training,
+            where there is no validation); each has curves of its own and can be the ``reference``:
+            ``{"clean_train": loader, "ood": ProbeSet(loader, labelled=False)}``.
         resume: go on with the curves of a checkpoint that ``fit`` starts from; False begins new ones.
         display: what loggers and the progress bar show: ``Display(headline="nc1", class_names=[…])``.
     """
@@ -123,6 +128,7 @@ class MonitorSettings(WatchSettings):
     loader_names: Sequence[str] | None = None
     windows: Windows = USUAL_WINDOWS
     reference: str | None = None
+    probe_sets: Mapping[str, Any] | None = None
     resume: bool = True
     display: Display = USUAL_DISPLAY
 
@@ -143,7 +149,7 @@ class MonitorSettings(WatchSettings):
                 'loader_names= has a loader called "train", and so are the training windows of stages=: their values '
                 'would be averaged. Name the loader otherwise, for example "train_clean"'
             )
-        self._check_reference()
+        self._check_reference(list(self._check_probe_sets(loaders)))
         self._check_headline()
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
@@ -156,6 +162,22 @@ class MonitorSettings(WatchSettings):
                 'add "train" to stages=. Validation is always watched whole'
             )
 
+    def _check_probe_sets(self, loaders: Sequence[str]) -> dict[str, probe_sets.ProbeSet]:
+        """As they are run; what they can't be together with is refused."""
+        sets = probe_sets.named(self.probe_sets, [*STAGES, *loaders])
+        object.__setattr__(self, "probe_sets", sets or None)
+        if sets and self.features is not None:
+            raise ConfigurationError(
+                "features= reads what a step returns, and probe_sets= run no step: name the module with layer="
+            )
+        one = sets.get(self.reference or "")
+        if one is not None and one.every_n_epochs > 1:
+            raise ConfigurationError(
+                f"reference={self.reference!r} is a probe set that runs every {one.every_n_epochs} epochs, and other "
+                "windows need it each time: leave out its every_n_epochs="
+            )
+        return sets
+
     def _check_headline(self) -> None:
         headline = self.display.headline
         asked = self.asked or tuple(CATALOG)
@@ -165,7 +187,7 @@ class MonitorSettings(WatchSettings):
                 "curve that the progress bar shows"
             )
 
-    def _check_reference(self) -> None:
+    def _check_reference(self, sets: Sequence[str]) -> None:
         if self.reference is None:
             needy = [name for name in self.asked if "reference" in CATALOG[name].requires]
             if needy and (set(needy) & named_signals(self.signals) or needy == list(self.asked)):
@@ -175,10 +197,10 @@ class MonitorSettings(WatchSettings):
                 )
             return
         names = [segment(name) for name in self.loader_names or ()]
-        if self.reference not in ("train", *names) and (
+        if self.reference not in ("train", *names, *sets) and (
             names or not re.fullmatch(r"(val|test)(_\d+)?", self.reference)
         ):
-            known = ["train", *(names or ("val", "val_1"))]
+            known = ["train", *sets, *(names or ("val", "val_1"))]
             raise ConfigurationError(
                 f'reference={self.reference!r} is neither "train" nor a loader.{near_misses(self.reference, known)}'
             )

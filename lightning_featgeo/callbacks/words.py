@@ -13,7 +13,7 @@ from lightning_featgeo.watch.window import Window
 def announcement(run: Any, window: Window) -> Announcement:
     """What is said as soon as layer, dimension, classes, signals and memory are known; ``run``: a ``LightningRun``."""
     watcher, wanted = run.watcher, run.settings.reference
-    windows = sum(len(run.names(stage)) for stage in run.stages)
+    windows = sum(len(run.names(stage)) for stage in run.logged_stages)
     reference = watcher.named(wanted) if wanted else None
     silent = reference if reference is not None and not reference.plan.logged else None
     held = sum(part.metric.memory_bytes for part in silent.layers) if silent is not None else 0
@@ -31,7 +31,8 @@ def _stages(run: Any) -> tuple[str, ...]:
     if not run.awaits_validation:
         every = run.settings.windows.every_n_batches
         part = f" (the first and one in {every} of the other batches)" if every > 1 else ""
-        return tuple(stage + (part if stage == "train" else "") for stage in run.stages)
+        sets = ("probe sets " + ", ".join(run.probe_sets.sets),) if run.probe_sets.sets else ()
+        return (*(stage + (part if stage == "train" else "") for stage in run.stages), *sets)
     return ("val, or train if validation doesn't run this (the first one tells)",)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import BatchSampler, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo.distributed.ranks import Ranks
@@ -109,6 +109,27 @@ class Shard:
             self.own = None
         self.seen = None if self.seen is None else self.seen + samples
         return 0 if fresh is None else max(0, samples - fresh)
+
+
+def share_of(loader: Any, ranks: Ranks) -> Any:
+    """A loader of this rank's part of the samples, read from front to back; None: it can't be divided.
+
+    Alone, and where it is divided already, it is the loader itself.
+    """
+    dataset: Any = getattr(loader, "dataset", None)
+    if not ranks.several or isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        return loader
+    if type(loader) is not DataLoader or isinstance(dataset, IterableDataset) or _length(dataset) is None:
+        return None
+    if not _is_stock(loader.batch_sampler):
+        return None
+    sampler: Any = DistributedSampler(dataset, ranks.size, ranks.rank, shuffle=False)
+    return DataLoader(
+        dataset, loader.batch_size, sampler=sampler, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
+        persistent_workers=loader.persistent_workers,
+    )  # fmt: skip
 
 
 def _is_stock(batches: Any) -> bool:

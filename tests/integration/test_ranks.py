@@ -49,6 +49,26 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
         assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: item[1])[-3:]
 
 
+def test_probe_sets_are_divided_among_the_ranks() -> None:
+    alone, every = on_ranks(1, windows.probed, 1)[0]["records"], on_ranks(2, windows.probed, 2)
+    assert every[0] == every[1]
+    for ours, theirs in zip(every[0]["records"], alone, strict=True):
+        if ours["stage"] == "fails":
+            assert theirs["counts"]["seen"] == 40
+            assert "no such file" in str(ours["gaps"]["feature_std"])
+            assert "rank 1" in str(ours["gaps"]["feature_std"])
+            continue
+        assert (
+            ours["counts"]["seen"]
+            == theirs["counts"]["seen"]
+            == {"val": VAL, "divided": 99, "listed": 70}[ours["stage"]]
+        )
+        assert ours["counts"].get("repeated", 0) == 0
+        assert ours["gaps"] == theirs["gaps"]
+        assert max(differences(ours["values"], theirs["values"]).values()) < 2e-5
+    assert [record["stage"] for record in alone] == ["val", "divided", "listed", "fails"]
+
+
 def test_a_reference_whose_rows_still_wait_and_one_that_fails_on_one_rank() -> None:
     alone, every = on_ranks(1, windows.waiting_reference, 1)[0], on_ranks(2, windows.waiting_reference, 2)
     for rank in every:

@@ -160,7 +160,7 @@ class BankStatistics(HeadStatistics):
         """(n, d) the bank's labelled rows."""
         return self._bank.rows[self._bank.labels >= 0]
 
-    @statistic("bank", "labels")
+    @statistic("bank", "moments", "labels")
     def classified_rows(self) -> Tensor:
         """``labelled_rows``, where there are means of all classes to compare them with."""
         self._need_all_classes("rows are compared with the means of")

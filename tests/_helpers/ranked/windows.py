@@ -239,3 +239,33 @@ def waiting_reference(size: int) -> dict[str, Any]:
         except RankFailure as failure:
             failed = str(failure)
     return {"values": found.values, "counts": found.counts, "failed": failed}
+
+
+class FailsOnRankOne:
+    """Batches that rank 1 can't read to their end."""
+
+    def __iter__(self) -> Any:
+        x, y = digits()
+        for start in range(0, 40, 10):
+            if start == 20 and os.environ["RANK"] == "1":
+                raise OSError("no such file")
+            yield x[start : start + 10] / 16, y[start : start + 10]
+
+
+def probed(size: int) -> dict[str, Any]:
+    """Probe sets: one that is divided, one that every rank reads whole, and one that fails on a rank."""
+    x, y = digits()
+    sets = {
+        "divided": DataLoader(TensorDataset(x[:99] / 16, y[:99]), 10, shuffle=True),
+        "listed": [(x[i : i + 10] / 16, y[i : i + 10]) for i in range(0, 70, 10)],
+        "fails": FailsOnRankOne(),
+    }
+    monitor = FeatureGeometryMonitor(
+        signals=["feature_std", "knn_accuracy", "knn_log_density", "nc1"], reference="divided", probe_sets=sets,
+        neighbors=Neighbors(k=5, vote_k=10),
+    )  # fmt: skip
+    run = several(size, monitor, max_epochs=1, num_sanity_val_steps=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(still(), *digit_loaders())
+    return {"records": told(monitor)}

@@ -1,0 +1,70 @@
+"""What each window of a Lightning run is of, and what it is fed into."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lightning_featgeo import _compat
+from lightning_featgeo.callbacks import trainer as lightning
+from lightning_featgeo.callbacks.probe_sets import STAGE
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
+from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.watch.layers import served_signals, watched_layers
+from lightning_featgeo.watch.plan import WindowPlan
+from lightning_featgeo.watch.samplers import in_order, keeps_order
+from lightning_featgeo.watch.watched_layer import WatchedLayer
+
+
+def plan_of(run: Any, stage: str, number: int, name: str) -> WindowPlan:
+    """The plan of a window of a ``LightningRun``: its stage, the number of its loader, and its name."""
+    s, loader = run.settings, run.loader_of(stage, number)
+    is_reference = name == s.reference
+    return WindowPlan(
+        name,
+        stage,
+        number,
+        logged=stage in run.logged_stages,
+        reference=None if is_reference else s.reference,
+        serves=served_signals(s) if is_reference else (),
+        positions=stage != "train" and in_order(loader),
+        keeps_samples=stage != "train" and keeps_order(loader),
+        every_n_batches=s.windows.every_n_batches if stage == "train" else 1,
+        several_loaders=stage != STAGE and lightning.combines_loaders(run.trainer, stage),
+    )
+
+
+def _without_labels(settings: Any) -> Any:
+    """What was asked for, as far as it needs no labels."""
+    if settings.signals == "auto":
+        return "auto"
+    return [name for name in settings.asked if "labels" not in CATALOG[name].requires] or [COUNT_SIGNAL]
+
+
+def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
+    """New accumulators for each layer; after a resume they know what the last window was like.
+
+    Raises:
+        ConfigurationError: if the checkpoint's curves are of something else.
+    """
+    settings, saved = run.settings, run.saved
+    if plan.stage == STAGE and not run.probe_sets.sets[plan.name].labelled:
+        settings = replace(settings, labels=None, signals=_without_labels(settings))
+    policy = Policy(
+        strict=settings.on_error == "raise",
+        lenient=run.phase.trained or plan.stage == STAGE,
+        tolerated=frozenset({"reference", "earlier"}),
+        details=run.display.details,
+        also=run.also,
+        head_root=_compat.wrapped_module(run.trainer.strategy),
+    )
+    sources, stated = run.watcher.sources, run.watcher.stated_classes
+    if saved is None:
+        return watched_layers(settings, sources, stated, plan, policy)
+    layers = watched_layers(
+        settings, sources, stated, plan, policy,
+        check=lambda dim: saved.check([], [dim], saved.classes),
+        earlier=lambda index: saved.earlier_of(plan, index),
+    )  # fmt: skip
+    saved.check(run.watcher.paths, [], layers[0].metric.num_classes if layers else None)
+    return layers

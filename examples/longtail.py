@@ -75,7 +75,7 @@ def main() -> None:
             signals=SIGNALS,
             loader_names=("val", "train_clean"),
             reference="train_clean",
-            neighbors=Neighbors(vote_k=10),
+            neighbors=Neighbors(knn_k=10),
         )
         trainer = pl.Trainer(
             max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,

@@ -19,7 +19,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.names import unique_segments
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
-from lightning_featgeo.watch.samplers import share_of
+from lightning_featgeo.watch.agreement import agree
+from lightning_featgeo.watch.samplers import front_to_back
 from lightning_featgeo.watch.window import Window
 
 STAGE = "probe_set"
@@ -32,9 +33,9 @@ class ProbeSet:
     """Samples that no step of the run reads: ``FeatureGeometryMonitor(probe_sets={"ood": ProbeSet(loader)})``.
 
     Args:
-        loader: an iterable of batches. With several processes, a ``DataLoader`` of a map-style data set is divided
-            among them (and read from front to back); of any other iterable every process reads all batches and takes
-            its share.
+        loader: an iterable of batches. A ``DataLoader`` of a whole map-style data set is read from front to back, also
+            if it shuffles, and divided among processes. Any other one is read as it comes; with several processes,
+            each reads all batches and takes its share.
         forward: ``forward(module, batch)`` runs the watched layer on a batch that is on the device. None: the module is
             called as ``module(x)`` with the first of a tuple's tensors (as many of them as its ``forward`` needs), with
             those entries of a dict that its ``forward`` names, or with the batch itself.
@@ -116,7 +117,7 @@ class ProbeSets:
     def __init__(self, run: Any, sets: Mapping[str, ProbeSet]) -> None:
         self._run, self.sets, self._fed = run, sets, time.perf_counter()
         ranks = run.watcher.ranks
-        shared = {name: share_of(one.loader, ranks) for name, one in sets.items()}
+        shared = {name: front_to_back(one.loader, ranks) for name, one in sets.items()}
         self.loaders = {name: sets[name].loader if mine is None else mine for name, mine in shared.items()}
         self._all_read_all = {name for name, mine in shared.items() if mine is None and ranks.several}
 
@@ -139,8 +140,12 @@ class ProbeSets:
             except Exception as error:
                 raise ConfigurationError(self._told(name, one, error)) from error
 
-    def feed(self) -> bool:
-        """Run those that are due, and stream their rows into windows of their own; returns whether any was."""
+    def feed(self, stage: str) -> bool:
+        """Run those that are due, and stream their rows into windows of their own; returns whether any was.
+
+        Args:
+            stage: whose windows are about to be closed.
+        """
         run, watcher, epoch = self._run, self._run.watcher, self._run.trainer.current_epoch + 1
         due = [
             (i, name)
@@ -151,13 +156,25 @@ class ProbeSets:
             if name not in self._all_read_all:
                 watcher.loader_starts((STAGE, number), self.loaders[name])
         watcher.open(STAGE, [run.plan(STAGE, number, name) for number, name in due], run.trainer.global_step)
-        for number, name in due:
+        all_vote = run.settings.neighbors.reference_rows == "all"
+        for number, name in sorted(due, key=lambda one: all_vote and one[1] == run.settings.reference):
             window, begin = watcher.windows[STAGE, number], time.perf_counter()
             with run.guard.around(f"running the probe set {name!r}", window.fail):
+                if all_vote and name == run.settings.reference:
+                    self._let_all_vote(window, stage)
                 self._feed(number, name, window)
             window.started, window.seconds = self._fed, time.perf_counter() - begin  # its forward passes are ours
         self._fed = time.perf_counter()
         return bool(due)
+
+    def _let_all_vote(self, reference: Window, stage: str) -> None:
+        """Every row that comes into the reference votes on the rows of the windows that are closed with it."""
+        watcher = self._run.watcher
+        windows = [one for one in (*watcher.of_stage(stage), *watcher.of_stage(STAGE)) if one is not reference]
+        reference.layers = reference.layers or watcher.make_layers(reference.plan)
+        agree([*windows, reference], watcher.sources, watcher.ranks, watcher.make_layers)
+        for index, part in enumerate(reference.layers):
+            part.metric.votes_on([one.layers[index].metric for one in windows if one.layers], watcher.ranks)
 
     def _feed(self, number: int, name: str, window: Window) -> None:
         watcher, ranks, one = self._run.watcher, self._run.watcher.ranks, self.sets[name]

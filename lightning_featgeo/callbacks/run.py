@@ -231,7 +231,7 @@ class LightningRun:
         Stoppers are asked and records published. Once the count is taken, ``stoppers.act()`` is due: a checkpoint that
         is saved then holds everything.
         """
-        with_sets = self.probe_sets.go_with(stage) and self.probe_sets.feed()  # before: one may be the reference
+        with_sets = self.probe_sets.go_with(stage) and self.probe_sets.feed(stage)  # before: one may be the reference
         closed = self._close(stage, first_number, inside_epoch)
         return closed + (self._close(STAGE, first_number + closed, inside_epoch) if with_sets else 0)
 

@@ -170,6 +170,11 @@ class MonitorSettings(WatchSettings):
             raise ConfigurationError(
                 "features= reads what a step returns, and probe_sets= run no step: name the module with layer="
             )
+        if self.neighbors.reference_rows == "all" and self.reference not in sets:
+            raise ConfigurationError(
+                f'Neighbors(reference_rows="all") lets rows of reference={self.reference!r} vote as they come, when '
+                f"those they vote on are there: paste probe_sets={{{self.reference!r}: loader}}"
+            )
         one = sets.get(self.reference or "")
         if one is not None and one.every_n_epochs > 1:
             raise ConfigurationError(

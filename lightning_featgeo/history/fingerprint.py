@@ -23,6 +23,8 @@ _WORDS = {
     "dim": "feature dimension",
     "k": "neighbours (k)",
     "knn_vote_k": "neighbours that vote",
+    "knn_t": "temperature of the vote",
+    "reference_rows": "rows of the reference that vote",
     "bank_size": "rows in the bank",
     "layer": "layer",
     "pool": "pooling",

@@ -196,7 +196,7 @@ def facts_not_read(name: str) -> frozenset[str]:
     if not needs & BY_DISTANCE:
         unread.add("k")
     if not needs & {"vote_similarities", "vote_labels", "near_similarities", "near_labels"}:
-        unread.add("knn_vote_k")
+        unread |= {"knn_vote_k", "knn_t", "reference_rows"}
     if "bank" not in signal.requires and not needs & (BY_DISTANCE | BY_ANGLE):
         unread.add("bank_size")
     if "scatter" not in signal.requires:

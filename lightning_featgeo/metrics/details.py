@@ -43,7 +43,9 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if {"class_means", "class_counts"} <= computed and statistics.classes_drawn is None:  # else no table
         votes = {"vote_similarities", "vote_labels", "row_labels"} <= computed
-        voted = (statistics.vote_similarities, statistics.vote_labels, statistics.row_labels) if votes else None
+        voted = None
+        if votes:
+            voted = statistics.vote_similarities, statistics.vote_labels, statistics.row_labels, statistics.knn_t
         found |= of_classes(
             statistics.class_means, statistics.class_counts, statistics.class_variances, voted, asked.matrix
         )
@@ -61,7 +63,11 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
     if {"vote_similarities", "vote_labels", "row_labels"} <= computed:
         with contextlib.suppress(Undefined):
             found |= suspects(
-                statistics.vote_similarities, statistics.vote_labels, statistics.row_labels, statistics.row_samples
+                statistics.vote_similarities,
+                statistics.vote_labels,
+                statistics.row_labels,
+                statistics.row_samples,
+                statistics.knn_t,
             )
     if asked.rows and "distances" in computed:
         found["shown_rows"] = statistics.rows[: asked.rows].float()
@@ -74,7 +80,7 @@ def of_classes(
     means: Float[Tensor, "c d"],
     counts: Int64[Tensor, " c"],
     variances: Float[Tensor, " c"],
-    voted: tuple[Tensor, Tensor, Tensor] | None,
+    voted: tuple[Tensor, Tensor, Tensor, float] | None,
     matrix: int,
 ) -> dict[str, Tensor]:
     """Columns of the class table, and cosines between the centred means of the classes that are nearest to others.
@@ -142,9 +148,9 @@ def _nearest(unit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(usable, nearest, -1), torch.where(usable, angle, torch.nan)
 
 
-def _accuracy(similarities: Tensor, votes: Tensor, labels: Tensor, missing: Tensor) -> Tensor:
+def _accuracy(similarities: Tensor, votes: Tensor, labels: Tensor, knn_t: float, missing: Tensor) -> Tensor:
     try:
-        right = (density.voted_classes(similarities, votes, labels) == labels).to(missing.dtype)
+        right = (density.voted_classes(similarities, votes, labels, knn_t) == labels).to(missing.dtype)
     except Undefined:
         return missing.clone()
     known = labels < len(missing)

@@ -167,7 +167,8 @@ def statistics() -> str:
     """The table of what a signal's function can take, as Markdown."""
     lines = []
     for name in sorted(known()):
-        told = "d, the dimension of the features" if name == "dim" else inspect.getdoc(getattr(Statistics, name)) or ""
+        plain = {"dim": "d, the dimension of the features", "knn_t": "temperature of a vote, from ``Neighbors``"}
+        told = plain.get(name) or inspect.getdoc(getattr(Statistics, name)) or ""
         inputs = [text for key, text in _INPUTS.items() if key in required_by([name])]
         text = " ".join(told.split()).rstrip(".").replace("``", "`").replace("|", "\\|")
         lines.append(f"| `{name}` | {text} | {', '.join(inputs) or '–'} | {_cost((name,))} |")

@@ -230,7 +230,8 @@ class GeometryMetric(Streaming):
             dict(self.accumulators),
             self.dim,
             self.neighbors.k,
-            self.neighbors.vote_k,
+            self.neighbors.knn_k,
+            self.neighbors.knn_t,
             self._head if head is None else head,
             int(self._counters["seen"]),
             frozenset(need for row in self.chosen for need in row.needs),
@@ -273,6 +274,8 @@ class GeometryMetric(Streaming):
         self._begun = self._lost = False
         self._arrived = 0
         self._earlier, self._latest = self._latest or self._earlier, None
+        if "voters" in self._made:
+            del self._made["voters"]
         for accumulator in self.each_accumulator():
             accumulator.reset()
         for counter in self._counters.values():

@@ -164,7 +164,7 @@ class Mergeable(Metric):
             total += 32 * moments.dim * (moments.dim * bool(len(moments.scatter)) + 2 * len(moments.counts))
             points = moments.num_classes
         if bank is not None:
-            total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.neighbors.k + self.neighbors.vote_k))
+            total += bank.capacity * (16 * bank.rows.shape[1] + 32 * (self.neighbors.k + self.neighbors.knn_k))
             total += 16 * min(bank.capacity, self.spectrum_limit or 0) ** 2
             total += len(self.kept_windows) * (
                 32 * bank.rows.numel() + 24 * bank.rows.shape[1] ** 2
@@ -234,6 +234,7 @@ class Mergeable(Metric):
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
                 for name, a in zip(self._made, self.each_accumulator(), strict=True)
+                if name != "voters"  # a vote is over within one window
             },
         }
 
@@ -246,7 +247,7 @@ class Mergeable(Metric):
             "bank_size": self.neighbors.bank_size,
             "seed": self.neighbors.seed,
             "spectrum_rows": self.spectrum_rows,
-            "accumulators": sorted(self._made),
+            "accumulators": sorted(set(self._made) - {"voters"}),
             "dtype": str(bank.rows.dtype) if bank is not None else "",
             "target_dim": bank.targets.shape[1] if bank is not None else 0,
             "target_dtype": str(bank.targets.dtype) if bank is not None else "",

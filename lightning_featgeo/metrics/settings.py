@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import torch
 
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.details import Details
+from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE
 
 
 @dataclass(frozen=True)
@@ -17,23 +19,32 @@ class Neighbors:
 
     Args:
         k: neighbours of density and dimension signals, ≥ 2.
-        vote_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1; never more than a class has rows on average.
+        knn_k: neighbours that vote for a class (``knn_accuracy``), ≥ 1; never more than a class has rows on average.
+        knn_t: temperature t of their vote, whose weights are exp(cosine / t), > 0.
+        reference_rows: which rows of the reference vote: its "bank", as many as are kept; or "all" of them, which takes
+            a reference in ``probe_sets`` (they are run when the rows that are voted on are there).
         bank_size: rows kept for neighbour signals, ≥ 2. "auto": 4096, fewer if they would exceed 64 MiB.
         seed: of the hash that draws those rows, and the tokens of ``Tokens``: the same ones in every epoch and process.
 
     Raises:
-        ConfigurationError: if a number is too small.
+        ConfigurationError: if a number is too small, or a choice is unknown.
     """
 
     k: int = 20
-    vote_k: int = 200
+    knn_k: int = 200
+    knn_t: float = VOTE_TEMPERATURE
+    reference_rows: Literal["bank", "all"] = "bank"
     bank_size: int | Literal["auto"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, least in (("k", self.k, 2), ("vote_k", self.vote_k, 1)):
+        for name, value, least in (("k", self.k, 2), ("knn_k", self.knn_k, 1)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigurationError(f"Neighbors({name}={value!r}): {name} must be at least {least}, and whole")
+        if isinstance(self.knn_t, bool) or not isinstance(self.knn_t, (int, float)) or not 0 < self.knn_t < math.inf:
+            raise ConfigurationError(f"Neighbors(knn_t={self.knn_t!r}): knn_t must be a number above 0")
+        if self.reference_rows not in ("bank", "all"):
+            raise ConfigurationError(f'Neighbors(reference_rows={self.reference_rows!r}): choose "bank" or "all"')
         if self.bank_size != "auto" and (not isinstance(self.bank_size, int) or self.bank_size < 2):
             raise ConfigurationError(
                 f"Neighbors(bank_size={self.bank_size!r}): bank_size must be 'auto' or at least 2 rows"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.voters import VoterAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS
 from lightning_featgeo.metrics.earlier import Earlier
 from lightning_featgeo.metrics.merging import Mergeable
@@ -26,6 +28,7 @@ from lightning_featgeo.metrics.plan import (
     spectrum_limit,
 )
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.metrics.statistics.bank import LEAST_NEAR
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.waiting import PlainRows, compact, copied
 from lightning_featgeo.types import Tensor
@@ -155,6 +158,38 @@ class Streaming(Mergeable):
         if self._lost:
             raise RuntimeError("rows were lost when they were added; begin anew with reset()")
         self.catch_up()
+
+    def votes_on(self, others: Sequence[Streaming], ranks: Ranks | None = None) -> None:
+        """Until ``reset``, every labelled row that comes votes on the kept rows of other metrics.
+
+        Call it when all of their rows have come, and before those of this one. Their ``window(reference=…)`` then votes
+        from all rows of this one, not only from those in its bank. With several processes, all of them must call it.
+
+        Args:
+            others: metrics of the same dimension. They get no further rows.
+            ranks: the processes to merge with; None: as ``window``.
+
+        Raises:
+            ConfigurationError: if the number of classes is not known.
+            RankFailure: on all ranks, if one of them failed.
+        """
+        if self.num_classes is None:
+            raise ConfigurationError("a vote of all rows needs the number of classes: give num_classes=…")
+        ranks = ranks or self._ranks()
+        with torch.inference_mode(False), torch.no_grad():
+            found = [other._voted_on(ranks) for other in others]
+            queries = [rows for rows in found if rows is not None]
+            if queries:
+                k = max(self.neighbors.knn_k, LEAST_NEAR)
+                self._made["voters"] = VoterAccumulator(queries, k, self.num_classes, queries[0].device)
+
+    def _voted_on(self, ranks: Ranks) -> Tensor | None:
+        """(n, d) the rows of all ranks that are voted on, L2-normalised; None: no row has come, or none is kept."""
+        bank = (self.across(ranks) if ranks.several else self).bank
+        if bank is None:
+            return None
+        kept = bank.compute()
+        return kept.unit(kept.can_vote)
 
     @property
     def reads_views(self) -> bool:

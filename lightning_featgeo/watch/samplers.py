@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_featgeo.distributed.ranks import Ranks
@@ -111,21 +111,26 @@ class Shard:
         return 0 if fresh is None else max(0, samples - fresh)
 
 
-def share_of(loader: Any, ranks: Ranks) -> Any:
-    """A loader of this rank's part of the samples, read from front to back; None: it can't be divided.
+def front_to_back(loader: Any, ranks: Ranks) -> Any:
+    """A loader of this rank's part of the samples, in the data set's order and without dropping any, also of one that
+    shuffles; None: that can't be told of this one (an iterable, a sampler that chooses or weighs samples).
 
-    Alone, and where it is divided already, it is the loader itself.
+    A loader that is divided already is given back as it is.
     """
     dataset: Any = getattr(loader, "dataset", None)
-    if not ranks.several or isinstance(getattr(loader, "sampler", None), DistributedSampler):
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
         return loader
     if type(loader) is not DataLoader or isinstance(dataset, IterableDataset) or _length(dataset) is None:
         return None
-    if not _is_stock(loader.batch_sampler):
+    shuffles = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(dataset)
+    if not _is_stock(loader.batch_sampler) or not (shuffles or type(sampler) is SequentialSampler):
         return None
-    sampler: Any = DistributedSampler(dataset, ranks.size, ranks.rank, shuffle=False)
+    mine: Any = SequentialSampler(dataset)
+    if ranks.several:
+        mine = DistributedSampler(dataset, ranks.size, ranks.rank, shuffle=False)
     return DataLoader(
-        dataset, loader.batch_size, sampler=sampler, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        dataset, loader.batch_size, sampler=mine, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory, timeout=loader.timeout, worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context, prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,

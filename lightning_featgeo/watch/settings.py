@@ -86,6 +86,12 @@ class WatchSettings:
                 f"{', '.join(paired)} compares a layer with the one before it: name several, as in "
                 'layer=["encoder", "projector"], or a glob, as in layer="encoder.*"'
             )
+        if self.neighbors.reference_rows == "all" and getattr(self, "reference", None) is None:
+            raise ConfigurationError(
+                'Neighbors(reference_rows="all") needs a reference whose rows vote: paste '
+                'FeatureGeometryMonitor(probe_sets={"clean_train": loader}, reference="clean_train", '
+                'neighbors=Neighbors(reference_rows="all"))'
+            )
         check_pool(self.pool)
         check_spectrum_rows(self.spectrum_rows)
         self.tokens.check(self.pool)

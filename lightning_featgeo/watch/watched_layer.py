@@ -9,6 +9,7 @@ from typing import Any
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
+from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler
@@ -53,16 +54,20 @@ class WatchedLayer:
     def facts(self) -> dict[str, Any]:
         """What its numbers are of: those of two runs can be compared where this is the same."""
         made, metric = self.assembler, self.metric
-        found = {
+        found: dict[str, Any] = {
             "layer": self.path,
             "dim": metric.dim,
             "k": metric.neighbors.k,
-            "knn_vote_k": metric.neighbors.vote_k,
+            "knn_vote_k": metric.neighbors.knn_k,
             "bank_size": metric.bank_size or 0,
             "pool": made.chosen_pool or made.pool,
             "every_n_batches": self.every_n_batches,
             "views": made.views if isinstance(made.views, (int, str)) or made.views is None else "callable",
         }
+        if metric.neighbors.knn_t != VOTE_TEMPERATURE:
+            found["knn_t"] = metric.neighbors.knn_t
+        if metric.neighbors.reference_rows != "bank":
+            found["reference_rows"] = metric.neighbors.reference_rows
         if metric.dim is not None:
             found["spectrum_rows"] = metric.spectrum_limit or "all"
         if self.needed is not None:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric, Neighbors, ProbeSet
 from lightning_featgeo.callbacks.probe_sets import call
@@ -80,7 +82,7 @@ def test_a_probe_set_is_a_reference_for_all_windows() -> None:
     model, last = Normed(), Last()
     signals = ["knn_accuracy", "knn_ood_auroc", "linear_probe_accuracy"]
     monitor = strict(
-        signals=signals, stages=("train", "val"), reference="clean", neighbors=Neighbors(vote_k=10),
+        signals=signals, stages=("train", "val"), reference="clean", neighbors=Neighbors(knn_k=10),
         probe_sets={"ood": ProbeSet(other(), labelled=False), "clean": clean()},
     )  # fmt: skip
     trainer(monitor, last, max_epochs=1, num_sanity_val_steps=0).fit(model, *loaders())
@@ -88,14 +90,36 @@ def test_a_probe_set_is_a_reference_for_all_windows() -> None:
         ("val", "clean"), ("ood", "clean"), ("clean", None), ("train", "clean")
     ]  # fmt: skip
     model.load_state_dict(last.state)
-    reference = GeometryMetric("n_samples", num_classes=10, serve=signals, neighbors=Neighbors(vote_k=10))
+    reference = GeometryMetric("n_samples", num_classes=10, serve=signals, neighbors=Neighbors(knn_k=10))
     reference.update(*features_of(model, clean()))
     for loader, index, given in ((loaders()[1], 0, signals), (other(), 1, ["knn_ood_auroc"])):
-        metric = GeometryMetric(given, num_classes=10, has_reference=True, neighbors=Neighbors(vote_k=10))
+        metric = GeometryMetric(given, num_classes=10, has_reference=True, neighbors=Neighbors(knn_k=10))
         x, y = features_of(model, loader)
         metric.update(x, *([y] if index == 0 else []))
         found, expected = monitor.history.records[index].values, metric.window(reference=reference).values
         assert found == pytest.approx(expected, rel=1e-5), index
+
+
+def test_every_row_of_a_reference_votes_and_not_only_those_that_are_kept() -> None:
+    model, last = Normed(), Last()
+    neighbors = Neighbors(knn_k=10, bank_size=400, reference_rows="all")
+    monitor = strict(
+        signals=["knn_accuracy", "knn_ood_auroc"], reference="clean", neighbors=neighbors,
+        probe_sets={"clean": clean(1000), "others": other(), "ood": ProbeSet(other(), labelled=False)},
+    )  # fmt: skip
+    trainer(monitor, last, max_epochs=2).fit(model, *loaders(val=400))
+    model.load_state_dict(last.state)
+    x, y = features_of(model, clean(1000))
+    vote = KNeighborsClassifier(10, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.07))
+    vote.fit(x.double(), y)
+    last_of = {record.stage: record for record in monitor.history}
+    for name, loader in (("val", loaders(val=400)[1]), ("others", other())):
+        queries, own = features_of(model, loader)
+        right = vote.predict(queries.double()) == own.numpy()
+        assert last_of[name].values["knn_accuracy"] == pytest.approx(right.mean(), abs=1e-9)
+        assert last_of[name].facts["reference_rows"] == "all"
+    assert "knn_accuracy" not in last_of["ood"].values
+    assert 0 <= last_of["ood"].values["knn_ood_auroc"] <= 1
 
 
 def weights(*callbacks: pl.Callback, **settings: Any) -> Tensor:
@@ -107,8 +131,9 @@ def weights(*callbacks: pl.Callback, **settings: Any) -> Tensor:
     train = DataLoader(train.dataset, 64, shuffle=True, generator=generator)
     for callback in callbacks:
         if isinstance(callback, FeatureGeometryMonitor):  # one that draws from the run's own generator
-            again = DataLoader(train.dataset, 64, shuffle=True, generator=generator)
-            callback.settings.probe_sets["shuffled"] = ProbeSet(again)
+            drawn = WeightedRandomSampler([1.0] * 256, 100, generator=generator)
+            callback.settings.probe_sets["drawn"] = ProbeSet(DataLoader(train.dataset, 64, sampler=drawn))
+            callback.settings.probe_sets["train_again"] = ProbeSet(train)
     run = trainer(*callbacks, max_epochs=2, **settings)
     run.fit(model, train, val)
     return torch.cat([v.flatten().double() for v in model.state_dict().values()])
@@ -120,7 +145,9 @@ def test_training_is_bitwise_untouched(stages: str) -> None:
     given = {"clean": clean(), "ood": ProbeSet(other(), labelled=False)}
     monitor = strict(signals=["feature_std"], stages=stages, probe_sets=given)
     assert torch.equal(weights(), weights(monitor))
-    assert sum(r.stage == "shuffled" for r in monitor.history) == 2
+    rows = {(r.stage, r.values["n_samples"]) for r in monitor.history}
+    sets = {("clean", 256), ("ood", 150), ("drawn", 100), ("train_again", 256)}
+    assert rows == sets | {("val", 200) if stages == "val" else ("train", 256)}
 
 
 def test_modes_are_restored_module_by_module_inside_training() -> None:
@@ -206,6 +233,14 @@ def test_what_cannot_be_run_ends_the_fit_before_training(given: Any, says: str |
         ({"probe_sets": {"a": ProbeSet(clean(), every_n_epochs=2)}, "reference": "a"}, "leave out its every_n_epochs="),
         ({"probe_sets": {"a": clean()}, "reference": "b"}, 'neither "train" nor a loader'),
         ({"probe_sets": {"a": iter(clean())}}, "an iterator, which is empty after the first window"),
+        (
+            {"neighbors": Neighbors(reference_rows="all"), "reference": "train"},
+            r"paste probe_sets=\{'train': loader\}",
+        ),
+        (
+            {"neighbors": Neighbors(reference_rows="all")},
+            'paste FeatureGeometryMonitor.probe_sets={"clean_train": loader}',
+        ),
         ({"probe_sets": {"a": 5}}, "give a DataLoader, or a list of batches"),
     ],
 )

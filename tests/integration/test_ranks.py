@@ -49,8 +49,9 @@ def test_curves_are_those_of_one_process(size: int, alone: dict[str, Any]) -> No
         assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: item[1])[-3:]
 
 
-def test_probe_sets_are_divided_among_the_ranks() -> None:
-    alone, every = on_ranks(1, windows.probed, 1)[0]["records"], on_ranks(2, windows.probed, 2)
+@pytest.mark.parametrize("rows", ["bank", "all"])
+def test_probe_sets_are_divided_among_the_ranks(rows: str) -> None:
+    alone, every = on_ranks(1, windows.probed, 1, rows)[0]["records"], on_ranks(2, windows.probed, 2, rows)
     assert every[0] == every[1]
     for ours, theirs in zip(every[0]["records"], alone, strict=True):
         if ours["stage"] == "fails":

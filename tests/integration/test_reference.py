@@ -73,7 +73,7 @@ def test_knn_accuracy_votes_from_a_named_loader() -> None:
         signals=["knn_accuracy"],
         loader_names=("val", "train_clean"),
         reference="train_clean",
-        neighbors=Neighbors(vote_k=30),
+        neighbors=Neighbors(knn_k=30),
         on_error="raise",
     )
     run = trainer(monitor)
@@ -83,7 +83,7 @@ def test_knn_accuracy_votes_from_a_named_loader() -> None:
     vote = KNeighborsClassifier(30, algorithm="brute", weights=lambda r: np.exp((1 - r**2 / 2) / 0.07))
     expected = vote.fit(a, y).score(b, z)
     assert float(run.callback_metrics["featgeo/val/knn_accuracy"]) == pytest.approx(expected)
-    own = GeometryMetric(["knn_accuracy"], num_classes=10, neighbors=Neighbors(vote_k=30))
+    own = GeometryMetric(["knn_accuracy"], num_classes=10, neighbors=Neighbors(knn_k=30))
     own.update(torch.tensor(a), y)
     leave_one_out = own.window().values["knn_accuracy"]
     assert float(run.callback_metrics["featgeo/train_clean/knn_accuracy"]) == pytest.approx(leave_one_out)

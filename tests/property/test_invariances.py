@@ -72,7 +72,7 @@ def data_for(seed: int, n: int = 260, d: int = 8) -> tuple[Tensor, Tensor, Tenso
 
 def values_of(x: Tensor, other: Tensor, y: Tensor, t: Tensor, group: Tensor, order: Tensor, batch: int = 50):
     """Every signal there is on these rows: labels, views, groups and a reference in one metric, targets in another."""
-    settings_ = {"num_classes": CLASSES, "neighbors": Neighbors(vote_k=30), "has_reference": True}
+    settings_ = {"num_classes": CLASSES, "neighbors": Neighbors(knn_k=30), "has_reference": True}
     reference, metric = GeometryMetric("all", **settings_), GeometryMetric("all", **settings_)
     targets, others = (GeometryMetric(["regression", "linear_probe_r2"]) for _ in range(2))
     for part in order.split(batch):
@@ -123,7 +123,7 @@ def test_what_leaves_a_signal_as_it_is(kind: str, seed: int) -> None:
 
 def moved(x: Tensor, other: Tensor, y: Tensor, t: Tensor, group: Tensor, change: Tensor, offset: float):
     """``values_of`` with features, views and reference all mapped by x·change + offset."""
-    settings_ = {"num_classes": CLASSES, "neighbors": Neighbors(vote_k=30), "has_reference": True}
+    settings_ = {"num_classes": CLASSES, "neighbors": Neighbors(knn_k=30), "has_reference": True}
     reference, metric = GeometryMetric("all", **settings_), GeometryMetric("all", **settings_)
     targets, others = (GeometryMetric(["regression", "linear_probe_r2"]) for _ in range(2))
     index = torch.arange(len(x))

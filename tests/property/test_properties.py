@@ -27,7 +27,7 @@ def test_any_batch_gives_finite_values_or_reasons(data: st.DataObject) -> None:
     x = torch.from_numpy(data.draw(arrays("float32", shape, elements=st.one_of(few, values))).copy())
     y = torch.tensor(data.draw(st.lists(st.integers(-100, 4), min_size=shape[0], max_size=shape[0])))
     head = torch.nn.Linear(shape[1], 4)
-    small = {"neighbors": Neighbors(bank_size=16, k=3, vote_k=5)}
+    small = {"neighbors": Neighbors(bank_size=16, k=3, knn_k=5)}
     metric = GeometryMetric("all", num_classes=4, head=head, has_reference=True, **small)
     targets = GeometryMetric("regression", **small)
     for part in torch.arange(shape[0]).split(7):

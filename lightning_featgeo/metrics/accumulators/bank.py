@@ -19,7 +19,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.rows.draw import priorities
 from lightning_featgeo.rows.rows import UNLABELLED, Rows
-from lightning_featgeo.types import Float, Int64, Tensor
+from lightning_featgeo.types import Bool, Float, Int64, Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,22 @@ class Bank:
     samples: Int64[Tensor, " n"]
     groups: Int64[Tensor, " n"]
     targets: Float[Tensor, "n t"]
+
+    @property
+    def has_direction(self) -> Bool[Tensor, " n"]:
+        """Rows that are not zero."""
+        return (self.rows != 0).any(dim=1)
+
+    @property
+    def can_vote(self) -> Bool[Tensor, " n"]:
+        """Those of them that have a label."""
+        return self.has_direction & (self.labels >= 0)
+
+    def unit(self, which: Bool[Tensor, " n"]) -> Float[Tensor, "m d"]:
+        """Some of the rows, L2-normalised in float64."""
+        rows = self.rows[which].double()
+        rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # in place: there may be little room
+        return rows
 
 
 class Reservoir(Accumulator):

@@ -125,8 +125,9 @@ def knn_accuracy(
     vote_similarities: Float[Tensor, "n k"],
     vote_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> Estimate:
-    """Accuracy of a vote among the k nearest labelled rows, weight exp(cos/0.07), in [0, 1].
+    """Accuracy of a vote among the k nearest labelled rows, weight exp(cos/t) with t = 0.07, in [0, 1].
 
     The voters are the rows of the reference if there is one, else the other rows of the bank (leave-one-out); k is 200,
     or the average number of rows a class has among them if that is less: more would be outvoted by other classes.
@@ -135,6 +136,7 @@ def knn_accuracy(
         vote_similarities: cosine to each neighbour; −inf where there is none.
         vote_labels: class of each neighbour.
         row_labels: class of each row.
+        knn_t: the temperature t.
 
     Returns:
         The share of rows voted right, its binomial standard error, and the number of rows. Ties go to the lower class.
@@ -143,7 +145,7 @@ def knn_accuracy(
         Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
     """
     n = row_labels.numel()
-    right = (voted_classes(vote_similarities, vote_labels, row_labels) == row_labels).double().mean()
+    right = (voted_classes(vote_similarities, vote_labels, row_labels, knn_t) == row_labels).double().mean()
     return Estimate(right, (right * (1 - right) / n).sqrt(), n)
 
 
@@ -151,6 +153,7 @@ def voted_classes(
     vote_similarities: Float[Tensor, "n k"],
     vote_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> Int64[Tensor, " n"]:
     """The class that each row's neighbours vote for; arguments and errors as in :func:`knn_accuracy`."""
     n = row_labels.numel()
@@ -159,7 +162,7 @@ def voted_classes(
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE).double()  # a common factor changes no vote
+    weights = torch.exp((vote_similarities - best) / knn_t).double()  # a common factor changes no vote
     classes, voted = vote_labels.clamp(min=0).unique(return_inverse=True)  # ascending, so that ties go to the lower one
     step = max(1, VOTES_AT_ONCE // len(classes))
     best_of = [

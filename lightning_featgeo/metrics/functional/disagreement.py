@@ -13,9 +13,12 @@ SUSPECT_ROWS = 20
 
 
 def label_disagreement(
-    vote_similarities: Float[Tensor, "n k"], vote_labels: Int64[Tensor, "n k"], row_labels: Int64[Tensor, " n"]
+    vote_similarities: Float[Tensor, "n k"],
+    vote_labels: Int64[Tensor, "n k"],
+    row_labels: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> Estimate:
-    """Share of the neighbours' votes, weight exp(cos/0.07), that go to other classes than a row's own, in [0, 1].
+    """Share of the neighbours' votes, weight exp(cos/t), that go to other classes than a row's own, in [0, 1].
 
     The neighbours are those of ``knn_accuracy``; the rows with the largest shares are listed as suspect labels.
 
@@ -23,6 +26,7 @@ def label_disagreement(
         vote_similarities: cosine to each neighbour; −inf where there is none.
         vote_labels: class of each neighbour.
         row_labels: class of each row.
+        knn_t: the temperature t, 0.07 as a rule.
 
     Returns:
         The mean over rows, its standard error, and the number of rows.
@@ -30,13 +34,16 @@ def label_disagreement(
     Raises:
         Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
     """
-    shares = disagreements(vote_similarities, vote_labels, row_labels)
+    shares = disagreements(vote_similarities, vote_labels, row_labels, knn_t)
     error = shares.std() / len(shares) ** 0.5 if len(shares) > 1 else None
     return Estimate(shares.mean(), error, len(shares))
 
 
 def disagreements(
-    vote_similarities: Float[Tensor, "n k"], vote_labels: Int64[Tensor, "n k"], row_labels: Int64[Tensor, " n"]
+    vote_similarities: Float[Tensor, "n k"],
+    vote_labels: Int64[Tensor, "n k"],
+    row_labels: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> Float[Tensor, " n"]:
     """The share of each row; arguments and errors as in :func:`label_disagreement`."""
     if not row_labels.numel() or not vote_similarities.shape[1]:
@@ -44,7 +51,7 @@ def disagreements(
     best = vote_similarities.max(dim=1, keepdim=True).values
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp((vote_similarities - best) / VOTE_TEMPERATURE).double()
+    weights = torch.exp((vote_similarities - best) / knn_t).double()
     others = torch.where(vote_labels == row_labels[:, None], 0.0, weights)
     return others.sum(dim=1) / weights.sum(dim=1)
 
@@ -54,10 +61,11 @@ def suspects(
     vote_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
     row_samples: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> dict[str, Tensor]:
     """The rows with the largest shares: their samples, labels, the class their neighbours vote for, and the share."""
-    shares = disagreements(vote_similarities, vote_labels, row_labels)
-    voted = voted_classes(vote_similarities, vote_labels, row_labels)
+    shares = disagreements(vote_similarities, vote_labels, row_labels, knn_t)
+    voted = voted_classes(vote_similarities, vote_labels, row_labels, knn_t)
     order = shares.argsort(descending=True, stable=True)[:SUSPECT_ROWS]
     order = order[(voted != row_labels)[order]]  # where the row's own class still wins, nothing is suspect
     return {

@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import voted_classes
+from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -202,7 +202,7 @@ def class_shifts(pair: Pair, labels: Int64[Tensor, " n"]) -> tuple[Float[Tensor,
     return torch.where(used, moved, torch.nan), within
 
 
-def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int) -> Estimate:
+def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int, knn_t: float = VOTE_TEMPERATURE) -> Estimate:
     """kNN accuracy of new rows among the old rows of other samples, minus that of the old rows themselves, in [−1, 1].
 
     What an index of old features loses when it is asked with new ones: 0, or above if new queries are better.
@@ -212,6 +212,7 @@ def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int) -> Estim
         pair: rows of the same samples.
         labels: their classes, negative where unknown.
         voters: neighbours that vote.
+        knn_t: temperature of their vote.
 
     Returns:
         The difference, its standard error over queries, and their number.
@@ -226,7 +227,7 @@ def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int) -> Estim
         chords, indices = ops.knn(
             queries, then, min(voters, len(then) - 1), query_groups=group[: len(queries)], reference_groups=group
         )
-        voted = voted_classes(1 - chords.square() / 2, y[indices.clamp(min=0)], y[: len(queries)])
+        voted = voted_classes(1 - chords.square() / 2, y[indices.clamp(min=0)], y[: len(queries)], knn_t)
         right.append((voted == y[: len(queries)]).double())
     change = right[0] - right[1]
     return Estimate(change.mean(), change.std() / len(change) ** 0.5, len(change))

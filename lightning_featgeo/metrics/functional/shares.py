@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import voted_classes
+from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -74,6 +74,7 @@ def macro_std(
     vote_labels: Int64[Tensor, "n k"],
     row_labels: Int64[Tensor, " n"],
     row_groups: Int64[Tensor, " n"],
+    knn_t: float = VOTE_TEMPERATURE,
 ) -> Float[Tensor, ""]:
     """Mean over classes of the standard deviation of the neighbours' accuracy over groups, in [0, ½]; 0 if they agree.
 
@@ -84,11 +85,12 @@ def macro_std(
         vote_labels: class of each neighbour.
         row_labels: class of each row.
         row_groups: group of each row; −1 where unknown, left out.
+        knn_t: temperature of the vote.
 
     Raises:
         Undefined: if no class has rows of two groups, or nobody can vote.
     """
-    right = (voted_classes(vote_similarities, vote_labels, row_labels) == row_labels).double()
+    right = (voted_classes(vote_similarities, vote_labels, row_labels, knn_t) == row_labels).double()
     known = row_groups >= 0
     if not bool(known.any()):
         raise Undefined("no labelled row has a group")

@@ -41,7 +41,8 @@ class BankStatistics(HeadStatistics):
     _need_all_classes: Callable[[str], None]
     dim: int
     k: int
-    vote_k: int
+    knn_k: int
+    knn_t: float
     _whole_head: tuple[Tensor, Tensor]
 
     @cached_property
@@ -78,42 +79,40 @@ class BankStatistics(HeadStatistics):
             self.k if BY_DISTANCE & wanted else 0,
             bank.samples,
             self._voters,
-            self._near_count(self.row_labels) if votes else 0,
+            self._vote_counts[1] if votes else 0,
             density.UNIFORMITY_SCALE if "kernel_counts" in wanted else 0.0,
         )
 
     @cached_property
     def _has_direction(self) -> Tensor:
-        return (self._bank.rows != 0).any(dim=1)
+        return self._bank.has_direction
 
     @cached_property
     def _voters(self) -> Tensor:
-        return self._has_direction & (self._bank.labels >= 0)
+        return self._bank.can_vote
 
-    def _vote_count(self, labels: Tensor) -> int:
-        """How many rows of these classes vote: k, or as many as a class has on average.
+    def _vote_count(self, counts: Tensor, leaves_out: bool) -> int:
+        """How many rows vote, of as many a class: k, or as many as a class has on average.
 
         More than a class has would be outvoted by the others, however near its rows are: where everybody votes and a
         row is left out, its own class is the smallest.
         """
-        classes = int(labels.unique().numel())
-        return max(1, min(self.vote_k, len(labels) // max(classes, 1), len(labels) - (not self._votes_elsewhere)))
-
-    def _near_count(self, labels: Tensor) -> int:
-        """How many neighbours by angle are searched."""
-        if not {"near_similarities", "near_labels"} & self._wanted:
-            return self._vote_count(labels)
-        return max(self._vote_count(labels), min(LEAST_NEAR, len(labels) - (not self._votes_elsewhere)))
+        rows, classes = int(counts.sum()), int((counts > 0).sum())
+        return max(1, min(self.knn_k, rows // max(classes, 1), rows - leaves_out))
 
     @property
-    def _voter_labels(self) -> Tensor:
-        """Classes of the rows that vote."""
-        return self.row_labels
+    def _vote_counts(self) -> tuple[int, int]:
+        """How many neighbours by angle vote, and how many are searched."""
+        counts, leaves_out = self._voter_counts, not self._votes_elsewhere
+        votes = self._vote_count(counts, leaves_out)
+        if not {"near_similarities", "near_labels"} & self._wanted:
+            return votes, votes
+        return votes, max(votes, min(LEAST_NEAR, int(counts.sum()) - leaves_out))
 
-    def _unit(self, mask: Tensor) -> Tensor:
-        rows = self._bank.rows[mask].double()
-        rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # in place: there may be little room
-        return rows
+    @property
+    def _voter_counts(self) -> Tensor:
+        """(C,) rows of each class that vote."""
+        return torch.bincount(self.row_labels)
 
     # --- rows ------------------------------------------------------------------------------------------------
 
@@ -125,12 +124,12 @@ class BankStatistics(HeadStatistics):
     @statistic("bank")
     def unit_rows(self) -> Tensor:
         """(n, d) the bank's rows that are not zero, L2-normalised."""
-        return self._unit(self._has_direction)
+        return self._bank.unit(self._has_direction)
 
     @statistic("bank", "labels")
     def unit_labelled_rows(self) -> Tensor:
         """(n, d) those of them that have a label."""
-        return self._unit(self._voters)
+        return self._bank.unit(self._voters)
 
     @statistic("bank", "labels")
     def row_labels(self) -> Tensor:
@@ -237,12 +236,12 @@ class BankStatistics(HeadStatistics):
 
         Those rows are the reference's where there is one with labels, else the others of this bank.
         """
-        return self._near[0][:, : self._vote_count(self._voter_labels)]
+        return self._near[0][:, : self._vote_counts[0]]
 
     @statistic("bank", "labels")
     def vote_labels(self) -> Tensor:
         """(n, k) classes of those neighbours."""
-        return self._near[1][:, : self._vote_count(self._voter_labels)]
+        return self._near[1][:, : self._vote_counts[0]]
 
     @statistic("bank", "labels")
     def near_similarities(self) -> Tensor:

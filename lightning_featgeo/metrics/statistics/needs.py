@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_featgeo.errors import near_misses
 
-_REQUIRES: dict[str, frozenset[str]] = {"dim": frozenset()}  # a plain attribute: the feature dimension
+_REQUIRES: dict[str, frozenset[str]] = {"dim": frozenset(), "knn_t": frozenset()}  # plain attributes
 
 
 def statistic(*requires: str) -> Callable[[Callable[[Any], Any]], Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import torch
+
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.earlier import Earlier, Kept
 from lightning_featgeo.metrics.functional.drift import Pair
@@ -55,7 +57,7 @@ class TimeStatistics(ReferenceStatistics):
     @statistic("bank", "labels")
     def vote_count(self) -> int:
         """How many of the bank's labelled rows vote for a class."""
-        return self._vote_count(self.row_labels)
+        return self._vote_count(torch.bincount(self.row_labels), not self._votes_elsewhere)
 
     def as_earlier(self, windows: frozenset[str]) -> Earlier:
         """What the next window is compared with.

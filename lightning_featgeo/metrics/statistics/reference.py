@@ -12,6 +12,7 @@ from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.metrics.accumulators.voters import VoterAccumulator
 from lightning_featgeo.metrics.functional import fidelity, head_scores, outliers, probes, spectrum
 from lightning_featgeo.metrics.statistics.bank import BY_VOTE, WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
@@ -55,7 +56,7 @@ class ReferenceStatistics(SpectrumStatistics):
     def search_together(self, ranks: Ranks) -> None:
         """Search neighbours with all ranks, each its share: in this bank, and the voters in the reference's."""
         super().search_together(ranks)
-        if not ranks.several or not self._votes_elsewhere or not BY_VOTE & self._wanted:
+        if not ranks.several or not self._votes_elsewhere or not BY_VOTE & self._wanted or self._voters_of_reference:
             return
 
         def voting() -> tuple[Tensor, Tensor, Tensor] | None:
@@ -67,21 +68,43 @@ class ReferenceStatistics(SpectrumStatistics):
         if found is None or len(found[0]) * len(found[1]) * self.dim < WORTH_SHARING:
             return
         queries, voters, labels = found
-        chords, indices = empty_table(len(queries), self._near_count(labels), queries.device)
+        chords, indices = empty_table(len(queries), self._vote_counts[1], queries.device)
         ranks.in_shares(len(queries), lambda mine: ops.knn(queries[mine], voters, chords.shape[1]), (chords, indices))
         self.__dict__["_near"] = 1 - chords.square() / 2, labels[indices.clamp(min=0)]
 
     @property
-    def _voter_labels(self) -> Tensor:
-        return self._of_reference("bank").row_labels if self._votes_elsewhere else self.row_labels
+    def _voters_of_reference(self) -> VoterAccumulator | None:
+        """All rows of the reference, where all of them have voted as they came."""
+        return None if self._reference is None else self._reference._accumulators.get("voters")
+
+    @property
+    def _voter_counts(self) -> Tensor:
+        if not self._votes_elsewhere:
+            return super()._voter_counts
+        voters = self._voters_of_reference
+        if voters is not None:
+            self._of_reference("voters")  # of this dimension, and not empty
+            return voters.class_counts
+        return torch.bincount(self._of_reference("bank").row_labels)
 
     @cached_property
     def _near(self) -> tuple[Tensor, Tensor]:
         if not self._votes_elsewhere:
             return super()._near
+        if (streamed := self._voters_of_reference) is not None:
+            return self._of_all(streamed)
         queries, voters, labels = self._voting
-        chords, indices = ops.knn(queries, voters, self._near_count(labels))
+        chords, indices = ops.knn(queries, voters, self._vote_counts[1])
         return 1 - chords.square() / 2, labels[indices]
+
+    def _of_all(self, voters: VoterAccumulator) -> tuple[Tensor, Tensor]:
+        place, (_, count) = voters.voted_on(self.unit_labelled_rows), self._vote_counts
+        if not int(voters.class_counts.sum()):
+            raise Undefined("the reference has no labelled rows to vote", GapKind.NO_REFERENCE)
+        if place is None:
+            raise Undefined("the rows of the reference have not voted on this window", GapKind.NO_REFERENCE)
+        distances, labels = voters.compute()
+        return 1 - distances[place, :count].square() / 2, labels[place, :count]
 
     @cached_property
     def _voting(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,8 +256,9 @@ class ReferenceStatistics(SpectrumStatistics):
     def own_voters(self) -> Tensor:
         """(n,) how many rows of its own class each labelled row could find, of other samples or in the reference."""
         if self._votes_elsewhere:
-            voters = self._of_reference("bank").row_labels
-            return (torch.bincount(voters, minlength=int(self.row_labels.max()) + 1))[self.row_labels]
+            counts = self._voter_counts
+            lacking = int(self.row_labels.max()) + 1 - len(counts)
+            return torch.nn.functional.pad(counts, (0, max(0, lacking)))[self.row_labels]
         own = torch.unique(
             torch.stack([self.row_labels, self.row_samples]), dim=1, return_inverse=True, return_counts=True
         )

@@ -23,7 +23,7 @@ class Statistics(TimeStatistics):
         accumulators: by name ("moments", "directions", "units", "bank", "views"); those that ran.
         dim: feature dimension.
         k: neighbours of the density and dimension signals.
-        vote_k: neighbours of the class vote.
+        knn_k, knn_t: neighbours of the class vote, and its temperature.
         head: the classifier, for its weight and bias.
         count: rows that counted.
         wanted: all statistics that will be asked for, so that one search serves them all; None: any may be.
@@ -39,7 +39,8 @@ class Statistics(TimeStatistics):
         accumulators: Mapping[str, Any],
         dim: int,
         k: int,
-        vote_k: int,
+        knn_k: int,
+        knn_t: float,
         head: torch.nn.Module | None = None,
         count: int = 0,
         wanted: frozenset[str] | None = None,
@@ -50,7 +51,7 @@ class Statistics(TimeStatistics):
         spectrum_limit: int | None = None,
     ) -> None:
         self._accumulators = accumulators
-        self.dim, self.k, self.vote_k = dim, k, vote_k
+        self.dim, self.k, self.knn_k, self.knn_t = dim, k, knn_k, knn_t
         self._head, self._count, self._reference = head, count, reference
         self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
         self._spectrum_limit = spectrum_limit

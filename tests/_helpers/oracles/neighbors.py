@@ -58,13 +58,13 @@ def log_densities(r: Array, d: int) -> Array:
     return math.log(k - 1) - math.log(n - 1) - _log_ball(d) - d * np.log(r[:, -1])
 
 
-def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, vote_k: int = 200) -> dict[str, float | None]:
+def neighbours(x: Array, y: NDArray[np.int64], k: int = 20, knn_k: int = 200) -> dict[str, float | None]:
     r = distances(x, k)
     logs = log_densities(r, x.shape[1])
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cos = unit @ unit.T
     np.fill_diagonal(cos, -np.inf)
-    right, against, voters = 0, [], max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1))
+    right, against, voters = 0, [], max(1, min(knn_k, len(x) // len(np.unique(y)), len(x) - 1))
     for i, row in enumerate(cos):
         near = np.argsort(-row, kind="stable")[:voters]
         votes = np.zeros(int(y.max()) + 1)

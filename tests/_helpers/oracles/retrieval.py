@@ -11,12 +11,12 @@ from sklearn.neighbors import NearestCentroid
 from tests._helpers.oracles.spectra import Array
 
 
-def retrieval(x: Array, y: NDArray[np.int64], vote_k: int = 200) -> dict[str, float | None]:
+def retrieval(x: Array, y: NDArray[np.int64], knn_k: int = 200) -> dict[str, float | None]:
     """By class among the rows themselves."""
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
-    k = max(1, min(vote_k, len(x) // len(np.unique(y)), len(x) - 1), min(10, len(x) - 1))
+    k = max(1, min(knn_k, len(x) // len(np.unique(y)), len(x) - 1), min(10, len(x) - 1))
     counts = np.bincount(y)
     hits: dict[int, list[bool]] = {1: [], 5: [], 10: []}
     precisions = []

@@ -90,7 +90,7 @@ def compared(size: int) -> dict[str, Any]:
     monitor = FeatureGeometryMonitor(
         signals=["feature_std", "knn_accuracy", "fidelity_precision", "knn_ood_auroc", "frechet_distance", "nc1"],
         stages=("train", "val"), loader_names=("val", "clean", "tiny"), reference="clean",
-        windows=Windows(every_n_train_steps=2), neighbors=Neighbors(vote_k=20),
+        windows=Windows(every_n_train_steps=2), neighbors=Neighbors(knn_k=20),
     )  # fmt: skip
     run = several(size, monitor, max_epochs=1)
     train, val = digit_loaders()
@@ -119,7 +119,7 @@ def empty_reference(size: int, order: str) -> dict[str, Any]:
     monitor = FeatureGeometryMonitor(
         signals="auto" if order == "auto" else ["fidelity_precision", "knn_accuracy", "feature_std"],
         loader_names=("clean", "val") if order != "behind" else ("val", "clean"), reference="clean",
-        neighbors=Neighbors(vote_k=20),
+        neighbors=Neighbors(knn_k=20),
     )  # fmt: skip
     best = ModelCheckpoint(Path.cwd() / "best", monitor="featgeo/clean/feature_std", auto_insert_metric_name=False)
     run = several(size, monitor, best, max_epochs=2, num_sanity_val_steps=0, enable_checkpointing=True)
@@ -252,7 +252,7 @@ class FailsOnRankOne:
             yield x[start : start + 10] / 16, y[start : start + 10]
 
 
-def probed(size: int) -> dict[str, Any]:
+def probed(size: int, reference_rows: str) -> dict[str, Any]:
     """Probe sets: one that is divided, one that every rank reads whole, and one that fails on a rank."""
     x, y = digits()
     sets = {
@@ -262,7 +262,7 @@ def probed(size: int) -> dict[str, Any]:
     }
     monitor = FeatureGeometryMonitor(
         signals=["feature_std", "knn_accuracy", "knn_log_density", "nc1"], reference="divided", probe_sets=sets,
-        neighbors=Neighbors(k=5, vote_k=10),
+        neighbors=Neighbors(k=5, knn_k=10, bank_size=80, reference_rows=reference_rows),
     )  # fmt: skip
     run = several(size, monitor, max_epochs=1, num_sanity_val_steps=0)
     with warnings.catch_warnings():

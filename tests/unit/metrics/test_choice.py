@@ -100,7 +100,7 @@ def test_groups_resolve_in_order_without_repeats() -> None:
     ("make", "says"),
     [
         (lambda: Neighbors(k=1), "k must be at least 2"),
-        (lambda: Neighbors(vote_k=0), "vote_k must be at least 1"),
+        (lambda: Neighbors(knn_k=0), "knn_k must be at least 1"),
         (lambda: Neighbors(bank_size=1), "bank_size must be 'auto' or at least 2 rows"),
         (lambda: GeometryMetric("all", num_classes=0), "num_classes must be at least 1"),
     ],

@@ -38,7 +38,7 @@ def every_signal() -> dict[str, WindowResult]:
     x[:5] = x[5:10] + 1e-6 * rows(2, 5, D)
     head = nn.Linear(D, C, dtype=torch.float32)
     head.load_state_dict({"weight": rows(3, C, D), "bias": rows(4, C)})
-    asked: dict[str, Any] = {"num_classes": C, "neighbors": Neighbors(k=17, vote_k=30), "head": head}
+    asked: dict[str, Any] = {"num_classes": C, "neighbors": Neighbors(k=17, knn_k=30), "head": head}
     policy = Policy(strict=True, details=Details(rows=20))
     unlabelled = [name for name, row in CATALOG.items() if not row.requires & {"targets", "layers"}]
     reference = GeometryMetric(unlabelled, **asked)

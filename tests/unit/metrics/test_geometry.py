@@ -63,7 +63,7 @@ def test_rows_of_one_sample_are_never_neighbours() -> None:
     x, y = torch.randn(500, 8), torch.randint(0, 10, (500,))
     twice, labels = x.repeat_interleave(2, 0) + 1e-4 * torch.randn(1000, 8), y.repeat_interleave(2)
     aware, naive = (
-        GeometryMetric(["knn_accuracy", "id_two_nn"], num_classes=10, neighbors=Neighbors(vote_k=1)) for _ in range(2)
+        GeometryMetric(["knn_accuracy", "id_two_nn"], num_classes=10, neighbors=Neighbors(knn_k=1)) for _ in range(2)
     )
     aware.update(twice, labels, sample_index=torch.arange(500).repeat_interleave(2))
     naive.update(twice, labels)

@@ -43,7 +43,7 @@ def test_groups_by_scipy_and_scikit_learn() -> None:
     x, y = x[:600], y[:600]
     groups = torch.arange(600) % 3 - (torch.arange(600) % 50 == 0).long() * 4  # some are unknown
     shifted = x + 0.3 * (groups == 1)[:, None] * x.std()
-    found, order = window(["group_variance_share", "macro_std"], shifted, y, groups, neighbors=Neighbors(vote_k=15))
+    found, order = window(["group_variance_share", "macro_std"], shifted, y, groups, neighbors=Neighbors(knn_k=15))
     known = groups >= 0
     a = shifted.double().numpy()
     truth = oracles.eta_squared(a[known], groups[known].numpy())

@@ -47,7 +47,7 @@ def windows(*features: Tensor, labels: Tensor, signals=OVER_TIME, **settings) ->
 def test_every_signal_equals_its_oracle(make) -> None:
     first, y = make()
     second, third = moved(first - first.mean(0), 0.2) + first.mean(0), moved(first - first.mean(0), 0.5, seed=1)
-    found = windows(first, second, third, labels=y, neighbors=Neighbors(vote_k=50))
+    found = windows(first, second, third, labels=y, neighbors=Neighbors(knn_k=50))
     metric = GeometryMetric(["id_mle"])
     metric.update(first, y)
     order = metric.accumulators["bank"].compute().samples

@@ -5,6 +5,7 @@ Nothing here is imported at the top but torch: a rename costs one feature, never
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -290,6 +291,16 @@ def state_defaults(metric: Any) -> Mapping[str, Any]:
     """State name -> the value it begins with."""
     found: Mapping[str, Any] = metric._defaults
     return found
+
+
+def states_of_metric(metric: Any) -> dict[str, Any]:
+    """Attributes that an update of a torchmetrics metric changes, as they are now; no count where it is renamed."""
+
+    def kept(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, torch.Tensor) else copy.copy(value)
+
+    names = [*state_defaults(metric), "_update_count", "_computed"]
+    return {name: kept(vars(metric)[name]) for name in names if name in vars(metric)}
 
 
 def prepared_inputs(trainer: Any, inputs: Any) -> Any:

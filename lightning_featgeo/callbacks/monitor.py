@@ -89,6 +89,7 @@ class FeatureGeometryMonitor(Callback):
             self._run.choose_stages()
         stock_monitors.check_names(trainer)
         if self._run is not None:
+            self._run.probe_sets.try_out()
             checkpointing.go_on(self._run)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
 from typing import Any
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import trainer as lightning
-from lightning_featgeo.callbacks.probe_sets import STAGE
+from lightning_featgeo.callbacks.probe_windows import STAGE, host
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.layers import served_signals, watched_layers
@@ -34,11 +34,25 @@ def plan_of(run: Any, stage: str, number: int, name: str) -> WindowPlan:
     )
 
 
-def _without_labels(settings: Any) -> Any:
-    """What was asked for, as far as it needs no labels."""
-    if settings.signals == "auto":
-        return "auto"
-    return [name for name in settings.asked if "labels" not in CATALOG[name].requires] or [COUNT_SIGNAL]
+def _of_set(run: Any, name: str) -> Any:
+    """The run's settings, as they are of a probe set: one without labels leaves out what needs them."""
+    if run.probe_sets.sets[name].labelled:
+        return run.settings
+    settings = copy.copy(run.settings)  # as it is: what holds for the run need not hold for a part of its signals
+    object.__setattr__(settings, "labels", None)
+    object.__setattr__(settings, "signals", signals_without_labels(run))
+    return settings
+
+
+def signals_without_labels(run: Any) -> Any:
+    """What was asked for, but for signals named one by one that need labels; with "auto" what other windows have."""
+    asked = run.settings.signals
+    if asked == "auto":
+        of_host = run.watcher.of_stage(host(run.stages, run.trainer.state.fn.value) or "")
+        asked = next((window.signals for window in of_host if window.signals), "auto")
+    if isinstance(asked, str):
+        return asked
+    return [s for s in asked if s not in CATALOG or "labels" not in CATALOG[s].requires] or [COUNT_SIGNAL]
 
 
 def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
@@ -47,9 +61,7 @@ def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
     Raises:
         ConfigurationError: if the checkpoint's curves are of something else.
     """
-    settings, saved = run.settings, run.saved
-    if plan.stage == STAGE and not run.probe_sets.sets[plan.name].labelled:
-        settings = replace(settings, labels=None, signals=_without_labels(settings))
+    settings, saved = _of_set(run, plan.name) if plan.stage == STAGE else run.settings, run.saved
     policy = Policy(
         strict=settings.on_error == "raise",
         lenient=run.phase.trained or plan.stage == STAGE,

@@ -37,13 +37,23 @@ Due = tuple[GeometryEarlyStopping, Alarm]
 
 
 def known_names(
-    signals: Signals, stages: Iterable[str], layers: Iterable[str | None], also: Sequence[str] = ()
-) -> list[str]:
-    """Every name that a run with these signals can log; ``stages`` as they appear in names; ``also``: beside "auto"."""
+    signals: Signals, stages: Iterable[str], layers: Iterable[str | None], also: Sequence[str] = (),
+    labelled: bool = True,
+) -> list[str]:  # fmt: skip
+    """Every name that a run with these signals can log.
+
+    Args:
+        signals: that were asked for.
+        stages: as they appear in names.
+        layers: as they appear in names.
+        also: signals beside those of "auto".
+        labelled: whether the windows have labels.
+    """
     if signals == "auto":
         chosen = tuple(dict.fromkeys([*(name for preset in PRESETS.values() for name in preset), *also]))
     else:
         chosen = resolve(signals)
+    chosen = tuple(name for name in chosen if labelled or "labels" not in CATALOG[name].requires)
     names = []
     for stage in stages:
         for layer in layers:
@@ -67,7 +77,7 @@ def names_of_run(run: Any) -> list[str]:
     for stage in run.logged_stages:
         for number, name in enumerate(run.names(stage)):
             signals = run.resolved.get((stage, number), run.settings.signals)
-            names += known_names(signals, [name], layers, run.also)
+            names += known_names(signals, [name], layers, run.also, run.probe_sets.is_labelled(name))
     return [*names, *run.stoppers.names(names)]
 
 

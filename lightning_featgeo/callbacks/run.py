@@ -15,7 +15,7 @@ from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
-from lightning_featgeo.callbacks.probe_sets import STAGE, ProbeSets, check_order
+from lightning_featgeo.callbacks.probe_windows import STAGE, ProbeSets, check_order
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.stoppers import UNWATCHED, Stoppers
 from lightning_featgeo.capture.sources import Sources
@@ -140,8 +140,9 @@ class LightningRun:
 
     def loader_of(self, stage: str, number: int) -> Any:
         """The stage's loader of that number, or None where it can't be told."""
-        sets = self.probe_sets.loaders
-        return list(sets.values())[number] if stage == STAGE else lightning.loader_of(self.trainer, stage, number)
+        if stage == STAGE:
+            return self.probe_sets.loader(number)
+        return lightning.loader_of(self.trainer, stage, number)
 
     def open_if_due(self, stage: str) -> None:
         """Open the stage's windows, if it is watched and this epoch's turn."""
@@ -231,8 +232,11 @@ class LightningRun:
         Stoppers are asked and records published. Once the count is taken, ``stoppers.act()`` is due: a checkpoint that
         is saved then holds everything.
         """
+        sources, ran_here = self.watcher.sources, self.watcher.sources.ran_instead
         with_sets = self.probe_sets.go_with(stage) and self.probe_sets.feed(stage)  # before: one may be the reference
+        ran_there, sources.ran_instead = sources.ran_instead, ran_here
         closed = self._close(stage, first_number, inside_epoch)
+        sources.ran_instead = ran_there
         return closed + (self._close(STAGE, first_number + closed, inside_epoch) if with_sets else 0)
 
     def _close(self, stage: str, first_number: int, inside_epoch: bool) -> int:

@@ -95,8 +95,9 @@ class Windows:
     every_n_batches: int = 1
 
     def __post_init__(self) -> None:
-        check_whole(**vars(self))
-        if min(number for number in vars(self).values() if number is not None) < 1:
+        given = {**vars(self), "every_n_train_steps": self.every_n_train_steps or 1}
+        check_whole(**given)
+        if None in given.values() or self.every_n_train_steps == 0 or min(given.values()) < 1:
             raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -148,17 +149,26 @@ def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int])
     return WindowResult({COUNT_SIGNAL: 0.0}, {}, gaps, {}, dict(counts))
 
 
+def label_fault(counts: Mapping[str, Any], num_classes: int | None) -> str:
+    """Why no class can be told by its labels; "": it can.
+
+    Args:
+        counts: of the window, as in :func:`evaluate`.
+        num_classes: C.
+    """
+    if not int(counts["out_of_range"]):
+        return ""
+    largest, alone = int(counts["largest_label"]), int(counts["largest_label"]) == num_classes
+    return f"{int(counts['out_of_range'])} labels are not below num_classes={num_classes} (largest: {largest})" + (
+        f"; if {num_classes} marks samples without a class, say ignore_index={num_classes}" if alone else ""
+    )
+
+
 def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: int | None) -> None:
     if "labels" not in signal.requires:
         return
-    if counts["out_of_range"]:
-        alone = counts["largest_label"] == num_classes
-        raise Undefined(
-            f"{counts['out_of_range']} labels are not below num_classes={num_classes} "
-            f"(largest: {counts['largest_label']})"
-            + (f"; if {num_classes} marks samples without a class, say ignore_index={num_classes}" if alone else ""),
-            GapKind.NO_INPUT,
-        )
+    if fault := label_fault(counts, num_classes):
+        raise Undefined(fault, GapKind.NO_INPUT)
     if not counts["labelled"]:
         raise Undefined("no row has a label", GapKind.NO_INPUT)
 

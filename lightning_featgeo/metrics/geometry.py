@@ -20,7 +20,7 @@ from lightning_featgeo.distributed.sharding import whole_head
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
 from lightning_featgeo.metrics.catalog import CATALOG, Signal, Signals, named_signals, names, resolve
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
-from lightning_featgeo.metrics.evaluation import empty_window, evaluate
+from lightning_featgeo.metrics.evaluation import empty_window, evaluate, label_fault
 from lightning_featgeo.metrics.plotting import plot_signals
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.metrics.settings import (
@@ -240,6 +240,7 @@ class GeometryMetric(Streaming):
             self.has_reference,
             self._earlier,
             self.spectrum_limit,
+            label_fault(self._counters, self.num_classes),
         )
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

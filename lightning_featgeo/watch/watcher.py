@@ -271,7 +271,7 @@ class Watcher:
     ) -> list[ClosedWindow]:  # fmt: skip
         if told and window.layers:  # without any, nobody has found what to watch: a gap
             with self.guard.around(f"computing the {window.plan.name} window", window.fail):
-                reports, compared = told[key_of(window)], compared_with(window, reference, told)
+                reports, compared = told[key_of(window)], compared_with(window, reference, told, step)
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
                 return window.close(number, epoch, step, self.ranks, reports, compared, self.sources.ran_instead)

@@ -274,9 +274,16 @@ def key_of(window: Window) -> tuple[str, int]:
 
 
 def compared_with(
-    window: Window, reference: Window | None, told: Mapping[tuple[str, int], list[Report]]
+    window: Window, reference: Window | None, told: Mapping[tuple[str, int], list[Report]], step: int
 ) -> Compared | Window:
-    """The window's reference, or why there is none: the same on all ranks."""
+    """The window's reference, or why there is none: the same on all ranks.
+
+    Args:
+        window: that is compared.
+        reference: what it is compared with.
+        told: of both, by all ranks.
+        step: now; a reference that was run at another one, but for training itself, is of other weights.
+    """
     name = window.plan.reference
     if name is None:
         return Compared()
@@ -286,4 +293,8 @@ def compared_with(
         return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
     if reference is None or len(reference.layers) != len(window.layers):
         return Compared(why_not=f"the reference {name!r} has not run")
+    if reference.plan.stage != "train" and reference.start_step != step:
+        return Compared(
+            why_not=f"the reference {name!r} ran at step {reference.start_step}, and weights have changed since"
+        )
     return reference

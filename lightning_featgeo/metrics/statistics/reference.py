@@ -27,6 +27,7 @@ class ReferenceStatistics(SpectrumStatistics):
     _no_reference: str
 
     _has_reference: bool
+    _label_fault: str
 
     def _of_reference(self, accumulator: str) -> ReferenceStatistics:
         """The reference, if it keeps that accumulator ("covariance": moments with their scatter)."""
@@ -47,6 +48,13 @@ class ReferenceStatistics(SpectrumStatistics):
             )
         if other._count == 0:
             raise Undefined("the reference has seen no rows", GapKind.NO_REFERENCE)
+        return other
+
+    def _classes_of_reference(self, accumulator: str) -> ReferenceStatistics:
+        """The same, where its labels are the classes of this window."""
+        other = self._of_reference(accumulator)
+        if other._label_fault:
+            raise Undefined(f"of the reference, {other._label_fault}", GapKind.NO_REFERENCE)
         return other
 
     @property
@@ -83,9 +91,9 @@ class ReferenceStatistics(SpectrumStatistics):
             return super()._voter_counts
         voters = self._voters_of_reference
         if voters is not None:
-            self._of_reference("voters")  # of this dimension, and not empty
+            self._classes_of_reference("voters")  # of this dimension, and not empty
             return voters.class_counts
-        return torch.bincount(self._of_reference("bank").row_labels)
+        return torch.bincount(self._classes_of_reference("bank").row_labels)
 
     @cached_property
     def _near(self) -> tuple[Tensor, Tensor]:
@@ -109,7 +117,7 @@ class ReferenceStatistics(SpectrumStatistics):
     @cached_property
     def _voting(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows that are voted on, rows of the reference that vote, and their classes."""
-        bank = self._of_reference("bank")
+        bank = self._classes_of_reference("bank")
         labels = bank.row_labels
         if labels.numel() == 0:
             raise Undefined("the reference has no labelled rows to vote", GapKind.NO_REFERENCE)
@@ -202,7 +210,7 @@ class ReferenceStatistics(SpectrumStatistics):
     @statistic("reference", "reference.moments", "reference.labels")
     def reference_class_means(self) -> Tensor:
         """(C, d) means of the reference's classes that have rows."""
-        other = self._of_reference("moments")
+        other = self._classes_of_reference("moments")
         if not other.has_classes:
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
         return other.class_means[other.class_counts > 0]
@@ -218,7 +226,7 @@ class ReferenceStatistics(SpectrumStatistics):
         return self._to_classes(self.reference_rows)
 
     def _with_classes(self, what: str) -> ReferenceStatistics:
-        other = self._of_reference("covariance")
+        other = self._classes_of_reference("covariance")
         if not other.has_classes:
             raise Undefined("the reference has no class statistics: it needs labels and num_classes")
         other._need_all_classes(what)

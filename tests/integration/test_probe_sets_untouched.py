@@ -1,0 +1,270 @@
+"""Probe sets leave no trace of what forwards write, log and draw; and aren't mixed up with what else a run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_featgeo import Display, FeatureGeometryMonitor, ProbeSet
+from lightning_featgeo.errors import ConfigurationError, GapKind
+from tests._helpers.data import digits
+from tests._helpers.models import SAFELY, Classifier, loaders, strict, trainer
+
+
+def some(first: int = 0, n: int = 100, shuffle: bool = False, **settings: Any) -> DataLoader:
+    x, y = digits()
+    part = slice(first, first + n)
+    return DataLoader(TensorDataset(x[part] / 16, y[part]), 32, shuffle=shuffle, **settings)
+
+
+class Merging(nn.Linear):
+    """Adds its adapter to its weight in evaluation, as LoRA layers do."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(a, b)
+        self.adapter = nn.Parameter(torch.full((b, a), 0.01))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if mode == self.merged:
+            with torch.no_grad():
+                self.weight += -self.adapter if mode else self.adapter
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.merged else self.weight + self.adapter
+        return nn.functional.linear(x, weight, self.bias)
+
+
+class Leaky(Classifier):
+    """Its forward logs, counts into a buffer, replaces another one, and updates a metric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(Merging(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(()))
+        self.mean = torchmetrics.MeanMetric()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += len(x)
+        self.last = x.mean()
+        self.mean.update(x.mean())
+        if self._trainer is not None:
+            self.log("seen", x.mean(), on_step=False, on_epoch=True)
+        return self.net(x)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("metric", self.mean.compute())
+
+
+def run(stages: str, probes: bool) -> tuple[Tensor, dict[str, float]]:
+    pl.seed_everything(3, verbose=False)
+    model = Leaky()
+    model.net[1].eval()
+    sets = {"far": ProbeSet([(torch.full((50, 64), 9.0), torch.zeros(50, dtype=torch.int64))])} if probes else None
+    monitor = strict(signals=["feature_std"], stages=stages, probe_sets=sets)
+    made = trainer(monitor, max_epochs=2, num_sanity_val_steps=0)
+    made.fit(model, *loaders(shuffle=False))
+    logged = {k: float(v) for k, v in made.callback_metrics.items() if not k.startswith("featgeo")}
+    assert [name for name, one in model.named_modules() if not one.training] == ["net.1"]
+    return torch.cat([v.flatten().double() for v in model.state_dict().values()]), logged
+
+
+@pytest.mark.parametrize("stages", ["val", "train"])
+def test_what_a_forward_writes_and_logs_is_put_back(stages: str) -> None:
+    plain, watched = run(stages, probes=False), run(stages, probes=True)
+    assert torch.equal(plain[0], watched[0])
+    assert plain[1] == watched[1]
+    assert {"seen", "metric"} <= set(plain[1])
+
+
+class Noisy(Dataset):
+    """Draws from generators of its own."""
+
+    def __init__(self) -> None:
+        self.numpy, self.torch = np.random.default_rng(0), torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return 128
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(64, generator=self.torch) + float(self.numpy.normal())
+        return digits()[0][index] / 16 + noise, digits()[1][index]
+
+
+def test_generators_of_a_shared_data_set_are_put_back() -> None:
+    def weights(probes: bool) -> Tensor:
+        torch.manual_seed(0)
+        data, model = Noisy(), Classifier()
+        sets = {"again": DataLoader(data, 64, shuffle=True)} if probes else None
+        monitor = strict(signals=["feature_std"], stages="train", probe_sets=sets)
+        trainer(monitor, max_epochs=2).fit(model, DataLoader(data, 32))
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(probes=False), weights(probes=True))
+
+
+class Augmenting(Classifier):
+    """Augments on the device, where the Trainer trains: as Kornia's users do."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return (batch[0] * 100, batch[1]) if self.trainer.training else batch
+
+
+def test_a_training_fit_does_not_augment_probe_sets() -> None:
+    model, clean = Augmenting(), some()
+    monitor = strict(signals=["feature_std"], stages="train", probe_sets={"clean": clean})
+    trainer(monitor, max_epochs=1, limit_val_batches=0).fit(model, loaders()[0])
+    record = monitor.history.records[-1]
+    model.eval()
+    with torch.no_grad():
+        rows = model.net[:-1](clean.dataset.tensors[0]).double()
+    expected = nn.functional.normalize(rows, dim=1).std(dim=0).mean() * rows.shape[1] ** 0.5
+    assert record.stage == "clean"
+    assert record.values["feature_std"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_loader_of_the_trainer_with_workers_is_read_by_a_loader_of_its_own() -> None:
+    steps = []
+    for probes in (False, True):
+        train = some(shuffle=True, num_workers=1, persistent_workers=True)
+        monitor = strict(signals=["feature_std"], probe_sets={"train_again": train} if probes else None)
+        made = trainer(monitor, max_epochs=1, val_check_interval=2, num_sanity_val_steps=0)
+        made.fit(Classifier(), train, some(400))
+        steps.append(made.global_step)
+    assert steps == [4, 4]
+
+    class Own(DataLoader):
+        """Of nobody's kind: it can't be made again."""
+
+    own = Own(some().dataset, 32)
+    with pytest.raises(ConfigurationError, match="Give it a loader of its own"):
+        trainer(strict(probe_sets={"train_again": own}), max_epochs=1).fit(Classifier(), own, some(400))
+
+
+def test_a_set_that_is_called_as_a_loader_is_refused() -> None:
+    monitor = strict(signals=["feature_std"], probe_sets={"clean": some()})
+    with pytest.raises(ConfigurationError, match="a loader of the run has this name"):
+        trainer(monitor).fit(Classifier(), loaders()[0], {"clean": some(200), "other": some(300)})
+
+
+def test_a_resumed_run_knows_its_sets_by_name(tmp_path: Path) -> None:
+    def sets(*names: str) -> FeatureGeometryMonitor:
+        given = {name: some(0 if name == "a" else 900) for name in names}
+        return strict(signals=["cka_drift"], probe_sets=given)
+
+    torch.manual_seed(0)
+    model = Classifier()
+    made = trainer(sets("a", "b"), max_epochs=2)
+    made.fit(model, *loaders())
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    swapped, same = sets("b", "a"), sets("a", "b")
+    for monitor in (swapped, same):
+        torch.manual_seed(1)
+        trainer(monitor, max_epochs=3).fit(Classifier(), *loaders(), ckpt_path=tmp_path / "a.ckpt", **SAFELY)
+    found = [{r.stage: r.values["cka_drift"] for r in list(monitor.history)[-3:]} for monitor in (swapped, same)]
+    assert found[0] == pytest.approx(found[1])
+    assert set(found[0]) == {"val", "a", "b"}
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+def test_a_reference_of_other_weights_is_a_gap() -> None:
+    signals, stages = ["knn_accuracy"], ("train", "val")
+    monitor = FeatureGeometryMonitor(signals=signals, stages=stages, reference="clean", probe_sets={"clean": some()})
+    trainer(monitor, max_epochs=3, check_val_every_n_epoch=2).fit(Classifier(), *loaders())
+    before, at_validation, after = (record for record in monitor.history if record.stage == "train")
+    assert before.gaps["knn_accuracy"].kind == after.gaps["knn_accuracy"].kind == GapKind.NO_REFERENCE
+    assert "ran at step 8, and weights have changed since" in str(after.gaps["knn_accuracy"])
+    assert "knn_accuracy" in at_validation.values
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+def test_a_reference_with_labels_of_other_classes_does_not_vote() -> None:
+    x, y = digits()
+    sets = {"other": [(x[:100] / 16, y[:100] + 10)]}
+    signals = ["knn_accuracy", "linear_probe_accuracy"]
+    monitor = FeatureGeometryMonitor(signals=signals, reference="other", probe_sets=sets)
+    trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+    gaps = monitor.history.records[0].gaps
+    assert set(gaps) == set(signals)
+    assert all("of the reference, 100 labels are not below num_classes=10" in str(gap) for gap in gaps.values())
+
+
+@pytest.mark.parametrize("signals", ["auto", ["classifier", "knn_ood_auroc", "knn_accuracy"], "all"])
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+def test_a_set_without_labels_has_what_other_windows_have_but_for_classes(signals: Any) -> None:
+    sets = {"clean": some(), "ood": ProbeSet(some(500), labelled=False)}
+    monitor = FeatureGeometryMonitor(
+        signals=signals, reference="clean", probe_sets=sets, display=Display(headline="knn_accuracy")
+    )
+    trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+    by_stage = {record.stage: record for record in monitor.history}
+    needed = {"knn_accuracy", "nc1", "knn_ood_auroc"} & set(by_stage["val"].values)
+    assert {"knn_accuracy", "nc1"} <= needed
+    assert {"feature_std", "knn_log_density", *needed} - {"knn_accuracy", "nc1"} <= set(by_stage["ood"].values)
+    assert not {"knn_accuracy", "nc1"} & set(by_stage["ood"].values)
+
+
+def test_a_stopper_of_a_curve_that_a_set_cannot_have_is_refused() -> None:
+    monitor = strict(signals=["knn_accuracy"], probe_sets={"ood": ProbeSet(some(), labelled=False)})
+    stop = EarlyStopping("featgeo/ood/knn_accuracy", mode="max")
+    with pytest.raises(ConfigurationError, match="watches a name that this run never logs"):
+        trainer(monitor, stop).fit(Classifier(), *loaders())
+
+
+class Inside(Classifier):
+    """Its steps call a part that its forward does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector = nn.Linear(10, 5)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.projector(self(batch[0])).square().mean()
+
+
+def test_a_layer_that_does_not_run_on_a_set_is_told_before_training() -> None:
+    monitor = strict(layer="projector", stages="train", signals=["feature_std"], probe_sets={"clean": some()})
+    with pytest.raises(ConfigurationError, match=r"'projector' does not run on the probe set 'clean'.*forward=lambda"):
+        trainer(monitor, limit_val_batches=0).fit(Inside(), loaders()[0])
+    right = ProbeSet(some(), forward=lambda module, batch: module.projector(module(batch[0])))
+    monitor = strict(layer="projector", stages="train", signals=["feature_std"], probe_sets={"clean": right})
+    trainer(monitor, max_epochs=1, limit_val_batches=0).fit(Inside(), loaders()[0])
+    assert [record.values["n_samples"] for record in monitor.history] == [256, 100]
+
+
+@pytest.mark.parametrize("given", [torch.zeros(4, 64), TensorDataset(torch.zeros(4, 64)), "loader", {"a": 1}])
+def test_what_is_no_loader_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="DataLoader"):
+        ProbeSet(given)
+
+
+@pytest.mark.parametrize(("alone", "stages"), [("test", ("val", "test")), ("validate", ("val",)), ("test", ("test",))])
+def test_they_run_in_an_evaluation_alone(alone: str, stages: tuple[str, ...]) -> None:
+    monitor = strict(signals=["knn_accuracy"], stages=stages, reference="clean", probe_sets={"clean": some()})
+    getattr(trainer(monitor), alone)(Classifier(), some(300), verbose=False)
+    assert [record.stage for record in monitor.history] == [{"test": "test", "validate": "val"}[alone], "clean"]
+    assert "knn_accuracy" in monitor.history.records[0].values
+
+
+def test_an_error_of_a_set_is_raised_where_errors_are() -> None:
+    def fails(module: Any, batch: Any) -> Any:
+        if module.trainer.global_step:
+            raise ZeroDivisionError("no")
+        return module(batch[0])
+
+    monitor = strict(signals=["feature_std"], probe_sets={"a": ProbeSet(some(), forward=fails)})
+    with pytest.raises(ZeroDivisionError):
+        trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())

@@ -12,7 +12,7 @@ from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.rows.rows import Rows
 from lightning_featgeo.types import Tensor
 
-BLOCK_BYTES = 128 * 2**20  # of rows in float64 that are searched at once: products of small blocks are slow
+BLOCK_BYTES = 192 * 2**20  # of rows in float64 that are searched at once: products of small blocks are slow
 CLASSES = 2**24  # a row's number holds its class, too: sample · CLASSES + class
 
 
@@ -25,7 +25,7 @@ class VoterAccumulator(Accumulator):
         num_classes: classes whose rows are counted.
         device: where the states live.
 
-    State bytes: n·(8·d + 16·k) of all queries together, and 8·num_classes; besides, up to 64 MiB of fp32 rows wait.
+    State bytes: n·(8·d + 16·k) of all queries together, and 8·num_classes; besides, up to 96 MiB of fp32 rows wait.
     """
 
     distances: Tensor
@@ -61,7 +61,8 @@ class VoterAccumulator(Accumulator):
         self._waiting = []
         unit = features.double()
         unit /= torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-        for block, of in zip(unit.split(self._block), numbers.split(self._block), strict=True):
+        parts = max(1, len(unit) // self._block)  # of equal size: a small one costs a whole merge
+        for block, of in zip(unit.chunk(parts), numbers.chunk(parts), strict=True):
             distances, places = ops.knn(self.queries, block, self._k)
             found = torch.where(places < 0, -1, of[places.clamp(min=0)])
             self._best(torch.cat([self.distances, distances], dim=1), torch.cat([self.numbers, found], dim=1))

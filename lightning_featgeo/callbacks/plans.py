@@ -19,7 +19,8 @@ from lightning_featgeo.watch.watched_layer import WatchedLayer
 def plan_of(run: Any, stage: str, number: int, name: str) -> WindowPlan:
     """The plan of a window of a ``LightningRun``: its stage, the number of its loader, and its name."""
     s, loader = run.settings, run.loader_of(stage, number)
-    is_reference = name == s.reference
+    is_reference, keeps_order_here = name == s.reference, stage != "train" and keeps_order(loader)
+    by_id = not keeps_order_here and s.display.id_key is not None and _looks_back(s)
     return WindowPlan(
         name,
         stage,
@@ -28,10 +29,16 @@ def plan_of(run: Any, stage: str, number: int, name: str) -> WindowPlan:
         reference=None if is_reference else s.reference,
         serves=served_signals(s) if is_reference else (),
         positions=stage != "train" and in_order(loader),
-        keeps_samples=stage != "train" and keeps_order(loader),
+        keeps_samples=keeps_order_here or by_id,
+        pairs_by_id=by_id,
         every_n_batches=s.windows.every_n_batches if stage == "train" else 1,
         several_loaders=stage != STAGE and lightning.combines_loaders(run.trainer, stage),
     )
+
+
+def _looks_back(settings: Any) -> bool:
+    """Whether signals were asked for that compare a window with an earlier one, sample by sample."""
+    return any("earlier" in CATALOG[name].requires for name in settings.asked)
 
 
 def _of_set(run: Any, name: str) -> Any:

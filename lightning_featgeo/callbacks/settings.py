@@ -29,7 +29,8 @@ class Display:
         headline: the signal on the progress bar; None: the first one.
         class_names: names in tables and pictures, in the order of class indices.
         matrix_classes: most classes in the matrix of cosines, from 2 to 100: those nearest to others.
-        id_key: key, index or callable into the batch: what each sample is called in tables. None: its position.
+        id_key: key, index or callable into the batch: what each sample is called in tables; and by which signals over
+            time find it again where the order changes (training windows, loaders that shuffle). None: its position.
         embedding_rows: number of feature rows, up to 1,000, whose places in the plane the history keeps (the report
             shows them with a slider), and that are sent to loggers that can show them; of the layers of ``media``.
         media: whose spectra, histograms, pictures and tables are sent: "first" (the first layer's), "all" or "none".

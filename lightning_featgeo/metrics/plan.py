@@ -34,7 +34,8 @@ _REMEDIES = {
     "layers": 'several watched layers: layer=["encoder", "projector"]',
     "earlier": "the same samples in the same order in every window: not training windows, and not a loader that "
     "shuffles, or of which nobody can tell. Use a DataLoader of a map-style data set without shuffle=, sampler= and "
-    "batch_sampler= (in a loop of your own: open(…, loader=it))",
+    "batch_sampler= (in a loop of your own: open(…, loader=it)), or name the samples: display=Display(id_key=<key, "
+    "index or callable into the batch>)",
 }
 
 INPUTS = frozenset(_REMEDIES)

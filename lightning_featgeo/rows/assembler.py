@@ -17,7 +17,7 @@ from lightning_featgeo.rows.assembled import Assembled, Part
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
 from lightning_featgeo.rows.calls import MIXED, Call, grows, joined
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
-from lightning_featgeo.rows.draw import drawn
+from lightning_featgeo.rows.draw import by_id, drawn
 from lightning_featgeo.rows.evidence import Evidence
 from lightning_featgeo.rows.grouped import NOTE, ungrouped
 from lightning_featgeo.rows.label_rows import labels_of, targets_of
@@ -78,6 +78,7 @@ class RowAssembler:
         first_sample: int,
         ranks: Ranks | None = None,
         count_fresh: Callable[[int], int | None] | None = None,
+        ids: Tensor | None = None,
     ) -> Assembled:
         """Rows of each call, how many samples the batch has, and what else it brings.
 
@@ -87,20 +88,21 @@ class RowAssembler:
             first_sample: samples of this rank before this batch.
             ranks: rank r of W numbers its samples r, r + W, …, so that no two ranks share a number.
             count_fresh: of so many samples, how many from the start count; those behind them are repeats. None: all.
+            ids: (samples,) what numbers the batch's samples instead.
 
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit, or nobody knows what the rows are.
         """
-        usual, ranks = self._usual, ranks or Ranks.alone()
+        usual, ranks = self._usual if ids is None else None, ranks or Ranks.alone()
         rows = None if usual is None else usual.again(calls, batch, first_sample, ranks, count_fresh)
         if usual is None or rows is None:
-            return self._in_full(calls, batch, first_sample, ranks, count_fresh)
+            return self._in_full(calls, batch, first_sample, ranks, count_fresh, ids)
         self.evidence.batches += 1
         return Assembled([Part(rows, True)], len(rows.features), usual.present)
 
     def _in_full(
         self, calls: Sequence[Call | Tensor], batch: Any, first_sample: int, ranks: Ranks,
-        count_fresh: Callable[[int], int | None] | None,
+        count_fresh: Callable[[int], int | None] | None, ids: Tensor | None,
     ) -> Assembled:  # fmt: skip
         labels, targets = self.labels.read(batch)
         self.notes.update(self.labels.notes)
@@ -170,7 +172,8 @@ class RowAssembler:
                 keep = ~of_others if keep is None else keep & ~of_others
             if label is not None and labels is not None and labels.ndim == 2:  # of tokens: the loss reads no others
                 keep = label >= 0 if keep is None else keep & (label >= 0)
-            number = torch.where(known, first_sample + origin, first_sample + part.sample) * ranks.size + ranks.rank
+            number = (first_sample + torch.where(known, origin, part.sample)) * ranks.size + ranks.rank
+            number = number if ids is None else by_id(number, at, known, size, ids)
             if self.chosen_pool == "tokens" or part.grouped:
                 keep = drawn(number, part.position, keep, part.inputs, self.tokens.per_sequence, self.seed + 1)
             rows = build_rows(

@@ -10,6 +10,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.reference import EMPTY_PRIORITY
+from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.types import Int64, Tensor
 
 _POSITIONS = 2**24  # rows a sample can have before two of them share a priority
@@ -43,3 +44,21 @@ def drawn(
     last = order.topk(most, dim=1, largest=False, sorted=False).values.amax(dim=1, keepdim=True)
     chosen = (order <= last).reshape(-1)
     return chosen if keep is None else chosen & keep
+
+
+def by_id(numbers: Tensor, of: Tensor, known: Tensor, size: int, ids: Tensor) -> Tensor:
+    """Numbers of rows by the ids of their samples, where these are known.
+
+    Args:
+        numbers: (n,) by their places.
+        of: (n,) which of the batch's samples each row is of.
+        known: (n,) whether that is known.
+        size: samples in the batch.
+        ids: of them.
+
+    Raises:
+        ConfigurationError: if there are not as many ids as samples.
+    """
+    if ids.shape != (size,):
+        raise ConfigurationError(f"id_key= gives {len(ids)} ids, and the batch has {size} samples: each needs one")
+    return torch.where(known, ids.to(numbers.device)[of], numbers)

@@ -25,6 +25,7 @@ class WindowPlan:
         serves: signals of other windows whose reference this one is; () if it is none.
         positions: whether samples are numbered by their positions in the data set.
         keeps_samples: whether a sample is known to have the same number in every window.
+        pairs_by_id: whether it has that number by the user's ids, and not by its place.
         several_loaders: whether a batch is made of batches of several loaders.
         every_n_batches: of its batches, one in so many is watched.
     """
@@ -37,6 +38,7 @@ class WindowPlan:
     serves: tuple[str, ...] = ()
     positions: bool = False
     keeps_samples: bool = True
+    pairs_by_id: bool = False
     several_loaders: bool = False
     every_n_batches: int = 1
 

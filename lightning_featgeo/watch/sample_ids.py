@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, explain
@@ -14,6 +17,7 @@ from lightning_featgeo.types import Tensor
 
 SPARE = 4  # so many times a bank's rows are remembered before those that it has not kept are forgotten
 LONGEST = 200  # characters of an id that are shown
+LARGEST = 2**62 - 1  # number of a sample
 
 
 class SampleIds:
@@ -26,7 +30,7 @@ class SampleIds:
     def __init__(self, key: Selector) -> None:
         self.key = key
         self._known: dict[int, str] = {}
-        self._waiting: list[tuple[int, Any]] = []
+        self._waiting: list[tuple[int | Tensor, Any]] = []
         self.failed = False
 
     def clear(self) -> None:
@@ -35,7 +39,24 @@ class SampleIds:
         self._waiting.clear()
         self.failed = False
 
-    def add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
+    def numbers(self, batch: Any) -> Tensor:
+        """(samples,) a number for each id, the same one in every window, process and run; from 0 on.
+
+        Raises:
+            ConfigurationError: if the batch has no ids.
+        """
+        given = select(batch, self.key, "id_key")
+        if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():
+            return given.long() & LARGEST
+        ids = given.tolist() if hasattr(given, "tolist") else given
+        if not isinstance(ids, Sequence) or isinstance(ids, str):
+            raise ConfigurationError(f"id_key={self.key!r} gives {summarize(given)}; each sample needs one id")
+        return torch.tensor([_number(one) for one in ids], dtype=torch.int64)
+
+    def add(
+        self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric],
+        numbers: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """The ids of a batch. What is only shown never costs a curve: ids that don't fit are a warning.
 
         Args:
@@ -44,11 +65,12 @@ class SampleIds:
             samples: of this batch.
             ranks: rank r of W numbers its samples r, r + W, ….
             metrics: whose banks keep some of them.
+            numbers: of the samples, where they are not numbered by their place.
         """
         if self.failed:
             return
         try:
-            self._add(batch, first, samples, ranks, metrics)
+            self._add(batch, first if numbers is None else numbers, samples, ranks, metrics)
         except Exception as error:
             self._fail(error)
 
@@ -62,7 +84,9 @@ class SampleIds:
             stacklevel=3,
         )
 
-    def _add(self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]) -> None:
+    def _add(
+        self, batch: Any, first: int | Tensor, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric]
+    ) -> None:
         given = select(batch, self.key, "id_key")
         many = isinstance(given, Sequence) and not isinstance(given, str)
         if not (many or getattr(given, "ndim", 0) == 1) or len(given) != samples:
@@ -81,9 +105,13 @@ class SampleIds:
         """Read what has arrived: not batch by batch, as ids may be on a device that would have to be waited for."""
         for first, given in self._waiting:
             ids = given.tolist() if hasattr(given, "tolist") else given
-            for place, name in enumerate(ids):
+            if isinstance(first, Tensor):
+                numbers = first.tolist()
+            else:
+                numbers = [(first + place) * ranks.size + ranks.rank for place in range(len(ids))]
+            for number, name in zip(numbers, ids, strict=True):
                 if name is not None:
-                    self._known[(first + place) * ranks.size + ranks.rank] = str(name)[:LONGEST]
+                    self._known[number] = str(name)[:LONGEST]
         self._waiting.clear()
 
     def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
@@ -98,3 +126,9 @@ class SampleIds:
         for theirs in ranks.gather(mine):
             found |= theirs
         return found
+
+
+def _number(one: Any) -> int:
+    if isinstance(one, int):
+        return one & LARGEST
+    return int.from_bytes(hashlib.blake2b(str(one).encode(), digest_size=8).digest(), "little") & LARGEST

@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import Compared
 from lightning_featgeo.watch.samplers import Shard
 
@@ -91,10 +92,13 @@ class WatchedLayer:
             notes.append(Note(NoteKind.FROZEN, FROZEN))
         return notes
 
-    def add(self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None) -> int:
+    def add(
+        self, calls: list[Call], batch: Any, first_sample: int, ranks: Ranks, shard: Shard | None,
+        ids: Tensor | None = None,
+    ) -> int:  # fmt: skip
         """Stream one batch, one tensor a forward call; returns its samples."""
-        self.ran = True
-        made = self.assembler.assemble(calls, batch, first_sample, ranks, None if shard is None else shard.fresh)
+        self.ran, fresh = True, None if shard is None else shard.fresh
+        made = self.assembler.assemble(calls, batch, first_sample, ranks, fresh, ids)
         for piece in made.parts:
             if self.check is not None and self.metric.dim is None:
                 self.check(piece.given.features.shape[1])

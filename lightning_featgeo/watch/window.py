@@ -70,12 +70,12 @@ class Window:
 
     def add(self, caught: list[list[Call]], batch: Any, ranks: Ranks) -> None:
         """Stream one batch: for each layer, one tensor a forward call."""
-        size = 0
+        size, numbers = 0, None if self.ids is None or not self.plan.pairs_by_id else self.ids.numbers(batch)
         for part, calls in zip(self.layers, caught, strict=True):
             if calls:
-                size = max(size, part.add(calls, batch, self.samples, ranks, self.shard))
+                size = max(size, part.add(calls, batch, self.samples, ranks, self.shard, numbers))
         if self.ids is not None and size:
-            self.ids.add(batch, self.samples, size, ranks, [part.metric for part in self.layers])
+            self.ids.add(batch, self.samples, size, ranks, [part.metric for part in self.layers], numbers)
         self.samples += size
         self.batches += 1
         if self.shard is not None:

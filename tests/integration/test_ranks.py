@@ -70,6 +70,15 @@ def test_probe_sets_are_divided_among_the_ranks(rows: str) -> None:
     assert [record["stage"] for record in alone] == ["val", "divided", "listed", "fails"]
 
 
+def test_samples_with_ids_are_found_again_on_whichever_rank_they_are() -> None:
+    alone, every = on_ranks(1, windows.by_id, 1)[0]["records"], on_ranks(2, windows.by_id, 2)
+    assert every[0] == every[1]
+    for ours, theirs in zip(every[0]["records"], alone, strict=True):
+        assert differences(ours["values"], theirs["values"])["label_disagreement"] < 1e-6  # the same rows are kept
+    for record in every[0]["records"][2:]:
+        assert record["values"]["neighbor_churn"] == record["values"]["cka_drift"] == 0
+
+
 def test_a_reference_whose_rows_still_wait_and_one_that_fails_on_one_rank() -> None:
     alone, every = on_ranks(1, windows.waiting_reference, 1)[0], on_ranks(2, windows.waiting_reference, 2)
     for rank in every:

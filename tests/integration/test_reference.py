@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric, Neighbors, Windows
+from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryMetric, Neighbors, Windows
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, GapKind
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
@@ -296,3 +296,48 @@ def test_missing_targets_are_told_before_training() -> None:
     with pytest.raises(ConfigurationError, match="nrc1 needs regression targets and the batch has none"):
         trainer(FeatureGeometryMonitor(signals=["nrc1"]), num_sanity_val_steps=1).fit(model, *loaders())
     assert model.global_step == 0
+
+
+class WithIds(torch.utils.data.Dataset):
+    """Samples with a name and a number."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        x, y = self.data[index]
+        return {"x": x, "y": y, "name": f"image-{index}.png", "number": index - 50}
+
+
+class OfNamed(Frozen):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+@pytest.mark.parametrize("key", ["name", "number", lambda batch: batch["name"]])
+def test_samples_with_ids_are_found_again_in_any_order(key: Any) -> None:
+    train, val = (WithIds(loader.dataset) for loader in loaders())
+    display = Display(id_key=key)
+    signals = ["neighbor_churn", "cka_drift", "unit_match", "label_disagreement"]
+    monitor = FeatureGeometryMonitor(signals=signals, stages=("train", "val"), display=display, on_error="raise")
+    shuffled = [DataLoader(data, 40, shuffle=True) for data in (train, val)]
+    trainer(monitor, max_epochs=3, num_sanity_val_steps=0).fit(OfNamed(), *shuffled)
+    for record in list(monitor.history)[2:]:
+        assert record.values["neighbor_churn"] == record.values["cka_drift"] == 0, record.stage
+        assert record.values["unit_match"] == pytest.approx(1)
+    assert not any(gap.kind is GapKind.NOT_PAIRED for record in monitor.history for gap in record.gaps.values())
+
+
+def test_as_many_ids_as_samples_are_needed_to_find_them_again() -> None:
+    train, val = (DataLoader(WithIds(loader.dataset), 40, shuffle=True) for loader in loaders())
+    display = Display(id_key=lambda batch: batch["name"][:3])
+    monitor = FeatureGeometryMonitor(signals=["neighbor_churn"], display=display)
+    with pytest.warns(FeatureGeometryWarning, match="gives 3 ids, and the batch has 40 samples"):
+        trainer(monitor, max_epochs=1).fit(OfNamed(), train, val)
+    assert "each needs one" in str(monitor.history.records[0].gaps["neighbor_churn"])

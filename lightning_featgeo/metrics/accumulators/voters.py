@@ -13,7 +13,7 @@ from lightning_featgeo.rows.rows import Rows
 from lightning_featgeo.types import Tensor
 
 BLOCK_BYTES = 192 * 2**20  # of rows in float64 that are searched at once: products of small blocks are slow
-CLASSES = 2**24  # a row's number holds its class, too: sample · CLASSES + class
+SAMPLES, CLASSES = 2**38, 2**24  # a row's number holds its class, too: sample · CLASSES + class
 
 
 class VoterAccumulator(Accumulator):
@@ -49,7 +49,7 @@ class VoterAccumulator(Accumulator):
         votes = rows.keep & (rows.label >= 0) & (rows.label < len(self.class_counts)) & (rows.features != 0).any(dim=1)
         features, label = rows.features[votes], rows.label[votes]
         self.class_counts += torch.bincount(label, minlength=len(self.class_counts))
-        self._waiting.append((features, rows.sample[votes] * CLASSES + label))
+        self._waiting.append((features, rows.sample[votes] % SAMPLES * CLASSES + label))
         if sum(len(waits) for waits, _ in self._waiting) >= self._block:
             self.search()
 

@@ -269,3 +269,21 @@ def probed(size: int, reference_rows: str) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         run.fit(still(), *digit_loaders())
     return {"records": told(monitor)}
+
+
+def by_id(size: int) -> dict[str, Any]:
+    """Loaders that shuffle otherwise in each epoch, and samples with ids."""
+    x, y = digits()
+
+    def loader(part: slice) -> DataLoader:
+        return DataLoader(TensorDataset(x[part] / 16, y[part], torch.arange(len(x))[part]), 32, shuffle=True)
+
+    monitor = FeatureGeometryMonitor(
+        signals=["neighbor_churn", "cka_drift", "label_disagreement"], stages=("train", "val"), on_error="raise",
+        labels=1, display=Display(id_key=2), neighbors=Neighbors(bank_size=120),
+    )  # fmt: skip
+    run = several(size, monitor, max_epochs=3, num_sanity_val_steps=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(still(), loader(slice(0, 320)), loader(slice(400, 720)))
+    return {"records": told(monitor)}

@@ -4,7 +4,7 @@
 
 Counts, with ``sys.setprofile``, the package's files that are entered, and the moves from one file to another (a call or
 a return that crosses), for one batch of one validation window with a single signal, and for the close of that window.
-The first window is not counted: it makes the accumulators.
+The first window is not counted: it makes the accumulators. The second has rows enough for its dimension, and no note.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def measure(folder: str) -> dict[str, Road]:
 
     for name, part in zip(HOOKS, ("batch", "batch", "close"), strict=True):
         setattr(monitor, name, once(name, roads[part]))
-    data = DataLoader(TensorDataset(torch.randn(32, 8), torch.randint(3, (32,))), batch_size=32)
+    data = DataLoader(TensorDataset(torch.randn(96, 8), torch.randint(3, (96,))), batch_size=96)
     trainer = L.Trainer(
         max_epochs=2, callbacks=[monitor], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0,

@@ -233,7 +233,8 @@ class LightningRun:
         is saved then holds everything.
         """
         sources, ran_here = self.watcher.sources, self.watcher.sources.ran_instead
-        with_sets = self.probe_sets.go_with(stage) and self.probe_sets.feed(stage)  # before: one may be the reference
+        sets = self.probe_sets if self.settings.probe_sets else None
+        with_sets = sets is not None and sets.go_with(stage) and sets.feed(stage)  # before: one may be the reference
         ran_there, sources.ran_instead = sources.ran_instead, ran_here
         closed = self._close(stage, first_number, inside_epoch)
         sources.ran_instead = ran_there

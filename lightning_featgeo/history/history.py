@@ -63,11 +63,12 @@ class History:
     def _keep(self, record: Record, thin: bool = True) -> None:
         self.records.append(record)
         self.closed += 1
-        curve = thinning.curve_of(record)
+        curve = record.stage, record.layer
         self._counts[curve] = self._counts.get(curve, 0) + 1
-        if thin and self._counts[curve] > thinning.most_of(len(self._counts)):
+        many = thin and self._counts[curve] > thinning.LEAST
+        if many and self._counts[curve] > thinning.most_of(len(self._counts)):
             self.records[:] = thinning.thinned(self.records, self.events)
-            self._counts = dict(Counter(map(thinning.curve_of, self.records)))
+            self._counts = dict(Counter((one.stage, one.layer) for one in self.records))
 
     def event(self, **event: Any) -> None:
         """Add something that happened: a stop and its reason."""

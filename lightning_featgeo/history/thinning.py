@@ -18,11 +18,6 @@ ALL = 16384  # of all curves, if they are few enough for that
 Curve = tuple[str, str | None]  # stage and layer
 
 
-def curve_of(record: Record) -> Curve:
-    """Which curves a record is of."""
-    return record.stage, record.layer
-
-
 def most_of(curves: int) -> int:
     """Windows of a curve that may be kept, where there are so many curves."""
     return max(LEAST, min(MOST, ALL // max(curves, 1)))
@@ -36,7 +31,7 @@ def thinned(records: Sequence[Record], events: Iterable[Mapping[str, Any]]) -> l
     epochs = {event.get("epoch") for event in events}
     curves: dict[Curve, list[Record]] = {}
     for record in records:
-        curves.setdefault(curve_of(record), []).append(record)
+        curves.setdefault((record.stage, record.layer), []).append(record)
     most = most_of(len(curves))
     dropped: set[int] = set()
     for own in curves.values():

@@ -204,7 +204,8 @@ class GeometryMetric(Streaming):
             result = replace(result, gaps={**result.gaps, **self.impossible, **self._not_paired})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
-            self._latest = statistics.as_earlier(self.kept_windows)
+            looks_back = any(row.requires & {"earlier", "layers"} for row in self.chosen)
+            self._latest = statistics.as_earlier(self.kept_windows) if looks_back else self._earlier
             return result
 
         if not ranks.several:

@@ -136,14 +136,6 @@ def _number(text: str) -> float:
         return math.inf
 
 
-def _centred_ceiling(n: int, d: int) -> float:
-    return float(min(n - 1, d))
-
-
-def _uncentred_ceiling(n: int, d: int) -> float:
-    return float(min(n, d))
-
-
 COUNT_SIGNAL = "n_samples"  # computed in every window, asked for or not
 _CLASSES = ("class_means", "class_counts")
 _PAPYAN = "Papyan, Han & Donoho 2020, arXiv 2008.08186"
@@ -206,24 +198,24 @@ SIGNALS: tuple[Signal, ...] = (
            parity="lightly and SimSiam's std of normalised features (torch.std, n−1), times √d"),
     Signal("effective_rank", spectrum.effective_rank, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Roy & Vetterli 2007", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            limits=Limits(drop=0.45, decline=0.25),
            bias="low at small n: read it against min(n−1, d) and at fixed n, n ≥ 4d",
            parity="Roy & Vetterli's erank of centred features; not RankMe, which does not centre"),
     Signal("rankme", spectrum.rankme, ("second_moment_eigenvalues",),
            "higher", "dimensions", "[1, min(n, d)]", "Garrido et al. 2023, arXiv 2210.02885", ("spectrum",),
-           ceiling=_uncentred_ceiling,
+           ceiling=spectrum.uncentred_ceiling,
            bias="low at small n; a large mean direction pulls it to 1",
            parity="RankMe's paper (uncentred, ε = 1e-7 added to each of min(n, d) shares); implementations "
                   "that use eigenvalues or centre give other numbers"),
     Signal("participation_ratio", spectrum.participation_ratio, ("gram",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Gao et al. 2017", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="low at small n, see participation_ratio_corrected",
            parity="tr(C)²/‖C‖²_F of numpy.cov"),
     Signal("stable_rank", spectrum.stable_rank, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "Rudelson & Vershynin 2007", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="low at small n",
            parity="‖H‖²_F/‖H‖²_2 of the centred features"),
     Signal("top_eigenvalue_share", spectrum.top_eigenvalue_share, ("eigenvalues",),
@@ -232,12 +224,12 @@ SIGNALS: tuple[Signal, ...] = (
            parity="scikit-learn's PCA.explained_variance_ratio_[0]"),
     Signal("pcs_90", spectrum.pcs_90, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "principal component analysis", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="low at small n; a whole number, so that it moves in steps",
            parity="scikit-learn's PCA(n_components=0.9).n_components_"),
     Signal("pcs_99", spectrum.pcs_99, ("eigenvalues",),
            "higher", "dimensions", "[1, min(n−1, d)]", "principal component analysis", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="low at small n, more than pcs_90; a whole number, so that it moves in steps",
            parity="scikit-learn's PCA(n_components=0.99).n_components_"),
     Signal("mean_resultant", spread.mean_resultant, ("nonzero_count", "direction_sums"),
@@ -248,12 +240,12 @@ SIGNALS: tuple[Signal, ...] = (
                   "zero rows left out"),
     Signal("participation_ratio_corrected", spectrum.participation_ratio_corrected, ("rows", "bank_gram_power"),
            "higher", "dimensions", "(0, ∞)", "Himeno & Yamada 2014; bias: arXiv 2509.26560", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="unbiased numerator and denominator; the ratio keeps a bias of order 1/n",
            parity="Himeno & Yamada's estimators; equal to the U-statistic over rows that are all different"),
     Signal("numerical_rank", spectrum.numerical_rank, ("eigenvalues", "spectrum_count", "dim"),
            "higher", "dimensions", "[0, min(n−1, d)]", "numerical linear algebra", ("spectrum",),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="none beyond the tolerance",
            parity="numpy.linalg.matrix_rank of the centred features with float32's eps"),
     Signal("condition_number", spectrum.condition_number, ("eigenvalues", "dim"),
@@ -415,7 +407,7 @@ SIGNALS: tuple[Signal, ...] = (
            parity="Galanti et al.'s average over pairs"),
     Signal("lidar", views.lidar, ("view_rows",),
            "higher", "dimensions", "[1, min(s−1, d)]", "Thilak et al. 2023, arXiv 2312.04000", ("spectrum", "views"),
-           ceiling=_centred_ceiling,
+           ceiling=spectrum.centred_ceiling,
            bias="low with few samples or views; δ = 1e-4 ties it to the features' scale",
            parity="Thilak et al. with s samples of q real views and no ε added to the shares; slicing a queue into "
                   "groups is another number"),

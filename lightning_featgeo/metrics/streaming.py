@@ -138,7 +138,7 @@ class Streaming(Mergeable):
 
     def catch_up(self) -> None:
         """Add the rows that wait. Whoever reads ``accumulators`` finds them up to date."""
-        rows = self._waiting.take()
+        rows = self._waiting.take() if self._waiting.batches else None
         if rows is not None:
             self._begun, self._lost = True, True
             with (

@@ -6,6 +6,8 @@ every epoch, and no random number generator is touched.
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 
 from lightning_featgeo.cuda_ext import ops
@@ -62,3 +64,11 @@ def by_id(numbers: Tensor, of: Tensor, known: Tensor, size: int, ids: Tensor) ->
     if ids.shape != (size,):
         raise ConfigurationError(f"id_key= gives {len(ids)} ids, and the batch has {size} samples: each needs one")
     return torch.where(known, ids.to(numbers.device)[of], numbers)
+
+
+def hash_of(name: str) -> int:
+    """32 bits. A cyclic redundancy check is linear in its characters: its bits are mixed, as MurmurHash3 ends."""
+    h = zlib.crc32(name.encode())
+    h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return h ^ h >> 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,26 +17,18 @@ LEAST_LAYERS = 3  # of which a matrix says more than the curves
 
 
 class RowsOfLayers:
-    """Rows of a window's layers, on rank 0, as they are evaluated one after the other.
+    """Rows of a window's layers, two or more, on rank 0, as they are evaluated one after the other."""
 
-    Args:
-        layers: of the window, in their order.
-    """
-
-    def __init__(self, layers: Sequence[WatchedLayer]) -> None:
-        self.several = len(layers) > 1
+    def __init__(self) -> None:
         self._before: Kept | None = None
         self._first_rows: list[Kept | None] = []
 
     def give(self, part: WatchedLayer) -> None:
         """Before a layer is evaluated: the rows of the one before."""
-        if self.several:
-            part.metric.beside(self._before)
+        part.metric.beside(self._before)
 
     def take(self, part: WatchedLayer) -> None:
         """After it was: its own, if a signal reads them."""
-        if not self.several:
-            return
         own = part.metric.earlier.own if part.failed is None else None
         part.metric.beside(None)  # no layer holds another one's rows until the next window
         self._before = own

@@ -31,7 +31,7 @@ from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
-from lightning_featgeo.watch.price import Price
+from lightning_featgeo.watch.price import WORTH_SAYING, Price
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
@@ -244,16 +244,14 @@ class Watcher:
         involved = closing if reference is None or reference in closing else [*closing, reference]
         told: Mapping[Key, list[Report]] = {}
         names = ", ".join(window.plan.name for window in closing)
-
-        def fail_all(gap: Gap) -> None:
-            for window in closing:
-                window.fail(gap)
-
         for window in involved:
             with self.guard.around(f"adding the last rows of {window.plan.name}", window.fail):
                 window.catch_up()
-        with self.guard.around(f"closing {names}", fail_all):
-            told = agree(involved, self.sources, self.ranks, self.make_layers)
+        with self.guard.around(f"closing {names}", self.failing(closing[0].plan.stage)):
+            if self.ranks.several or not all(window.layers for window in involved):
+                told = agree(involved, self.sources, self.ranks, self.make_layers)
+            else:
+                told = {key_of(window): [window.report()] for window in involved}
         for window in closing:  # taps: none with features=, one a layer else
             for part, tap in zip(window.layers, self.sources.watched.taps, strict=False):
                 part.frozen = tap.frozen
@@ -286,6 +284,8 @@ class Watcher:
     # --- words -----------------------------------------------------------------------------------------------
 
     def _tell_the_price(self, closing: Sequence[Window], closed: Sequence[ClosedWindow]) -> None:
+        if sum(one.record.seconds for one in closed) < WORTH_SAYING:
+            return
         with self.guard.around("looking at what windows cost", lost="the curves are not affected"):
             text = self.price.look(closing, closed)
             if text is not None and self.ranks.rank == 0:

@@ -7,7 +7,6 @@ closed into one :class:`~lightning_featgeo.history.Record` a layer.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from lightning_featgeo.errors import Gap, Note, NoteKind
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.draw import hash_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
@@ -87,7 +87,7 @@ class Window:
         A hash of the name chooses: no period of the loader, the same batches on every rank and in every run.
         """
         n = self.plan.every_n_batches
-        return n == 1 or not self.batches or _hash(batch) % n == 0
+        return n == 1 or not self.batches or hash_of(batch) % n == 0
 
     def pass_over(self, samples: int) -> None:
         """A batch is left out on purpose: samples behind it keep their numbers."""
@@ -144,13 +144,15 @@ class Window:
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
-        results, rows = [], RowsOfLayers(self.layers)
+        results, rows = [], RowsOfLayers() if len(self.layers) > 1 else None
         for part, other in zip(self.layers, others, strict=True):
-            rows.give(part)
+            if rows is not None:
+                rows.give(part)
             why = no_batch or _did_not_run(part.path, self.plan.name, ran_instead)
             results.append(part.result(other, ranks, last, why))
-            rows.take(part)
-        results = rows.compared(results)
+            if rows is not None:
+                rows.take(part)
+        results = results if rows is None else rows.compared(results)
         counts = counted(reports)
         ids = [self.ids.of(_shown_samples(result.curves), ranks) if self.ids else {} for result in results]
         seconds = self.seconds + time.perf_counter() - begin
@@ -195,14 +197,6 @@ class Window:
             facts=part.facts,
             spectrum=thin_spectrum(result.curves.get("eigenvalues")),
         )
-
-
-def _hash(name: str) -> int:
-    """32 bits. A cyclic redundancy check is linear in its characters: its bits are mixed, as MurmurHash3 ends."""
-    h = zlib.crc32(name.encode())
-    h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
-    h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
-    return h ^ h >> 16
 
 
 def counted(reports: Sequence[Report]) -> dict[str, int]:

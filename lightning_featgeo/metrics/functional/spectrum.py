@@ -20,6 +20,16 @@ ALPHA_RANKS = (6, 50)  # the range over which the decay is fitted, capped by the
 ALPHA_LEAST = 10
 
 
+def centred_ceiling(n: int, d: int) -> float:
+    """The largest rank that n centred rows of d dimensions can have."""
+    return float(min(n - 1, d))
+
+
+def uncentred_ceiling(n: int, d: int) -> float:
+    """The largest rank of n rows as they are."""
+    return float(min(n, d))
+
+
 def null_small_eigenvalues(eigenvalues: Float[Tensor, " d"], rank_limit: int) -> Float[Tensor, " r"]:
     """Eigenvalues of a covariance from d×d products, descending, cut to ``rank_limit``, round-off set to zero.
 

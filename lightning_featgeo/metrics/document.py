@@ -29,6 +29,7 @@ _COSTS = {
     "eigen": "one symmetric eigendecomposition a window",
     "directions": "sums over d a batch",
     "units": "sums over d a batch",
+    "codes": "the largest of d entries a row",
     "bank": "a bank of rows",
     "views": "a bank of all views",
     "reference": "the reference's accumulators",

@@ -11,6 +11,7 @@ import torch
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator, ViewBankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
@@ -149,6 +150,7 @@ def build_accumulators(
     makers: dict[str, Callable[[], Accumulator]] = {
         "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
         "directions": lambda: DirectionAccumulator(d, device),
+        "codes": lambda: CodeAccumulator(d, device),
         "units": lambda: UnitAccumulator(d, device, extremes="extremes" in requires),
         "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),
         "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),

@@ -12,6 +12,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Retrieval and linear read-outs": ("retrieval", "probes"),
     "Regression": ("regression",),
     "Units": ("units",),
+    "Codes and experts": ("codes",),
     "Against a reference": ("fidelity", "ood"),
     "Diffusion": ("diffusion",),
     "What the head says": ("head",),
@@ -52,6 +53,9 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     ),
     "Do units die, or does one take over?": (
         "dead_fraction", "firing_rate", "outlier_dims", "numerical_rank", "top_eigenvalue_share",
+    ),
+    "Are all codes, prototypes or experts in use?": (
+        "code_perplexity", "unused_codes", "largest_code_share", "routing_entropy",
     ),
     "Is a regressor compressed too far?": ("nrc1", "id_ratio", "linear_probe_r2", "effective_rank", "feature_std"),
     "Does the batch, device or domain show?": (

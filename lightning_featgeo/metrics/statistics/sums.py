@@ -11,6 +11,7 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.base import state_device
+from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator, Codes
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
@@ -48,6 +49,10 @@ class SumStatistics:
     def _units(self) -> Units:
         return cast(UnitAccumulator, self._accumulators["units"]).compute()
 
+    @cached_property
+    def _codes(self) -> Codes:
+        return cast(CodeAccumulator, self._accumulators["codes"]).compute()
+
     @property
     def has_classes(self) -> bool:
         """Whether class moments were kept and a row had a label."""
@@ -82,6 +87,16 @@ class SumStatistics:
     def direction_squares(self) -> Tensor:
         """Σ (x/‖x‖)² per dimension."""
         return self._directions.squares
+
+    @statistic("codes")
+    def code_counts(self) -> Tensor:
+        """(d,) rows whose largest entry is this one: how often each code, prototype or expert is chosen."""
+        return self._codes.counts
+
+    @statistic("codes")
+    def code_entropy(self) -> Tensor:
+        """Σ over these rows of the entropy of their softmax, in nats."""
+        return self._codes.entropy
 
     @statistic("units")
     def unit_row_count(self) -> int:

@@ -8,7 +8,8 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
-from scipy.stats import linregress
+from scipy.special import softmax
+from scipy.stats import entropy, linregress
 
 Array = NDArray[np.float64]
 
@@ -81,6 +82,7 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "spectral_spread": float(trapezoid(shares - np.arange(d + 1) / d) / ((d - 1) / 2)),
         "participation_ratio_corrected": _unbiased_participation(x),
         "firing_rate": float((x > 0).mean()),
+        **chosen(x),
         "outlier_dims": float(np.sqrt((x**2).mean(0).max() / (x**2).mean())),
         "coding_rate": 0.5 * float(np.linalg.slogdet(np.eye(d) + d / (n * 0.5) * unit.T @ unit)[1]),
     }
@@ -91,6 +93,18 @@ def spectrum(x: Array) -> dict[str, float | None]:
         "feature_std": float(unit.std(0, ddof=1).mean() * math.sqrt(x.shape[1])),
         "mean_resultant": float((unit.mean(0) ** 2).sum()),
         "dead_fraction": float((~(x > 0).any(0)).mean()),
+    }
+
+
+def chosen(x: Array) -> dict[str, float | None]:
+    """How often each entry is a row's largest, among rows whose entries differ."""
+    x = x[x.max(1) > x.min(1)]
+    counts = np.bincount(x.argmax(1), minlength=x.shape[1])
+    return {
+        "code_perplexity": float(np.exp(entropy(counts))),
+        "unused_codes": float((counts == 0).mean()),
+        "largest_code_share": float(counts.max() / len(x)),
+        "routing_entropy": float(entropy(softmax(x, axis=1), axis=1).mean()),
     }
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
@@ -19,6 +20,7 @@ MAKE = {
     "directions": lambda d: DirectionAccumulator(d),
     "units": lambda d: UnitAccumulator(d),
     "units with extremes": lambda d: UnitAccumulator(d, extremes=True),
+    "codes": lambda d: CodeAccumulator(d),
     "bank": lambda d: BankAccumulator(d, 300),
 }
 
@@ -80,6 +82,7 @@ def test_memory_is_fixed_and_as_documented(kind: str) -> None:
         "class moments": 11 * (12 * d + 16) + 16 * d * d,
         "directions": 16 * d + 16,
         "units": 8 * d + 8,
+        "codes": 8 * d + 8,
         "units with extremes": 24 * d + 8,
         "bank": 300 * (4 * d + 32),
     }[kind]

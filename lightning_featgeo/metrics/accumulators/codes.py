@@ -1,0 +1,66 @@
+"""Streaming counts of what rows choose: the largest of a row's entries is its code, prototype or expert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.rows.rows import Rows
+from lightning_featgeo.types import Float, Int64, Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Frozen result.
+
+    ``counts``: rows that choose each entry. ``entropy``: Σ over these rows of the entropy of their softmax, in nats.
+    """
+
+    counts: Int64[Tensor, " d"]
+    entropy: Float[Tensor, ""]
+
+
+class CodeAccumulator(Accumulator):
+    """Counts of the largest entry, the first of several. A row whose entries are all equal chooses none.
+
+    Args:
+        dim: entries a row, d.
+        device: where the states live.
+
+    State bytes: 8·d + 8.
+    """
+
+    counts: Tensor
+    entropy: Tensor
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        self._state("counts", torch.zeros(dim, dtype=torch.int64))
+        self._state("entropy", torch.zeros((), dtype=torch.float64))
+
+    def update(self, rows: Rows) -> None:
+        """Add rows."""
+        x, d = rows.features, len(self.counts)
+        largest = x.amax(dim=1, keepdim=True)
+        chooses = rows.keep & (x.amin(dim=1) < largest[:, 0])
+        place = torch.arange(d, device=x.device)
+        first = torch.where(x == largest, place, d - 1).amin(dim=1)  # argmax promises no order among equal ones
+        self.counts += torch.bincount(torch.where(chooses, first, d), minlength=d + 1)[:d]
+        shares = torch.softmax(x.double(), dim=1)
+        self.entropy += torch.where(chooses, torch.special.entr(shares).sum(dim=1), 0.0).sum()
+
+    def _merge(self, other: Mapping[str, Tensor]) -> None:
+        self.counts += other["counts"]
+        self.entropy += other["entropy"]
+
+    def _reduce(self, ranks: Ranks) -> None:
+        ranks.sum(self.counts)
+        ranks.sum(self.entropy)
+
+    def compute(self) -> Codes:
+        """The counts so far."""
+        return Codes(self.counts.clone(), self.entropy.clone())

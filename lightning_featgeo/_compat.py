@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +73,18 @@ def compiles() -> bool:
     frames = sys.modules.get("torch._dynamo.eval_frame")
     backends = getattr(frames, "cached_backends", None) or {}
     return any(backend is not None for backend in backends.values())  # None: something was kept from compiling
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Runs compiled code as it was written, so that batches of other shapes don't make it compile anew."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if compiles() and stance is not None else nullcontext()
+
+
+def buffers_of(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
+    """A module's own buffers, those that are None too, to be changed in place."""
+    found: dict[str, torch.Tensor | None] = module._buffers
+    return found
 
 
 def address(x: torch.Tensor) -> int | None:
@@ -294,13 +307,13 @@ def state_defaults(metric: Any) -> Mapping[str, Any]:
 
 
 def states_of_metric(metric: Any) -> dict[str, Any]:
-    """Attributes that an update of a torchmetrics metric changes, as they are now; no count where it is renamed."""
+    """Attributes of a torchmetrics metric that an update may change, as they are now."""
 
     def kept(value: Any) -> Any:
         return value.detach().clone() if isinstance(value, torch.Tensor) else copy.copy(value)
 
-    names = [*state_defaults(metric), "_update_count", "_computed"]
-    return {name: kept(vars(metric)[name]) for name in names if name in vars(metric)}
+    inside = ("_modules", "_parameters", "_buffers", "_defaults")
+    return {name: kept(one) for name, one in vars(metric).items() if name not in inside and not callable(one)}
 
 
 def prepared_inputs(trainer: Any, inputs: Any) -> Any:

@@ -16,7 +16,8 @@ from torchmetrics import Metric
 from lightning_featgeo import _compat
 
 LOGGING = ("log", "log_dict")
-DEPTH = 4  # how deep a loader's parts are searched for generators
+DEPTH, MOST_PARTS, MOST_ENTRIES = 6, 5000, 64  # how far a loader's parts are searched for generators
+_PLAIN = (str, bytes, int, float, bool, torch.Tensor, np.ndarray, type(None), type)
 
 
 @contextmanager
@@ -29,12 +30,21 @@ def isolated(trainer: Any, module: Any, loader: Any) -> Iterator[None]:
         loader: whose own generators are put back, too.
     """
     with ExitStack() as stack:
-        for keep in (_random_states_of(loader), _modes(module), _buffers(module), _metrics(module), _silent(module)):
-            stack.enter_context(keep)
+        stack.enter_context(_random_states_of(loader, module))
+        for keep in (_modes, _buffers, _metrics, _silent):
+            stack.enter_context(keep(module))
         stack.enter_context(_validating(trainer))
         stack.enter_context(isolate_rng())
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_compat.eagerly())
         yield
+
+
+def seed_alike() -> None:
+    """The same random numbers on all ranks, and none of the environment's variables (``seed_everything`` sets some)."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what users' transforms draw from
+    torch.manual_seed(0)
 
 
 @contextmanager
@@ -64,19 +74,29 @@ def _modes(module: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def _buffers(module: torch.nn.Module) -> Iterator[None]:
     before = [
-        (holder, name, buffer, buffer.detach().clone())
-        for holder in module.modules()
-        for name, buffer in holder.named_buffers(recurse=False)
+        (_compat.buffers_of(one), {k: (b, None if b is None else b.detach().clone()) for k, b in found.items()})
+        for one in module.modules()
+        if (found := _compat.buffers_of(one))
     ]
     try:
         yield
     finally:
-        for holder, name, buffer, value in before:
-            if not torch.equal(buffer, value):
-                with torch.no_grad():
-                    buffer.copy_(value)
-            if getattr(holder, name, None) is not buffer:
-                setattr(holder, name, buffer)
+        for held, was in before:
+            for name in [name for name in held if name not in was]:
+                del held[name]
+            for name, (buffer, value) in was.items():
+                held[name] = buffer if buffer is None or value is None else _as_it_was(buffer, value)
+
+
+def _as_it_was(buffer: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The buffer with its old value; what can't be compared or written (sparse, expanded, resized) is replaced."""
+    try:
+        if not torch.equal(buffer, value):
+            with torch.no_grad():
+                buffer.copy_(value)
+        return buffer
+    except RuntimeError:
+        return value
 
 
 @contextmanager
@@ -111,8 +131,8 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 @contextmanager
-def _random_states_of(loader: Any) -> Iterator[None]:
-    put_back = [back for generator in _generators_in(loader, DEPTH, set()) for back in _state_of(generator)]
+def _random_states_of(*holders: Any) -> Iterator[None]:
+    put_back = [back for generator in _generators_in(holders) for back in _state_of(generator)]
     try:
         yield
     finally:
@@ -120,18 +140,27 @@ def _random_states_of(loader: Any) -> Iterator[None]:
             back()
 
 
-def _generators_in(holder: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    """Generators that a loader, its samplers or its data set hold as attributes."""
-    if id(holder) in seen or depth < 0:
-        return
-    seen.add(id(holder))
-    for name, value in list(getattr(holder, "__dict__", {}).items()):
-        if isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
-            if id(value) not in seen:
-                seen.add(id(value))
-                yield value
-        elif name in ("sampler", "batch_sampler", "dataset", "loader", "base_sampler", "data", "transform"):
-            yield from _generators_in(value, depth - 1, seen)
+def _generators_in(holders: tuple[Any, ...]) -> list[Any]:
+    """Generators that a loader, its samplers, data set and transforms, or a model's modules hold as attributes."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    level: list[Any] = list(holders)
+    for _ in range(DEPTH):
+        inside: list[Any] = []
+        for one in level:
+            if id(one) in seen or isinstance(one, _PLAIN) or len(seen) > MOST_PARTS:
+                continue
+            seen.add(id(one))
+            if isinstance(one, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+                found.append(one)
+            elif isinstance(one, (list, tuple, dict)):
+                parts = list(one.values()) if isinstance(one, dict) else list(one)
+                inside += parts if len(parts) <= MOST_ENTRIES else []
+            else:
+                inside += [value for name, value in getattr(one, "__dict__", {}).items() if not name.startswith("_")]
+                inside += list(one.modules()) if isinstance(one, torch.nn.Module) else []
+        level = inside
+    return found
 
 
 def _state_of(generator: Any) -> list[Callable[[], None]]:

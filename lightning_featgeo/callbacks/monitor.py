@@ -184,7 +184,7 @@ class FeatureGeometryMonitor(Callback):
             run.end_batch("train", 0, outputs, batch)
         else:
             train_batches.pass_over(run, batch)
-        run.phase.trained = True
+        run.phase.trained, run.phase.moment = True, run.phase.moment + 1
         if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import trainer as lightning
-from lightning_featgeo.callbacks.isolation import isolated
+from lightning_featgeo.callbacks.isolation import isolated, seed_alike
 from lightning_featgeo.callbacks.model_inputs import a_forward, call
 from lightning_featgeo.callbacks.probe_sets import ProbeSet
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
@@ -63,7 +63,7 @@ class ProbeSets:
     def __init__(self, run: Any, sets: Mapping[str, ProbeSet]) -> None:
         self._run, self.sets, self._fed, self._tried = run, sets, time.perf_counter(), False
         self._last: dict[str, float] | None = None  # epoch in which each has run, as soon as anyone asks
-        self._fed_at = -1  # step
+        self._fed_at = -1  # moment
         ranks = run.watcher.ranks
         ordered = {name: front_to_back(one.loader, ranks) for name, one in sets.items()}
         self.loaders = {name: sets[name].loader if mine is None else mine for name, mine in ordered.items()}
@@ -137,9 +137,9 @@ class ProbeSets:
 
     def _due(self) -> list[str]:
         run, epoch = self._run, lightning.fractional_epoch(self._run.trainer)
-        if run.fits and run.trainer.global_step == self._fed_at:
+        if run.fits and run.phase.moment == self._fed_at:
             return []  # nothing has moved since: training closes behind a validation that turned out to be none
-        self._fed_at = int(run.trainer.global_step)
+        self._fed_at = run.phase.moment
         if self._last is None:
             self._last = dict.fromkeys(self.sets, 0.0)
             self._last.update({r.stage: r.epoch for r in run.history if r.stage in self.sets})
@@ -172,13 +172,17 @@ class ProbeSets:
         return True
 
     def _let_all_vote(self, reference: Window, stage: str) -> None:
-        """Every row that comes into the reference votes on the rows of the windows that are closed with it."""
+        """Every row that comes into the reference votes on rows of the windows that are there, if one asks for it."""
         watcher = self._run.watcher
-        windows = [one for one in (*watcher.of_stage(stage), *watcher.of_stage(STAGE)) if one is not reference]
+        compared = (*watcher.of_stage(stage), *watcher.of_stage(STAGE), self._run.open_train_window())
+        windows = list({id(one): one for one in compared if one is not None and one is not reference}.values())
         reference.layers = reference.layers or watcher.make_layers(reference.plan)
         agree([*windows, reference], watcher.sources, watcher.ranks, watcher.make_layers)
         for index, part in enumerate(reference.layers):
-            part.metric.votes_on([one.layers[index].metric for one in windows if one.layers], watcher.ranks)
+            metrics = [one.layers[index].metric for one in windows if one.layers]
+            asked = part.metric.num_classes is not None and any(metric.reads_votes for metric in metrics)
+            if any(watcher.ranks.gather(asked)) if watcher.ranks.several else asked:
+                part.metric.votes_on(metrics, watcher.ranks)
 
     def _feed(self, name: str, window: Window) -> None:
         run, one, loader, batch = self._run, self.sets[name], self.loaders[name], None
@@ -186,7 +190,7 @@ class ProbeSets:
         with isolated(run.trainer, run.pl_module, loader), self._every_call_counts():
             try:
                 if shares:
-                    seed_everything(0, verbose=False)  # all ranks read the same batches, also if a sampler draws them
+                    seed_alike()  # all ranks read the same batches, also if a sampler draws them
                 for index, given in enumerate(loader):
                     batch = given
                     on_device = self._on_device(given)
@@ -212,6 +216,7 @@ class ProbeSets:
     def _on_device(self, batch: Any) -> Any:
         """As the Trainer does with a batch of its own loaders."""
         trainer, module = self._run.trainer, self._run.pl_module
+        batch = apply_to_collection(batch, torch.Tensor, torch.clone)  # a forward may write into it
         batch = _compat.before_batch_transfer(module, trainer.precision_plugin.convert_input(batch))
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 

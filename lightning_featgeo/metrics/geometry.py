@@ -204,13 +204,11 @@ class GeometryMetric(Streaming):
             result = replace(result, gaps={**result.gaps, **self.impossible, **self._not_paired})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
-            looks_back = any(row.requires & {"earlier", "layers"} for row in self.chosen)
-            self._latest = statistics.as_earlier(self.kept_windows) if looks_back else self._earlier
+            if any(row.requires & {"earlier", "layers"} for row in self.chosen):
+                self._latest = statistics.as_earlier(self.kept_windows)
             return result
 
-        if not ranks.several:
-            alone = on_first_rank()
-            assert alone is not None
+        if not ranks.several and (alone := on_first_rank()) is not None:
             return alone
         result = ranks.attempt(on_first_rank)
         shared = ranks.share(None if result is None else replace(result, curves={}))
@@ -242,6 +240,7 @@ class GeometryMetric(Streaming):
             self._earlier,
             self.spectrum_limit,
             label_fault(self._counters, self.num_classes),
+            self.neighbors.reference_rows == "all",
         )
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

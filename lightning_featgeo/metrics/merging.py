@@ -97,7 +97,8 @@ class Mergeable(Metric):
         for name in sorted(target.accumulators):
             accumulator = target.accumulators[name]
             assert isinstance(accumulator, Accumulator)
-            target.accumulators[name] = accumulator.across(ranks, keep and self.dim is not None)
+            shared = self.dim is not None or name == "voters"  # with the metric that goes on
+            target.accumulators[name] = accumulator.across(ranks, keep and shared)
         for name, counter in target._counters.items():
             values = [counts[name] for _, _, counts in heard if name in counts]
             counter.fill_(max(values) if name == "largest_label" else sum(values))
@@ -189,6 +190,8 @@ class Mergeable(Metric):
         Raises:
             ValueError: if signals, dimension, classes, bank size or seed differ.
         """
+        if "voters" in self._made:
+            raise ValueError("merge_state: a vote is under way (votes_on), and rows that are merged have no vote in it")
         other = incoming_state.checkpoint() if isinstance(incoming_state, Mergeable) else incoming_state
         if not isinstance(other, dict) or "settings" not in other:
             raise ValueError("merge_state takes a GeometryMetric or what its checkpoint() returned")
@@ -221,6 +224,8 @@ class Mergeable(Metric):
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on later: plain tensors, lists and numbers, loadable with ``weights_only=True``."""
+        if "voters" in self._made:
+            raise ValueError("checkpoint: a vote is under way (votes_on) and can't be saved; call reset() after it")
         waiting = joined(self._waiting.batches) if self._waiting.batches else None
         return {
             "settings": self._settings(),
@@ -234,7 +239,6 @@ class Mergeable(Metric):
             "accumulators": {
                 name: {key: state.clone() for key, state in a.metric_state.items() if isinstance(state, Tensor)}
                 for name, a in zip(self._made, self.each_accumulator(), strict=True)
-                if name != "voters"  # a vote is over within one window
             },
         }
 

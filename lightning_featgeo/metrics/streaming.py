@@ -28,7 +28,7 @@ from lightning_featgeo.metrics.plan import (
     spectrum_limit,
 )
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.metrics.statistics.bank import LEAST_NEAR
+from lightning_featgeo.metrics.statistics.bank import BY_VOTE, LEAST_NEAR
 from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
 from lightning_featgeo.rows.waiting import PlainRows, compact, copied
 from lightning_featgeo.types import Tensor
@@ -175,6 +175,8 @@ class Streaming(Mergeable):
         """
         if self.num_classes is None:
             raise ConfigurationError("a vote of all rows needs the number of classes: give num_classes=…")
+        if self._begun or self._waiting.batches:
+            raise ConfigurationError("votes_on() comes before the rows that vote: call reset() and begin anew")
         ranks = ranks or self._ranks()
         with torch.inference_mode(False), torch.no_grad():
             found = [other._voted_on(ranks) for other in others]
@@ -190,6 +192,11 @@ class Streaming(Mergeable):
             return None
         kept = bank.compute()
         return kept.unit(kept.can_vote)
+
+    @property
+    def reads_votes(self) -> bool:
+        """Whether any signal reads a vote of neighbours; False before the first batch."""
+        return any(BY_VOTE & set(CATALOG[name].needs) for name in self.signals or ())
 
     @property
     def reads_views(self) -> bool:

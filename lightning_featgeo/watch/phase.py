@@ -22,6 +22,7 @@ class Phase:
         announced: whether the run has said what it watches.
         catching: the stage whose step is being run, None between steps.
         open: stages whose windows are being fed.
+        moment: training batches so far: weights, or what else training changes, are others at another one.
         looked: loaders (stage and number) whose first batch was looked at.
     """
 
@@ -29,6 +30,7 @@ class Phase:
     announced: bool = False
     catching: str | None = None
     open: set[str] = field(default_factory=set)
+    moment: int = 0
     looked: set[tuple[str, int]] = field(default_factory=set)
     _with_rows: set[tuple[str, int]] = field(default_factory=set)
 

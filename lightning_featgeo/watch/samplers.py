@@ -124,7 +124,11 @@ def front_to_back(loader: Any, ranks: Ranks) -> Any:
     if type(loader) is not DataLoader or isinstance(dataset, IterableDataset) or _length(dataset) is None:
         return None
     shuffles = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(dataset)
-    if not _is_stock(loader.batch_sampler) or not (shuffles or type(sampler) is SequentialSampler):
+    if (
+        loader.batch_size is None
+        or not _is_stock(loader.batch_sampler)
+        or not (shuffles or type(sampler) is SequentialSampler)
+    ):
         return None
     mine: Any = SequentialSampler(dataset)
     if ranks.several:

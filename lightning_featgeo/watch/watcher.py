@@ -96,6 +96,7 @@ class Watcher:
                 window.ids = SampleIds(self.id_key)
             with self.guard.around(f"opening the {plan.name} window", window.fail):
                 window.open(step)
+                window.moment = self.phase.moment
                 window.shard = self.shards.get((stage, plan.number))
 
     def forget_layers(self) -> list[Window]:
@@ -269,7 +270,7 @@ class Watcher:
     ) -> list[ClosedWindow]:  # fmt: skip
         if told and window.layers:  # without any, nobody has found what to watch: a gap
             with self.guard.around(f"computing the {window.plan.name} window", window.fail):
-                reports, compared = told[key_of(window)], compared_with(window, reference, told, step)
+                reports, compared = told[key_of(window)], compared_with(window, reference, told)
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
                 return window.close(number, epoch, step, self.ranks, reports, compared, self.sources.ran_instead)

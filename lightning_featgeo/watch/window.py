@@ -40,6 +40,7 @@ class Window:
     shard: Shard | None = None
     started: float = field(default_factory=time.perf_counter)
     start_step: int = 0
+    moment: int = 0  # of the run, as it was opened
     seconds: float = 0.0
     samples: int = 0
     batches: int = 0
@@ -268,15 +269,11 @@ def key_of(window: Window) -> tuple[str, int]:
 
 
 def compared_with(
-    window: Window, reference: Window | None, told: Mapping[tuple[str, int], list[Report]], step: int
+    window: Window, reference: Window | None, told: Mapping[tuple[str, int], list[Report]]
 ) -> Compared | Window:
     """The window's reference, or why there is none: the same on all ranks.
 
-    Args:
-        window: that is compared.
-        reference: what it is compared with.
-        told: of both, by all ranks.
-        step: now; a reference that was run at another one, but for training itself, is of other weights.
+    One that ran before the window was opened, but for training itself, is of other weights.
     """
     name = window.plan.reference
     if name is None:
@@ -287,8 +284,6 @@ def compared_with(
         return Compared(why_not=f"the reference {name!r} is a gap: {failed[0]}")
     if reference is None or len(reference.layers) != len(window.layers):
         return Compared(why_not=f"the reference {name!r} has not run")
-    if reference.plan.stage != "train" and reference.start_step != step:
-        return Compared(
-            why_not=f"the reference {name!r} ran at step {reference.start_step}, and weights have changed since"
-        )
+    if reference.plan.stage != "train" and reference.moment < window.moment:
+        return Compared(why_not=f"the reference {name!r} ran before this window began, and weights have changed since")
     return reference

@@ -12,9 +12,10 @@ import torch
 import torchmetrics
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch._dynamo.testing import CompileCounter
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
-from lightning_featgeo import Display, FeatureGeometryMonitor, ProbeSet
+from lightning_featgeo import Display, FeatureGeometryMonitor, Neighbors, ProbeSet
 from lightning_featgeo.errors import ConfigurationError, GapKind
 from tests._helpers.data import digits
 from tests._helpers.models import SAFELY, Classifier, loaders, strict, trainer
@@ -183,11 +184,12 @@ def test_a_resumed_run_knows_its_sets_by_name(tmp_path: Path) -> None:
 def test_a_reference_of_other_weights_is_a_gap() -> None:
     signals, stages = ["knn_accuracy"], ("train", "val")
     monitor = FeatureGeometryMonitor(signals=signals, stages=stages, reference="clean", probe_sets={"clean": some()})
-    trainer(monitor, max_epochs=3, check_val_every_n_epoch=2).fit(Classifier(), *loaders())
-    before, at_validation, after = (record for record in monitor.history if record.stage == "train")
+    trainer(monitor, max_epochs=5, check_val_every_n_epoch=3).fit(Classifier(), *loaders())
+    _, before, at_its_end, at_its_start, after = (record for record in monitor.history if record.stage == "train")
     assert before.gaps["knn_accuracy"].kind == after.gaps["knn_accuracy"].kind == GapKind.NO_REFERENCE
-    assert "ran at step 8, and weights have changed since" in str(after.gaps["knn_accuracy"])
-    assert "knn_accuracy" in at_validation.values
+    assert "ran before this window began, and weights have changed since" in str(after.gaps["knn_accuracy"])
+    assert "knn_accuracy" in at_its_end.values
+    assert "knn_accuracy" in at_its_start.values
 
 
 @pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
@@ -268,3 +270,122 @@ def test_an_error_of_a_set_is_raised_where_errors_are() -> None:
     monitor = strict(signals=["feature_std"], probe_sets={"a": ProbeSet(some(), forward=fails)})
     with pytest.raises(ZeroDivisionError):
         trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+
+
+class ByHand(Classifier):
+    """Manual optimisation, by an optimizer that the Trainer does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("rows", ["bank", "all"])
+def test_they_run_each_time_whatever_the_trainer_counts(rows: str) -> None:
+    for model, settings in ((ByHand(), {}), (Classifier(), {"accumulate_grad_batches": 4, "val_check_interval": 2})):
+        monitor = strict(
+            signals=["knn_accuracy"], reference="clean", probe_sets={"clean": some()},
+            neighbors=Neighbors(reference_rows=rows),
+        )  # fmt: skip
+        trainer(monitor, max_epochs=2, num_sanity_val_steps=0, **settings).fit(model, *loaders())
+        windows = {"val", "clean"} if settings else {"val"}
+        of_each = [sum(r.stage == stage for r in monitor.history) for stage in ("val", "clean")]
+        assert of_each[0] == of_each[1] == (4 if settings else 2)
+        assert all("knn_accuracy" in r.values for r in monitor.history if r.stage in windows), model
+
+
+def test_a_reference_votes_on_training_windows_that_validation_ends() -> None:
+    monitor = strict(
+        signals=["knn_accuracy"], stages=("train", "val"), reference="clean", probe_sets={"clean": some()},
+        neighbors=Neighbors(reference_rows="all"),
+    )  # fmt: skip
+    trainer(monitor, max_epochs=2).fit(Classifier(), *loaders())
+    assert ["knn_accuracy" in r.values for r in monitor.history if r.stage == "train"] == [True, True]
+
+
+def test_where_nobody_votes_all_rows_change_nothing() -> None:
+    monitor = strict(
+        signals=["feature_std"], layer="net.0", reference="clean", probe_sets={"clean": some()}, labels=None,
+        neighbors=Neighbors(reference_rows="all"),
+    )  # fmt: skip
+    trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+    assert all("feature_std" in record.values for record in monitor.history)
+
+
+class OddBuffers(Classifier):
+    """Buffers that can't be compared or written in place, one that its first forward makes, and a generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        self.register_buffer("expanded", torch.zeros(1).expand(4))
+        self.register_buffer("late", None)
+        self.noise, self.seen = (
+            torch.Generator().manual_seed(0),
+            torchmetrics.wrappers.Running(torchmetrics.MeanMetric()),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.late = x.mean() if self.late is None else self.late
+        self.expanded = self.expanded + 1
+        self.seen.update(x.mean())
+        return self.net(x + 0.1 * torch.randn(x.shape, generator=self.noise))
+
+
+def test_odd_buffers_and_generators_of_the_model_are_put_back() -> None:
+    def state(probes: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = OddBuffers()
+        sets = {"far": ProbeSet([(torch.full((50, 64), 9.0), torch.zeros(50, dtype=torch.int64))])} if probes else None
+        monitor = strict(signals=["feature_std"], probe_sets=sets)
+        trainer(monitor, max_epochs=2, num_sanity_val_steps=0).fit(model, *loaders(shuffle=False))
+        return [*model.parameters(), model.late, model.expanded, model.sparse.to_dense(), model.seen.compute()]
+
+    for plain, watched in zip(state(probes=False), state(probes=True), strict=True):
+        assert torch.equal(plain, watched)
+
+
+def test_a_forward_that_writes_into_its_batch_does_not_change_a_list_of_batches() -> None:
+    class InPlace(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.mul_(0.5))
+
+    given = some().dataset.tensors
+    listed = [(given[0].clone(), given[1])]
+    monitor = strict(signals=["feature_std"], probe_sets={"listed": listed})
+    trainer(monitor, max_epochs=3).fit(InPlace(), *loaders())
+    assert torch.equal(listed[0][0], given[0])
+
+
+def test_a_loader_with_batches_of_its_own_is_read_as_it_is() -> None:
+    x, y = digits()
+    chosen = SubsetRandomSampler(range(40), generator=torch.Generator().manual_seed(0))
+    own = DataLoader(TensorDataset(x[:100] / 16, y[:100]), batch_sampler=BatchSampler(chosen, 32, False))
+    monitor = strict(signals=["feature_std"], probe_sets={"own": own})
+    trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
+    assert monitor.history.records[-1].values["n_samples"] == 40
+
+
+@pytest.mark.compiler
+def test_a_compiled_network_is_not_compiled_anew_for_a_set() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = Classifier()
+    model.net = torch.compile(model.net, backend=counter)
+    monitor = strict(signals=["feature_std"], probe_sets={"odd": some(n=37)}, head="net.3")
+    trainer(monitor, max_epochs=2, num_sanity_val_steps=0).fit(model, *loaders(val=192))
+    with_sets = counter.frame_count
+    torch._dynamo.reset()
+    alone, model = CompileCounter(), Classifier()
+    model.net = torch.compile(model.net, backend=alone)
+    trainer(strict(signals=["feature_std"], head="net.3"), max_epochs=2, num_sanity_val_steps=0).fit(
+        model, *loaders(val=192)
+    )
+    assert with_sets == alone.frame_count > 0
+    assert [r.values["n_samples"] for r in monitor.history if r.stage == "odd"] == [37, 37]

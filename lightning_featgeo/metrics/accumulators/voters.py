@@ -13,7 +13,8 @@ from lightning_featgeo.rows.rows import Rows
 from lightning_featgeo.types import Tensor
 
 BLOCK_BYTES = 192 * 2**20  # of rows in float64 that are searched at once: products of small blocks are slow
-SAMPLES, CLASSES = 2**38, 2**24  # a row's number holds its class, too: sample · CLASSES + class
+TABLES = ("distances", "samples", "labels")
+LAST = torch.iinfo(torch.int64).max  # in place of a sample where there is none
 
 
 class VoterAccumulator(Accumulator):
@@ -25,11 +26,12 @@ class VoterAccumulator(Accumulator):
         num_classes: classes whose rows are counted.
         device: where the states live.
 
-    State bytes: n·(8·d + 16·k) of all queries together, and 8·num_classes; besides, up to 96 MiB of fp32 rows wait.
+    State bytes: n·(8·d + 24·k) of all queries together, and 8·num_classes; besides, up to 96 MiB of fp32 rows wait.
     """
 
     distances: Tensor
-    numbers: Tensor
+    samples: Tensor
+    labels: Tensor
     class_counts: Tensor
     queries: Tensor
 
@@ -39,33 +41,35 @@ class VoterAccumulator(Accumulator):
         self._block = max(k, BLOCK_BYTES // (8 * queries[0].shape[1]))
         n = sum(self._lengths)
         self._state("distances", torch.full((n, k), torch.inf, dtype=torch.float64))
-        self._state("numbers", torch.full((n, k), -1))
+        self._state("samples", torch.full((n, k), LAST))
+        self._state("labels", torch.full((n, k), -1))
         self._state("class_counts", torch.zeros(num_classes, dtype=torch.int64))
         self._state("queries", torch.cat(list(queries)).double())
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, rows: Rows) -> None:
         """Let rows vote; those without a class or a direction don't."""
         votes = rows.keep & (rows.label >= 0) & (rows.label < len(self.class_counts)) & (rows.features != 0).any(dim=1)
         features, label = rows.features[votes], rows.label[votes]
         self.class_counts += torch.bincount(label, minlength=len(self.class_counts))
-        self._waiting.append((features, rows.sample[votes] % SAMPLES * CLASSES + label))
-        if sum(len(waits) for waits, _ in self._waiting) >= self._block:
+        self._waiting.append((features, rows.sample[votes], label))
+        if sum(len(waits) for waits, _, _ in self._waiting) >= self._block:
             self.search()
 
     def search(self) -> None:
         """Search the rows that wait."""
         if not self._waiting:
             return
-        features, numbers = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        features, samples, labels = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting = []
         unit = features.double()
         unit /= torch.linalg.vector_norm(unit, dim=1, keepdim=True)
         parts = max(1, len(unit) // self._block)  # of equal size: a small one costs a whole merge
-        for block, of in zip(unit.chunk(parts), numbers.chunk(parts), strict=True):
+        for block, sample, label in zip(unit.chunk(parts), samples.chunk(parts), labels.chunk(parts), strict=True):
             distances, places = ops.knn(self.queries, block, self._k)
-            found = torch.where(places < 0, -1, of[places.clamp(min=0)])
-            self._best(torch.cat([self.distances, distances], dim=1), torch.cat([self.numbers, found], dim=1))
+            found, none = places.clamp(min=0), places < 0
+            if len(block):
+                self._take(distances, sample[found].masked_fill(none, LAST), label[found].masked_fill(none, -1))
 
     def voted_on(self, rows: Tensor) -> slice | None:
         """Where these rows are among the queries; None: they were not asked for."""
@@ -79,29 +83,31 @@ class VoterAccumulator(Accumulator):
     def compute(self) -> tuple[Tensor, Tensor]:
         """(n, k) distances between unit rows, ascending, inf where there are fewer; and (n, k) classes."""
         self.search()
-        return self.distances, torch.where(self.numbers < 0, -1, self.numbers % CLASSES)
+        return self.distances, self.labels
 
     def _merge(self, other: Mapping[str, Tensor]) -> None:
         self.search()
         self.class_counts += other["class_counts"]
-        self._best(
-            torch.cat([self.distances, other["distances"]], dim=1), torch.cat([self.numbers, other["numbers"]], dim=1)
-        )
+        self._take(*(other[name] for name in TABLES))
 
-    def _best(self, distances: Tensor, numbers: Tensor) -> None:
-        """Keep the k nearest; ties by their numbers."""
-        order = torch.where(numbers < 0, torch.iinfo(torch.int64).max, numbers).sort(dim=1, stable=True).indices
-        distances, numbers = distances.gather(1, order), numbers.gather(1, order)
-        nearest = distances.sort(dim=1, stable=True)
-        self.distances.copy_(nearest.values[:, : self._k])
-        self.numbers.copy_(numbers.gather(1, nearest.indices)[:, : self._k])
+    def _take(self, *more: Tensor) -> None:
+        """Keep the k nearest of those that are there and more; ties by their samples."""
+        tables = [torch.cat([getattr(self, name), new], dim=1) for name, new in zip(TABLES, more, strict=True)]
+        for by in (1, 0):  # the last one first: sorts are stable
+            order = tables[by].sort(dim=1, stable=True).indices
+            tables = [table.gather(1, order) for table in tables]
+        for name, table in zip(TABLES, tables, strict=True):
+            getattr(self, name).copy_(table[:, : self._k])
 
     def _reduce(self, ranks: Ranks) -> None:
         ranks.attempt(self.search)
         ranks.sum(self.class_counts)
-        every = ranks.stack(self.distances), ranks.stack(self.numbers)
-        self._best(*(table.transpose(0, 1).reshape(table.shape[1], -1) for table in every))
+        every = [ranks.stack(getattr(self, name)) for name in TABLES]
+        for name, empty in zip(TABLES, (torch.inf, LAST, -1), strict=True):
+            getattr(self, name).fill_(empty)
+        for tables in zip(*every, strict=True):
+            self._take(*tables)
 
     def sync_bytes(self, size: int) -> int:
         """Bytes that merging holds on the way."""
-        return 3 * size * 8 * (self.distances.numel() + self.numbers.numel())
+        return (size + 2) * sum(8 * getattr(self, name).numel() for name in TABLES)

@@ -1,8 +1,6 @@
-"""Density and neighbourhood signals: how crowded the features are and whether neighbours share a class.
+"""Density and neighbourhood signals: how crowded features are and whether neighbours share a class.
 
-kNN density: Loftsgaarden & Quesenberry (1965). kNN accuracy: Wu et al. (2018), "Unsupervised Feature Learning via
-Non-Parametric Instance-level Discrimination" (arXiv 1805.01978). Uniformity: Wang & Isola (2020), "Understanding
-Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere" (arXiv 2005.10242).
+Loftsgaarden & Quesenberry (1965); Wu et al. (2018, arXiv 1805.01978); Wang & Isola (2020, arXiv 2005.10242).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def map_at_k(
     right = ((near_labels == row_labels[:, None]) & near_similarities.isfinite())[there].double()
     k = right.shape[1]
     rank = torch.arange(1, k + 1, device=right.device, dtype=right.dtype)
-    precision = right.cumsum(dim=1) / rank
+    precision = right.long().cumsum(dim=1) / rank
     return _mean((precision * right).sum(dim=1) / own_voters[there].clamp(max=k))
 
 

@@ -8,6 +8,8 @@ only in uncentred ones (``rankme``, and those in ``spread``).
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from lightning_featgeo.cuda_ext.distances import mean_row
@@ -145,7 +147,9 @@ def _components_of(eigenvalues: Tensor, share: float) -> Tensor:
     """The smallest number of eigenvalues whose sum is that share of all, up to rounding."""
     top_eigenvalue_share(eigenvalues)  # for what is undefined
     # on the CPU: where algorithms must be deterministic, CUDA has no running sums
-    held = eigenvalues.clamp(min=0).cpu().sort(descending=True).values.cumsum(0)
+    held = torch.tensor(
+        list(itertools.accumulate(eigenvalues.clamp(min=0).sort(descending=True).values.tolist())), dtype=torch.float64
+    )
     return (held < share * held[-1] * (1 - 1e-12)).sum().to(eigenvalues.dtype) + 1
 
 

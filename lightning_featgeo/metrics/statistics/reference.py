@@ -19,6 +19,11 @@ from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
 from lightning_featgeo.types import Tensor
 
+NO_VOTE = (
+    "the rows of the reference have not voted on this window: they vote on rows that are all there when they come "
+    "(in a loop of your own: reference.votes_on([metric]) before them)"
+)
+
 
 class ReferenceStatistics(SpectrumStatistics):
     """Statistics that read the frozen accumulators of the reference as well."""
@@ -28,6 +33,7 @@ class ReferenceStatistics(SpectrumStatistics):
 
     _has_reference: bool
     _label_fault: str
+    _all_vote: bool
 
     def _of_reference(self, accumulator: str) -> ReferenceStatistics:
         """The reference, if it keeps that accumulator ("covariance": moments with their scatter)."""
@@ -90,6 +96,8 @@ class ReferenceStatistics(SpectrumStatistics):
         if not self._votes_elsewhere:
             return super()._voter_counts
         voters = self._voters_of_reference
+        if voters is None and self._all_vote and self._reference is not None:
+            raise Undefined(NO_VOTE, GapKind.NO_REFERENCE)
         if voters is not None:
             self._classes_of_reference("voters")  # of this dimension, and not empty
             return voters.class_counts
@@ -110,7 +118,7 @@ class ReferenceStatistics(SpectrumStatistics):
         if not int(voters.class_counts.sum()):
             raise Undefined("the reference has no labelled rows to vote", GapKind.NO_REFERENCE)
         if place is None:
-            raise Undefined("the rows of the reference have not voted on this window", GapKind.NO_REFERENCE)
+            raise Undefined(NO_VOTE, GapKind.NO_REFERENCE)
         distances, labels = voters.compute()
         return 1 - distances[place, :count].square() / 2, labels[place, :count]
 

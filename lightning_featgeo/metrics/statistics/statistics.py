@@ -31,6 +31,7 @@ class Statistics(TimeStatistics):
         no_reference: why there is none.
         has_reference: whether there should be one: a vote is then from it or a gap.
         earlier: what is known of the windows before this one.
+        all_vote: whether every row of the reference should have voted.
         label_fault: why no class can be told by its labels; "": it can.
         spectrum_limit: how many of the bank's rows spectra are taken from; None: from the scatter of all rows.
     """
@@ -51,12 +52,13 @@ class Statistics(TimeStatistics):
         earlier: Earlier = NOTHING,
         spectrum_limit: int | None = None,
         label_fault: str = "",
+        all_vote: bool = False,
     ) -> None:
         self._accumulators = accumulators
         self.dim, self.k, self.knn_k, self.knn_t = dim, k, knn_k, knn_t
         self._head, self._count, self._reference = head, count, reference
         self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
-        self._spectrum_limit, self._label_fault = spectrum_limit, label_fault
+        self._spectrum_limit, self._label_fault, self._all_vote = spectrum_limit, label_fault, all_vote
         self._wanted = known() if wanted is None else wanted
 
     def computed(self) -> frozenset[str]:

@@ -252,16 +252,17 @@ class FailsOnRankOne:
             yield x[start : start + 10] / 16, y[start : start + 10]
 
 
-def probed(size: int, reference_rows: str) -> dict[str, Any]:
+def probed(size: int, reference_rows: str, reference: str) -> dict[str, Any]:
     """Probe sets: one that is divided, one that every rank reads whole, and one that fails on a rank."""
     x, y = digits()
     sets = {
         "divided": DataLoader(TensorDataset(x[:99] / 16, y[:99]), 10, shuffle=True),
         "listed": [(x[i : i + 10] / 16, y[i : i + 10]) for i in range(0, 70, 10)],
+        "one_batch": [(x[200:260] / 16, y[200:260])],
         "fails": FailsOnRankOne(),
     }
     monitor = FeatureGeometryMonitor(
-        signals=["feature_std", "knn_accuracy", "knn_log_density", "nc1"], reference="divided", probe_sets=sets,
+        signals=["feature_std", "knn_accuracy", "knn_log_density", "nc1"], reference=reference, probe_sets=sets,
         neighbors=Neighbors(k=5, knn_k=10, bank_size=80, reference_rows=reference_rows),
     )  # fmt: skip
     run = several(size, monitor, max_epochs=1, num_sanity_val_steps=0)

@@ -58,6 +58,9 @@ def test_however_they_come_and_whoever_has_them() -> None:
 
     every = torch.arange(len(x))
     distances, labels = told(every, block=10_000)
+    named = VoterAccumulator([queries], 20, 10)
+    named.update(build_rows(x, y, every * 2**42 + 2**62))  # by a hash of their ids
+    assert torch.equal(named.compute()[1], labels)
     shuffled = torch.randperm(len(x))
     for other in (told(*shuffled.split(83), block=150), told(*every.split(7), block=1)):
         assert torch.equal(other[1], labels)
@@ -92,11 +95,21 @@ def test_a_window_that_was_not_voted_on_is_a_gap_and_the_next_window_begins_anew
     reference.votes_on([asked, GeometryMetric(["knn_accuracy"], num_classes=10)])  # the second has seen no row
     reference.update(x[500:], y[500:])
     assert "have not voted on this window" in str(late.window(reference=reference).gaps["knn_accuracy"])
-    assert "voters" not in reference.checkpoint()["accumulators"]
+    with pytest.raises(ValueError, match="a vote is under way"):
+        reference.checkpoint()
+    with pytest.raises(ValueError, match="a vote is under way"):
+        reference.merge_state(late)
+    with pytest.raises(ConfigurationError, match="comes before the rows that vote"):
+        reference.votes_on([late])
     before = asked.window(reference=reference).values["knn_accuracy"]
     reference.reset()
     reference.update(x[500:], y[500:])
     assert asked.window(reference=reference).values["knn_accuracy"] == pytest.approx(before)  # 1,297 rows fit the bank
+    wants_all = GeometryMetric(
+        ["knn_accuracy"], num_classes=10, has_reference=True, neighbors=Neighbors(reference_rows="all")
+    )
+    wants_all.update(x[:300], y[:300])
+    assert "have not voted on this window" in str(wants_all.window(reference=reference).gaps["knn_accuracy"])
     empty = GeometryMetric("n_samples", num_classes=10, serve=["knn_accuracy"])
     empty.votes_on([asked])
     empty.update(x[:4], torch.full((4,), -1))

@@ -89,3 +89,57 @@ def test_a_codebook_that_collapses_shows(spread: float, collapsed: bool) -> None
     values = monitor.history.records[-1].values
     assert (values["code_perplexity"] < 2) is collapsed
     assert (values["largest_code_share"] > 0.9) is collapsed
+
+
+class Experts(nn.Module):
+    """Each token goes to one expert; what its router says in evaluation is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(16, 4), nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.said: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.router(x)
+        if not self.training:
+            self.said.append(logits.flatten(0, 1))
+        weight, chosen = logits.softmax(-1).max(-1)
+        out = torch.stack([expert(x) for expert in self.experts], dim=-1)
+        return x + weight[..., None] * out.gather(-1, chosen[..., None, None].expand(*x.shape, 1))[..., 0]
+
+
+class LanguageModel(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        self.blocks = nn.ModuleList([Experts(), Experts()])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = self.embed(batch[0])
+        for block in self.blocks:
+            x = block(x)
+        return nn.functional.cross_entropy(self.head(x)[:, :-1].flatten(0, 1), batch[0][:, 1:].flatten())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def test_the_load_of_each_layers_experts() -> None:
+    torch.manual_seed(0)
+    loader, model = DataLoader(TensorDataset(torch.randint(30, (100, 12))), 25), LanguageModel()
+    monitor = FeatureGeometryMonitor(layer="blocks.*.router", pool="tokens", signals="codes", on_error="raise")
+    pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[monitor],
+    ).fit(model, loader, loader)  # fmt: skip
+    for block, record in zip(model.blocks, monitor.history, strict=True):
+        said = torch.cat(block.said).double()
+        load = torch.bincount(said.argmax(1), minlength=4) / len(said)
+        assert record.values["n_samples"] == len(said) == 1200
+        assert record.values["largest_code_share"] == pytest.approx(float(load.max()))
+        assert record.values["code_perplexity"] == pytest.approx(float(torch.special.entr(load.double()).sum().exp()))
+        entropy = torch.special.entr(said.softmax(1)).sum(1).mean()
+        assert record.values["routing_entropy"] == pytest.approx(float(entropy), rel=1e-6)

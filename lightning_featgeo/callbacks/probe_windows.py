@@ -6,6 +6,7 @@ trace (see ``isolation``).
 
 from __future__ import annotations
 
+import copy
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
+from torch.utils.data import DataLoader
 
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import trainer as lightning
@@ -119,7 +120,7 @@ class ProbeSets:
         handles = [module.register_forward_pre_hook(lambda module, _: ran.append(module)) for module in watched]
         try:
             with isolated(run.trainer, run.pl_module, self.loaders[name]):
-                for given in self.loaders[name]:
+                for given in _fresh(self.loaders[name]):
                     batch = given
                     self._forward(one, self._on_device(given))
                     break
@@ -191,7 +192,7 @@ class ProbeSets:
             try:
                 if shares:
                     seed_alike()  # all ranks read the same batches, also if a sampler draws them
-                for index, given in enumerate(loader):
+                for index, given in enumerate(_fresh(loader)):
                     batch = given
                     on_device = self._on_device(given)
                     mine = not shares or index % ranks.size == ranks.rank
@@ -216,7 +217,6 @@ class ProbeSets:
     def _on_device(self, batch: Any) -> Any:
         """As the Trainer does with a batch of its own loaders."""
         trainer, module = self._run.trainer, self._run.pl_module
-        batch = apply_to_collection(batch, torch.Tensor, torch.clone)  # a forward may write into it
         batch = _compat.before_batch_transfer(module, trainer.precision_plugin.convert_input(batch))
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
@@ -244,6 +244,20 @@ class ProbeSets:
         made = a_forward(self._run.pl_module, paths[0] if paths else None, batch)
         rest = "" if one.labelled else ", labelled=False"
         return f"probe_sets={{{name!r}: ProbeSet(loader, forward={made}{rest})}}"
+
+
+def _fresh(loader: Any) -> Iterator[Any]:
+    """Batches that nobody else holds, as a forward may write into them: a DataLoader makes its own."""
+    if isinstance(loader, DataLoader):
+        return iter(loader)
+    return map(_copied, loader)
+
+
+def _copied(batch: Any) -> Any:
+    try:
+        return copy.deepcopy(batch)
+    except Exception:  # what can't be copied is given as it is
+        return batch
 
 
 def _listed(loaders: Any) -> list[Any]:

@@ -60,6 +60,7 @@ def every_signal() -> dict[str, WindowResult]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.slow
 def test_every_signal_is_the_same_under_every_default(dtype: torch.dtype) -> None:
     with unchecked():
         expected = every_signal()

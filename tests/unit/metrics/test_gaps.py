@@ -93,6 +93,7 @@ def test_labels_out_of_range_make_a_gap_that_names_them() -> None:
     assert "20 labels are not below num_classes=3 (largest: 4)" in gaps["nc1"]
 
 
+@pytest.mark.slow
 def test_nan_and_inf_rows_are_dropped_and_counted() -> None:
     x, y = digits_features()
     dirty = x.clone()

@@ -39,6 +39,7 @@ def test_classes_of_one_row_each_have_no_vote() -> None:
     assert "two labelled rows" in metric.window().gaps["knn_accuracy"]
 
 
+@pytest.mark.slow
 def test_two_views_as_views_change_nothing_and_as_rows_would() -> None:
     x, y = digits_features()
     single, views = GeometryMetric("all", num_classes=10, head=head(10, 96)), None
@@ -84,6 +85,7 @@ def test_memory_after_10_and_1000_batches_is_what_was_announced() -> None:
         assert metric.memory_bytes == announced
 
 
+@pytest.mark.slow
 def test_checkpoint_and_merge_equal_the_whole() -> None:
     x, y = digits_features()
     index = torch.arange(len(x))

@@ -78,6 +78,7 @@ def test_at_nc1_near_1e_8(offset: float) -> None:
 
 
 @pytest.mark.parametrize("make", [long_tailed, more_classes_than_dimensions, curved_manifold])
+@pytest.mark.slow
 def test_on_other_kinds_of_data(make) -> None:
     wrong = compare(*make())
     assert max(v for name, v in wrong.items() if name not in ROUNDED | VOTES | ORDERED) < 1e-9

@@ -230,6 +230,7 @@ def test_a_metric_that_was_not_logged_is_an_error_with_those_that_were() -> None
         outcome_of([bare], [], METRIC)
 
 
+@pytest.mark.slow
 def test_every_form_of_the_report_has_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "val/<b>|acc"
     for i in range(6):

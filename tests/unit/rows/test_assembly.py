@@ -105,6 +105,7 @@ def test_empty_calls_and_batches_pass() -> None:
 
 
 @pytest.mark.parametrize("how", ["calls", "stacked"])
+@pytest.mark.slow
 def test_single_view_signals_of_two_views_equal_those_of_one(how: str) -> None:
     x, y = digits_features()
     results = []

@@ -147,6 +147,7 @@ def test_rows_know_their_sample_on_a_device_without_float64(pool: str, shape, ow
     assert pooled.sample.dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_samples_beyond_what_float32_counts_are_told_apart() -> None:
     n = 2**24 + 3
     pooled = pool_rows(torch.zeros(1, 1).expand(n, 2)[:, :, None], "b t d -> (b t) d")

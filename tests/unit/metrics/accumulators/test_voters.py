@@ -43,6 +43,7 @@ def test_all_rows_vote_as_scikit_learn_says(k: int, t: float) -> None:
     assert result.values == pytest.approx(asked.window(reference=whole).values, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_however_they_come_and_whoever_has_them() -> None:
     x, y = digits_features()
     x = torch.cat([x, x[:200]])  # copies: ties

@@ -207,6 +207,7 @@ def merged(size: int) -> tuple[dict[str, float], dict[str, int], tuple[str, ...]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.slow
 def test_the_same_on_several_processes(size: int) -> None:
     values, counts, notes = merged(1)
     assert counts["near_duplicates"] == 120

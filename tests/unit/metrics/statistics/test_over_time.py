@@ -44,6 +44,7 @@ def windows(*features: Tensor, labels: Tensor, signals=OVER_TIME, **settings) ->
 
 
 @pytest.mark.parametrize("make", [digits, digits_features, far_from_origin, long_tailed])
+@pytest.mark.slow
 def test_every_signal_equals_its_oracle(make) -> None:
     first, y = make()
     second, third = moved(first - first.mean(0), 0.2) + first.mean(0), moved(first - first.mean(0), 0.5, seed=1)

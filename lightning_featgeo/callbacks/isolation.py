@@ -21,7 +21,7 @@ _PLAIN = (str, bytes, int, float, bool, torch.Tensor, np.ndarray, type(None), ty
 
 
 @contextmanager
-def isolated(trainer: Any, module: Any, loader: Any) -> Iterator[None]:
+def isolated(trainer: Any, module: Any, loader: Any = None) -> Iterator[None]:
     """Evaluation, without gradient, as in a validation of the Trainer; afterwards everything is what it was.
 
     Args:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -53,36 +55,63 @@ def has_forward(module: torch.nn.Module) -> bool:
     return inherited not in ("LightningModule.forward", "_forward_unimplemented", "Module._forward_unimplemented")
 
 
-def a_forward(root: torch.nn.Module, path: str | None, batch: Any) -> str:
-    """A function to paste that runs a module on a batch.
+Forward = Callable[[Any, Any], Any]  # of a module and a batch
+
+
+def forwards(root: torch.nn.Module, path: str | None, batch: Any) -> list[tuple[str, Forward]]:
+    """Functions to paste that may run a module on a batch, and the same to be called: try them before one is offered.
 
     Args:
         root: the LightningModule.
         path: of the watched module; None: it is not known.
         batch: one of the loader's.
     """
-    called = "module"
-    if not has_forward(root):
-        children = [name for name, child in root.named_children() if any(True for _ in child.parameters())]
-        first = path.partition(".")[0] if path else ""
-        called = f"module.{first if first in children else children[0] if children else 'net'}"
-    return f"lambda module, batch: {called}(batch{_way_to_input(batch)})"
+    way, get = _way_to_input(batch)
+    found: list[tuple[str, Forward]] = []
+
+    def offer(module: str, inside: str, given: str, take: Callable[[Any], Any]) -> None:
+        def forward(root: torch.nn.Module, batch: Any) -> Any:
+            return (root.get_submodule(inside) if inside else root)(take(batch))
+
+        found.append((f"lambda module, batch: {module}(batch{given})", forward))
+
+    if has_forward(root):
+        offer("module", "", way, get)
+        if way:
+            offer("module", "", "", lambda batch: batch)
+    parts = path.split(".") if path else []
+    inside = [".".join(parts[: i + 1]) for i in range(len(parts)) if all(map(str.isidentifier, parts[: i + 1]))]
+    children = [name for name, child in root.named_children() if any(True for _ in child.parameters())]
+    for name in dict.fromkeys([*inside, *children]):
+        offer(f"module.{name}", name, way, get)
+    return found
 
 
-def _way_to_input(batch: Any) -> str:
+def _way_to_input(batch: Any) -> tuple[str, Callable[[Any], Any]]:
     """From a batch to the first tensor in it that can be an input: floating point, else any."""
-    found = [(path, leaf) for path, leaf in _leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim > 0]
-    floating = [path for path, leaf in found if leaf.is_floating_point()]
-    return next(iter([*floating, *(path for path, _ in found)]), "")
+    found = [one for one in _leaves(batch) if isinstance(one[1], torch.Tensor) and one[1].ndim > 0]
+    floating = [one for one in found if one[1].is_floating_point()]
+    for way, _, get in [*floating, *found]:
+        return way, get
+    return "", lambda batch: batch
 
 
-def _leaves(batch: Any, path: str = "", depth: int = 0) -> list[tuple[str, Any]]:
+def _leaves(batch: Any, depth: int = 0) -> list[tuple[str, Any, Callable[[Any], Any]]]:
+    """Each tensor in a batch: the way to it, itself, and what goes that way."""
     if isinstance(batch, torch.Tensor) or depth > 3:
-        return [(path, batch)]
-    if isinstance(batch, Mapping):
-        parts = [(f"{path}[{key!r}]", value) for key, value in batch.items()]
-    elif isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
-        parts = [(f"{path}[{i}]", value) for i, value in enumerate(batch)]
+        return [("", batch, lambda batch: batch)]
+    if isinstance(batch, Mapping) or (isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields")):
+        items = list(batch.items()) if isinstance(batch, Mapping) else list(enumerate(batch))
+        steps: list[tuple[str, Callable[[Any], Any]]] = [(f"[{key!r}]", operator.itemgetter(key)) for key, _ in items]
     else:
-        parts = [(f"{path}.{key}", value) for key, value in tree.children(batch)]
-    return [leaf for way, value in parts for leaf in _leaves(value, way, depth + 1)]
+        items = tree.children(batch)
+        steps = [(f".{key}", operator.attrgetter(str(key))) for key, _ in items]
+    return [
+        (step + way, leaf, functools.partial(_both, go, get))
+        for (step, go), (_, value) in zip(steps, items, strict=True)
+        for way, leaf, get in _leaves(value, depth + 1)
+    ]
+
+
+def _both(first: Callable[[Any], Any], then: Callable[[Any], Any], batch: Any) -> Any:
+    return then(first(batch))

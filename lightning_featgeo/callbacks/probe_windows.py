@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.isolation import isolated, seed_alike
-from lightning_featgeo.callbacks.model_inputs import a_forward, call
+from lightning_featgeo.callbacks.model_inputs import call, forwards
 from lightning_featgeo.callbacks.probe_sets import ProbeSet
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
 from lightning_featgeo.watch.agreement import agree
@@ -114,25 +114,28 @@ class ProbeSets:
                 )
 
     def _try(self, name: str, one: ProbeSet) -> None:
-        run, batch = self._run, None
-        watched = [tap.module for tap in run.watcher.sources.taps]
+        batch = None
+        try:
+            with isolated(self._run.trainer, self._run.pl_module, self.loaders[name]):
+                batch = next(_fresh(self.loaders[name]), None)
+                ran = batch is None or self._ran(lambda: self._forward(one, self._on_device(batch)))
+        except Exception as error:
+            raise ConfigurationError(self._told(name, one, error, batch, tries=True)) from error
+        if not ran:
+            path, line = self._run.watcher.paths[0], self._line(name, one, batch, tries=True)
+            raise ConfigurationError(f"{path!r} does not run on the probe set {name!r}: say what runs it, as in {line}")
+
+    def _ran(self, forward: Callable[[], Any]) -> bool:
+        """Whether what is watched ran; True where that can't be told (nothing is known yet, or code is compiled)."""
         ran: list[torch.nn.Module] = []
+        watched = [] if _compat.compiles() else [tap.module for tap in self._run.watcher.sources.taps]
         handles = [module.register_forward_pre_hook(lambda module, _: ran.append(module)) for module in watched]
         try:
-            with isolated(run.trainer, run.pl_module, self.loaders[name]):
-                for given in _fresh(self.loaders[name]):
-                    batch = given
-                    self._forward(one, self._on_device(given))
-                    break
-        except Exception as error:
-            raise ConfigurationError(self._told(name, one, error, batch)) from error
+            forward()
         finally:
             for handle in handles:
                 handle.remove()
-        if watched and not ran and batch is not None and not _compat.compiles():
-            path = run.watcher.paths[0]
-            line = self._line(name, one, batch)
-            raise ConfigurationError(f"{path!r} does not run on the probe set {name!r}: say what runs it, as in {line}")
+        return bool(ran) or not watched
 
     # --- windows ---------------------------------------------------------------------------------------------
 
@@ -232,18 +235,30 @@ class ProbeSets:
 
     # --- words -----------------------------------------------------------------------------------------------
 
-    def _told(self, name: str, one: ProbeSet, error: Exception, batch: Any) -> str:
+    def _told(self, name: str, one: ProbeSet, error: Exception, batch: Any, tries: bool = False) -> str:
         """What went wrong; ``batch``: the one that could not be run, None if the loader could not give it."""
         if batch is None:
             return f"the loader of the probe set {name!r} failed with {explain(error)}"
         told = f"the probe set {name!r} can't be run: {explain(error)}"
-        return told if one.forward is not None else f"{told}. Say how its batches enter: {self._line(name, one, batch)}"
+        if one.forward is not None:
+            return told
+        return f"{told}. Say how its batches enter: {self._line(name, one, batch, tries)}"
 
-    def _line(self, name: str, one: ProbeSet, batch: Any) -> str:
+    def _line(self, name: str, one: ProbeSet, batch: Any, tries: bool) -> str:
+        """What to paste: the first function that runs what is watched, where they may be tried."""
         paths = self._run.watcher.paths
-        made = a_forward(self._run.pl_module, paths[0] if paths else None, batch)
+        offered = forwards(self._run.pl_module, paths[0] if paths else None, batch)
+        right = next((text for text, forward in offered if tries and self._would_run(forward, batch)), offered[0][0])
         rest = "" if one.labelled else ", labelled=False"
-        return f"probe_sets={{{name!r}: ProbeSet(loader, forward={made}{rest})}}"
+        return f"probe_sets={{{name!r}: ProbeSet(loader, forward={right}{rest})}}"
+
+    def _would_run(self, forward: Callable[[Any, Any], Any], batch: Any) -> bool:
+        run = self._run
+        try:
+            with isolated(run.trainer, run.pl_module), run.trainer.precision_plugin.forward_context():
+                return self._ran(lambda: forward(run.pl_module, self._on_device(_copied(batch))))
+        except Exception:
+            return False
 
 
 def _fresh(loader: Any) -> Iterator[Any]:

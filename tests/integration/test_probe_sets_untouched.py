@@ -389,3 +389,29 @@ def test_a_compiled_network_is_not_compiled_anew_for_a_set() -> None:
     )
     assert with_sets == alone.frame_count > 0
     assert [r.values["n_samples"] for r in monitor.history if r.stage == "odd"] == [37, 37]
+
+
+class Staged(Classifier):
+    """Its forward takes the whole batch and a stage, as some libraries' modules do."""
+
+    def forward(self, batch: Any, stage: str) -> Tensor:
+        return self.net(batch["image"] if isinstance(batch, dict) else batch[0])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch, "fit"), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch, "validate")
+
+
+def test_the_line_to_paste_was_tried() -> None:
+    x, y = digits()
+    batches = [{"label": y[:50], "image": x[:50] / 16}]
+    with pytest.raises(ConfigurationError, match="missing 1 required positional argument: 'stage'") as refused:
+        trainer(strict(head="net.3", signals=["feature_std"], probe_sets={"a": batches})).fit(Staged(), *loaders())
+    line = str(refused.value).partition("Say how its batches enter: ")[2]
+    assert line == "probe_sets={'a': ProbeSet(loader, forward=lambda module, batch: module.net(batch['image']))}"
+    sets = eval(line.partition("=")[2], {"ProbeSet": ProbeSet, "loader": batches})
+    monitor = strict(head="net.3", signals=["feature_std"], probe_sets=sets)
+    trainer(monitor, max_epochs=1).fit(Staged(), *loaders())
+    assert monitor.history.records[-1].values["n_samples"] == 50

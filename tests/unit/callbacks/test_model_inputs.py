@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_featgeo.callbacks.model_inputs import a_forward, call, has_forward
+from lightning_featgeo.callbacks.model_inputs import call, forwards, has_forward
 from lightning_featgeo.errors import ConfigurationError
 
 
@@ -107,10 +107,12 @@ class Item:
     ],
 )
 def test_the_line_to_paste_finds_the_input(batch: Any, way: str) -> None:
-    line = a_forward(Called(), "head", batch)
-    assert line == f"lambda module, batch: module(batch{way})"
-    assert eval(line)(Called(), batch).shape == (3, 2)
-    inside = a_forward(Plain(), "encoder", batch)
-    assert eval(inside)(Plain(), batch).shape == (3, 3)
+    offered = forwards(Called(), "head", batch)
+    assert offered[0][0] == f"lambda module, batch: module(batch{way})"
+    inside = forwards(Plain(), "encoder", batch)
+    assert inside[0][0] == f"lambda module, batch: module.encoder(batch{way})"
+    for model, (text, forward), width in ((Called(), offered[0], 2), (Plain(), inside[0], 3)):
+        assert torch.equal(eval(text)(model, batch), forward(model, batch))
+        assert forward(model, batch).shape == (3, width)
     assert [has_forward(Called()), has_forward(Plain()), has_forward(nn.Linear(1, 1))] == [True, False, True]
-    assert a_forward(Plain(), None, batch).startswith("lambda module, batch: module.encoder(")
+    assert forwards(Plain(), None, batch)[0][0].startswith("lambda module, batch: module.encoder(")

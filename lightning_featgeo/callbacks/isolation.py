@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from lightning_featgeo import _compat
 
 LOGGING = ("log", "log_dict")
 DEPTH, MOST_PARTS, MOST_ENTRIES = 6, 5000, 64  # how far a loader's parts are searched for generators
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _PLAIN = (str, bytes, int, float, bool, torch.Tensor, np.ndarray, type(None), type)
 
 
@@ -74,7 +76,7 @@ def _modes(module: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def _buffers(module: torch.nn.Module) -> Iterator[None]:
     before = [
-        (_compat.buffers_of(one), {k: (b, None if b is None else b.detach().clone()) for k, b in found.items()})
+        (_compat.buffers_of(one), {k: (b, _copy_of(b)) for k, b in found.items()})
         for one in module.modules()
         if (found := _compat.buffers_of(one))
     ]
@@ -86,6 +88,10 @@ def _buffers(module: torch.nn.Module) -> Iterator[None]:
                 del held[name]
             for name, (buffer, value) in was.items():
                 held[name] = buffer if buffer is None or value is None else _as_it_was(buffer, value)
+
+
+def _copy_of(buffer: torch.Tensor | None) -> torch.Tensor | None:
+    return None if buffer is None or is_lazy(buffer) else buffer.detach().clone()  # a lazy one has no value yet
 
 
 def _as_it_was(buffer: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -151,13 +157,14 @@ def _generators_in(holders: tuple[Any, ...]) -> list[Any]:
             if id(one) in seen or isinstance(one, _PLAIN) or len(seen) > MOST_PARTS:
                 continue
             seen.add(id(one))
-            if isinstance(one, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+            if isinstance(one, _GENERATORS):
                 found.append(one)
             elif isinstance(one, (list, tuple, dict)):
                 parts = list(one.values()) if isinstance(one, dict) else list(one)
                 inside += parts if len(parts) <= MOST_ENTRIES else []
             else:
-                inside += [value for name, value in getattr(one, "__dict__", {}).items() if not name.startswith("_")]
+                held = getattr(one, "__dict__", {}).items()
+                inside += [value for name, value in held if name[:1] != "_" or isinstance(value, _GENERATORS)]
                 inside += list(one.modules()) if isinstance(one, torch.nn.Module) else []
         level = inside
     return found

@@ -261,6 +261,8 @@ class Streaming(Mergeable):
 
     def _accumulate(self, rows: Rows) -> None:
         finite, first = _finite_rows(rows.features), rows.keep & (rows.view == 0)
+        chooses = replace(rows, keep=first & _can_choose(rows.features)) if "codes" in self._made else rows
+        finite = _can_choose(rows.features) if set(self._made) == {"codes"} else finite
         all_views, rows = replace(rows, keep=rows.keep & finite), replace(rows, keep=first & finite)
         count = self._counters
         count["nonfinite"] += (first & ~finite).sum()
@@ -271,8 +273,14 @@ class Streaming(Mergeable):
         count["largest_label"] = torch.maximum(count["largest_label"], torch.where(rows.keep, rows.label, -1).max())
         for name, accumulator in self._made.items():
             if isinstance(accumulator, Accumulator):
-                fed = all_views if name == "views" else rows
+                fed = all_views if name == "views" else chooses if name == "codes" else rows
                 accumulator.update(fed if fed.features.device == accumulator.device else fed.to(accumulator.device))
+
+
+def _can_choose(features: Tensor) -> Tensor:
+    """(n,) whether a row's largest entry is finite: routers and heads bar entries by −∞."""
+    largest = features.amax(dim=1)  # NaN where one is
+    return largest.isfinite()
 
 
 def _finite_rows(features: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class RowAssembler:
             label = None if label is None else one.labels(label, part.sample)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
-            known = origin >= 0
+            known = (origin >= 0) & (not (one.call.is_reordered or one.call.is_mixed))
             at = torch.where(known & (origin < size), origin, 0)
             keep = part.keep
             if layout.keep is not None:

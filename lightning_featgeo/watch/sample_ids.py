@@ -47,11 +47,11 @@ class SampleIds:
         """
         given = select(batch, self.key, "id_key")
         if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point():
-            return given.long() & LARGEST
+            return _mixed(given.long())
         ids = given.tolist() if hasattr(given, "tolist") else given
         if not isinstance(ids, Sequence) or isinstance(ids, str):
             raise ConfigurationError(f"id_key={self.key!r} gives {summarize(given)}; each sample needs one id")
-        return torch.tensor([_number(one) for one in ids], dtype=torch.int64)
+        return _mixed(torch.tensor([_number(one) for one in ids], dtype=torch.int64))
 
     def add(
         self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric],
@@ -126,6 +126,16 @@ class SampleIds:
         for theirs in ranks.gather(mine):
             found |= theirs
         return found
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """From 0 on, with every bit of a number in the low ones, which choose the rows that are kept (Stafford's mix)."""
+
+    def folded(x: Tensor, by: int) -> Tensor:
+        return x ^ ((x >> by) & (2 ** (64 - by) - 1))  # the sign is a bit like others
+
+    x = folded(numbers, 30) * -0x40A7B892E31B1A47
+    return folded(folded(x, 27) * -0x6B2FB644ECCEEE15, 31) & LARGEST
 
 
 def _number(one: Any) -> int:

@@ -326,7 +326,7 @@ class OddBuffers(Classifier):
         self.register_buffer("sparse", torch.eye(3).to_sparse())
         self.register_buffer("expanded", torch.zeros(1).expand(4))
         self.register_buffer("late", None)
-        self.noise, self.seen = (
+        self._noise, self.seen = (
             torch.Generator().manual_seed(0),
             torchmetrics.wrappers.Running(torchmetrics.MeanMetric()),
         )
@@ -335,7 +335,7 @@ class OddBuffers(Classifier):
         self.late = x.mean() if self.late is None else self.late
         self.expanded = self.expanded + 1
         self.seen.update(x.mean())
-        return self.net(x + 0.1 * torch.randn(x.shape, generator=self.noise))
+        return self.net(x + 0.1 * torch.randn(x.shape, generator=self._noise))
 
 
 def test_odd_buffers_and_generators_of_the_model_are_put_back() -> None:

@@ -16,6 +16,8 @@ from lightning_featgeo import Display, FeatureGeometryMonitor, GeometryMetric, N
 from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning, GapKind
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.functional.outliers import OOD_K
+from lightning_featgeo.rows.draw import priorities
+from lightning_featgeo.watch.sample_ids import SampleIds
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, loaders, trainer
 
@@ -341,3 +343,33 @@ def test_as_many_ids_as_samples_are_needed_to_find_them_again() -> None:
     with pytest.warns(FeatureGeometryWarning, match="gives 3 ids, and the batch has 40 samples"):
         trainer(monitor, max_epochs=1).fit(OfNamed(), train, val)
     assert "each needs one" in str(monitor.history.records[0].gaps["neighbor_churn"])
+
+
+class Shuffles(Frozen):
+    """Its rows are turned into another order inside of the network, which validation can't follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.net = nn.Linear(64, 32), nn.Sequential(nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.randperm(len(x))
+        return self.net(self.first(x)[order])[order.argsort()]
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+def test_rows_in_an_order_that_cannot_be_told_are_paired_with_nothing() -> None:
+    monitor = FeatureGeometryMonitor(signals=["cka_drift", "neighbor_churn", "feature_std"])
+    trainer(monitor, max_epochs=3).fit(Shuffles(), *loaders())
+    for record in list(monitor.history)[1:]:
+        assert "can't be told" in str(record.gaps["cka_drift"])
+        assert "neighbor_churn" in record.gaps
+        assert "feature_std" in record.values
+
+
+def test_large_ids_and_ids_of_one_size_are_drawn_alike() -> None:
+    ids = SampleIds(0)
+    numbers = ids.numbers([torch.arange(300) << 40])
+    assert numbers.unique().numel() == priorities(numbers, torch.zeros_like(numbers), 0).unique().numel() == 300
+    assert torch.equal(numbers, ids.numbers([(torch.arange(300) << 40).tolist()]))
+    assert int(numbers.min()) >= 0

@@ -38,7 +38,7 @@ def test_of_several_largest_entries_the_first_is_chosen_and_of_equal_ones_none()
     rows = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [5.0, 0.0, 5.0], [0.0, 0.0, -torch.inf], [0.0, 1.0, 0.0]])
     metric = GeometryMetric(NAMES)
     metric.update(rows)
-    assert metric._statistics().code_counts.tolist() == [1, 2, 0]  # the infinite row is none at all
+    assert metric._statistics().code_counts.tolist() == [2, 2, 0]  # −∞ bars an entry
     equal = GeometryMetric(NAMES)
     equal.update(torch.ones(5, 3))
     result = equal.window()
@@ -143,3 +143,23 @@ def test_the_load_of_each_layers_experts() -> None:
         assert record.values["code_perplexity"] == pytest.approx(float(torch.special.entr(load.double()).sum().exp()))
         entropy = torch.special.entr(said.softmax(1)).sum(1).mean()
         assert record.values["routing_entropy"] == pytest.approx(float(entropy), rel=1e-6)
+
+
+def test_entries_that_are_barred_by_minus_infinity_are_not_chosen() -> None:
+    """As routers bar experts: the row counts, and what is computed is of the entries that are left."""
+    torch.manual_seed(0)
+    rows = torch.randn(200, 8)
+    barred = rows.masked_fill(torch.rand(200, 8) < 0.4, -torch.inf)
+    barred[:5] = torch.tensor([-torch.inf] * 7 + [1.0])  # one entry is left
+    barred[5] = torch.nan
+    usable = barred[(barred.amax(1).isfinite())].double()
+    load = torch.bincount(usable.argmax(1), minlength=8).double() / len(usable)
+    for names in (NAMES, [*NAMES, "feature_std"]):
+        metric = GeometryMetric(names)
+        for part in barred.split(33):
+            metric.update(part)
+        values = metric.window().values
+        assert values["code_perplexity"] == pytest.approx(float(torch.special.entr(load).sum().exp()))
+        entropy = torch.special.entr(usable.softmax(1)).sum(1).mean()
+        assert values["routing_entropy"] == pytest.approx(float(entropy), rel=1e-6)
+    assert of(barred)["n_samples"] == len(usable)

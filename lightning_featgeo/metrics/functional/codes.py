@@ -1,6 +1,7 @@
 """Codes, prototypes and experts: whether rows spread over them, or all choose the same few.
 
 The watched rows are what a choice is made from: scores of prototypes, logits of a router, one-hot codes of a quantizer.
+Entries that are −∞ are barred: such a row counts here, and for no other signal.
 Collapsed codebooks: van den Oord et al. (2017, arXiv 1711.00937) and Łańcucki et al. (2020, arXiv 2005.08520).
 Unbalanced experts: Fedus, Zoph & Shazeer (2022, arXiv 2101.03961).
 """

@@ -257,7 +257,7 @@ class ProbeSets:
         try:
             with isolated(run.trainer, run.pl_module), run.trainer.precision_plugin.forward_context():
                 return self._ran(lambda: forward(run.pl_module, self._on_device(_copied(batch))))
-        except Exception:
+        except Exception:  # of the user's model: this way in is not the one, and the next is tried
             return False
 
 

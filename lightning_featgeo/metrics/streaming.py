@@ -260,9 +260,12 @@ class Streaming(Mergeable):
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}
 
     def _accumulate(self, rows: Rows) -> None:
-        finite, first = _finite_rows(rows.features), rows.keep & (rows.view == 0)
-        chooses = replace(rows, keep=first & _can_choose(rows.features)) if "codes" in self._made else rows
-        finite = _can_choose(rows.features) if set(self._made) == {"codes"} else finite
+        first, chooses = rows.keep & (rows.view == 0), rows
+        finite = may_choose = _can_choose(rows.features) if "codes" in self._made else None
+        if finite is None or len(self._made) > 1:
+            finite = _finite_rows(rows.features)
+        if may_choose is not None:
+            chooses = replace(rows, keep=first & may_choose)
         all_views, rows = replace(rows, keep=rows.keep & finite), replace(rows, keep=first & finite)
         count = self._counters
         count["nonfinite"] += (first & ~finite).sum()

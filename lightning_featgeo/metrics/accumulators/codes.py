@@ -49,7 +49,7 @@ class CodeAccumulator(Accumulator):
         chooses = rows.keep & (x.amin(dim=1) < largest[:, 0])
         place = torch.arange(d, device=x.device)
         first = torch.where(x == largest, place, d - 1).amin(dim=1)  # argmax promises no order among equal ones
-        self.counts += torch.bincount(torch.where(chooses, first, d), minlength=d + 1)[:d]
+        self.counts.index_add_(0, first, chooses.to(self.counts.dtype))  # bincount would wait for a GPU
         shares = torch.softmax(x.double(), dim=1)
         self.entropy += torch.where(chooses, torch.special.entr(shares).sum(dim=1), 0.0).sum()
 

@@ -18,9 +18,9 @@ COMPARED = [
 ]
 
 
-def part(signals: str | list[str], of: slice, **settings: object) -> GeometryMetric:
+def part(signals: str | list[str], of: slice, **settings: Any) -> GeometryMetric:
     x, y = digits_features()
-    metric = GeometryMetric(signals, num_classes=10, head=HEAD, **settings)  # type: ignore[arg-type]
+    metric = GeometryMetric(signals, num_classes=10, head=HEAD, **settings)
     metric.update(x[of], y[of])
     return metric
 

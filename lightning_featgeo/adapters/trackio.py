@@ -10,7 +10,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _compat, _loggers
 
 
 class TrackioLogger(Logger):
@@ -63,7 +63,7 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Into the run's config: Trackio keeps what was known before the first row."""
-        self._params.update(_compat.flat_parameters(params))
+        self._params.update(_loggers.flat_parameters(params))
         if self._run is not None:
             self._run.config.update(self._params)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _compat, _loggers
 from lightning_featgeo._hooks import breaks_when_compiled_whole
 from lightning_featgeo.callbacks.lightning_types import Trainer
 from lightning_featgeo.callbacks.settings import STAGES, MonitorSettings
@@ -188,10 +188,10 @@ def run_name(trainer: Trainer) -> tuple[str | None, str | None]:
         version = logger.version
         last = f"version_{version}" if isinstance(version, int) else version
         kind = type(logger).__name__
-        given = _compat.logger_run_name(logger) if kind in ("WandbLogger", "MLFlowLogger") else None
+        given = _loggers.logger_run_name(logger) if kind in ("WandbLogger", "MLFlowLogger") else None
         project = None if kind == "MLFlowLogger" else logger.name
         if kind == "WandbLogger":
-            project, given = _compat.wandb_names(logger, project, given)
+            project, given = _loggers.wandb_names(logger, project, given)
         parts = [str(part) for part in (project, given or last) if part]
         if parts:
             return "/".join(parts), f"{logger.name}/{version}"

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _loggers
 from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Table
 from lightning_featgeo.types import Tensor
 
@@ -34,7 +34,7 @@ class Sink:
 
     def named(self, name: str) -> str:
         """A name with the logger's own prefix, as Lightning puts it before those of scalars."""
-        prefix = _compat.logger_prefix(self.logger)
+        prefix = _loggers.logger_prefix(self.logger)
         return f"{prefix}{self.joint}{name}" if prefix else name
 
     @property

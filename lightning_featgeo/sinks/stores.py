@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _loggers
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import At, Sink
 from lightning_featgeo.sinks.tables import Chart, Table
@@ -77,7 +77,7 @@ class MLflowSink(Sink):
 
     def attach_checkpoint(self, path: Path) -> None:
         """An artifact, with ``MLFlowLogger(log_model=…)``."""
-        if _compat.keeps_models(self.logger) and path.is_file():
+        if _loggers.keeps_models(self.logger) and path.is_file():
             self.logger.experiment.log_artifact(self.logger.run_id, str(path), "featgeo")
 
     def note(self, key: str, text: str, at: At) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_featgeo import _compat
+from lightning_featgeo import _loggers
 from lightning_featgeo.history.layouts import principal
 from lightning_featgeo.sinks import pictures
 from lightning_featgeo.sinks.sink import EPOCH, At, Sink
@@ -48,7 +48,7 @@ class WandbSink(Sink):
     @property
     def is_over(self) -> bool:
         """Whether the user has finished the run: what is sent to it then waits in vain."""
-        return _compat.has_ended(self.run)
+        return _loggers.has_ended(self.run)
 
     def ends(self) -> None:
         """What comes now has no row of Lightning's to wait for."""
@@ -116,7 +116,7 @@ class WandbSink(Sink):
         """As an artifact of its own, with ``WandbLogger(log_model=…)``."""
         import wandb
 
-        if _compat.keeps_models(self.logger) and path.exists():
+        if _loggers.keeps_models(self.logger) and path.exists():
             run = self.run
             artifact = wandb.Artifact(f"featgeo-alarm-{run.id}", type="model", metadata={"file": path.name})
             artifact.add_file(str(path)) if path.is_file() else artifact.add_dir(str(path))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_featgeo import _autograd, _compat
+from lightning_featgeo import _autograd, _compat, _loggers
 from lightning_featgeo.capture import stash
 from lightning_featgeo.capture.sources import Sources
 
@@ -82,7 +82,7 @@ def test_an_early_stopper_without_the_private_question() -> None:
 
 def test_parameters_are_kept_also_without_lightnings_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     nested = argparse.Namespace(lr=0.1, net={"width": 3})
-    assert _compat.flat_parameters(nested) == {"lr": 0.1, "net/width": 3}
+    assert _loggers.flat_parameters(nested) == {"lr": 0.1, "net/width": 3}
     without(monkeypatch, "lightning.fabric.utilities.logger")
-    assert _compat.flat_parameters(nested) == {"lr": 0.1, "net": {"width": 3}}
-    assert _compat.flat_parameters({"lr": 0.1}) == {"lr": 0.1}
+    assert _loggers.flat_parameters(nested) == {"lr": 0.1, "net": {"width": 3}}
+    assert _loggers.flat_parameters({"lr": 0.1}) == {"lr": 0.1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lightning_featgeo.cuda_ext.distances import squares_to
@@ -70,9 +72,22 @@ class StreamingNeighbors:
         )
         found = squares_to(self.queries, block, where).sqrt()  # in one way, so that ties between blocks are ties
         named = torch.where(where >= 0, numbers.to(device)[where.clamp(min=0)] if len(block) else where, -1)
-        distances, indices = torch.cat([self.distances, found], dim=1), torch.cat([self.indices, named], dim=1)
-        by_number = torch.where(indices < 0, torch.iinfo(torch.int64).max, indices).sort(dim=1, stable=True).indices
-        distances, indices = distances.gather(1, by_number), indices.gather(1, by_number)
-        order = distances.sort(dim=1, stable=True)  # ties stay in the order of their numbers
-        self.distances = order.values[:, : self.k]
-        self.indices = indices.gather(1, order.indices)[:, : self.k]
+        last = torch.iinfo(torch.int64).max
+        mine, others = (torch.where(table < 0, last, table) for table in (self.indices, named))
+        self.distances, indices = merged((self.distances, mine), (found, others), self.k)
+        self.indices = torch.where(indices == last, -1, indices)
+
+
+def merged(some: Sequence[Tensor], others: Sequence[Tensor], k: int) -> list[Tensor]:
+    """The k nearest of two tables of neighbours, ties in the order of their numbers.
+
+    Args:
+        some: (n, a) distances, (n, a) numbers, and what else is kept of each neighbour.
+        others: the same of others, (n, b).
+        k: how many of them stay.
+    """
+    tables = [torch.cat(pair, dim=1) for pair in zip(some, others, strict=True)]
+    for by in (1, 0):  # by distance last: sorts are stable
+        order = tables[by].sort(dim=1, stable=True).indices
+        tables = [table.gather(1, order) for table in tables]
+    return [table[:, :k] for table in tables]

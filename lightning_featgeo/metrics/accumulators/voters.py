@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lightning_featgeo.cuda_ext import ops
+from lightning_featgeo.cuda_ext.streaming import merged
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.rows.rows import Rows
@@ -92,12 +93,9 @@ class VoterAccumulator(Accumulator):
 
     def _take(self, *more: Tensor) -> None:
         """Keep the k nearest of those that are there and more; ties by their samples."""
-        tables = [torch.cat([getattr(self, name), new], dim=1) for name, new in zip(TABLES, more, strict=True)]
-        for by in (1, 0):  # the last one first: sorts are stable
-            order = tables[by].sort(dim=1, stable=True).indices
-            tables = [table.gather(1, order) for table in tables]
+        tables = merged([getattr(self, name) for name in TABLES], more, self._k)
         for name, table in zip(TABLES, tables, strict=True):
-            getattr(self, name).copy_(table[:, : self._k])
+            getattr(self, name).copy_(table)
 
     def _reduce(self, ranks: Ranks) -> None:
         ranks.attempt(self.search)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; idle threads would spin
@@ -43,6 +44,16 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
     if _compat.compiles():  # by an earlier test: then what enters a network can't be seen
         torch._dynamo.reset()
+
+
+@pytest.fixture
+def own_catalogue() -> Iterator[None]:
+    """Signals that a test declares are gone after it."""
+    from lightning_featgeo.metrics.catalog import CATALOG, SHIPPED
+
+    yield
+    for name in set(CATALOG) - SHIPPED:
+        del CATALOG[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -84,3 +84,10 @@ class OfLoss(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Frozen(Classifier):
+    """Weights that never move, so that a training window is one weight state too."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)

@@ -1,6 +1,5 @@
-"""What happens to rows inside of the network: worked through in pieces, mixed, stored, sorted late, too few to tell."""
+"""What happens to rows inside of the network: worked through in pieces, stored, sorted, replaced, too few to tell."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,55 +10,10 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
+from tests._helpers.blobs import CLASSES, Net, blobs, fit, same
 from tests._helpers.models import trainer
 
-CLASSES = 5
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
-
-
-def blobs(n: int = 208, shape: tuple[int, ...] = (10,)) -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
-    y = torch.randint(0, CLASSES, (n,), generator=generator)
-    return TensorDataset(
-        2 * torch.randn(CLASSES, *shape, generator=generator)[y] + torch.randn(n, *shape, generator=generator), y
-    )
-
-
-class Net(pl.LightningModule):
-    """``step(net, x, y)`` is what a test is about; rows and labels that it gives are kept."""
-
-    def __init__(self, step: Callable[..., torch.Tensor], d: int = 10) -> None:
-        super().__init__()
-        self.flat, self.body, self.head = nn.Flatten(), nn.Linear(d, 24), nn.Linear(24, CLASSES)
-        self.step, self.kept = step, []
-
-    def keep(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        none = torch.full((len(features),), -1)
-        self.kept.append((features.detach().clone(), none if labels is None else labels))
-        return features
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return self.step(self, *batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.05)
-
-
-def fit(step: Callable[..., torch.Tensor], data: TensorDataset, batch: int = 16) -> tuple[Any, Any]:
-    """The record of an epoch, and what the same rows give a metric that is told everything."""
-    torch.manual_seed(0)
-    net = Net(step, data.tensors[0][0].numel())
-    monitor = FeatureGeometryMonitor(signals=["nc1", "feature_std"], stages="train", on_error="raise")
-    trainer(monitor, max_epochs=1).fit(net, DataLoader(data, batch))
-    metric = GeometryMetric(["nc1", "feature_std"], num_classes=CLASSES)
-    for features, labels in net.kept:
-        metric.update(features, labels)
-    return monitor.history.records[-1], metric.window()
-
-
-def same(record: Any, right: Any) -> None:
-    assert record.counts["labelled"] == right.counts["labelled"]
-    assert record.values == pytest.approx(right.values, rel=1e-5)
 
 
 @pytest.mark.parametrize("pieces", [1, 4])
@@ -74,63 +28,6 @@ def test_pieces_of_a_batch_behind_a_module_that_gives_a_view_of_its_input(pieces
     record, right = fit(step, blobs(96, (3, 4, 4)))
     assert record.counts["seen"] == 96
     same(record, right)
-
-
-WRITTEN = {  # h + λ·(other − h) in other words
-    "step towards": lambda h, other: h + 0.3 * (other - h),
-    "step away": lambda h, other: h - 0.3 * (h - other),
-    "addcmul": lambda h, other: torch.addcmul(0.7 * h, other, torch.full_like(h, 0.3)),
-    "leaf": lambda h, other: 0.7 * h + 0.3 * other,
-}
-
-
-@pytest.mark.parametrize(
-    "how", ["index", "index all columns", "flip", "roll", "lerp", "before a layer", "later", *WRITTEN]
-)
-def test_features_that_are_mixed_have_no_class(how: str) -> None:
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        other = torch.randperm(len(x))
-        h = torch.tanh(net.body(x))
-        if how == "before a layer":
-            h = torch.relu((0.3 * h + 0.7 * h[other]) @ torch.eye(24))
-        elif how in WRITTEN:
-            h = h.detach().requires_grad_() if how == "leaf" else h
-            h = WRITTEN[how](h, h[other])
-        elif how == "later" and net.global_step < 6:
-            return cross_entropy(net.head(net.keep(h, y)), y)
-        else:
-            others = {
-                "index": lambda: h[other], "index all columns": lambda: h[other, :], "flip": lambda: h.flip(0),
-                "roll": lambda: h.roll(1, 0), "lerp": lambda: h[other], "later": lambda: h[other],
-            }[how]()  # fmt: skip
-            h = torch.lerp(h, others, 0.3) if how == "lerp" else 0.7 * h + (1 - 0.7) * others
-        out = net.head(net.keep(h))
-        return 0.5 * cross_entropy(out, y) + 0.5 * cross_entropy(out, y[other])
-
-    record, right = fit(step, blobs())
-    same(record, right)
-    assert any("mixtures" in note for note in record.notes)
-
-
-@pytest.mark.parametrize("how", ["residual", "neighbours", "difference", "columns", "positions", "two differences"])
-def test_sums_that_mix_no_samples_keep_their_labels(how: str) -> None:
-    table = nn.Parameter(torch.randn(40, 24))
-    columns = torch.randperm(24)
-
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        h = torch.tanh(net.body(x))
-        near = torch.arange(len(x)).roll(1)
-        h = {
-            "residual": lambda: h + torch.relu(0.5 * h),
-            "neighbours": lambda: h + torch.zeros_like(h).index_add(0, near, 0.1 * h[near]),  # a graph's messages
-            "difference": lambda: h - 0.1 * h[near],
-            "two differences": lambda: (h - h.mean(0)) - 0.1 * (h - h.mean(1, keepdim=True)),
-            "columns": lambda: h + h[:, columns],
-            "positions": lambda: h + table[torch.arange(len(x))],
-        }[how]()
-        return cross_entropy(net.head(net.keep(h, y)), y)
-
-    same(*fit(step, blobs()))
 
 
 def test_stored_rows_are_not_said_to_be_known() -> None:
@@ -164,23 +61,6 @@ def test_stored_rows_are_not_said_to_be_known() -> None:
         trainer(monitor, max_epochs=1).fit(Stores(warm), DataLoader(blobs(), 16))
         told = [monitor.history.run["rows"], *map(str, monitor.history.records[-1].notes)]
         assert any("not verified" in str(one) and words in str(one) for one in told), told
-
-
-@pytest.mark.parametrize("batch", [4, 8, 16])
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_inputs_that_were_mixed_with_themselves_in_part(batch: int, kind: str) -> None:
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        other = torch.randperm(len(x))
-        pure = torch.where(other == torch.arange(len(x)), y, -1)  # a sample that met itself is no mixture
-        x = 0.75 * x + 0.25 * x[other] if kind == "mixup" else torch.cat([x[:, :20], x[other, 20:]], dim=1)
-        out = net.head(net.keep(torch.tanh(net.body(x)), pure))
-        return cross_entropy(out, y) + cross_entropy(out, y[other])
-
-    record, right = fit(step, blobs(shape=(32,)), batch)
-    assert record.counts["seen"] == 208
-    least = right.counts["labelled"] if batch < 16 else 0  # one of sixteen is too few to tell
-    assert least <= record.counts["labelled"] <= right.counts["labelled"]
-    assert record.values["feature_std"] == pytest.approx(right.values["feature_std"], rel=1e-5)
 
 
 @pytest.mark.parametrize("last", [1, 2, 3])
@@ -276,18 +156,6 @@ def test_rows_that_others_take_the_places_of_are_left_out() -> None:
     assert any("no samples of the batch" in note for note in record.notes)
 
 
-def test_mixed_rows_beside_others_that_are_not() -> None:
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        mixed, other = torch.rand(len(x)) < 0.4, torch.arange(len(x)).roll(1)
-        h = torch.tanh(net.body(torch.where(mixed[:, None], 0.6 * x + 0.4 * x[other], x)))
-        out = net.head(net.keep(h, torch.where(mixed, -1, y)))
-        return cross_entropy(out, y) + cross_entropy(out, y[other])
-
-    record, right = fit(step, blobs())
-    assert record.counts["seen"] == 208
-    same(record, right)
-
-
 def test_token_ids_that_are_sorted_beside_a_mask_as_wide() -> None:
     lengths, y = torch.randint(8, 20, (208,)), torch.arange(208) % CLASSES
     mask = (torch.arange(20) < lengths[:, None]).long()
@@ -317,79 +185,12 @@ def test_token_ids_that_are_sorted_beside_a_mask_as_wide() -> None:
     same(monitor.history.records[-1], metric.window())
 
 
-@pytest.mark.parametrize("how", ["mixup", "normalised and shuffled"])
-def test_images_that_were_flattened_in_the_step(how: str) -> None:
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        order = torch.randperm(len(x))
-        x, told = (0.7 * x + 0.3 * x.roll(1, 0), None) if how == "mixup" else (((x - 0.5) / 0.25)[order], y[order])
-        out = net.head(net.keep(torch.tanh(net.body(x.flatten(1))), told))
-        return cross_entropy(out, y if told is None else told)
-
-    same(*fit(step, blobs(208, (1, 6, 8))))
-
-
 def test_a_head_that_is_all_there_is_on_stored_features() -> None:
     def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         order = torch.randperm(len(x))
         return cross_entropy(net.head(net.keep(x[order], y[order])), y[order])
 
     same(*fit(step, blobs(208, (24,))))
-
-
-@pytest.mark.parametrize("batch", [4, 16])
-@pytest.mark.parametrize("how", ["by chance", "the second half", "shuffled, and by chance"])
-def test_samples_that_are_mirrored_in_part(how: str, batch: int) -> None:
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        order = torch.randperm(len(x)) if "shuffled" in how else torch.arange(len(x))
-        chosen = torch.rand(len(x)) < 0.4 if "chance" in how else torch.arange(len(x)) >= len(x) // 2
-        chosen[0] = False  # something must tell which batch this is
-        x = torch.where(chosen[:, None, None, None], x[order].flip(-1), x[order])
-        return cross_entropy(net.head(net.keep(torch.tanh(net.body(x.flatten(1))), y[order])), y[order])
-
-    record, right = fit(step, blobs(208, (1, 6, 8)), batch)
-    assert record.counts["seen"] == 208
-    same(record, right)
-
-
-@pytest.mark.parametrize("flat", [True, False])
-@pytest.mark.parametrize("how", ["mirrored", "erased"])
-def test_samples_that_are_augmented_by_chance_stay_in_their_places(how: str, flat: bool) -> None:
-    """In every second sample, by chance: those that were not touched are no other window than all of them."""
-
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        other = x.flip(-1) if how == "mirrored" else torch.where(torch.rand_like(x) < 0.3, 0.0, x)
-        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, other, x)
-        h = net.body(x.flatten(1)) if flat else net.body(net.flat(x))
-        return cross_entropy(net.head(net.keep(torch.tanh(h), y)), y)
-
-    record, right = fit(step, blobs(208, (1, 6, 8)))
-    assert record.counts["seen"] == 208
-    same(record, right)
-
-
-@pytest.mark.parametrize("how", ["a table's rows", "edges", "time first", "scaled, beside an empty sample"])
-def test_sums_and_scales_that_are_no_mixtures(how: str) -> None:
-    table = nn.Parameter(torch.randn(40, 24))
-
-    def step(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        n = len(x)
-        if how == "scaled, beside an empty sample":
-            x = x * (0.7 + 0.6 * torch.rand(n, 1))
-        h = torch.tanh(net.body(x))
-        if how == "a table's rows":
-            h = h + table[torch.arange(n)] + table[torch.arange(n).flip(0)]
-        elif how == "edges":
-            source, target = torch.randint(0, n, (2, 3 * n))
-            h = torch.zeros_like(h).index_add(0, target, torch.relu(h[source] + h[target])) + h
-        elif how == "time first":
-            steps = torch.stack([h, 2 * h, 3 * h])
-            h = (steps + steps.roll(1, 0)).mean(dim=0)
-        return cross_entropy(net.head(net.keep(h, y)), y)
-
-    data = blobs()
-    if how == "scaled, beside an empty sample":
-        data.tensors[0][::16] = 0.0
-    same(*fit(step, data))
 
 
 def test_a_layer_that_an_adapter_is_put_around_is_watched_with_it() -> None:

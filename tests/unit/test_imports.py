@@ -1,4 +1,4 @@
-"""The arrows of the architecture: what may import what, and no circle. Imports for type checkers count too."""
+"""The architecture: what may import what, no circle, no long file. Imports for type checkers count too."""
 
 from __future__ import annotations
 
@@ -126,6 +126,14 @@ def test_a_name_that_is_not_there_is_no_attribute() -> None:
 
 def test_arrows_point_down() -> None:
     assert broken_arrows() == []
+
+
+def test_no_file_is_longer_than_one_reading() -> None:
+    root = Path(__file__).parents[2]
+    tables = {Path("lightning_featgeo/metrics/signals.py")}
+    files = (file for room in (NAME, "tests", "benchmarks", "examples", "docs") for file in (root / room).rglob("*.py"))
+    lines = {file.relative_to(root): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert {file: n for file, n in lines.items() if n > 300 and file not in tables} == {}
 
 
 def test_no_imports_in_a_circle() -> None:

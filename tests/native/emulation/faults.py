@@ -1,6 +1,6 @@
 """Faults that are planted in the kernels, one at a time, to see that the checks notice them.
 
-In ``wrong``, FAULT is true while the fault is on. ``check`` is one of ``benchmarks/gpu_check.py``, or an op that the
+In ``wrong``, FAULT is true while the fault is on. ``check`` is one of ``benchmarks/gpu_cases.py``, or an op that the
 self-check looks at.
 """
 

@@ -45,7 +45,7 @@ def test_commands_files_and_signals_exist() -> None:
     table = README.split("| curve |")[1].split("\n\n")[0]
     named = set(re.findall(r"`([a-z0-9_]+)`", table))
     assert named <= set(CATALOG)
-    told = named | {f"{name}_first" for name in named}
+    told = named | {f"{name}_{which}" for name in named for which in ("first", "best", "anchor")}
     missing = {s for s in CATALOG if s not in told and not s.startswith("knn_log_density_q")}
     assert missing == {"n_samples"}
 

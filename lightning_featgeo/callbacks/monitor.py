@@ -89,7 +89,7 @@ class FeatureGeometryMonitor(Callback):
             self._run.choose_stages()
         stock_monitors.check_names(trainer)
         if self._run is not None:
-            self._run.probe_sets.try_out()
+            self._run.try_out()
             checkpointing.go_on(self._run)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
@@ -259,7 +259,7 @@ class FeatureGeometryMonitor(Callback):
         if self._run is not None:
             self._run.check(stage, loader, batch)
             if stage in self._run.phase.open:
-                self._run.watcher.begin_batch(stage, batch)
+                self._run.begin_batch(stage, loader, batch)
 
     def _evaluation_batch_end(self, stage: str, loader: int, outputs: Any, batch: Any) -> None:
         if self._run is not None and self._run.phase.catching == stage:
@@ -268,7 +268,7 @@ class FeatureGeometryMonitor(Callback):
     def _evaluation_end(self, stage: str, trainer: Trainer) -> None:
         if self._run is not None and trainer.sanity_checking:
             self._run.watcher.drop(stage)
-            self._run.probe_sets.try_out()
+            self._run.try_out()
         elif self._run is not None and self._run.is_open(stage):
             self._close(stage)
 

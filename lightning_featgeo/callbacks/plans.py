@@ -37,8 +37,8 @@ def plan_of(run: Any, stage: str, number: int, name: str) -> WindowPlan:
 
 
 def _looks_back(settings: Any) -> bool:
-    """Whether signals were asked for that compare a window with an earlier one, sample by sample."""
-    return any("earlier" in CATALOG[name].requires for name in settings.asked)
+    """Whether signals were asked for that compare a window with other rows, sample by sample."""
+    return any(CATALOG[name].requires & {"earlier", "anchor"} for name in settings.asked)
 
 
 def _of_set(run: Any, name: str) -> Any:
@@ -72,9 +72,10 @@ def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
     policy = Policy(
         strict=settings.on_error == "raise",
         lenient=run.phase.trained or plan.stage == STAGE,
-        tolerated=frozenset({"reference", "earlier"}),
+        tolerated=frozenset({"reference", "earlier", "anchor"}),
         details=run.display.details,
         also=run.also,
+        has_anchor=run.anchors is not None and run.anchors.of(plan) is not None,
         head_root=_compat.wrapped_module(run.trainer.strategy),
     )
     sources, stated = run.watcher.sources, run.watcher.stated_classes

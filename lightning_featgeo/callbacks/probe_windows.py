@@ -163,7 +163,7 @@ class ProbeSets:
             return False
         for name in set(due) - self._all_read_all:
             watcher.loader_starts((STAGE, self.number(name)), self.loaders[name])
-        watcher.open(STAGE, [run.plan(STAGE, self.number(name), name) for name in due], run.trainer.global_step)
+        run.open_windows(STAGE, [run.plan(STAGE, self.number(name), name) for name in due])
         all_vote = run.settings.neighbors.reference_rows == "all"
         for name in sorted(due, key=lambda one: all_vote and one == run.settings.reference):
             window, begin = watcher.windows[STAGE, self.number(name)], time.perf_counter()
@@ -200,7 +200,7 @@ class ProbeSets:
                     on_device = self._on_device(given)
                     mine = not shares or index % ranks.size == ranks.rank
                     if mine:
-                        watcher.begin_batch(STAGE, on_device)
+                        run.begin_batch(STAGE, self.number(name), on_device)
                     outputs = self._forward(one, on_device)  # on all ranks: a sharded model's forward needs them all
                     if mine:
                         watcher.end_batch((STAGE, self.number(name)), outputs, on_device)

@@ -12,6 +12,7 @@ from typing import Any
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import embedding_stages, own_metrics, plans, publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
+from lightning_featgeo.callbacks.anchoring import Anchors
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
@@ -80,6 +81,7 @@ class LightningRun:
         try:
             settings.display.check_class_names(self.classes)
             check_order(trainer, settings)
+            self.anchors = Anchors(self) if settings.windows.anchors or settings.windows.best else None
             if saved is not None:
                 if sources.scouting and (len(saved.layers) == 1 or saved.outputs):
                     sources.adopt(saved.layers, saved.outputs, "as in the checkpoint")
@@ -117,6 +119,12 @@ class LightningRun:
         if note and self.trainer.is_global_zero:
             say(note)
 
+    def try_out(self) -> None:
+        """Before training: what other sets and models it takes is there."""
+        self.probe_sets.try_out()
+        if self.anchors is not None:
+            self.anchors.check_names()
+
     def is_open(self, stage: str) -> bool:
         """Whether a window of this stage is being fed."""
         return stage in self.phase.open
@@ -132,7 +140,14 @@ class LightningRun:
         names = self.names(stage)
         for number in range(len(names)) if stage != "train" else ():
             self.watcher.loader_starts((stage, number), lightning.loader_of(self.trainer, stage, number))
-        self.watcher.open(stage, [self.plan(stage, i, name) for i, name in enumerate(names)], self.trainer.global_step)
+        self.open_windows(stage, [self.plan(stage, i, name) for i, name in enumerate(names)])
+
+    def open_windows(self, stage: str, plans: list[WindowPlan]) -> None:
+        """Begin windows of these plans."""
+        self.watcher.open(stage, plans, self.trainer.global_step)
+        if self.anchors is not None:
+            with self.guard.around("giving windows what they are compared with", lost="those curves are gaps"):
+                self.anchors.opened(self.watcher.of_stage(stage))
 
     def plan(self, stage: str, number: int, name: str) -> WindowPlan:
         """What a window is of."""
@@ -189,6 +204,12 @@ class LightningRun:
             has_labels = self.watcher.look(batch)
             if self.settings.signals == "auto" and not has_labels:
                 self._settle_names(loader, publishing.without_labels(self.also))
+
+    def begin_batch(self, stage: str, number: int, batch: Any) -> None:
+        """Catch what the coming step makes of a batch."""
+        if self.anchors is not None and self.is_open(stage):
+            self.anchors.look(self.watcher.windows.get((stage, number)), batch)
+        self.watcher.begin_batch(stage, batch)
 
     def forward_done(self, loss: Tensor) -> None:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""

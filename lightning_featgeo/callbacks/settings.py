@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lightning_featgeo.callbacks import probe_sets
 from lightning_featgeo.capture.names import segment, unique_segments
@@ -13,6 +14,7 @@ from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.metrics.catalog import CATALOG, named_signals
 from lightning_featgeo.rows.batches import Selector
+from lightning_featgeo.watch.feature_files import check_path
 from lightning_featgeo.watch.layouts import MOST_ROWS
 from lightning_featgeo.watch.settings import WatchSettings, check_between, check_whole
 
@@ -79,27 +81,65 @@ USUAL_DISPLAY = Display()
 
 @dataclass(frozen=True)
 class Windows:
-    """How often windows are made, and how much of training they watch: ``FeatureGeometryMonitor(windows=Windows(…))``.
+    """How often windows are made, of how much of training, and what they are compared with over time.
+
+    ``FeatureGeometryMonitor(windows=Windows(every_n_epochs=5))``.
 
     Args:
         every_n_epochs: a window every so many epochs.
         every_n_train_steps: training windows of so many optimiser steps instead of epochs.
         every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
             by a hash: the rest costs next to nothing. Validation is always watched whole.
+        best: name of the metric, as the run logs it ("val_loss"), that tells which window was the best so far: signals
+            whose names end in ``_best`` compare with it.
+        best_mode: "min" or "max": whether the lowest or the highest value is best.
+        anchor: what signals whose names end in ``_anchor`` compare the first validation loader's windows with (of
+            training, where there is no validation): a file of features (``.npz``, ``.npy``, ``.pt``), a checkpoint of
+            another run (``.ckpt``), a model that is not trained, or a function ``batch -> (samples, e) features``. A
+            model is called as a probe set's is, on the same batches, at a price of its own. By name of the window:
+            ``{"val": "old_index.npz", "clean": teacher}``.
 
     Raises:
-        ConfigurationError: if a number is below 1, or not whole.
+        ConfigurationError: if a number is below 1 or not whole, or the anchor is no such thing.
     """
 
     every_n_epochs: int = 1
     every_n_train_steps: int | None = None
     every_n_batches: int = 1
+    best: str | None = None
+    best_mode: Literal["min", "max"] = "min"
+    anchor: Any = None
 
     def __post_init__(self) -> None:
-        given = {**vars(self), "every_n_train_steps": self.every_n_train_steps or 1}
+        numbers = ("every_n_epochs", "every_n_train_steps", "every_n_batches")
+        given = {**{name: getattr(self, name) for name in numbers}, numbers[1]: self.every_n_train_steps or 1}
         check_whole(**given)
         if None in given.values() or self.every_n_train_steps == 0 or min(given.values()) < 1:
             raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
+        if self.best_mode not in ("min", "max"):
+            raise ConfigurationError(f'Windows(best_mode={self.best_mode!r}): choose "min" or "max"')
+        self.anchors  # noqa: B018 - refuses what is none
+
+    @property
+    def anchors(self) -> dict[str | None, Any]:
+        """By name of the window: the path of a file, a model or a function; None: of the first loader.
+
+        Raises:
+            ConfigurationError: if one is neither, or the file is not there.
+        """
+        if self.anchor is None:
+            return {}
+        given = self.anchor if isinstance(self.anchor, Mapping) else {None: self.anchor}
+        for one in given.values():
+            if not callable(one) and not isinstance(one, (str, os.PathLike)):
+                raise ConfigurationError(
+                    f'Windows(anchor={type(one).__name__}): give the path of a file, as in anchor="features.npz", a '
+                    "model, or a function of the batch"
+                )
+        return {
+            None if name is None else segment(str(name)): one if callable(one) else check_path(one)
+            for name, one in given.items()
+        }
 
 
 USUAL_WINDOWS = Windows()
@@ -113,7 +153,8 @@ class MonitorSettings(WatchSettings):
         features: a key of the step's returned dict, or a callable ``(outputs, batch)``, instead of a module.
         stages: of "train", "val", "test". Validation sees one weight state; training curves run over the window.
         loader_names: names of several validation (or test) loaders, used in the logged names.
-        windows: how often, and how much of training: ``Windows(every_n_epochs=5, every_n_batches=8)``.
+        windows: how often, of how much of training, and what they are compared with over time:
+            ``Windows(every_n_epochs=5, every_n_batches=8, best="val_loss", anchor="old_index.npz")``.
         reference: "train" or the name of a loader: fidelity and out-of-distribution signals compare with its rows
             of the same epoch (as many as have been seen when validation runs), and ``knn_accuracy`` votes from them.
             "train" is then caught too, and logged only if it is in ``stages``; its rows are those of training mode, so
@@ -152,6 +193,7 @@ class MonitorSettings(WatchSettings):
                 'would be averaged. Name the loader otherwise, for example "train_clean"'
             )
         self._check_reference(list(self._check_probe_sets(loaders)))
+        self._check_compared_over_time()
         self._check_headline()
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
@@ -163,6 +205,16 @@ class MonitorSettings(WatchSettings):
                 f"every_n_batches={one_in} leaves out batches of training windows, and there are none: "
                 'add "train" to stages=. Validation is always watched whole'
             )
+
+    def _check_compared_over_time(self) -> None:
+        named = named_signals(self.signals)
+        for need, given, line in (
+            ("earlier.best", self.windows.best, 'best="val_loss"'),
+            ("anchor", self.windows.anchors, 'anchor="features.npz"'),
+        ):
+            needy = sorted(name for name in named if need in CATALOG[name].requires)
+            if needy and not given:
+                raise ConfigurationError(f"{', '.join(needy)}: say what with, as in windows=Windows({line})")
 
     def _check_probe_sets(self, loaders: Sequence[str]) -> dict[str, probe_sets.ProbeSet]:
         """As they are run; what they can't be together with is refused."""

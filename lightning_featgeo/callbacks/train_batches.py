@@ -24,7 +24,7 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
     window = run.open_train_window()
     taken = window is not None and window.takes(f"{run.trainer.current_epoch}/{number}")
     if taken or run.watcher.sources.unsettled or number == 0:
-        run.watcher.begin_batch("train", batch)
+        run.begin_batch("train", 0, batch)
 
 
 def pass_over(run: LightningRun, batch: Any) -> None:

@@ -11,6 +11,9 @@ import torch
 from lightning_featgeo.types import Tensor
 
 
+HANDED_IN = ("layer", "anchor")  # rows that are no earlier window's: they come anew with each window
+
+
 @dataclass(frozen=True)
 class Kept:
     """(n, d) rows of a closed window's bank, (n,) their samples, and their labels (−1 where unknown)."""
@@ -19,21 +22,27 @@ class Kept:
     samples: Tensor
     labels: Tensor
 
+    def of(self, samples: Tensor) -> Kept:
+        """Those of these samples alone."""
+        there = torch.isin(self.samples, samples.to(self.samples.device))
+        return self if bool(there.all()) else Kept(self.rows[there], self.samples[there], self.labels[there])
+
 
 @dataclass(frozen=True)
 class Earlier:
-    """Of the windows before: who was whose neighbour in the last one, and rows of the last and of the first one.
+    """Of the windows before: who was whose neighbour in the last one, and rows of the last, first and best one.
 
     ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
     ``own``: rows of the window itself, for the layer that is watched next; ``rows["layer"]``: those of the layer
-    before, in the same window. ``is_late``: windows have closed of which nothing was kept (the run was resumed): what
-    comes now is not the first.
+    before, in the same window. ``rows["anchor"]``: from outside of the run; ``no_anchor``: why there are none.
+    ``is_late``: windows have closed of which nothing was kept (the run was resumed): what comes now is not the first.
     """
 
     neighbors: tuple[Tensor, Tensor] | None = None
-    rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first"; "layer"
+    rows: Mapping[str, Kept] = field(default_factory=dict)  # "previous", "first", "best"; and those that are handed in
     is_late: bool = False
     own: Kept | None = None
+    no_anchor: str = ""
 
     def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
         """What stays when one more window has closed.
@@ -41,11 +50,11 @@ class Earlier:
         Args:
             neighbors: in it, if they were searched.
             kept: its rows, if any signal reads them.
-            names: "previous", "first" and "layer", as far as they are read.
+            names: "previous", "first", "best" and "layer", as far as they are read.
         """
-        rows = {name: one for name, one in self.rows.items() if name != "layer"}
+        rows = {name: one for name, one in self.rows.items() if name not in HANDED_IN}
         if kept is not None:
-            rows.update({"previous": kept} if "previous" in names else {})
+            rows.update({"previous": kept} if names & {"previous", "best"} else {})
             rows.setdefault("first", kept) if "first" in names and not self.is_late else None
         return Earlier(neighbors or self.neighbors, rows, self.is_late, kept if "layer" in names else None)
 
@@ -56,6 +65,15 @@ class Earlier:
         rows = {name: one for name, one in self.rows.items() if name != "layer"}
         return replace(self, rows=rows if kept is None else {**rows, "layer": kept}, own=None)
 
+    def last_was_best(self) -> Earlier:
+        """The last window was the best of all so far, and is kept as that."""
+        return replace(self, rows={**self.rows, "best": self.rows["previous"]}) if "previous" in self.rows else self
+
+    def anchored(self, kept: Kept | None, why_not: str = "") -> Earlier:
+        """With rows from outside of the run; None: without, and why."""
+        rows = {name: one for name, one in self.rows.items() if name != "anchor"}
+        return replace(self, rows=rows if kept is None else {**rows, "anchor": kept}, no_anchor=why_not)
+
     def state(self) -> dict[str, Any]:
         """Tensors in dicts and lists, on the CPU: for a checkpoint."""
         return {
@@ -63,7 +81,7 @@ class Earlier:
             "rows": {
                 name: [t.cpu() for t in (one.rows, one.samples, one.labels)]
                 for name, one in self.rows.items()
-                if name != "layer"
+                if name not in HANDED_IN
             },
             "is_late": self.is_late,
         }

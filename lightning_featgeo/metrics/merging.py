@@ -149,12 +149,23 @@ class Mergeable(Metric):
     def kept_windows(self) -> frozenset[str]:
         """Of which windows rows are kept, as far as a signal reads them: "previous", "first"; "layer": this one."""
         read = frozenset[str]().union(*(CATALOG[name].requires for name in self.signals or ()))
-        return frozenset(need.removeprefix("earlier.") for need in read if need.startswith("earlier."))
+        found = frozenset(need.removeprefix("earlier.") for need in read if need.startswith("earlier."))
+        return found | {"previous"} if "best" in found else found  # which may turn out to be the best
 
     def beside(self, kept: Kept | None) -> None:
         """Take the rows of the layer before, in this window; those of this one are in ``earlier.own`` afterwards."""
         self._earlier = self._earlier.beside(kept)
         self._latest = None if self._latest is None else self._latest.beside(kept)
+
+    def anchored(self, kept: Kept | None, why_not: str = "") -> None:
+        """Take rows from outside of the run, which this window's are compared with; None: there are none, and why."""
+        self._earlier = self._earlier.anchored(kept, why_not)
+        self._latest = None if self._latest is None else self._latest.anchored(kept, why_not)
+
+    def last_was_best(self) -> None:
+        """The window that was computed last is the best so far: later ones are compared with it, too."""
+        self._earlier = self._earlier.last_was_best()
+        self._latest = None if self._latest is None else self._latest.last_was_best()
 
     @property
     def closing_bytes(self) -> int:

@@ -20,6 +20,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Groups": ("groups",),
     "Between layers": ("layers",),
     "Over time": ("over_time",),
+    "Against an anchor": ("anchor",),
 }
 OTHERS = "Others"
 
@@ -43,6 +44,10 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     "Has it stopped changing?": ("cka_drift", "procrustes_drift", "neighbor_churn", "class_drift", "unit_match"),
     "Can I keep my index?": (
         "compatibility_first", "compatible_pairs_first", "anchor_drift_first", "recall_at_1", "map_at_k",
+    ),
+    "Does it agree with another model?": (
+        "cka_drift_anchor", "neighbor_overlap_anchor", "procrustes_drift_anchor", "compatibility_anchor",
+        "compatible_pairs_anchor",
     ),
     "Is retrieval getting better?": ("recall_at_1", "map_at_k", "verification_auroc", "hubness", "uniformity"),
     "Is this set like the reference?": (

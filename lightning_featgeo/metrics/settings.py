@@ -78,6 +78,7 @@ class Policy:
         keeps_samples: a sample index means the same sample in every window; False: that is not known, so that
             signals which compare windows row by row are left out, and a gap if they are asked for by name.
         several_layers: other layers are watched beside this one, whose rows are handed to it (``beside``).
+        has_anchor: rows from outside of the run are handed to it (``anchored``).
         also: signals that are computed beside those of "auto".
         details: tables and rows to look at, besides numbers; None: none.
         head_root: the module that FSDP has wrapped, to read a sharded head; None: the head is whole.
@@ -89,6 +90,7 @@ class Policy:
     tolerated: frozenset[str] | None = None
     keeps_samples: bool = True
     several_layers: bool = False
+    has_anchor: bool = False
     also: tuple[str, ...] = ()
     details: Details | None = None
     head_root: torch.nn.Module | None = None

@@ -179,14 +179,27 @@ _SINCE_PREVIOUS: tuple[Signal, ...] = (  # each is there against the first windo
 # fmt: on
 
 
-def _since_first(row: Signal) -> Signal:
-    """The same measure against the run's first window."""
-    return replace(
-        row,
-        name=f"{row.name}_first",
-        needs=tuple(need.replace("with_previous", "with_first") for need in row.needs),
-        bias=f"as {row.name}",
-        parity=f"as {row.name}, against the run's first window",
+_AGAINST = {  # of the same measures, by the end of their names
+    "first": "the run's first window",
+    "best": "the best window before",
+    "anchor": "rows from outside of the run",
+}
+_UNLIKE = {"best": {"rsa_drift", "anchor_drift", "unit_match"}, "anchor": {"anchor_drift"}}  # which are not there
+
+
+def _against(which: str) -> tuple[Signal, ...]:
+    """The same measures against something else than the window before."""
+    return tuple(
+        replace(
+            row,
+            name=f"{row.name}_{which}",
+            needs=tuple(need.replace("with_previous", f"with_{which}") for need in row.needs),
+            groups=("anchor",) if which == "anchor" else row.groups,
+            bias=f"as {row.name}",
+            parity=f"as {row.name}, against {_AGAINST[which]}",
+        )
+        for row in _SINCE_PREVIOUS
+        if row.name not in _UNLIKE.get(which, ())
     )
 
 
@@ -519,7 +532,9 @@ SIGNALS: tuple[Signal, ...] = (
            bias="a little low: leave-one-out rows have one neighbour fewer",
            parity="scikit-learn's roc_auc_score"),
     *_SINCE_PREVIOUS,
-    *map(_since_first, _SINCE_PREVIOUS),
+    *_against("first"),
+    *_against("best"),
+    *_against("anchor"),
     Signal("recall_at_1", functools.partial(retrieval.recall_at, k=1),
            ("near_similarities", "near_labels", "row_labels", "own_voters"),
            "higher", "share", "[0, 1]", "Musgrave et al. 2020, arXiv 2003.08505", ("retrieval",),
@@ -717,6 +732,10 @@ SIGNALS: tuple[Signal, ...] = (
            parity="repsim's linear CKA of the bank's rows"),
     Signal("layer_overlap", between_layers.layer_overlap, ("with_layer_before",),
            "none", "share", "[0, 1]", "Goel et al. 2025, arXiv 2502.04313", ("layers",),
+           bias="10/n by chance",
+           parity="scikit-learn's neighbours, k = 10"),
+    Signal("neighbor_overlap_anchor", between_layers.layer_overlap, ("with_anchor",),
+           "none", "share", "[0, 1]", "Goel et al. 2025, arXiv 2502.04313", ("anchor",),
            bias="10/n by chance",
            parity="scikit-learn's neighbours, k = 10"),
     Signal(COUNT_SIGNAL, activity.n_samples, ("sample_count",),

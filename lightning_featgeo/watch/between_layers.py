@@ -1,4 +1,4 @@
-"""What the layers of a window know of each other: each is handed the rows of the one before it."""
+"""What the layers of a window are handed before they are evaluated: rows of the one before, and the anchor's."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ from dataclasses import replace
 
 import torch
 
+from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.earlier import Kept
 from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix
 from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import WindowResult
+from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
 LEAST_LAYERS = 3  # of which a matrix says more than the curves
 
 
 class RowsOfLayers:
-    """Rows of a window's layers, two or more, on rank 0, as they are evaluated one after the other."""
+    """Rows of a window's layers, on rank 0, as they are evaluated one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        anchor: that all of them are compared with; all ranks meet there.
+        ranks: of the run.
+    """
+
+    def __init__(self, anchor: Anchor | None, ranks: Ranks) -> None:
         self._before: Kept | None = None
         self._first_rows: list[Kept | None] = []
+        self._anchor = anchor
+        if anchor is not None:
+            anchor.meet(ranks)
 
     def give(self, part: WatchedLayer) -> None:
-        """Before a layer is evaluated: the rows of the one before."""
+        """Before a layer is evaluated: the rows of the one before, and the anchor's."""
         part.metric.beside(self._before)
+        if self._anchor is not None:
+            self._anchor.give(len(self._first_rows), part.metric)
 
     def take(self, part: WatchedLayer) -> None:
         """After it was: its own, if a signal reads them."""
+        if self._anchor is not None:
+            self._anchor.take(len(self._first_rows), part.metric)
         own = part.metric.earlier.own if part.failed is None else None
         part.metric.beside(None)  # no layer holds another one's rows until the next window
         self._before = own

@@ -51,7 +51,7 @@ class SampleIds:
         ids = given.tolist() if hasattr(given, "tolist") else given
         if not isinstance(ids, Sequence) or isinstance(ids, str):
             raise ConfigurationError(f"id_key={self.key!r} gives {summarize(given)}; each sample needs one id")
-        return _mixed(torch.tensor([_number(one) for one in ids], dtype=torch.int64))
+        return numbers_of(ids)
 
     def add(
         self, batch: Any, first: int, samples: int, ranks: Ranks, metrics: Sequence[GeometryMetric],
@@ -126,6 +126,11 @@ class SampleIds:
         for theirs in ranks.gather(mine):
             found |= theirs
         return found
+
+
+def numbers_of(ids: Sequence[Any]) -> Tensor:
+    """(n,) a number for each id, text or a whole number, from 0 on."""
+    return _mixed(torch.tensor([_number(one) for one in ids], dtype=torch.int64))
 
 
 def _mixed(numbers: Tensor) -> Tensor:

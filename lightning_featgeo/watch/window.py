@@ -20,6 +20,7 @@ from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.draw import hash_of
 from lightning_featgeo.types import Tensor
+from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
@@ -38,6 +39,7 @@ class Window:
     layers: list[WatchedLayer] = field(default_factory=list)
     ids: SampleIds | None = None
     shard: Shard | None = None
+    anchor: Anchor | None = None
     started: float = field(default_factory=time.perf_counter)
     start_step: int = 0
     moment: int = 0  # of the run, as it was opened
@@ -57,6 +59,8 @@ class Window:
             part.failed = None
         if self.ids is not None:
             self.ids.clear()
+        if self.anchor is not None:
+            self.anchor.open(self.plan)
         self.started, self.start_step = time.perf_counter(), step
         self.seconds, self.samples, self.batches, self.repeats, self.failed = 0.0, 0, 0, 0, None
 
@@ -77,6 +81,9 @@ class Window:
                 size = max(size, part.add(calls, batch, self.samples, ranks, self.shard, numbers))
         if self.ids is not None and size:
             self.ids.add(batch, self.samples, size, ranks, [part.metric for part in self.layers], numbers)
+        if self.anchor is not None and size:
+            fresh = None if self.shard is None else self.shard.fresh(size)
+            self.anchor.add(self.samples, size, ranks, fresh, numbers, [part.metric for part in self.layers])
         self.samples += size
         self.batches += 1
         if self.shard is not None:
@@ -145,7 +152,8 @@ class Window:
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
-        results, rows = [], RowsOfLayers() if len(self.layers) > 1 else None
+        hands_in = len(self.layers) > 1 or self.anchor is not None
+        results, rows = [], RowsOfLayers(self.anchor, ranks) if hands_in else None
         for part, other in zip(self.layers, others, strict=True):
             if rows is not None:
                 rows.give(part)

@@ -55,7 +55,7 @@ def _shapes_are_the_same_in_every_example() -> Iterator[None]:
 
 OVER_TIME = {name for name, row in CATALOG.items() if "earlier" in row.requires}
 WITH_THE_HEAD = {name for name, row in CATALOG.items() if "head" in row.requires}
-BETWEEN_LAYERS = {name for name, row in CATALOG.items() if "layers" in row.requires}  # of two metrics
+BETWEEN_LAYERS = {name for name, row in CATALOG.items() if row.requires & {"layers", "anchor"}}  # of two metrics
 EVERYTHING = ("all", "alignment", "lidar")
 
 

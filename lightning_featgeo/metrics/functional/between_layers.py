@@ -34,7 +34,8 @@ def layer_cka(pair: Pair) -> Float[Tensor, ""]:
 def layer_overlap(pair: Pair) -> Float[Tensor, ""]:
     """Mean share of a row's 10 nearest neighbours that are the same in the layer watched before it, in [0, 1].
 
-    About 10/n for layers that have nothing to do with each other. Of the bank's first 2,048 rows.
+    About 10/n for layers that have nothing to do with each other. Of the bank's first 2,048 rows. The same between
+    the layer and an anchor is ``neighbor_overlap_anchor``.
 
     Raises:
         Undefined: for the first layer, without the same samples in both, or with fewer than 12 of them.

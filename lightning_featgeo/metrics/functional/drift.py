@@ -73,6 +73,17 @@ class Pair:
         x, y = (rows.double() for rows in (self.now, self.then))
         return tuple(t / torch.linalg.vector_norm(t, dim=1, keepdim=True).clamp(min=1e-300) for t in (x, y))
 
+    def of_one_width(self) -> Pair:
+        """Itself, where both have the same dimensions.
+
+        Raises:
+            Undefined: else.
+        """
+        d, e = self.now.shape[1], self.then.shape[1]
+        if d != e:
+            raise Undefined(f"features have {d} dimensions here and {e} there, and are compared one by one")
+        return self
+
 
 def cka_drift(pair: Pair) -> Float[Tensor, ""]:
     """1 − ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) of centred rows X and, of the same samples, Y: 1 − linear CKA, in [0, 1].
@@ -192,6 +203,7 @@ def class_shifts(pair: Pair, labels: Int64[Tensor, " n"]) -> tuple[Float[Tensor,
     used = counts >= 2
     if not bool(used.any()):
         raise Undefined("no class has two rows")
+    pair.of_one_width()
     means = [
         torch.zeros(len(counts), t.shape[1], dtype=t.dtype, device=t.device).index_add_(0, y, t)
         / counts.clamp(min=1)[:, None]
@@ -258,6 +270,7 @@ def compatible_pairs(pair: Pair, labels: Int64[Tensor, " n"]) -> Float[Tensor, "
 
 
 def _labelled_directions(pair: Pair, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    pair.of_one_width()
     there = (labels >= 0) & (pair.now != 0).any(dim=1) & (pair.then != 0).any(dim=1)
     now, then = (t[there] for t in pair.directions)
     if len(now) < 2:

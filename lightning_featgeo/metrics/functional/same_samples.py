@@ -13,7 +13,7 @@ SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
 
 
 def paired(
-    samples: Int64[Tensor, " n"], earlier: Int64[Tensor, " m"]
+    samples: Int64[Tensor, " n"], earlier: Int64[Tensor, " m"], what: str = "earlier window"
 ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
     """Which rows of two windows are of the same samples, in the order of the first one.
 
@@ -32,5 +32,5 @@ def paired(
     both &= samples >= 0
     n = int(both.sum())
     if n < max(2, math.ceil(SAME_SAMPLES * max(len(samples), len(earlier)))):
-        raise Undefined(f"needs the same samples as the earlier window: {n} of {len(samples)} were in it")
+        raise Undefined(f"needs the same samples as the {what}: {n} of {len(samples)} were in it")
     return both.nonzero().squeeze(1), order[place[both]]

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.earlier import Earlier, Kept
+from lightning_featgeo.metrics.earlier import HANDED_IN, Earlier, Kept
 from lightning_featgeo.metrics.functional.drift import Pair
 from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.statistics.needs import statistic
@@ -39,6 +39,16 @@ class TimeStatistics(ReferenceStatistics):
         """Rows of the bank and those of the same samples in the first window: ``.now`` and ``.then``, (n, d)."""
         return self._pair("first")[0]
 
+    @statistic("bank", "earlier", "earlier.best")
+    def with_best(self) -> Pair:
+        """Rows of the bank and those of the same samples in the best window so far: ``.now`` and ``.then``, (n, d)."""
+        return self._pair("best")[0]
+
+    @statistic("bank", "anchor")
+    def with_anchor(self) -> Pair:
+        """Rows of the bank and the anchor's of the same samples: ``.now``, (n, d), and ``.then``, (n, e)."""
+        return self._pair("anchor")[0]
+
     @statistic("bank", "earlier", "earlier.previous", "labels")
     def labels_with_previous(self) -> Tensor:
         """(n,) classes of the rows of ``with_previous``; −1 where unknown."""
@@ -48,6 +58,16 @@ class TimeStatistics(ReferenceStatistics):
     def labels_with_first(self) -> Tensor:
         """(n,) classes of the rows of ``with_first``; −1 where unknown."""
         return self._pair("first")[1]
+
+    @statistic("bank", "earlier", "earlier.best", "labels")
+    def labels_with_best(self) -> Tensor:
+        """(n,) classes of the rows of ``with_best``; −1 where unknown."""
+        return self._pair("best")[1]
+
+    @statistic("bank", "anchor", "labels")
+    def labels_with_anchor(self) -> Tensor:
+        """(n,) classes of the rows of ``with_anchor``; −1 where unknown."""
+        return self._pair("anchor")[1]
 
     @statistic("bank", "layers", "earlier.layer")
     def with_layer_before(self) -> Pair:
@@ -63,37 +83,51 @@ class TimeStatistics(ReferenceStatistics):
         """What the next window is compared with.
 
         Args:
-            windows: of which rows are kept, "previous" and "first"; "layer": its own, for the next layer.
+            windows: of which rows are kept, "previous", "first" and "best"; "layer": its own, for the next layer.
         """
         searched = "neighbor_samples" in self.__dict__
-        if not searched and not windows:
+        if not searched and not windows and "anchor" not in self._earlier.rows:
             return self._earlier
         neighbors = (self.neighbor_samples, self.samples) if searched else None
         kept = Kept(self._bank.rows, self._bank.samples, self._bank.labels) if windows else None
-        return self._earlier.then(neighbors, kept, windows)
+        anchor = self._earlier.rows.get("anchor")
+        then = self._earlier.then(neighbors, kept, windows)
+        return then if anchor is None else then.anchored(anchor.of(self._bank.samples))
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[Pair, Tensor]]:
         return {}
 
+    def _without(self, which: str) -> tuple[str, GapKind]:
+        """Why there are no rows of this kind."""
+        if which == "first" and self._earlier.is_late:
+            return "the run was resumed, and its checkpoint has no rows of the first window", GapKind.LOST
+        if which == "anchor":
+            return self._earlier.no_anchor or "no anchor was given", GapKind.NO_REFERENCE
+        none = {
+            "layer": "no layer that is watched comes before this one",
+            "best": "no window before this one is known to be the best: its metric has no value yet",
+        }
+        return none.get(which, "there is no window before this one"), GapKind.NO_EARLIER
+
     def _pair(self, which: str) -> tuple[Pair, Tensor]:
         if which not in self._pairs:
             kept = self._earlier.rows.get(which)
-            if kept is None and which == "first" and self._earlier.is_late:
-                raise Undefined("the run was resumed, and its checkpoint has no rows of the first window", GapKind.LOST)
-            if kept is None and which == "layer":
-                raise Undefined("no layer that is watched comes before this one", GapKind.NO_EARLIER)
             if kept is None:
-                raise Undefined("there is no window before this one", GapKind.NO_EARLIER)
-            if kept.rows.shape[1] != self.dim and which != "layer":
+                raise Undefined(*self._without(which))
+            if kept.rows.shape[1] != self.dim and which not in HANDED_IN:
                 raise Undefined(f"features had {kept.rows.shape[1]} dimensions then, and have {self.dim} now")
-            now, then = paired(self._bank.samples, kept.samples.to(self._bank.samples.device))
+            if which == "anchor":
+                kept = kept.of(self._bank.samples)
+            what = "anchor" if which == "anchor" else "earlier window"
+            now, then = paired(self._bank.samples, kept.samples.to(self._bank.samples.device), what)
             rows = kept.rows.to(self._bank.rows.device)
             labels = self._bank.labels[now], kept.labels.to(rows.device)[then]
             both = (labels[0] >= 0) & (labels[1] >= 0)
             if bool(both.any()) and float((labels[0] == labels[1])[both].double().mean()) < SAME_LABELS:
                 raise Undefined(
-                    "by their labels, other samples have the places of the earlier window's: the loader draws new ones"
+                    f"by their labels, other samples have the places of the {what}'s: "
+                    + ("it is of another data set or order" if which == "anchor" else "the loader draws new ones")
                 )
             self._pairs[which] = Pair(self._bank.rows[now], rows[then]), self._bank.labels[now]
         return self._pairs[which]

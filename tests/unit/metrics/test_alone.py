@@ -14,7 +14,7 @@ HEAD = torch.nn.Linear(96, 10)
 COMPARED = [
     name
     for name, row in CATALOG.items()
-    if "reference" in row.requires and not row.requires & {"views", "targets", "groups", "earlier", "layers"}
+    if "reference" in row.requires and not row.requires & {"views", "targets", "groups", "earlier", "layers", "anchor"}
 ]
 
 

@@ -27,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.catalog import resolve
+from lightning_featgeo.metrics.earlier import Kept
 from lightning_featgeo.metrics.functional import dimension
+from lightning_featgeo.metrics.settings import Policy
 from tests._helpers import data, oracles
 
 with contextlib.suppress(ImportError):
@@ -130,12 +132,21 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
         drifting.reset()
         fill(drifting, rows, y)
         window_now = drifting.window()
+        if rows is x:
+            drifting.last_was_best()
     found |= {name: value for name, value in window_now.values.items() if name in resolve("over_time")}
     kept_rows = [rows[order].double().numpy() for rows in (x, other, later)]
     voters = max(1, min(200, len(order) // len(np.unique(y[order])), len(order) - 1))
-    for suffix, earlier in (("", kept_rows[1]), ("_first", kept_rows[0])):
+    for suffix, earlier in (("", kept_rows[1]), ("_first", kept_rows[0]), ("_best", kept_rows[0])):
         drifted = oracles.over_time(kept_rows[2], earlier, y[order].numpy(), voters)
         truth |= {name + suffix: v for name, v in drifted.items()}
+    anchored = GeometryMetric("anchor", num_classes=classes, policy=Policy(has_anchor=True))
+    fill(anchored, later, y)
+    anchored.anchored(Kept(other, torch.arange(len(other)), y))
+    found |= anchored.window().values
+    drifted = oracles.over_time(kept_rows[2], kept_rows[1], y[order].numpy(), voters)
+    truth |= {name + "_anchor": v for name, v in drifted.items()}
+    truth["neighbor_overlap_anchor"] = oracles.overlap(kept_rows[2][:2048], kept_rows[1][:2048], 10)
     # a linear read-out of one half, on the other
     probed = [fill(GeometryMetric(["linear_probe_accuracy"], num_classes=classes), x[i::2], y[i::2]) for i in (0, 1)]
     found["linear_probe_accuracy"] = probed[1].window(reference=probed[0]).values["linear_probe_accuracy"]

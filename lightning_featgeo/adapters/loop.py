@@ -70,7 +70,9 @@ class FeatureWatch:
         stated = s.num_classes or known_class_count(model, *model.children())
         with spelled(self.CALL):
             sources = Sources(model, s.layer, s.head, None, stated, [])
-        policy = Policy(strict=s.on_error == "raise", tolerated=frozenset({"reference", "earlier"}), head_root=model)
+        policy = Policy(
+            s.on_error == "raise", tolerated=frozenset({"reference", "earlier"}), knows_best=False, head_root=model
+        )
         self.layouts: Layouts | None = None
         if embedding_rows and ranks.rank == 0:
             policy = replace(policy, details=Details(rows=embedding_rows))

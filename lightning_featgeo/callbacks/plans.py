@@ -72,9 +72,10 @@ def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
     policy = Policy(
         strict=settings.on_error == "raise",
         lenient=run.phase.trained or plan.stage == STAGE,
-        tolerated=frozenset({"reference", "earlier", "anchor"}),
+        tolerated=frozenset({"reference", "earlier", "anchor", "best"}),
         details=run.display.details,
         also=run.also,
+        knows_best=settings.windows.best is not None,
         has_anchor=run.anchors is not None and run.anchors.of(plan) is not None,
         head_root=_compat.wrapped_module(run.trainer.strategy),
     )

@@ -209,7 +209,7 @@ class MonitorSettings(WatchSettings):
     def _check_compared_over_time(self) -> None:
         named = named_signals(self.signals)
         for need, given, line in (
-            ("earlier.best", self.windows.best, 'best="val_loss"'),
+            ("best", self.windows.best, 'best="val_loss"'),
             ("anchor", self.windows.anchors, 'anchor="features.npz"'),
         ):
             needy = sorted(name for name in named if need in CATALOG[name].requires)

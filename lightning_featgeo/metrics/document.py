@@ -39,6 +39,8 @@ _INPUTS = {
     "head": "the head's weight",
     "targets": "floating-point labels (regression targets)",
     "groups": "the group of each row (`groups=`)",
+    "best": "a metric that tells which window was best",
+    "anchor": "rows from outside of the run",
     "earlier": "the same samples in the window before",
     "reference": "a reference (`reference=`)",
 }

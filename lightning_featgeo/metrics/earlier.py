@@ -10,7 +10,6 @@ import torch
 
 from lightning_featgeo.types import Tensor
 
-
 HANDED_IN = ("layer", "anchor")  # rows that are no earlier window's: they come anew with each window
 
 

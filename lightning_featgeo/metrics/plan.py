@@ -32,6 +32,7 @@ _REMEDIES = {
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
     "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
+    "best": 'to know which window was best: FeatureGeometryMonitor(windows=Windows(best="val_loss"))',
     "anchor": 'what to compare with: FeatureGeometryMonitor(windows=Windows(anchor="features.npz"))',
     "layers": 'several watched layers: layer=["encoder", "projector"]',
     "earlier": "the same samples in the same order in every window: not training windows, and not a loader that "
@@ -75,8 +76,8 @@ def choose_signals(
     Args:
         asked: resolved names; for "auto", those of the preset.
         named: those of them that were asked for by their own name.
-        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "anchor",
-            "layers", "earlier".
+        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "best",
+            "anchor", "layers", "earlier".
         tolerated: of these, what is no error even for a signal asked for by name.
 
     Raises:

@@ -78,6 +78,7 @@ class Policy:
         keeps_samples: a sample index means the same sample in every window; False: that is not known, so that
             signals which compare windows row by row are left out, and a gap if they are asked for by name.
         several_layers: other layers are watched beside this one, whose rows are handed to it (``beside``).
+        knows_best: it is told when its last window was the best so far (``last_was_best``).
         has_anchor: rows from outside of the run are handed to it (``anchored``).
         also: signals that are computed beside those of "auto".
         details: tables and rows to look at, besides numbers; None: none.
@@ -90,6 +91,7 @@ class Policy:
     tolerated: frozenset[str] | None = None
     keeps_samples: bool = True
     several_layers: bool = False
+    knows_best: bool = True
     has_anchor: bool = False
     also: tuple[str, ...] = ()
     details: Details | None = None

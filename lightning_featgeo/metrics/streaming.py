@@ -229,6 +229,7 @@ class Streaming(Mergeable):
         here |= {"reference"} if self.has_reference else set()
         here |= {"earlier"} if self.policy.keeps_samples else set()
         here |= {"layers"} if self.policy.several_layers else set()
+        here |= {"best"} if self.policy.knows_best else set()
         here |= {"anchor"} if self.policy.has_anchor else set()
         missing = INPUTS - here
         asked = self.signals

@@ -26,16 +26,16 @@ from lightning_featgeo.watch.plan import WindowPlan
 class Anchor:
     """Rows from outside of the run, for the windows of one loader."""
 
-    def open(self, plan: WindowPlan) -> None:  # noqa: B027 - nothing to do for rows that are there already
+    def open(self, plan: WindowPlan) -> None:
         """A window begins."""
 
-    def look(self, batch: Any) -> None:  # noqa: B027
+    def look(self, batch: Any) -> None:
         """At a batch, before the step changes it."""
 
     def add(
         self, first: int, samples: int, ranks: Ranks, fresh: int | None, numbers: Tensor | None,
         metrics: list[GeometryMetric],
-    ) -> None:  # noqa: B027  # fmt: skip
+    ) -> None:  # fmt: skip
         """The batch was streamed into the metrics: its samples are numbered like this (see ``Window.add``)."""
 
     @abstractmethod

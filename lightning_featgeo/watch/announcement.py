@@ -136,6 +136,9 @@ class Announcement:
         metrics = [part.metric for part in self.seen]
         many = f" (up to {self.windows} windows)" if self.windows > 1 else ""
         parts = [f"{mebibytes(sum(m.memory_bytes for m in metrics))} a window{many} on {metrics[0].state_device}"]
+        anchor = self.window.anchor
+        if anchor is not None and anchor.memory_bytes:
+            parts.append(f"{mebibytes(anchor.memory_bytes)} for the anchor")
         if self.held:
             parts.append(f"{mebibytes(self.held)} for the reference")
         parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")

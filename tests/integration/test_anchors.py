@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import Display, FeatureGeometryMonitor, ProbeSet, Windows
 from lightning_featgeo.errors import FeatureGeometryWarning
+from tests._helpers import oracles
 from tests._helpers.anchors import ANCHORED, teacher
 from tests._helpers.data import digits
 from tests._helpers.models import Classifier, Frozen, loaders, strict, trainer
@@ -28,19 +29,6 @@ def made(model: nn.Module, x: Tensor) -> np.ndarray:
     model = copy.deepcopy(model).eval()
     with torch.no_grad():
         return model(x).double().numpy()
-
-
-def cka(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(0), b - b.mean(0)
-    return float(np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b))
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    near = []
-    for x in (a, b):
-        squares = ((x[:, None] - x[None]) ** 2).sum(2) + np.diag([np.inf] * len(x))
-        near.append(np.argsort(squares, axis=1)[:, :10])
-    return float(np.mean([len(set(one) & set(other)) / 10 for one, other in zip(*near, strict=True)]))
 
 
 class Each(pl.Callback):
@@ -65,8 +53,8 @@ def test_a_model_is_asked_in_the_same_windows_and_left_as_it_is() -> None:
     trainer(monitor, each, max_epochs=2).fit(Classifier(), *loaders())
     theirs = made(model, each.x)
     for record, ours in zip(monitor.history, each.features, strict=True):
-        assert record.values["cka_drift_anchor"] == pytest.approx(1 - cka(ours, theirs), rel=1e-5)
-        assert record.values["neighbor_overlap_anchor"] == pytest.approx(overlap(ours, theirs), abs=2e-3)
+        assert record.values["cka_drift_anchor"] == pytest.approx(1 - oracles.cka(ours, theirs), rel=1e-5)
+        assert record.values["neighbor_overlap_anchor"] == pytest.approx(oracles.overlap(ours, theirs), abs=2e-3)
     assert model.training
     assert model.net[1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -100,7 +88,7 @@ def test_shuffled_training_windows_have_a_model_too() -> None:
     trainer(monitor, max_epochs=1, limit_val_batches=0).fit(model, loaders()[0])
     x = torch.cat(rows)
     assert len(x) == 256
-    right = 1 - cka(made(model.net[:-1], x), x.double().numpy())
+    right = 1 - oracles.cka(made(model.net[:-1], x), x.double().numpy())
     assert monitor.history.records[0].values["cka_drift_anchor"] == pytest.approx(right, rel=1e-5)
 
 
@@ -122,7 +110,7 @@ def test_rows_of_a_file(kind: str, tmp_path: Path) -> None:
     monitor = strict(signals=ANCHORED, windows=Windows(anchor=path))
     trainer(monitor, each, max_epochs=2).fit(Classifier(), *loaders())
     for record, ours in zip(monitor.history, each.features, strict=True):
-        assert record.values["cka_drift_anchor"] == pytest.approx(1 - cka(ours, theirs), rel=1e-5)
+        assert record.values["cka_drift_anchor"] == pytest.approx(1 - oracles.cka(ours, theirs), rel=1e-5)
 
 
 def test_the_windows_of_another_run(tmp_path: Path) -> None:
@@ -134,7 +122,7 @@ def test_the_windows_of_another_run(tmp_path: Path) -> None:
     monitor = strict(signals=signals, windows=Windows(anchor=tmp_path / "one.ckpt"))
     trainer(monitor, each, max_epochs=1).fit(Classifier(), *loaders())
     theirs, found = made(first.net[:-1], each.x), monitor.history.records[0].values
-    assert found["cka_drift_anchor"] == pytest.approx(1 - cka(each.features[0], theirs), rel=1e-5)
+    assert found["cka_drift_anchor"] == pytest.approx(1 - oracles.cka(each.features[0], theirs), rel=1e-5)
     assert found["compatibility_anchor"] < -0.5  # two runs agree on no axis
     assert found["class_drift_anchor"] > 1
     itself = strict(signals=signals, windows=Windows(anchor=tmp_path / "one.ckpt"))
@@ -170,7 +158,7 @@ def test_a_shuffled_loader_finds_rows_by_id(ids: bool, tmp_path: Path) -> None:
     if ids:
         run.fit(OfNamed(), loaders()[0], shuffled)
         found = monitor.history.records[0].values["cka_drift_anchor"]
-        assert found == pytest.approx(1 - cka(each.features[0], theirs), rel=1e-5)
+        assert found == pytest.approx(1 - oracles.cka(each.features[0], theirs), rel=1e-5)
         return
     with pytest.warns(FeatureGeometryWarning, match="store them in it as 'ids'"):
         run.fit(OfNamed(), loaders()[0], shuffled)
@@ -214,7 +202,7 @@ def test_the_best_window_before(mode: Any, best: tuple[int, ...], resumed: bool,
         trainer(found, each, max_epochs=5).fit(model, *loaders())
     ours = [record.values.get("cka_drift_best") for record in found.history]
     assert ours[0] is None
-    right = [1 - cka(each.features[i], each.features[b]) for i, b in enumerate(best, 1)]
+    right = [1 - oracles.cka(each.features[i], each.features[b]) for i, b in enumerate(best, 1)]
     assert ours[1:] == pytest.approx(right, rel=1e-4)
 
 

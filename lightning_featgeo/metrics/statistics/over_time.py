@@ -39,7 +39,7 @@ class TimeStatistics(ReferenceStatistics):
         """Rows of the bank and those of the same samples in the first window: ``.now`` and ``.then``, (n, d)."""
         return self._pair("first")[0]
 
-    @statistic("bank", "earlier", "earlier.best")
+    @statistic("bank", "earlier", "best", "earlier.best")
     def with_best(self) -> Pair:
         """Rows of the bank and those of the same samples in the best window so far: ``.now`` and ``.then``, (n, d)."""
         return self._pair("best")[0]
@@ -59,7 +59,7 @@ class TimeStatistics(ReferenceStatistics):
         """(n,) classes of the rows of ``with_first``; −1 where unknown."""
         return self._pair("first")[1]
 
-    @statistic("bank", "earlier", "earlier.best", "labels")
+    @statistic("bank", "earlier", "best", "earlier.best", "labels")
     def labels_with_best(self) -> Tensor:
         """(n,) classes of the rows of ``with_best``; −1 where unknown."""
         return self._pair("best")[1]

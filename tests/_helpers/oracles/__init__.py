@@ -12,7 +12,7 @@ from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import among_known_copies, dimensions, distances, neighbours, two_nn
 from tests._helpers.oracles.others import against, distance_correlation, eta_squared, macro_std, rows_of
-from tests._helpers.oracles.over_time import cka, over_time
+from tests._helpers.oracles.over_time import cka, over_time, overlap
 from tests._helpers.oracles.retrieval import pairs, probe_accuracy, probe_r2, retrieval
 from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
@@ -29,6 +29,7 @@ __all__ = [
     "log_vmf_normaliser",
     "macro_std",
     "over_time",
+    "overlap",
     "pairs",
     "probe_accuracy",
     "probe_r2",

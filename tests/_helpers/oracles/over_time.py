@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from tests._helpers.oracles.spectra import Array, centred
 
@@ -62,3 +63,9 @@ def over_time(x: Array, z: Array, y: NDArray[np.int64], voters: int) -> dict[str
         "compatibility": float(right[0] - right[1]),
         "compatible_pairs": float((nearer[same].mean() + further[others].mean()) / 2),
     }
+
+
+def overlap(x: Array, y: Array, k: int = 10) -> float:
+    """Mean share of k nearest neighbours that are the same in both."""
+    near = [NearestNeighbors(n_neighbors=k).fit(rows).kneighbors(return_distance=False) for rows in (x, y)]
+    return float(np.mean([len(set(one) & set(other)) / k for one, other in zip(*near, strict=True)]))

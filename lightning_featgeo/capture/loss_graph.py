@@ -85,7 +85,7 @@ class LossGraph:
         if self.loss is None or not self.reads_weight(head):
             return None
         weights = _weights(head)
-        for node in _walk(self.loss.grad_fn, lambda n: _applies(n, weights)):
+        for node in _walk(self.loss.grad_fn, lambda n: applies(n, weights)):
             variable = getattr(node, "variable", None)
             if isinstance(variable, torch.Tensor) and variable.ndim >= 2 and id(variable) not in weights:
                 return variable
@@ -96,8 +96,8 @@ class LossGraph:
         if self.loss is None or not self.reads_weight(head):
             return []
         weights = _weights(head)
-        nodes = _walk(self.loss.grad_fn, lambda n: is_readout(n) or _applies(n, weights))
-        if any(_applies(node, weights) for node in nodes):
+        nodes = _walk(self.loss.grad_fn, lambda n: is_readout(n) or applies(n, weights))
+        if any(applies(node, weights) for node in nodes):
             return []
         return [node for node in nodes if is_readout(node)]
 
@@ -236,7 +236,7 @@ def _leads_to_output(node: Any, weights: set[int]) -> bool:
         for _ in range(64):
             if at is None or at.name().startswith("CompiledFunction"):  # which reads all weights of a graph at once
                 break
-            if _applies(at, weights):
+            if applies(at, weights):
                 return True
             inputs = [c for c, _ in at.next_functions if c is not None]
             if len(inputs) != 1 or is_readout(at):
@@ -285,7 +285,7 @@ def _leads_to(node: Any, weights: set[int]) -> bool:
     return False
 
 
-def _applies(node: Any, weights: set[int]) -> bool:
+def applies(node: Any, weights: set[int]) -> bool:
     """Whether a node multiplies by a head's weight: one of its inputs leads to it, and there is another input."""
     children: Sequence[Any] = [child for child, _ in node.next_functions if child is not None]
     return any(_leads_to(child, weights) for child in children) and not _leads_to(node, weights)

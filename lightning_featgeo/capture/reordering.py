@@ -13,6 +13,7 @@ from lightning_featgeo.types import Tensor
 
 _TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")
 _STEPS = 12  # nodes with one input, such as activations and normalisation, that are looked through
+_NODES = 300  # that are looked through behind rows that were taken
 FIRST, EVERY = 3, 64  # batches in which indices are read: the first ones, then one in so many
 
 
@@ -65,8 +66,9 @@ class Order:
 def taken_rows(node: Any) -> Taken | None:
     """Whether rows were taken just before a module, as its input's node of the autograd graph tells; None: no.
 
-    Looked for through nodes with one input only: what lies behind another layer's weight is not seen. Only shapes are
-    read, and indices are referred to: nothing waits for a device.
+    Looked for through nodes with one input only: what lies behind another layer's weight is not seen, unless rows were
+    taken here, too: sorted for a layer and sorted back, they are in an order that can't be told. Only shapes are read,
+    and indices are referred to: nothing waits for a device.
     """
     for _ in range(_STEPS):
         if node is None:
@@ -74,12 +76,28 @@ def taken_rows(node: Any) -> Taken | None:
         if _TAKES.match(node.name()):
             found = _read(node, node.name())
             if found is not None:
-                return found
+                return Taken(None) if _is_taken_of_taken(node) else found
         inputs = [child for child, _ in node.next_functions if child is not None]
         if len(inputs) != 1:
             return None
         node = inputs[0]
     return None
+
+
+def _is_taken_of_taken(node: Any) -> bool:
+    """Whether rows had been taken before, behind whatever layers lie between."""
+    waiting = [child for child, _ in node.next_functions if child is not None]
+    seen = set(waiting)
+    while waiting and len(seen) < _NODES:
+        at = waiting.pop()
+        inputs = [child for child, _ in at.next_functions if child is not None]
+        of_a_table = bool(inputs) and all(hasattr(child, "variable") for child in inputs)
+        if is_a_take(at) and not of_a_table:
+            return True
+        fresh = [child for child in inputs if child not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return False
 
 
 def is_a_take(node: Any) -> bool:

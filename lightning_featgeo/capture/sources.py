@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lightning_featgeo import _autograd, _compat
-from lightning_featgeo.capture import facts
+from lightning_featgeo.capture import facts, scored
 from lightning_featgeo.capture.embedding import COMPARED, Embedding
 from lightning_featgeo.capture.entrance import Entrance
 from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
@@ -25,6 +25,7 @@ from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, find_head
 from lightning_featgeo.capture.watched import Watched
 from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.types import Tensor
 
 PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
@@ -72,7 +73,7 @@ class Sources:
         self._doubt: Exception | None = None  # why a training step did not tell the head
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
-        self.entrance = Entrance(root, self._counts)
+        self.entrance, self.scoring = Entrance(root, self._counts), Scoring()
         self.reading: Reading | None = None
         self.needed: int | None = None  # directions, as the loss tells where no head is known
         if head is not None:
@@ -170,8 +171,10 @@ class Sources:
         return self._features is None and (self._scout is not None or unread)
 
     def note_loss(self, loss: Tensor) -> None:
-        """Of several calls in a batch, which ones the loss is trained through."""
+        """Of several calls, which ones the loss is trained through; and what it scores the head's rows against."""
         self._reached.note([tap.calls for tap in self.taps], loss)
+        for tap in self.watched.of_head():
+            scored.look(self.scoring, loss, tap)
 
     def _end_of_search(self, keep: FeatureTap | None) -> None:
         if self._scout is not None:
@@ -287,7 +290,7 @@ class Sources:
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
             given, one.reached, rows, length, unknown or unseen, one.is_mixed,
-            one.order not in self.entrance.unlinked,
+            one.order not in self.entrance.unlinked, one.scored,
         )  # fmt: skip
 
     def remove(self) -> None:

@@ -39,6 +39,7 @@ class Caught:
         reached: whether the loss is trained through it; None: unknown.
         taken: how rows were taken on the way, as the graph tells.
         is_mixed: whether rows are sums of several samples' rows, as the graph tells.
+        scored: the classes that losses score its rows against, a tensor each.
     """
 
     order: int
@@ -52,6 +53,7 @@ class Caught:
     reached: bool | None = None
     taken: Taken | None = None
     is_mixed: bool = False
+    scored: tuple[Tensor, ...] = ()
 
 
 @dataclass

@@ -39,6 +39,10 @@ class Watched:
         self.by_loss = False  # whether a loss has chosen these outputs
         self._why = ""
 
+    def of_head(self) -> list[FeatureTap]:
+        """The tap of what the head is given; none where something else is watched."""
+        return [tap for tap in self.taps[:1] if tap.side == "input" and tap.module is self.head]
+
     def use_layers(self, patterns: Sequence[str], why: str = "") -> None:
         """Watch the outputs of modules, by paths, globs or "path:key"; ``why`` is said of the first."""
         found = find_layers(self.root, patterns)

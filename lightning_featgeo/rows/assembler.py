@@ -23,9 +23,10 @@ from lightning_featgeo.rows.grouped import NOTE, ungrouped
 from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
-from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, infer, pool_rows, refuse_time_first
+from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, pool_rows, usual_pool
 from lightning_featgeo.rows.role import ATTRIBUTE, USUAL_ROLE, Role, is_attribute
 from lightning_featgeo.rows.rows import UNLABELLED, build_rows
+from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.rows.splits import of_stage
 from lightning_featgeo.rows.usual import Usual, learned
 from lightning_featgeo.rows.view_grammar import Views
@@ -51,6 +52,7 @@ class RowAssembler:
         tokens: with ``pool="tokens"``, which of them count.
         seed: of the draw of tokens.
         role: what the watched layer is in its model.
+        scoring: what losses tell of its rows' labels; None: it is not what the head reads.
     """
 
     pool: str | None = None
@@ -62,6 +64,7 @@ class RowAssembler:
     tokens: Tokens = ALL_TOKENS
     seed: int = 0
     role: Role = USUAL_ROLE
+    scoring: Scoring | None = None
     chosen_pool: str | None = None
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ class RowAssembler:
         self.layouts = Layouts(self.views, self.notes, self.role.is_classifier)
         self.evidence = Evidence(self.notes, self.role)
         self._usual: Usual | None = None
+        self._version = 0  # of what losses tell, as it was last read in full
         self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
     def assemble(
@@ -93,7 +97,8 @@ class RowAssembler:
         Raises:
             ConfigurationError: if a selector, a pattern or the mask doesn't fit, or nobody knows what the rows are.
         """
-        usual, ranks = self._usual if ids is None else None, ranks or Ranks.alone()
+        stale = self.scoring is not None and self._version != self.scoring.version
+        usual, ranks = None if ids is not None or stale else self._usual, ranks or Ranks.alone()
         rows = None if usual is None else usual.again(calls, batch, first_sample, ranks, count_fresh)
         if usual is None or rows is None:
             return self._in_full(calls, batch, first_sample, ranks, count_fresh, ids)
@@ -104,10 +109,14 @@ class RowAssembler:
         self, calls: Sequence[Call | Tensor], batch: Any, first_sample: int, ranks: Ranks,
         count_fresh: Callable[[int], int | None] | None, ids: Tensor | None,
     ) -> Assembled:  # fmt: skip
+        if self.scoring is not None:
+            self.scoring.begin(self.labels)
         labels, targets = self.labels.read(batch)
-        self.notes.update(self.labels.notes)
         groups = find_groups(batch, self.groups)
         chosen = [self._batch_first(one if isinstance(one, Call) else Call(one)) for one in calls]
+        if self.scoring is not None:
+            chosen, labels = self.scoring.see(chosen, labels, batch, self.labels)
+        self.notes.update(self.labels.notes)
         if self.layouts.said.is_auto and grows(chosen):
             self.notes[f"{len(chosen)} calls, each one place longer (a decoder generates?): the last one counts"] = None
             chosen = chosen[-1:]
@@ -158,6 +167,8 @@ class RowAssembler:
                 of_inputs, bounded = layout.origin, self.views is None
                 label = labels_of(part, labels.to(device), origin, of_inputs, self.chosen_pool, self.notes, bounded)
             label = None if label is None else one.labels(label, part.sample)
+            if label is not None and self.scoring is not None:
+                label = self.scoring.labels(one, part, label, self.labels, self.role.trains)
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
             known = (origin >= 0) & (not (one.call.is_reordered or one.call.is_mixed))
@@ -188,7 +199,10 @@ class RowAssembler:
                 groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )
             parts.append(Part(rows, layout.may_hold_first_view))
-        all_count = apart is None and others is None and own is None and (fresh is None or fresh >= size)
+        self.notes.update(self.labels.notes)
+        self._version = 0 if self.scoring is None else self.scoring.version
+        plain = self.scoring is None or self.scoring.is_plain
+        all_count = plain and apart is None and others is None and own is None and (fresh is None or fresh >= size)
         if all_count and self.layouts.said.is_auto and self.groups is None and not self.role.time_first:
             self._usual = learned(
                 batch, found, pooled, frozenset(present), self.labels, self.evidence.usual, self.chosen_pool or ""
@@ -269,11 +283,8 @@ class RowAssembler:
         if call.ndim == 1 and self.width is not None and self.width > 1 and call.shape[0] == self.width:
             call = call[None]  # an axis of one sample that was squeezed away
         if self.chosen_pool is None:
-            of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
-            if self.pool is None:
-                refuse_time_first(call, batch_size(batch) if labels is None else len(labels), self.role)
-            self.chosen_pool = self.pool or infer(tuple(call.shape), self.width, of_tokens)
-            self._tell_of_pooling(call, labels)
+            size = batch_size(batch) if labels is None else len(labels)
+            self.chosen_pool = self.pool or usual_pool(call, labels, size, self.width, self.role, self.notes)
         if self.tokens.skip and (call.ndim != 3 or "->" in self.chosen_pool):
             self.notes[
                 f"Tokens(skip={self.tokens.skip}): features of shape {tuple(call.shape)} are not taken as tokens, so "
@@ -286,14 +297,3 @@ class RowAssembler:
             fits = samples is not None and one.origin is not None and one.origin.rows == call.shape[0]
             mask = self.masks.read(batch, tuple(call.shape[:2]), samples if fits else None, one.call.entered)
         return pool_rows(call, self.chosen_pool, mask, self.tokens.skip)
-
-    def _tell_of_pooling(self, call: Tensor, labels: Tensor | None) -> None:
-        one_a_sequence = call.ndim == 3 and labels is not None and labels.ndim == 1 and self.pool is None
-        if one_a_sequence and self.chosen_pool == "mean" and self.width is not None:
-            if self.role.reads_last:
-                self.chosen_pool = "last"
-                return
-            self.notes[
-                "the head reads every token and a sequence has one label: its tokens are averaged. If the class is "
-                "read from one of them, say pool='last' or pool='cls'"
-            ] = None

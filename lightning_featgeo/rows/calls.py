@@ -30,6 +30,8 @@ class Call:
         is_reordered: rows were taken in an order that can't be told.
         is_linked: whether memory, the autograd graph or the place of the call shows that ``entered`` became these rows.
         is_mixed: rows are sums of several samples' rows (manifold mixup): they have no class.
+        in_place: whatever happened on the way, rows are in the batch's order again.
+        scored: the classes that losses score the rows against, a tensor each, if that was looked at.
     """
 
     features: Tensor
@@ -43,6 +45,8 @@ class Call:
     is_reordered: bool = False
     is_mixed: bool = False
     is_linked: bool = True
+    scored: tuple[Tensor, ...] = ()
+    in_place: bool = False
 
 
 def joined(calls: Sequence[Call]) -> Call | None:

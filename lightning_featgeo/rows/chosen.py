@@ -48,6 +48,9 @@ def on_the_way(call: Call, origin: Origin | None) -> Origin | None:
     """The origin of a call's features, where rows were taken between the network's modules; None if they don't fit."""
     if origin is not None and call.rows is not None:
         origin = origin.taken(call.rows % origin.rows) if call.rows_of in (None, origin.rows) else None
+    if origin is not None and call.in_place:
+        one = isinstance(origin.part, int) and isinstance(origin.piece, int)
+        origin = replace(origin, samples=None, span=(0, 1)) if one else None
     same = origin is not None and call.features.ndim and origin.rows == call.features.shape[0]
     return origin if same else None
 

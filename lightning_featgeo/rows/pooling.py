@@ -92,6 +92,35 @@ def check_pool(pool: str | None) -> None:
         )
 
 
+def usual_pool(
+    call: Tensor, labels: Tensor | None, size: int | None, width: int | None, role: Role, notes: dict[str, None]
+) -> str:
+    """How a call's features become rows where nobody has said it; ``notes`` take what was assumed.
+
+    Args:
+        call: the features.
+        labels: of the batch.
+        size: samples in the batch, if that is known.
+        width: what the head takes in, if it is known.
+        role: what the layer is in its model.
+        notes: of the assembler.
+
+    Raises:
+        ConfigurationError: if the shape can't be told from another one.
+    """
+    refuse_time_first(call, size, role)
+    of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
+    found = infer(tuple(call.shape), width, of_tokens)
+    if call.ndim == 3 and labels is not None and labels.ndim == 1 and found == "mean" and width is not None:
+        if role.reads_last:
+            return "last"
+        notes[
+            "the head reads every token and a sequence has one label: its tokens are averaged. If the class is read "
+            "from one of them, say pool='last' or pool='cls'"
+        ] = None
+    return found
+
+
 def infer(shape: tuple[int, ...], width: int | None, per_token_labels: bool = False) -> str:
     """The pooling for features of this shape; ``width``: what the head takes in, if known.
 

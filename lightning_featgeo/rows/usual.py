@@ -70,7 +70,7 @@ class Usual:
             return False
         if call.is_linked != self.linked:  # what is known of it has changed, and is to be said
             return False
-        if call.rows is not None or call.is_reordered or call.is_mixed or call.real is not None:
+        if call.rows is not None or call.is_reordered or call.is_mixed or call.real is not None or call.scored:
             return False
         n = given.shape[0]
         return call.features.shape[0] == n and (self.labels is None or batch[self.labels].shape[0] == n)

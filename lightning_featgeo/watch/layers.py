@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,6 +51,7 @@ def watched_layers(
         policy, waiting_bytes=max(LEAST_WAITING, min(policy.waiting_bytes, MOST_WAITING // max(1, len(sources.layers))))
     )
     seed = seed_for(s.neighbors.seed, plan.stage, plan.number)
+    of_head = bool(sources.watched.of_head())
     for index, layer in enumerate(sources.layers):
         classes = class_count(s, stated, sources, layer.width)
         metric = GeometryMetric(
@@ -65,12 +67,35 @@ def watched_layers(
         )
         assembler = RowAssembler(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
-            role_of(s, sources, layer.path, plan),
+            role_of(s, sources, layer.path, plan), sources.scoring if index == 0 and of_head else None,
         )  # fmt: skip
         needed = sources.needed or facts.needed_directions(sources.head, sources.reading)
         first = check if index == 0 else None
         watched.append(WatchedLayer(layer.name, layer.path, assembler, metric, first, needed, plan.every_n_batches))
     return watched
+
+
+def learn_labels(watcher: Any, stage: str, outputs: Any, batch: Any) -> None:
+    """From a training step that no window takes: what its loss tells of the labels that other windows read.
+
+    Args:
+        watcher: the ``Watcher``; what was caught is let go of.
+        stage: whose step it was.
+        outputs, batch: of the step.
+
+    Raises:
+        ConfigurationError: if the head can't be told.
+    """
+    sources: Sources = watcher.sources
+    if stage != "train" or not any(call.scored for tap in sources.watched.of_head() for call in tap.calls):
+        sources.settle(None)
+        sources.forget()
+        return
+    calls = sources.take(outputs, batch)
+    with contextlib.suppress(Exception):  # rows of training that can't be read cost evaluation nothing
+        plan = WindowPlan("train", "train", logged=False)
+        (part, *_) = watched_layers(watcher.settings, sources, watcher.stated_classes, plan, Policy(lenient=True))
+        part.assembler.assemble(calls[0], batch, 0)
 
 
 def served_signals(settings: WatchSettings) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from lightning_featgeo.watch.agreement import Key, Make, agree
 from lightning_featgeo.watch.announcement import Announcement, fill, say
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.guard import Guard
-from lightning_featgeo.watch.layers import check_batch, watched_layers
+from lightning_featgeo.watch.layers import check_batch, learn_labels, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
 from lightning_featgeo.watch.price import WORTH_SAYING, Price
@@ -173,8 +173,7 @@ class Watcher:
         window = self.windows.get(key) if key[0] in self.phase.open else None
         if window is None:
             with self.guard.around("catching features", refuses=refuses):
-                self.sources.settle(None)
-                self.sources.forget()
+                learn_labels(self, key[0], outputs, batch)
             return False
         begin, batches = time.perf_counter(), window.batches
         try:

@@ -34,7 +34,7 @@ def labels_of(
         how = " With pool='b c h w -> (b h w) c' each pixel is a row, and has its label" if labels.ndim == 3 else ""
         notes[f"labels {summarize(labels)} are not one class a row: they are left out.{how}"] = None
         return None
-    if labels.numel() == 0:
+    if labels.numel() == 0 or (bounded and pooled.inputs != len(labels)):  # parts of samples that nobody places
         return torch.full_like(origin, UNLABELLED)
     known = (origin >= 0) & (origin < len(labels)) if bounded else origin >= 0
     return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)

@@ -23,7 +23,7 @@ from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
 LEAST = 4  # rows of a batch that can tell an order
-OTHER_PART = "the loss scores {part} of the batch, and not {other}: those are the labels"
+OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
 MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
 MOVED = (
     "in training, the loss scored these rows in another order than that of the batch's labels, which can't be followed "
@@ -89,6 +89,8 @@ class Scoring:
             reader: of the labels.
         """
         scored = _one_a_row(calls[0]) if len(calls) == 1 else None
+        if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
+            labels = self._find(scored, batch, reader)
         if scored is not None and labels is not None and labels.ndim == 1 and _tells(scored):
             labels = self._look(scored.to(labels.device), labels, batch, reader)
             if self.in_place and any(one.is_reordered or _moves(one.rows) for one in calls):
@@ -148,13 +150,9 @@ class Scoring:
         if reader.selector != "auto" or torch.equal(place.sort().values, scored.sort().values):
             self._set(in_place=False)
             return labels
-        for path, x in tree.tensors(batch):
-            if x.shape == scored.shape and not x.is_floating_point() and torch.equal(x.to(scored), scored):
-                told = OTHER_PART.format(part=_called(path), other=_called(reader.home(batch)))
-                self.notes[told] = reader.notes[told] = None
-                reader.path = path
-                self._set(path=path, in_place=self.in_place is not False)
-                return x.to(labels.dtype)
+        found = self._find(scored, batch, reader)
+        if found is not None:
+            return found
         table = _table(place, scored)
         known = {} if self.table is None else self.table
         if table is None or any(known.get(label, to) != to for label, to in table.items()):
@@ -163,6 +161,19 @@ class Scoring:
         self.notes[MAPPED] = reader.notes[MAPPED] = None
         self._set(table={**known, **table}, in_place=self.in_place is not False)
         return _mapped(labels, {**known, **table})
+
+    def _find(self, scored: Tensor, batch: Any, reader: LabelReader) -> Tensor | None:
+        """The part of the batch that is what the loss scores."""
+        for path, x in tree.tensors(batch) if _tells(scored) else ():
+            if x.shape == scored.shape and not x.is_floating_point() and torch.equal(x.to(scored), scored):
+                home = reader.home(batch)
+                other = f", and not {_called(home)}" if home is not None else ""
+                told = OTHER_PART.format(part=_called(path), other=other)
+                self.notes[told] = reader.notes[told] = None
+                reader.path, reader.kind = path, "classes"
+                self._set(path=path, in_place=self.in_place is not False)
+                return x.to(torch.int64)
+        return None
 
     def _set(self, **told: Any) -> None:
         if any(getattr(self, name) != value for name, value in told.items()):
@@ -224,5 +235,6 @@ def _mapped(labels: Tensor, table: dict[int, int]) -> Tensor:
     return to.to(labels.device)[known]
 
 
-def _called(path: tree.Path | None) -> str:
-    return "the labels that were found" if path is None else repr(path[0] if len(path) == 1 else tree.dotted(path))
+def _called(path: tree.Path) -> str:
+    first = path[0] if len(path) == 1 else tree.dotted(path)
+    return f"part {first}" if isinstance(first, int) else repr(first)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from lightning_featgeo.capture import facts
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
@@ -15,6 +17,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, na
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
+from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
 from lightning_featgeo.rows.labels import LabelReader
@@ -98,6 +101,10 @@ def learn_labels(watcher: Any, stage: str, outputs: Any, batch: Any) -> None:
         part.assembler.assemble(calls[0], batch, 0)
 
 
+def _may_be_labels(batch: Any) -> bool:
+    return any(x.ndim == 1 and x.dtype != torch.bool and not x.is_floating_point() for _, x in tree.tensors(batch))
+
+
 def served_signals(settings: WatchSettings) -> tuple[str, ...]:
     """Signals whose reference a window is, where one of these settings is named as the reference."""
     return PRESETS["classifier"] if settings.signals == "auto" else settings.asked
@@ -164,12 +171,13 @@ def check_batch(settings: WatchSettings, batch: Any, stated: int | None, sources
     find_mask(batch, settings.mask)
     find_groups(batch, settings.groups)
     asked = named_signals(settings.signals)
+    # of several columns that could be labels, the loss of the first step tells, which is waited for
     for lack, missing, what in (
         ("targets", targets is None, "regression targets"),
         ("labels", labels is None, "class labels"),
     ):
         needy = sorted(name for name in asked if lack in CATALOG[name].requires)
-        if needy and missing:
+        if needy and missing and not (lack == "labels" and sources.scouting and _may_be_labels(batch)):
             kind = "floating-point ones" if lack == "targets" else "them"
             raise ConfigurationError(
                 f"{', '.join(needy)} need{'s' * (len(needy) == 1)} {what} and the batch has none: it is "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lightning_featgeo import _compat
 LOGGING = ("log", "log_dict")
 DEPTH, MOST_PARTS, MOST_ENTRIES = 6, 5000, 64  # how far a loader's parts are searched for generators
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_ELSEWHERE = ("_trainer", "_fabric", "trainer", "_parameters", "_buffers", "__globals__")  # is no part of a data set
 _PLAIN = (str, bytes, int, float, bool, torch.Tensor, np.ndarray, type(None), type)
 
 
@@ -91,13 +93,14 @@ def _buffers(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _copy_of(buffer: torch.Tensor | None) -> torch.Tensor | None:
-    return None if buffer is None or is_lazy(buffer) else buffer.detach().clone()  # a lazy one has no value yet
+    with torch.inference_mode(False):  # in which an evaluation alone runs: what it makes can't be trained with
+        return None if buffer is None or is_lazy(buffer) else buffer.detach().clone()  # a lazy one has no value yet
 
 
 def _as_it_was(buffer: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """The buffer with its old value; what can't be compared or written (sparse, expanded, resized) is replaced."""
     try:
-        if not torch.equal(buffer, value):
+        if buffer.layout is not torch.strided or not torch.equal(buffer, value):
             with torch.no_grad():
                 buffer.copy_(value)
         return buffer
@@ -163,11 +166,23 @@ def _generators_in(holders: tuple[Any, ...]) -> list[Any]:
                 parts = list(one.values()) if isinstance(one, dict) else list(one)
                 inside += parts if len(parts) <= MOST_ENTRIES else []
             else:
-                held = getattr(one, "__dict__", {}).items()
-                inside += [value for name, value in held if name[:1] != "_" or isinstance(value, _GENERATORS)]
+                inside += [value for name, value in getattr(one, "__dict__", {}).items() if name not in _ELSEWHERE]
+                inside += _called_by(one)
                 inside += list(one.modules()) if isinstance(one, torch.nn.Module) else []
         level = inside
     return found
+
+
+def _called_by(one: Any) -> list[Any]:
+    """What a function, a bound method or a partial one refers to."""
+    cells = []
+    for cell in getattr(one, "__closure__", None) or ():
+        with suppress(ValueError):  # nothing is in it yet
+            cells.append(cell.cell_contents)
+    own = getattr(one, "__self__", None)
+    of_partial = [one.func, *one.args, *one.keywords.values()] if isinstance(one, functools.partial) else []
+    given = [*(getattr(one, "__defaults__", None) or ()), *(getattr(one, "__kwdefaults__", None) or {}).values()]
+    return [*cells, *([] if own is None else [own]), *of_partial, *given]
 
 
 def _state_of(generator: Any) -> list[Callable[[], None]]:

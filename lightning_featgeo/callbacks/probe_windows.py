@@ -22,6 +22,7 @@ from lightning_featgeo.callbacks.isolation import isolated, seed_alike
 from lightning_featgeo.callbacks.model_inputs import call, forwards
 from lightning_featgeo.callbacks.probe_sets import ProbeSet
 from lightning_featgeo.errors import ConfigurationError, Gap, GapKind, explain
+from lightning_featgeo.rows.batches import batch_size
 from lightning_featgeo.watch.agreement import agree
 from lightning_featgeo.watch.samplers import front_to_back
 from lightning_featgeo.watch.window import Window
@@ -195,10 +196,14 @@ class ProbeSets:
             try:
                 if shares:
                     seed_alike()  # all ranks read the same batches, also if a sampler draws them
+                first = 0  # sample: as in one process, whoever reads it
                 for index, given in enumerate(_fresh(loader)):
                     batch = given
                     on_device = self._on_device(given)
                     mine = not shares or index % ranks.size == ranks.rank
+                    if shares:
+                        count = batch_size(given) or 0
+                        window.positions, first = torch.arange(first, first + count), first + count
                     if mine:
                         run.begin_batch(STAGE, self.number(name), on_device)
                     outputs = self._forward(one, on_device)  # on all ranks: a sharded model's forward needs them all

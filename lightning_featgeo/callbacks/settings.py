@@ -225,9 +225,11 @@ class MonitorSettings(WatchSettings):
                 "features= reads what a step returns, and probe_sets= run no step: name the module with layer="
             )
         if self.neighbors.reference_rows == "all" and self.reference not in sets:
+            name = f"clean_{self.reference}" if self.reference in (*STAGES, *loaders) else self.reference
+            line = f"probe_sets={{{name!r}: loader}}, reference={name!r}"
             raise ConfigurationError(
                 f'Neighbors(reference_rows="all") lets rows of reference={self.reference!r} vote as they come, when '
-                f"those they vote on are there: paste probe_sets={{{self.reference!r}: loader}}"
+                f"those they vote on are there: paste {line}"
             )
         one = sets.get(self.reference or "")
         if one is not None and one.every_n_epochs > 1:

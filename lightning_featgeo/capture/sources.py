@@ -67,8 +67,7 @@ class Sources:
         self._features = features
         self.is_inside_step = is_inside_step
         self._scout: Scout | None = None
-        self._waited = 0
-        self._order = Order()
+        self._order, self._waited = Order(), 0
         self._virtual = facts.virtual_tokens(root)
         self._doubt: Exception | None = None  # why a training step did not tell the head
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran

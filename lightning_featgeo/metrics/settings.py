@@ -77,6 +77,7 @@ class Policy:
             name. None: "reference", where ``has_reference`` is given.
         keeps_samples: a sample index means the same sample in every window; False: that is not known, so that
             signals which compare windows row by row are left out, and a gap if they are asked for by name.
+        by_id: samples are numbered by the user's ids, which need not be unique: rows of one id are different samples.
         several_layers: other layers are watched beside this one, whose rows are handed to it (``beside``).
         knows_best: it is told when its last window was the best so far (``last_was_best``).
         has_anchor: rows from outside of the run are handed to it (``anchored``).
@@ -90,6 +91,7 @@ class Policy:
     lenient: bool = False
     tolerated: frozenset[str] | None = None
     keeps_samples: bool = True
+    by_id: bool = False
     several_layers: bool = False
     knows_best: bool = True
     has_anchor: bool = False

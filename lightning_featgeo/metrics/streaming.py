@@ -257,6 +257,8 @@ class Streaming(Mergeable):
             build_accumulators(self.signals, self.serve, shape, capacity, self.neighbors.seed, x.device, few)
         )
         bank = self._bank_as_is
+        if bank is not None:
+            bank.parts_repeats = self.policy.by_id
         self._reads_views, self._target_width = "views" in self._made, None if bank is None else bank.targets.shape[1]
         self.dim = shape.dim
         self._counters = {n: torch.zeros((), dtype=torch.int64, device=x.device) for n in _COUNTERS}

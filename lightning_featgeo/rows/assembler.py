@@ -6,7 +6,7 @@ Two views of an image must not become two samples: ``layouts`` says which is whi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from lightning_featgeo.rows.grouped import NOTE, ungrouped
 from lightning_featgeo.rows.label_rows import labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
+from lightning_featgeo.rows.places import arranged
 from lightning_featgeo.rows.pooling import ALL_TOKENS, Pooled, Tokens, pool_rows, usual_pool
 from lightning_featgeo.rows.role import ATTRIBUTE, USUAL_ROLE, Role, is_attribute
 from lightning_featgeo.rows.rows import UNLABELLED, build_rows
@@ -113,7 +114,8 @@ class RowAssembler:
             self.scoring.begin(self.labels)
         labels, targets = self.labels.read(batch)
         groups = find_groups(batch, self.groups)
-        chosen = [self._batch_first(one if isinstance(one, Call) else Call(one)) for one in calls]
+        size = batch_size(batch) if self.pool == "tokens" else None
+        chosen = [arranged(one, self.pool, size, self.role) for one in calls]
         if self.scoring is not None:
             chosen, labels = self.scoring.see(chosen, labels, batch, self.labels)
         self.notes.update(self.labels.notes)
@@ -164,8 +166,8 @@ class RowAssembler:
             origin, view = layout.origin[part.sample], layout.view[part.sample]
             label = None
             if labels is not None:
-                of_inputs, bounded = layout.origin, self.views is None
-                label = labels_of(part, labels.to(device), origin, of_inputs, self.chosen_pool, self.notes, bounded)
+                known_as = self.chosen_pool, self.notes, self.views is None, self.labels.stated
+                label = labels_of(part, labels.to(device), origin, layout.origin, *known_as)
             label = None if label is None else one.labels(label, part.sample)
             if label is not None and self.scoring is not None:
                 label = self.scoring.labels(one, part, label, self.labels, self.role.trains)
@@ -208,10 +210,6 @@ class RowAssembler:
                 batch, found, pooled, frozenset(present), self.labels, self.evidence.usual, self.chosen_pool or ""
             )
         return Assembled(parts, size, frozenset(present))
-
-    def _batch_first(self, call: Call) -> Call:
-        turned = self.role.time_first and call.features.ndim == 3 and self.pool is None
-        return replace(call, features=call.features.transpose(0, 1)) if turned else call
 
     # --- whose rows ------------------------------------------------------------------------------------------
 

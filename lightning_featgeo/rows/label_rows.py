@@ -20,6 +20,7 @@ def labels_of(
     pool: str | None,
     notes: dict[str, None],
     bounded: bool,
+    stated: bool = True,
 ) -> Tensor | None:
     """The label of each row, or None where the labels are not one class a row."""
     if labels.ndim == 2 and pool == "tokens" and len(pooled.rows) == pooled.inputs * labels.shape[1]:
@@ -34,7 +35,9 @@ def labels_of(
         how = " With pool='b c h w -> (b h w) c' each pixel is a row, and has its label" if labels.ndim == 3 else ""
         notes[f"labels {summarize(labels)} are not one class a row: they are left out.{how}"] = None
         return None
-    if labels.numel() == 0 or (bounded and pooled.inputs != len(labels)):  # parts of samples that nobody places
+    if bounded and labels.numel() and pooled.inputs != len(labels):  # parts of samples that nobody places
+        return torch.full_like(origin, UNLABELLED) if stated else None
+    if labels.numel() == 0:
         return torch.full_like(origin, UNLABELLED)
     known = (origin >= 0) & (origin < len(labels)) if bounded else origin >= 0
     return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)

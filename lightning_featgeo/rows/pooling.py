@@ -13,6 +13,7 @@ import torch
 from einops import EinopsError, reduce
 
 from lightning_featgeo.errors import ConfigurationError
+from lightning_featgeo.rows.places import each_place
 from lightning_featgeo.rows.role import Role
 from lightning_featgeo.types import Tensor
 
@@ -109,6 +110,8 @@ def usual_pool(
         ConfigurationError: if the shape can't be told from another one.
     """
     refuse_time_first(call, size, role)
+    if role.chooses is not False and call.ndim > 2:
+        return each_place(call, role.chooses)
     of_tokens = labels is not None and labels.ndim == 2 and call.ndim == 3 and labels.shape[1] == call.shape[1]
     found = infer(tuple(call.shape), width, of_tokens)
     if call.ndim == 3 and labels is not None and labels.ndim == 1 and found == "mean" and width is not None:

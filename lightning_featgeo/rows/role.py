@@ -23,6 +23,7 @@ class Role:
         time_first: it puts out (tokens, batch, dimensions).
         may_be_time_first: a part of the model does.
         reads_last: its head classifies a sequence by the last token.
+        chooses: signals of codes were asked for, and no others: each place chooses one of its entries.
         several_loaders: the batch's outermost parts are batches of different loaders.
     """
 
@@ -36,6 +37,7 @@ class Role:
     time_first: bool = False
     may_be_time_first: bool = False
     reads_last: bool = False
+    chooses: bool | None = False  # None: with other signals
     several_loaders: bool = False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,7 +64,9 @@ def watched_layers(
             replace(s.neighbors, seed=seed),
             has_reference=plan.reference is not None,
             serve=plan.serves,
-            policy=replace(policy, keeps_samples=plan.keeps_samples, several_layers=len(sources.layers) > 1),
+            policy=replace(
+                policy, keeps_samples=plan.keeps_samples, by_id=plan.pairs_by_id, several_layers=len(sources.layers) > 1
+            ),
             earlier=earlier(index),
             spectrum_rows=s.spectrum_rows,
         )
@@ -102,7 +104,9 @@ def learn_labels(watcher: Any, stage: str, outputs: Any, batch: Any) -> None:
 
 
 def _may_be_labels(batch: Any) -> bool:
-    return any(x.ndim == 1 and x.dtype != torch.bool and not x.is_floating_point() for _, x in tree.tensors(batch))
+    """Whether some columns could be labels, of which the loss of the first training step will tell."""
+    whole = [x for _, x in tree.tensors(batch) if x.ndim == 1 and x.dtype != torch.bool and not x.is_floating_point()]
+    return len(whole) > (0 if tree.is_mapping(batch) else 1)
 
 
 def served_signals(settings: WatchSettings) -> tuple[str, ...]:
@@ -148,7 +152,14 @@ def role_of(settings: WatchSettings, sources: Sources, path: str, plan: WindowPl
         may_be_time_first=facts.may_be_time_first(sources.root),
         reads_last=sources.head is not None and facts.reads_last(sources.root, path),
         several_loaders=plan.several_loaders,
+        chooses=_of_codes(asked),
     )
+
+
+def _of_codes(asked: Sequence[str]) -> bool | None:
+    """Whether signals of codes alone were asked for; None: with others."""
+    codes = [name for name in asked if "codes" in CATALOG[name].requires]
+    return None if codes and set(asked) - {*codes, COUNT_SIGNAL} else bool(codes)
 
 
 def class_count(settings: WatchSettings, stated: int | None, sources: Sources, width: int | None) -> int | None:
@@ -171,13 +182,13 @@ def check_batch(settings: WatchSettings, batch: Any, stated: int | None, sources
     find_mask(batch, settings.mask)
     find_groups(batch, settings.groups)
     asked = named_signals(settings.signals)
-    # of several columns that could be labels, the loss of the first step tells, which is waited for
+    waits = sources.scouting and settings.labels == "auto" and targets is None and _may_be_labels(batch)
     for lack, missing, what in (
         ("targets", targets is None, "regression targets"),
         ("labels", labels is None, "class labels"),
     ):
         needy = sorted(name for name in asked if lack in CATALOG[name].requires)
-        if needy and missing and not (lack == "labels" and sources.scouting and _may_be_labels(batch)):
+        if needy and missing and not (lack == "labels" and waits):
             kind = "floating-point ones" if lack == "targets" else "them"
             raise ConfigurationError(
                 f"{', '.join(needy)} need{'s' * (len(needy) == 1)} {what} and the batch has none: it is "

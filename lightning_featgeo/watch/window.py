@@ -40,6 +40,7 @@ class Window:
     ids: SampleIds | None = None
     shard: Shard | None = None
     anchor: Anchor | None = None
+    positions: Tensor | None = None  # of the next batch's samples, where other ranks read the batches between
     started: float = field(default_factory=time.perf_counter)
     start_step: int = 0
     moment: int = 0  # of the run, as it was opened
@@ -75,7 +76,8 @@ class Window:
 
     def add(self, caught: list[list[Call]], batch: Any, ranks: Ranks) -> None:
         """Stream one batch: for each layer, one tensor a forward call."""
-        size, numbers = 0, None if self.ids is None or not self.plan.pairs_by_id else self.ids.numbers(batch)
+        by_id = self.ids is not None and self.plan.pairs_by_id
+        size, numbers = 0, self.ids.numbers(batch) if self.ids is not None and by_id else self.positions
         for part, calls in zip(self.layers, caught, strict=True):
             if calls:
                 size = max(size, part.add(calls, batch, self.samples, ranks, self.shard, numbers))
@@ -152,8 +154,8 @@ class Window:
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
-        hands_in = len(self.layers) > 1 or self.anchor is not None
-        results, rows = [], RowsOfLayers(self.anchor, ranks) if hands_in else None
+        alone = len(self.layers) == 1 and self.anchor is None
+        results, rows = [], None if alone else RowsOfLayers(self.anchor, ranks)
         for part, other in zip(self.layers, others, strict=True):
             if rows is not None:
                 rows.give(part)

@@ -172,8 +172,11 @@ def test_a_dict_with_labels_of_an_unusual_name_is_told_which_key_it_may_be() -> 
     loader = DataLoader(samples, 32)
     watched = strict()
     trainer(watched, max_epochs=1).fit(Keyed(), loader, loader)
-    assert "nc1" not in watched.history.records[-1].values
-    assert "say labels='target_class'" in watched.history.run["described"]
+    assert "nc1" in watched.history.records[-1].values  # the loss of the first step has told
+    alone = strict(head="net.3")
+    trainer(alone).validate(Keyed(), loader, verbose=False)
+    assert "nc1" not in alone.history.records[-1].values
+    assert "say labels='target_class'" in alone.history.run["described"]
     named = strict(labels="target_class")
     trainer(named, max_epochs=1).fit(Keyed(), loader, loader)
     assert "nc1" in named.history.records[-1].values

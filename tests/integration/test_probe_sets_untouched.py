@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import lightning.pytorch as pl
@@ -108,6 +109,69 @@ def test_generators_of_a_shared_data_set_are_put_back() -> None:
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(weights(probes=False), weights(probes=True))
+
+
+class Shared(Dataset):
+    """Training data and a set draw from one generator, which is held where nobody would look first."""
+
+    def __init__(self, transform: Any, x: Tensor, y: Tensor) -> None:
+        self._transform, self.x, self.y = transform, x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self._transform(self.x[i]), self.y[i]
+
+
+class Jitter:
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.from_numpy(self.generator.standard_normal(x.shape)).float()
+
+
+@pytest.mark.parametrize("how", ["object", "closure", "partial", "method", "default"])
+def test_generators_that_functions_hold_are_put_back(how: str) -> None:
+    def weights(probes: bool) -> Tensor:
+        pl.seed_everything(3, verbose=False)
+        jitter = Jitter()
+        transform = {
+            "object": lambda: jitter,
+            "closure": lambda: lambda x: jitter(x),
+            "partial": lambda: functools.partial(Jitter.__call__, jitter),
+            "method": lambda: jitter.__call__,
+            "default": lambda: lambda x, by=jitter: by(x),
+        }[how]()
+        x, y = digits()
+        model, sets = (
+            Classifier(),
+            {"clean": DataLoader(Shared(transform, x[:64] / 16, y[:64]), 32)} if probes else None,
+        )
+        loader = DataLoader(Shared(transform, x[100:200] / 16, y[100:200]), 32)
+        trainer(strict(signals=["feature_std"], probe_sets=sets), max_epochs=2).fit(model, loader, loaders()[1])
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(True), weights(False))
+
+
+def test_a_sparse_buffer_can_be_trained_with_after_an_evaluation_alone() -> None:
+    class Graph(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("links", torch.eye(64).to_sparse())
+            self.weight = nn.Parameter(torch.ones(64, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x * (self.links @ self.weight)[:, 0])
+
+    model = Graph()
+    before = model.links
+    monitor = strict(signals=["feature_std"], probe_sets={"clean": some()}, head="net.3")
+    trainer(monitor).validate(model, some(300), verbose=False)
+    assert model.links is before
+    trainer(max_epochs=1).fit(model, *loaders())
 
 
 class Augmenting(Classifier):

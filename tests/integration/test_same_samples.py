@@ -130,3 +130,26 @@ def test_large_ids_and_ids_of_one_size_are_drawn_alike() -> None:
     assert numbers.unique().numel() == priorities(numbers, torch.zeros_like(numbers), 0).unique().numel() == 300
     assert torch.equal(numbers, ids.numbers([(torch.arange(300) << 40).tolist()]))
     assert int(numbers.min()) >= 0
+
+
+class OfGroups(Frozen):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch["x"])
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+def test_ids_that_several_samples_have_change_no_other_curve() -> None:
+    """Samples of one id were taken for one sample, which is no neighbour of itself."""
+    train, val = loaders()
+    rows = [{"x": x, "y": y, "group": i // 8} for i, (x, y) in enumerate(zip(*val.dataset.tensors, strict=True))]
+    torch.manual_seed(0)
+    model, found = OfGroups(), []
+    for key in (None, "group", "y"):
+        signals = ["knn_accuracy", "id_two_nn", "cka_drift"]
+        monitor = FeatureGeometryMonitor(signals=signals, head="net.3", display=Display(id_key=key))
+        trainer(monitor, num_sanity_val_steps=0).fit(model, train, DataLoader(rows, 50, shuffle=True))
+        found.append(monitor.history.records[-1])
+    for record in found[1:]:
+        assert record.values["knn_accuracy"] == pytest.approx(found[0].values["knn_accuracy"])
+        assert record.values["id_two_nn"] == pytest.approx(found[0].values["id_two_nn"], rel=1e-6)
+        assert "ids that several samples have" in record.gaps["cka_drift"]

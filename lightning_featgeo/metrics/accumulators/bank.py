@@ -151,6 +151,7 @@ class BankAccumulator(Reservoir):
     samples: Tensor
     groups: Tensor
     targets: Tensor
+    parts_repeats = False  # whether rows of one sample and place are others of the same name: then nobody's
 
     def __init__(
         self,
@@ -182,7 +183,13 @@ class BankAccumulator(Reservoir):
     def compute(self) -> Bank:
         """The sample so far."""
         order = self._order(self.samples)
-        return Bank(self.rows[order], self.labels[order], self.samples[order], self.groups[order], self.targets[order])
+        samples = self.samples[order]
+        if self.parts_repeats:
+            priorities, again = self.priorities[order], torch.zeros_like(samples, dtype=torch.bool)
+            again[1:] = (samples[1:] == samples[:-1]) & (priorities[1:] == priorities[:-1]) & (samples[1:] >= 0)
+            nobodys = -1 - torch.arange(len(samples), device=samples.device) - 2**62
+            samples = torch.where(again, nobodys, samples)
+        return Bank(self.rows[order], self.labels[order], samples, self.groups[order], self.targets[order])
 
 
 class ViewBankAccumulator(Reservoir):

@@ -23,7 +23,10 @@ def paired(
         Undefined: if samples have several rows each, or fewer than 99 % of the samples are in both.
     """
     if int((samples < 0).sum()) > (1 - SAME_SAMPLES) * len(samples):
-        raise Undefined("which samples these rows are of can't be told (reordered or selected inside of the network)")
+        raise Undefined(
+            "which samples these rows are of can't be told (reordered or selected inside of the network, or "
+            "ids that several samples have)"
+        )
     if samples.unique().numel() != samples.numel() or earlier.unique().numel() != earlier.numel():
         raise Undefined("samples have several rows each: which rows belong together can't be told")
     order = earlier.argsort()

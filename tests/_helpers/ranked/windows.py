@@ -263,7 +263,7 @@ def probed(size: int, reference_rows: str, reference: str) -> dict[str, Any]:
     }
     monitor = FeatureGeometryMonitor(
         signals=["feature_std", "knn_accuracy", "knn_log_density", "nc1"], reference=reference, probe_sets=sets,
-        neighbors=Neighbors(k=5, knn_k=10, bank_size=80, reference_rows=reference_rows),
+        neighbors=Neighbors(k=5, knn_k=10, bank_size=40, reference_rows=reference_rows),
     )  # fmt: skip
     run = several(size, monitor, max_epochs=1, num_sanity_val_steps=0)
     with warnings.catch_warnings():

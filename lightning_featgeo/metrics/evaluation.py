@@ -54,7 +54,7 @@ def evaluate(
         if signal.ceiling is not None:
             ceilings[name] = signal.ceiling(n, statistics.dim)
         try:
-            _refuse_bad_labels(signal, counts, num_classes)
+            _refuse_bad_labels(signal, counts, statistics.label_fault)
             value, error, rows = _numbers(signal, statistics, failed)
         except Undefined as reason:
             gaps[name] = Gap(reason.kind, str(reason))
@@ -149,25 +149,29 @@ def empty_window(signals: Sequence[str], reason: str, counts: Mapping[str, int])
     return WindowResult({COUNT_SIGNAL: 0.0}, {}, gaps, {}, dict(counts))
 
 
-def label_fault(counts: Mapping[str, Any], num_classes: int | None) -> str:
+def label_fault(counts: Mapping[str, Any], num_classes: int | None, withheld: str = "") -> str:
     """Why no class can be told by its labels; "": it can.
 
     Args:
         counts: of the window, as in :func:`evaluate`.
         num_classes: C.
+        withheld: why rows were given no label, if that is known.
     """
     if not int(counts["out_of_range"]):
-        return ""
+        return "" if int(counts["labelled"]) else withheld
     largest, alone = int(counts["largest_label"]), int(counts["largest_label"]) == num_classes
     return f"{int(counts['out_of_range'])} labels are not below num_classes={num_classes} (largest: {largest})" + (
-        f"; if {num_classes} marks samples without a class, say ignore_index={num_classes}" if alone else ""
+        f"; if {num_classes} marks samples without a class, say ignore_index={num_classes}; if classes are numbered "
+        "from 1, take 1 off, as in labels=lambda batch: batch[1] - 1"
+        if alone
+        else ""
     )
 
 
-def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], num_classes: int | None) -> None:
+def _refuse_bad_labels(signal: Signal, counts: Mapping[str, int], fault: str) -> None:
     if "labels" not in signal.requires:
         return
-    if fault := label_fault(counts, num_classes):
+    if fault:
         raise Undefined(fault, GapKind.NO_INPUT)
     if not counts["labelled"]:
         raise Undefined("no row has a label", GapKind.NO_INPUT)

@@ -239,7 +239,7 @@ class GeometryMetric(Streaming):
             self.has_reference,
             self._earlier,
             self.spectrum_limit,
-            label_fault(self._counters, self.num_classes),
+            label_fault(self._counters, self.num_classes, self.unlabelled),
             self.neighbors.reference_rows == "all",
         )
 

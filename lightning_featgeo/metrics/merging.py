@@ -44,6 +44,7 @@ class Mergeable(Metric):
     _arrived: int
     _earlier: Earlier
     _latest: Earlier | None
+    unlabelled = ""  # why rows were given no label, as their owner knows
 
     @property
     def _made(self) -> torch.nn.ModuleDict:

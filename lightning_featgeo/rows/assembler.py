@@ -15,7 +15,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.assembled import Assembled, Part
 from lightning_featgeo.rows.batches import Selector, batch_size, find_groups
-from lightning_featgeo.rows.calls import MIXED, Call, grows, joined
+from lightning_featgeo.rows.calls import MIXED, REORDERED, Call, grows, joined
 from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import by_id, drawn
 from lightning_featgeo.rows.evidence import Evidence
@@ -73,6 +73,7 @@ class RowAssembler:
         self.layouts = Layouts(self.views, self.notes, self.role.is_classifier)
         self.evidence = Evidence(self.notes, self.role)
         self._usual: Usual | None = None
+        self.unlabelled = ""  # why rows were given no label
         self._version = 0  # of what losses tell, as it was last read in full
         self.masks = MaskReader(self.mask, self.notes, self.role.decodes)
 
@@ -135,13 +136,10 @@ class RowAssembler:
             (labels, size, tensors), self.notes[NOTE] = apart, None
         found = self._choose(chosen, tensors, batch, labels, size)
         if any(one.call.is_reordered for one in found) and labels is not None:
-            self.notes[
-                "rows were sorted, selected or turned round inside of the network, in an order that can't be told: "
-                "none has a label"
-            ] = None
+            self.notes[REORDERED], self.unlabelled = None, REORDERED
             targets = groups = None
         if any(one.call.is_mixed for one in found):
-            self.notes[MIXED] = None
+            self.notes[MIXED], self.unlabelled = None, MIXED
         others = self._other_samples(found, tensors, size)
         if others is not None:
             size, labels, targets, groups = others, None, None, None
@@ -171,6 +169,7 @@ class RowAssembler:
             label = None if label is None else one.labels(label, part.sample)
             if label is not None and self.scoring is not None:
                 label = self.scoring.labels(one, part, label, self.labels, self.role.trains)
+                self.unlabelled = self.scoring.withheld or self.unlabelled
             present |= {"labels"} if label is not None else set()
             present |= {"views"} if layout.several_views else set()
             known = (origin >= 0) & (not (one.call.is_reordered or one.call.is_mixed))

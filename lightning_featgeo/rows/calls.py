@@ -11,6 +11,9 @@ import torch
 from lightning_featgeo.types import Tensor
 
 MIXED = "rows are mixtures of samples (mixup, CutMix): they have no class"
+REORDERED = (
+    "rows were sorted, selected or turned round inside of the network, in an order that can't be told: none has a label"
+)
 OTHERS = "some rows are no samples of the batch (generated, replayed, or changed too much): they are left out"
 
 

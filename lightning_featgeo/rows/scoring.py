@@ -48,6 +48,7 @@ class Scoring:
     table: dict[int, int] | None = None
     version: int = 0
     found: bool = False
+    withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixes: set[Hashable] = field(default_factory=set)  # forms of losses of mixtures
@@ -106,7 +107,7 @@ class Scoring:
         if not trains:
             lost = self.in_place is not True and (self.followed is False or (self.in_place is False and not one.origin))
             if lost:
-                reader.notes[MOVED] = None
+                reader.notes[MOVED], self.withheld = None, MOVED
             return torch.full_like(given, UNLABELLED) if lost else given
         if len(one.call.scored) > 1:
             seen = one.origin is not None and one.origin.has_mixed  # row by row: some may have met themselves

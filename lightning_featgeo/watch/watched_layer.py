@@ -116,6 +116,7 @@ class WatchedLayer:
             if_empty: the reason where no rank has seen features.
         """
         ran, self.ran = self.ran, False
+        self.metric.unlabelled = self.assembler.unlabelled
         if self.failed is not None and not ranks.several:
             return self._all_gaps(self.failed)
         try:

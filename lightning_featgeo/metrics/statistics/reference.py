@@ -32,7 +32,7 @@ class ReferenceStatistics(SpectrumStatistics):
     _no_reference: str
 
     _has_reference: bool
-    _label_fault: str
+    label_fault: str
     _all_vote: bool
 
     def _of_reference(self, accumulator: str) -> ReferenceStatistics:
@@ -59,8 +59,8 @@ class ReferenceStatistics(SpectrumStatistics):
     def _classes_of_reference(self, accumulator: str) -> ReferenceStatistics:
         """The same, where its labels are the classes of this window."""
         other = self._of_reference(accumulator)
-        if other._label_fault:
-            raise Undefined(f"of the reference, {other._label_fault}", GapKind.NO_REFERENCE)
+        if other.label_fault:
+            raise Undefined(f"of the reference, {other.label_fault}", GapKind.NO_REFERENCE)
         return other
 
     @property

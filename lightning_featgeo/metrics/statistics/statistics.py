@@ -58,7 +58,7 @@ class Statistics(TimeStatistics):
         self.dim, self.k, self.knn_k, self.knn_t = dim, k, knn_k, knn_t
         self._head, self._count, self._reference = head, count, reference
         self._no_reference, self._has_reference, self._earlier = no_reference, has_reference, earlier
-        self._spectrum_limit, self._label_fault, self._all_vote = spectrum_limit, label_fault, all_vote
+        self._spectrum_limit, self.label_fault, self._all_vote = spectrum_limit, label_fault, all_vote
         self._wanted = known() if wanted is None else wanted
 
     def computed(self) -> frozenset[str]:

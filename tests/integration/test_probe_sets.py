@@ -234,7 +234,7 @@ def test_what_cannot_be_run_ends_the_fit_before_training(given: Any, says: str |
         ({"probe_sets": {"a": iter(clean())}}, "an iterator, which is empty after the first window"),
         (
             {"neighbors": Neighbors(reference_rows="all"), "reference": "train"},
-            r"paste probe_sets=\{'train': loader\}",
+            r"paste probe_sets=\{'clean_train': loader\}, reference='clean_train\'",
         ),
         (
             {"neighbors": Neighbors(reference_rows="all")},

@@ -35,7 +35,7 @@ class Accumulator(Metric):
     is_differentiable: bool = False
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        # Merging across processes is ours (see DESIGN, "Ranks"): torchmetrics would gather every state.
+        # Merging across processes is ours (``across``): torchmetrics would gather every state.
         super().__init__(sync_on_compute=False, compute_with_cache=False)
         self._device = state_device(torch.device(device))
 

@@ -229,10 +229,8 @@ class LoggerDisplay:
         if kept.spectra:
             chart = tables.spectrum_lines(kept.spectra, kept.marks, f"Eigenvalues, {of}")
             self._send(prefix + "spectrum", chart, _at(kept))
-        title = f"Cosines of class means, {of}, epoch {shown.record.epoch:g}"
-        found = tables.cosines(shown.curves, self._names(shown.curves), title)
-        if found is not None:
-            self._send(prefix + "class_cosines", found, _at(kept))
+        for name, found in tables.charts(shown.curves, self._names(shown.curves), of, shown.record.epoch):
+            self._send(prefix + name, found, _at(kept))
         points = None if self.layouts is None else self.layouts.points(shown.record)
         if points is not None:
             self._send(prefix + "layout", self._layout(points, shown), _at(kept))

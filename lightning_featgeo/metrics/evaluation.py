@@ -20,7 +20,7 @@ from lightning_featgeo.metrics.statistics.sums import MOST_CLASSES
 from lightning_featgeo.types import Tensor
 
 ROWS_PER_DIMENSION = 4
-CURVES = ("eigenvalues", "log_density", "local_dimension")
+CURVES = ("eigenvalues", "log_density", "local_dimension", "cosine_shares")
 
 
 def evaluate(

@@ -39,7 +39,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     ),
     "Are some labels wrong, or is it memorising?": ("label_disagreement", "knn_accuracy", "cdnv", "nc1", "id_two_nn"),
     "Do two views of a sample agree, and nothing else?": (
-        "alignment", "uniformity", "lidar", "pair_recall_at_1", "pair_auroc",
+        "alignment", "uniformity", "lidar", "pair_recall_at_1", "pair_overlap",
     ),
     "Has it stopped changing?": ("cka_drift", "procrustes_drift", "neighbor_churn", "class_drift", "unit_match"),
     "Can I keep my index?": (
@@ -49,7 +49,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
         "cka_drift_anchor", "neighbor_overlap_anchor", "procrustes_drift_anchor", "compatibility_anchor",
         "compatible_pairs_anchor",
     ),
-    "Is retrieval getting better?": ("recall_at_1", "map_at_k", "verification_auroc", "hubness", "uniformity"),
+    "Is retrieval getting better?": ("recall_at_1", "map_at_k", "verification_auroc", "opis", "hubness"),
     "Is this set like the reference?": (
         "frechet_distance", "kernel_mmd", "fidelity_coverage", "fidelity_density", "knn_ood_score",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,21 @@ def _key(ids: Mapping[int, str], position: bool) -> str:
 def sample_id(sample: int, ids: Mapping[int, str]) -> str:
     """What a sample is called; "unknown" for rows that nobody can place."""
     return ids.get(sample, "unknown") if ids or sample < 0 else str(sample)
+
+
+def charts(
+    curves: Mapping[str, Tensor], names: Sequence[str] | None, of: str, epoch: float
+) -> Iterator[tuple[str, Matrix | Lines]]:
+    """Name and chart of what a window has to draw: cosines of class means, and those of pairs of views."""
+    found = cosines(curves, names, f"Cosines of class means, {of}, epoch {epoch:g}")
+    if found is not None:
+        yield "class_cosines", found
+    if "cosine_shares" in curves:
+        bins = curves["cosine_shares"].shape[1]
+        middle = [-1 + (2 * i + 1) / bins for i in range(bins)]
+        within, between = curves["cosine_shares"].tolist()
+        series = {"two samples": (middle, between), "two views of a sample": (middle, within)}
+        yield "pair_cosines", Lines(f"Cosines of pairs, {of}, epoch {epoch:g}", "cosine", "share of pairs", series)
 
 
 def cosines(curves: Mapping[str, Tensor], names: Sequence[str] | None, title: str) -> Matrix | None:

@@ -18,6 +18,7 @@ from lightning_featgeo.metrics.functional import (
     density,
     dimension,
     duplicates,
+    retrieval,
 )
 from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.head import HeadStatistics
@@ -174,6 +175,11 @@ class BankStatistics(HeadStatistics):
     def view_rows(self) -> Tensor:
         """(s, q, d) rows of the kept samples of which all q views are there."""
         return cast(ViewBankAccumulator, self._accumulators["views"]).compute()
+
+    @statistic("views")
+    def cosine_shares(self) -> Tensor:
+        """(2, 64) shares of cosines in even bins over [−1, 1]: of a sample's two views, and of two samples."""
+        return retrieval.pair_cosines(self.view_rows)
 
     # --- neighbours by distance ------------------------------------------------------------------------------
 

@@ -32,8 +32,31 @@ def retrieval(x: Array, y: NDArray[np.int64], knn_k: int = 200) -> dict[str, flo
     truth: dict[str, float | None] = {f"recall_at_{m}": float(np.mean(v)) if m <= k else None for m, v in hits.items()}
     truth["map_at_k"] = float(np.mean(precisions))
     truth["verification_auroc"] = float(roc_auc_score(y[i] == y[j], (unit @ unit.T)[i, j]))
+    truth["opis"] = opis(unit[:n], y[:n])
     truth["nearest_mean_accuracy"] = float(NearestCentroid().fit(x, y).score(x, y))
     return truth
+
+
+def opis(unit: Array, y: NDArray[np.int64]) -> float | None:
+    """Class by class and threshold by threshold, as the paper writes it."""
+    classes = [c for c in np.unique(y) if (y == c).sum() > 1]
+    if len(classes) < 2:
+        return None
+    distances = np.linalg.norm(unit[:, None] - unit[None], axis=2) if len(unit) < 400 else _distances(unit)
+    off = ~np.eye(len(y), dtype=bool)
+    low, high = np.quantile(distances[off & (y[:, None] != y[None])], [0.01, 0.1])
+    utility = np.zeros((len(classes), 101))
+    for a, c in enumerate(classes):
+        own, others = distances[np.ix_(y == c, y == c)], distances[np.ix_(y == c, y != c)].ravel()
+        own = own[~np.eye(len(own), dtype=bool)]
+        for b, threshold in enumerate(np.linspace(low, high, 101)):
+            accepted, rejected = (own <= threshold).mean(), (others > threshold).mean()
+            utility[a, b] = 2 * accepted * rejected / (accepted + rejected) if accepted + rejected else 0.0
+    return float(utility.var(axis=0).mean())
+
+
+def _distances(unit: Array) -> Array:
+    return np.sqrt(np.maximum(2 - 2 * unit @ unit.T, 0))
 
 
 def pairs(groups: Array) -> dict[str, float]:
@@ -50,7 +73,10 @@ def pairs(groups: Array) -> dict[str, float]:
         ]
         truth[f"pair_recall_at_{k}"] = float(np.mean(both))
     first = cosines[:1024, :1024]
-    return truth | {"pair_auroc": float(roc_auc_score(np.eye(len(first), dtype=bool).ravel(), first.ravel()))}
+    own = np.eye(len(first), dtype=bool)
+    shares = [np.histogram(first[which], 64, (-1, 1))[0] / which.sum() for which in (own, ~own)]
+    truth["pair_overlap"] = float(np.minimum(*shares).sum())
+    return truth | {"pair_auroc": float(roc_auc_score(own.ravel(), first.ravel()))}
 
 
 def ridge_lambda(x: Array) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.metrics.functional import retrieval
+from lightning_featgeo.sinks import pictures, tables
 from tests._helpers import oracles
 from tests._helpers.data import digits, digits_features, far_from_origin, long_tailed
 from tests._helpers.processes import on_ranks
@@ -146,3 +147,35 @@ def _probed(size: int) -> dict[str, float]:
 def test_processes_agree() -> None:
     alone, both = _probed(1), on_ranks(2, _probed, 2)
     assert both[0] == both[1] == pytest.approx(alone, rel=1e-9)
+
+
+def test_histograms_of_pairs_lie_apart_or_on_each_other_and_are_drawn() -> None:
+    x, noise = torch.randn(400, 16), torch.randn(2, 400, 16)
+    found = {}
+    for how, views in (("alike", x + 0.05 * noise), ("independent", noise)):
+        metric = GeometryMetric(["pair_overlap"])
+        for view, rows in enumerate(views):
+            metric.update(rows, sample_index=torch.arange(400), view=view)
+        window = metric.window()
+        found[how] = window.values["pair_overlap"]
+        ((name, chart),) = tables.charts(window.curves, None, "featgeo/train", 1.0)
+        assert name == "pair_cosines"
+        assert isinstance(chart, tables.Lines)
+        assert [sum(y) for _, y in chart.series.values()] == pytest.approx([1, 1])
+        assert pictures.drawn(chart).shape[2] == 3
+    assert found["alike"] < 0.02
+    assert found["independent"] > 0.8
+
+
+def test_one_threshold_for_classes_alike_and_for_classes_of_other_widths() -> None:
+    """The score is 0 where classes are told alike, and rises when some are wider than others."""
+    y = torch.arange(600) % 6
+    means = 3 * torch.nn.functional.one_hot(y, 16)[:, :16].float()
+    noise = torch.randn(600, 16, generator=torch.Generator().manual_seed(0))
+    found = []
+    for widths in (torch.ones(6), torch.tensor([0.2, 0.2, 0.2, 2.0, 2.0, 2.0])):
+        metric = GeometryMetric(["opis", "verification_auroc"], num_classes=6)
+        metric.update(means + 0.6 * widths[y, None] * noise, y)
+        found.append(metric.window().values["opis"])
+    assert found[0] < 0.01
+    assert found[1] > 5 * found[0]

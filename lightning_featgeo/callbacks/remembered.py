@@ -11,6 +11,7 @@ from lightning_featgeo.sinks import tables
 from lightning_featgeo.watch.plan import ClosedWindow
 
 DEPTH_SIGNALS = 3  # that are drawn over depth
+SHOWN_DIRECTIONS = (0, 1, 2, 4, 9)
 Points = tuple[list[float], list[float]]  # epochs, values
 
 
@@ -75,8 +76,8 @@ class Shown:
             self.best = score, by, shown
 
 
-def pairs_of_layers(stage: str, shown: Mapping[str, Shown]) -> Iterator[tuple[str, float, tables.Matrix]]:
-    """Name, epoch and chart of how alike each two of the layers are, where that was asked for."""
+def pairs_of_layers(stage: str, shown: Mapping[str, Shown]) -> Iterator[tuple[str, float, tables.Chart]]:
+    """Name, epoch and chart of how alike each two of the layers are, and what they tell of the last, if asked for."""
     last = [w.last for prefix, w in shown.items() if prefix.startswith(f"featgeo/{stage}/") and w.last is not None]
     for one in last:
         if "layer_cka_matrix" in one.curves:
@@ -84,3 +85,13 @@ def pairs_of_layers(stage: str, shown: Mapping[str, Shown]) -> Iterator[tuple[st
             title = f"CKA of layers, featgeo/{stage}, epoch {one.record.epoch:g}"
             values = one.curves["layer_cka_matrix"].tolist()
             yield "layer_cka_matrix", one.record.epoch, tables.Matrix(title, names, values, "CKA", lowest=0.0)
+        if "layer_readouts" in one.curves:
+            by_layer = one.curves["layer_readouts"].tolist()
+            depth = [float(i) for i in range(1, len(by_layer) + 1)]
+            series = {
+                f"direction {k + 1}": (depth, [row[k] for row in by_layer])
+                for k in SHOWN_DIRECTIONS
+                if k < len(by_layer[0])
+            }
+            title = f"What each layer tells of the last one's directions, featgeo/{stage}, epoch {one.record.epoch:g}"
+            yield "layer_readouts", one.record.epoch, tables.Lines(title, "layer", "R² of a linear map", series)

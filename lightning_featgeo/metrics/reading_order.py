@@ -67,7 +67,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
         "robustness_index", "group_variance_share", "macro_std", "knn_accuracy", "frechet_distance",
     ),
     "Do two towers share one space?": ("modality_gap", "alignment", "pair_recall_at_1", "pair_auroc", "uniformity"),
-    "At which depth does it change?": ("layer_cka", "layer_overlap", "effective_rank", "id_two_nn", "knn_accuracy"),
+    "At which depth does it change?": ("layer_cka", "layer_readout", "layer_overlap", "effective_rank", "knn_accuracy"),
     "Can it be quantised?": ("outlier_max", "unit_kurtosis", "outlier_dims", "unit_redundancy", "feature_norm_cv"),
     "Does the head know where it stands?": (
         "energy_score", "prediction_entropy", "margin_density", "energy_auroc", "nc4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.earlier import Kept
-from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix
+from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix, readouts
 from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.watch.anchors import Anchor
@@ -50,7 +51,10 @@ class RowsOfLayers:
         self._first_rows.append(None if own is None else Kept(own.rows[n], own.samples[n], own.labels[n]))
 
     def compared(self, results: list[WindowResult]) -> list[WindowResult]:
-        """With the matrix of all pairs among the first layer's curves, where there are three layers or more."""
+        """With the matrix of all pairs, and what each tells of the last one, among the first layer's curves.
+
+        Where there are three layers or more.
+        """
         there = [one for one in self._first_rows if one is not None]
         if len(there) < max(LEAST_LAYERS, len(results)):
             return results
@@ -62,7 +66,11 @@ class RowsOfLayers:
             return results
         if len({len(one) for one in rows}) > 1:
             return results
+        rows = [one.cpu() for one in rows]
         with torch.no_grad():
-            matrix = cka_matrix([one.cpu() for one in rows])
+            more = {"layer_cka_matrix": cka_matrix(rows)}
+            if any("layer_readout" in one.values for one in results):
+                with contextlib.suppress(Undefined):  # the curves say so
+                    more["layer_readouts"] = torch.stack([readouts(one, rows[-1]) for one in rows])
         first = results[0]
-        return [replace(first, curves={**first.curves, "layer_cka_matrix": matrix}), *results[1:]]
+        return [replace(first, curves={**first.curves, **more}), *results[1:]]

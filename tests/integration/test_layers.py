@@ -226,7 +226,7 @@ def test_one_batch_of_features_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         trainer(monitor, max_epochs=1).fit(Classifier(), *loaders())
 
 
-BETWEEN = ["layer_cka", "layer_overlap", "feature_std"]
+BETWEEN = ["layer_cka", "layer_overlap", "layer_readout", "feature_std"]
 
 
 def features_of(model: Classifier, paths: list[int]) -> tuple[list[np.ndarray], torch.Tensor]:
@@ -251,10 +251,12 @@ def test_each_layer_is_compared_with_the_one_before_and_all_with_each_other(tmp_
         assert record.values["layer_cka"] == pytest.approx(oracles.cka(rows[number], rows[number - 1]), rel=1e-6)
         overlap = oracles.overlap(rows[number], rows[number - 1])
         assert record.values["layer_overlap"] == pytest.approx(overlap, abs=2e-3)  # ties
+        told = oracles.readouts(rows[number - 1], rows[number])
+        assert record.values["layer_readout"] == pytest.approx(np.mean(told), rel=1e-6)
     (events,) = tmp_path.rglob("events*")
     read = EventAccumulator(str(events.parent), size_guidance={"images": 0})
     read.Reload()
-    assert "featgeo_curves/val/layer_cka_matrix" in read.Tags()["images"]
+    assert {"featgeo_curves/val/layer_cka_matrix", "featgeo_curves/val/layer_readouts"} <= set(read.Tags()["images"])
 
 
 def test_the_matrix_of_layers_is_the_cka_of_each_pair() -> None:

@@ -1,7 +1,9 @@
 """Two layers of one window: do they hold the same samples in the same geometry?
 
 Kornblith et al. (2019), "Similarity of Neural Network Representations Revisited" (arXiv 1905.00414); Goel et al.
-(2025), "Great Models Think Alike and this Undermines AI Oversight" (arXiv 2502.04313), for the overlap of neighbours.
+(2025), "Great Models Think Alike and this Undermines AI Oversight" (arXiv 2502.04313), for the overlap of neighbours;
+Xu et al. (2020), "A Theory of Usable Information Under Computational Constraints" (arXiv 2002.10689), for what a linear
+map can read.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.drift import Pair, cka_drift
+from lightning_featgeo.metrics.functional.probes import RIDGE
 from lightning_featgeo.types import Float, Tensor
 
 OVERLAP_ROWS = 2048  # that are searched in each of the two
 OVERLAP_K = 10
-MATRIX_ROWS = 1024  # of each layer, for the chart of all pairs
+MATRIX_ROWS = 1024  # of each layer, for the charts of all pairs
+DIRECTIONS = 10  # of a layer that are read from others
 
 
 def layer_cka(pair: Pair) -> Float[Tensor, ""]:
@@ -45,6 +49,48 @@ def layer_overlap(pair: Pair) -> Float[Tensor, ""]:
         raise Undefined(f"needs {OVERLAP_K + 2} samples in both layers, got {n}")
     found = [ops.knn(rows[:n], rows[:n], OVERLAP_K, exclude_self=True)[1] for rows in (pair.now, pair.then)]
     return (found[0][:, :, None] == found[1][:, None, :]).any(dim=2).double().mean()
+
+
+def readouts(before: Float[Tensor, "n d"], now: Float[Tensor, "n e"]) -> Float[Tensor, " k"]:
+    """How well a linear map of one layer's rows tells another's k ≤ 10 leading principal directions, in (−∞, 1] each.
+
+    R² of ridge regression with each row left out in turn, in closed form: 1 − Σ e_i²/(1 − h_ii)² over what the mean of
+    the other rows misses. λ is 1e-3 of the average eigenvalue, as for linear probes. Not the R² of the rows that it was
+    fitted to, which for n rows of d dimensions reads d/n of noise.
+
+    Args:
+        before: rows of the layer that is read.
+        now: rows of the same samples, whose directions are told.
+
+    Raises:
+        Undefined: with fewer than three rows, or without spread in one of the two.
+    """
+    x, y = (t[:MATRIX_ROWS].double() for t in (before, now))
+    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
+    n = len(x)
+    ridge = RIDGE * x.square().sum() / x.shape[1]
+    if n < 3 or not ridge > 0 or not y.square().sum() > 0:
+        raise Undefined("needs three samples, and spread in both layers")
+    u, s, _ = torch.linalg.svd(y, full_matrices=False)
+    k = min(DIRECTIONS, int((s > 1e-6 * s[0]).sum()))
+    target = u[:, :k] * s[:k]
+    basis, sizes, _ = torch.linalg.svd(x, full_matrices=False)
+    kept = sizes.square() / (sizes.square() + ridge)
+    leverage = 1 / n + basis.square() @ kept
+    missed = (target - basis @ (kept[:, None] * (basis.T @ target))) / (1 - leverage).clamp(min=1e-12)[:, None]
+    return 1 - missed.square().sum(dim=0) / (target * (n / (n - 1))).square().sum(dim=0)
+
+
+def layer_readout(pair: Pair) -> Float[Tensor, ""]:
+    """Mean R² with which the layer watched before tells this one's leading directions by a linear map, in (−∞, 1].
+
+    Of up to 10 principal directions, each row left out in turn (see ``readouts``). 1: nothing new is computed between
+    the two that a linear layer could not. Of the bank's first 1,024 rows.
+
+    Raises:
+        Undefined: for the first layer, without the same samples in both, or without spread in one of them.
+    """
+    return readouts(pair.then, pair.now).mean()
 
 
 def cka_matrix(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "l l"]:

@@ -12,7 +12,7 @@ from tests._helpers.oracles.classes import classes
 from tests._helpers.oracles.comparisons import compared, regression, views
 from tests._helpers.oracles.neighbors import among_known_copies, dimensions, distances, neighbours, two_nn
 from tests._helpers.oracles.others import against, distance_correlation, eta_squared, macro_std, rows_of
-from tests._helpers.oracles.over_time import cka, over_time, overlap
+from tests._helpers.oracles.over_time import cka, over_time, overlap, readouts
 from tests._helpers.oracles.retrieval import pairs, probe_accuracy, probe_r2, retrieval
 from tests._helpers.oracles.spectra import Array, log_vmf_normaliser, rank_signals, singular_values, spectrum
 
@@ -34,6 +34,7 @@ __all__ = [
     "probe_accuracy",
     "probe_r2",
     "rank_signals",
+    "readouts",
     "regression",
     "retrieval",
     "singular_values",

@@ -8,7 +8,10 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
 from tests._helpers.oracles.spectra import Array, centred
@@ -69,3 +72,13 @@ def overlap(x: Array, y: Array, k: int = 10) -> float:
     """Mean share of k nearest neighbours that are the same in both."""
     near = [NearestNeighbors(n_neighbors=k).fit(rows).kneighbors(return_distance=False) for rows in (x, y)]
     return float(np.mean([len(set(one) & set(other)) / k for one, other in zip(*near, strict=True)]))
+
+
+def readouts(before: Array, now: Array) -> list[float]:
+    """R² of scikit-learn's ridge for each leading direction, fitted without each row in turn."""
+    y = PCA(min(10, *now.shape)).fit_transform(now)
+    ridge = float(1e-3 * (centred(before) ** 2).sum() / before.shape[1])
+    told = cross_val_predict(Ridge(alpha=ridge, solver="svd"), before, y, cv=LeaveOneOut())
+    means = (y.sum(axis=0) - y) / (len(y) - 1)
+    left, there = ((y - told) ** 2).sum(axis=0), ((y - means) ** 2).sum(axis=0)
+    return [float(v) for v in 1 - left / there]

@@ -96,9 +96,9 @@ class FeatureGeometryMonitor(Callback):
         saved = self._saved if trainer.state.fn == "fit" else None
         self.teardown(trainer, pl_module, "restart")
         if saved is not None:
-            self.history, self._number = History(), saved.windows
+            self.history, self._number = self.history.anew(), saved.windows
         elif trainer.state.fn == "fit" and trainer.global_step == 0:
-            self.history, self._number = History(), 0  # a new run; evaluation afterwards adds to its history
+            self.history, self._number = self.history.anew(), 0  # evaluation afterwards adds to it
         self.history.path = history_path(trainer)
         if saved is not None:
             self.history.restore(saved.records, saved.events, saved.metrics, saved.layouts)

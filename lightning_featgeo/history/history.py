@@ -5,10 +5,12 @@ The report, the tables of notebooks and resumed runs are made from it.
 
 from __future__ import annotations
 
+import copy
 import html
 import json
 import os
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -48,6 +50,31 @@ class History:
         self.closed = 0  # records so far, those that no longer are in memory too
         self._counts: dict[thinning.Curve, int] = {}  # of the records, by curve
         self._file: LineFile | None = None
+        self._origin: weakref.ref[History] | None = None  # what this, or what it is copied from, is a copy of
+        self._is_shown = False  # whether what is here is that of a copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> History:
+        """Libraries copy callbacks and run the copies: what those record is shown by the one that the user holds."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        made._origin = self._origin or weakref.ref(self)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_origin": None}
+
+    def anew(self) -> History:
+        """An empty one, for the next run of the same owner."""
+        made = History()
+        made._origin = self._origin
+        return made
+
+    def _show_in_origin(self) -> None:
+        origin = None if self._origin is None else self._origin()
+        if origin is not None and (origin._is_shown or not origin.closed):
+            for name in ("path", "run", "records", "events", "metrics", "layouts", "closed"):
+                setattr(origin, name, getattr(self, name))
+            origin._is_shown = True
 
     def describe(self, run: dict[str, Any]) -> None:
         """Write down what the run is: layer, signals, versions."""
@@ -58,6 +85,7 @@ class History:
     def append(self, record: Record) -> None:
         """Add a closed window."""
         self._keep(record)
+        self._show_in_origin()
         self._put(f'{{"window": {record.text}}}')
 
     def _keep(self, record: Record, thin: bool = True) -> None:

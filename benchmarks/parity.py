@@ -121,7 +121,7 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     some = first.rows[:1024].double().numpy(), first.targets[:1024].double().numpy()
     truth["distance_correlation"] = oracles.distance_correlation(*some)
     # the same samples in three windows, and between two views
-    both = GeometryMetric(["pair_recall_at_1", "pair_recall_at_5", "pair_recall_at_10", "pair_auroc"])
+    both = GeometryMetric(["pair_recall_at_1", "pair_recall_at_5", "pair_recall_at_10", "pair_auroc", "pair_overlap"])
     for view, rows in enumerate((x, other)):
         both.update(rows, sample_index=torch.arange(len(x)), view=view)
     found |= both.window().values

@@ -8,7 +8,14 @@ import torch
 
 
 def saved(node: Any, name: str) -> Any:
-    """What a node keeps under a name ("target", "other"); None where it doesn't, or has let go of it."""
+    """What a node keeps under a name ("target", "other"); None where it doesn't, or has let go of it.
+
+    Nor is anything read that hooks would have to bring back: activation checkpointing would run a forward for it.
+    """
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    held = raw if isinstance(raw, tuple) else (raw,)
+    if any(getattr(one, "unpack_hook", None) is not None for one in held):
+        return None
     try:
         return getattr(node, f"_saved_{name}", None)
     except RuntimeError:  # freed by a backward

@@ -280,3 +280,10 @@ def prepared_inputs(trainer: Any, inputs: Any) -> Any:
     """A batch on the device of a Hugging Face Trainer, as it prepares it itself; as it is where it can't be asked."""
     prepare = getattr(trainer, "_prepare_inputs", None)
     return inputs if prepare is None else prepare(inputs)
+
+
+def takes_batches_itself(module: Any, stage: str) -> bool:
+    """Whether a step is given an iterator (``dataloader_iter``): hooks before it have the batch of the last step."""
+    name = {"train": "training_step", "val": "validation_step", "test": "test_step"}.get(stage, "")
+    code = getattr(getattr(type(module), name, None), "__code__", None)
+    return code is not None and "dataloader_iter" in code.co_varnames[: code.co_argcount]

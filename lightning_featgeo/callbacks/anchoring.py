@@ -17,7 +17,7 @@ from lightning_featgeo.callbacks.probe_windows import STAGE, host
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.rows import tree
 from lightning_featgeo.watch.anchors import Anchor, FileAnchor, ModelAnchor
-from lightning_featgeo.watch.feature_files import has_ids, read_rows
+from lightning_featgeo.watch.feature_files import check_rows, has_ids, read_rows
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.window import Window
 
@@ -38,8 +38,8 @@ class Anchors:
         self._made: dict[tuple[str, int], Anchor | None] = {}
         self._best = run.settings.windows.best, run.settings.windows.best_mode
         for one in self._given.values():
-            if isinstance(one, Path) and one.suffix != ".ckpt":
-                read_rows(one, "", 0)
+            if isinstance(one, Path):
+                check_rows(one)
 
     def check_names(self) -> None:
         """Whether there are windows of those names.

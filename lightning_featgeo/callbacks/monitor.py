@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_featgeo import _compat
 from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, train_batches, words
 from lightning_featgeo.callbacks.checkpointing import Saved
+from lightning_featgeo.callbacks.first_batches import check
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.own_metrics import keep_after
 from lightning_featgeo.callbacks.publishing import names_of_run, silence_advice
@@ -151,7 +152,7 @@ class FeatureGeometryMonitor(Callback):
         run = self._run
         if run is None:
             return
-        run.check("train", 0, batch)
+        check(run, "train", 0, batch)
         if not run.is_open("train") and (self.settings.windows.every_n_train_steps is not None or batch_idx == 0):
             run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
         elif not run.is_open("train") and not run.phase.trained and run.is_due("train"):
@@ -257,7 +258,7 @@ class FeatureGeometryMonitor(Callback):
 
     def _evaluation_batch_start(self, stage: str, loader: int, batch: Any) -> None:
         if self._run is not None:
-            self._run.check(stage, loader, batch)
+            check(self._run, stage, loader, batch)
             if stage in self._run.phase.open:
                 self._run.begin_batch(stage, loader, batch)
 

@@ -71,7 +71,7 @@ def layers_of(run: Any, plan: WindowPlan) -> list[WatchedLayer]:
     settings, saved = _of_set(run, plan.name) if plan.stage == STAGE else run.settings, run.saved
     policy = Policy(
         strict=settings.on_error == "raise",
-        lenient=run.phase.trained or plan.stage == STAGE,
+        lenient=run.phase.trained or plan.stage == STAGE or len(run.names(plan.stage)) > 1,
         tolerated=frozenset({"reference", "earlier", "anchor", "best"}),
         details=run.display.details,
         also=run.also,

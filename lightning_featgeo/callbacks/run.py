@@ -25,7 +25,7 @@ from lightning_featgeo.capture.widths import known_class_count
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.settings import Policy
-from lightning_featgeo.rows.batches import inputs_of, select
+from lightning_featgeo.rows.batches import inputs_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
 from lightning_featgeo.watch.layers import class_count
@@ -75,6 +75,7 @@ class LightningRun:
         self.display = LoggerDisplay(trainer, self.guard, settings.display, history)
         self.publisher = publishing.Publisher(trainer, history, self.display, self.guard, settings.display.headline)
         self.closed: set[str] = set()  # stages of which a window has closed
+        self.lacking: set[tuple[str, int]] = set()  # loaders whose batches lack what was asked for
         self.awaits_validation = self.validated = False  # what runs in the first one: see ``embedding_stages``
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self.resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
@@ -140,6 +141,9 @@ class LightningRun:
         names = self.names(stage)
         for number in range(len(names)) if stage != "train" else ():
             self.watcher.loader_starts((stage, number), lightning.loader_of(self.trainer, stage, number))
+        ranks, scoring = self.watcher.ranks, self.watcher.sources.watched.scoring
+        if ranks.several and self.fits and stage != "train":
+            scoring.agree(ranks.gather(scoring.told))  # labels are read alike
         self.open_windows(stage, [self.plan(stage, i, name) for i, name in enumerate(names)])
 
     def open_windows(self, stage: str, plans: list[WindowPlan]) -> None:
@@ -191,25 +195,11 @@ class LightningRun:
 
     # --- batches ---------------------------------------------------------------------------------------------
 
-    def check(self, stage: str, number: int, batch: Any) -> None:
-        """Look at a loader's first batch for settings that can't work, before its features are needed."""
-        loader = stage, number
-        if loader in self.phase.looked or stage not in self.stages:
-            return
-        self.phase.looked.add(loader)
-        refuses = not self.phase.trained
-        with self.guard.around(f"looking at a {stage} batch", self.watcher.failing(stage), refuses=refuses):
-            if refuses and self.settings.display.id_key is not None:  # later, what is only shown must not cost a curve
-                select(batch, self.settings.display.id_key, "id_key")
-            has_labels = self.watcher.look(batch)
-            if self.settings.signals == "auto" and not has_labels:
-                self._settle_names(loader, publishing.without_labels(self.also))
-
     def begin_batch(self, stage: str, number: int, batch: Any) -> None:
         """Catch what the coming step makes of a batch."""
         if self.anchors is not None and self.is_open(stage):
             self.anchors.look(self.watcher.windows.get((stage, number)), batch)
-        self.watcher.begin_batch(stage, batch)
+        self.watcher.begin_batch(stage, None if _compat.takes_batches_itself(self.pl_module, stage) else batch)
 
     def forward_done(self, loss: Tensor) -> None:
         """Backward begins: find the head if it is unknown, and don't catch what is computed again."""
@@ -236,9 +226,9 @@ class LightningRun:
         first = not self.phase.trained and self.phase.awaits_rows(key)
         if self.watcher.end_batch(key, outputs, batch, refuses=first) and first:
             with self.guard.around("checking which callbacks monitor our curves", refuses=True):
-                self._settle_names(key, self.watcher.windows[key].signals)
+                self.settle_names(key, self.watcher.windows[key].signals)
 
-    def _settle_names(self, loader: tuple[str, int], signals: tuple[str, ...]) -> None:
+    def settle_names(self, loader: tuple[str, int], signals: tuple[str, ...]) -> None:
         """What is computed of a loader is known now: whoever watches another name of it has to hear."""
         if loader[0] in self.stages:
             self.resolved[loader] = signals

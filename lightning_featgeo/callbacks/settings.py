@@ -215,6 +215,12 @@ class MonitorSettings(WatchSettings):
             needy = sorted(name for name in named if need in CATALOG[name].requires)
             if needy and not given:
                 raise ConfigurationError(f"{', '.join(needy)}: say what with, as in windows=Windows({line})")
+            group = "anchor" if need == "anchor" else "over_time"
+            if given and not any(need in CATALOG[name].requires for name in self.asked):
+                raise ConfigurationError(
+                    f"Windows({line.partition('=')[0]}=…): no signal compares with it. Ask for some, as in "
+                    f'signals=["classifier", "{group}"]'
+                )
 
     def _check_probe_sets(self, loaders: Sequence[str]) -> dict[str, probe_sets.ProbeSet]:
         """As they are run; what they can't be together with is refused."""

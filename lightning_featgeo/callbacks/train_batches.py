@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.rows.batches import batch_size
+from lightning_featgeo.rows.scoring import EVERY
 
 
 def begin(run: LightningRun, batch: Any, number: int) -> None:
@@ -23,7 +24,9 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
         run.train_loader_starts(from_start=False)
     window = run.open_train_window()
     taken = window is not None and window.takes(f"{run.trainer.current_epoch}/{number}")
-    if taken or run.watcher.sources.unsettled or number == 0:
+    sources = run.watcher.sources
+    tells = number == 0 or sources.unsettled or sources.watched.scoring.wants_more
+    if taken or tells or (number % EVERY == 0 and sources.watched.scoring.made.is_watched):
         run.begin_batch("train", 0, batch)
 
 

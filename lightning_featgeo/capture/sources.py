@@ -25,7 +25,6 @@ from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, find_head
 from lightning_featgeo.capture.watched import Watched
 from lightning_featgeo.rows.calls import Call
-from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.types import Tensor
 
 PATIENCE = 8  # batches in which no candidate runs (a step that returns None) before that is an error
@@ -64,6 +63,7 @@ class Sources:
         self.root, self._trains = root, trains
         self._in_graph = not _compat.uses_cuda_graphs(root)
         self.watched = Watched(root, known_taps, self._in_graph)
+        self.watched.forget_scoring() if trains else None
         self._features = features
         self.is_inside_step = is_inside_step
         self._scout: Scout | None = None
@@ -72,7 +72,7 @@ class Sources:
         self._doubt: Exception | None = None  # why a training step did not tell the head
         self.ran_instead: list[str] = []  # modules that the step called while nothing watched ran
         self._reached = ReachedCalls()
-        self.entrance, self.scoring = Entrance(root, self._counts), Scoring()
+        self.entrance = Entrance(root, self._counts)
         self.reading: Reading | None = None
         self.needed: int | None = None  # directions, as the loss tells where no head is known
         if head is not None:
@@ -173,7 +173,7 @@ class Sources:
         """Of several calls, which ones the loss is trained through; and what it scores the head's rows against."""
         self._reached.note([tap.calls for tap in self.taps], loss)
         for tap in self.watched.of_head():
-            scored.look(self.scoring, loss, tap)
+            scored.look(self.watched.scoring, loss, tap)
 
     def _end_of_search(self, keep: FeatureTap | None) -> None:
         if self._scout is not None:

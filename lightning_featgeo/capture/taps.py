@@ -89,6 +89,7 @@ class FeatureTap:
         self.in_graph, self.wanted = in_graph, wanted
         self.key = next(_KEYS)
         self.caught_ever = False
+        self.scoring: Any = None  # what losses of the last fit have told of the rows' labels
         self.frozen = False  # as the last training step told: no weight before it is being trained
         self._mixes, self._opened = False, 0  # whether rows were mixed in a batch, and batches so far
         self._slot = Slot()

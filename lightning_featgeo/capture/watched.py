@@ -13,6 +13,7 @@ from lightning_featgeo.capture.heads import Choice
 from lightning_featgeo.capture.names import Layer, unique_segments
 from lightning_featgeo.capture.taps import FeatureTap, Link, chain, display_name, find_layers
 from lightning_featgeo.capture.widths import in_width
+from lightning_featgeo.rows.scoring import Scoring
 
 WRAPPERS = frozenset({
     "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule", "CheckpointWrapper",
@@ -38,10 +39,24 @@ class Watched:
         self.outputs = False  # whether outputs of modules are watched, not the input of a head
         self.by_loss = False  # whether a loss has chosen these outputs
         self._why = ""
+        self._scoring = Scoring()
 
     def of_head(self) -> list[FeatureTap]:
         """The tap of what the head is given; none where something else is watched."""
         return [tap for tap in self.taps[:1] if tap.side == "input" and tap.module is self.head]
+
+    @property
+    def scoring(self) -> Scoring:
+        """What losses have told of the head's rows; an evaluation after a fit goes on with it."""
+        for tap in self.of_head():
+            known = (one.scoring for one in (tap, *self._known) if one.module is tap.module and one.scoring is not None)
+            self._scoring = tap.scoring = next(known, self._scoring)
+        return self._scoring
+
+    def forget_scoring(self) -> None:
+        """A fit begins."""
+        for tap in self._known:
+            tap.scoring = None
 
     def use_layers(self, patterns: Sequence[str], why: str = "") -> None:
         """Watch the outputs of modules, by paths, globs or "path:key"; ``why`` is said of the first."""

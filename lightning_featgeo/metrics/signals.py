@@ -746,7 +746,7 @@ SIGNALS: tuple[Signal, ...] = (
            "none", "1", "(−∞, 1]", "Xu et al. 2020, arXiv 2002.10689", ("layers",),
            bias="low with few rows for the dimensions of the layer before",
            parity="scikit-learn's Ridge, each row left out in turn"),
-    Signal("neighbor_overlap_anchor", between_layers.layer_overlap, ("with_anchor",),
+    Signal("neighbor_overlap_anchor", between_layers.neighbor_overlap, ("with_anchor",),
            "none", "share", "[0, 1]", "Goel et al. 2025, arXiv 2502.04313", ("anchor",),
            bias="10/n by chance",
            parity="scikit-learn's neighbours, k = 10"),

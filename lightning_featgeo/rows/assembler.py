@@ -118,7 +118,7 @@ class RowAssembler:
         size = batch_size(batch) if self.pool == "tokens" else None
         chosen = [arranged(one, self.pool, size, self.role) for one in calls]
         if self.scoring is not None:
-            chosen, labels = self.scoring.see(chosen, labels, batch, self.labels)
+            chosen, labels = self.scoring.see(chosen, labels, batch, self.labels, self.role.trains)
         self.notes.update(self.labels.notes)
         if self.layouts.said.is_auto and grows(chosen):
             self.notes[f"{len(chosen)} calls, each one place longer (a decoder generates?): the last one counts"] = None
@@ -166,7 +166,7 @@ class RowAssembler:
             if labels is not None:
                 known_as = self.chosen_pool, self.notes, self.views is None, self.labels.stated
                 label = labels_of(part, labels.to(device), origin, layout.origin, *known_as)
-            label = None if label is None else one.labels(label, part.sample)
+            read = label = None if label is None else one.labels(label, part.sample)
             if label is not None and self.scoring is not None:
                 label = self.scoring.labels(one, part, label, self.labels, self.role.trains)
                 self.unlabelled = self.scoring.withheld or self.unlabelled
@@ -182,8 +182,10 @@ class RowAssembler:
             if own is not None:
                 of_others = known & ~own.to(device)[at]
                 keep = ~of_others if keep is None else keep & ~of_others
-            if label is not None and labels is not None and labels.ndim == 2:  # of tokens: the loss reads no others
-                keep = label >= 0 if keep is None else keep & (label >= 0)
+            lost = (one.call.is_reordered or one.call.is_mixed) and not one.call.scored  # then nobody knows which
+            if read is not None and labels is not None and labels.ndim == 2 and not lost:
+                mine = label if one.call.is_reordered and label is not None else read
+                keep = mine >= 0 if keep is None else keep & (mine >= 0)  # tokens: the loss reads no others
             number = (first_sample + torch.where(known, origin, part.sample)) * ranks.size + ranks.rank
             number = number if ids is None else by_id(number, at, known, size, ids)
             if self.chosen_pool == "tokens" or part.grouped:

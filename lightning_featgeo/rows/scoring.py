@@ -18,13 +18,19 @@ from lightning_featgeo.rows.calls import MIXED, Call
 from lightning_featgeo.rows.chosen import Chosen
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import Pooled
+from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
 LEAST = 4  # rows of a batch that can tell an order
+ALIKE = 0.75  # share of equal classes from which two targets are no two orders of the labels
 OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
 MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
+PENDING = (
+    "the loss scores other numbers than the batch's labels, and too few batches have shown which one for each: labels "
+    "are left out until then"
+)
 MOVED = (
     "in training, the loss scored these rows in another order than that of the batch's labels, which can't be followed "
     "here: none has a label. Return the features in the batch's order from the step, and name them with features="
@@ -37,22 +43,23 @@ class Scoring:
 
     ``in_place``: whether the head's rows are in the batch's order. ``followed``: whether the labels that other evidence
     gave them were those that the loss scored. None: nobody knows. ``misled``: whether other evidence saw another order
-    where they were in place (sorted, and sorted back). ``path``: of the batch's part that it scores.
-    ``table``: what the step makes of each label. ``version``: goes up when any of it changes.
+    where they were in place (sorted, and sorted back). ``path``: of the batch's part that it scores. ``made``: what the
+    step makes of the labels. ``version``: goes up when any of it changes.
     """
 
     in_place: bool | None = None
     followed: bool | None = None
     misled: bool = False
     path: tree.Path | None = None
-    table: dict[int, int] | None = None
+    made: Remade = field(default_factory=Remade)
     version: int = 0
     found: bool = False
     withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
     _losses: dict[Hashable, int] = field(default_factory=dict)
-    _mixes: set[Hashable] = field(default_factory=set)  # forms of losses of mixtures
+    _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
+    _labels: Tensor | None = None  # of the batch that is read
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
         """Whether to look at the loss that comes.
@@ -64,22 +71,47 @@ class Scoring:
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
         regular = count <= FIRST or count % EVERY == 0
-        return regular or (self.found and (taken or self.in_place is not True or form in self._mixes))
+        more = taken or self.in_place is False or self._mixtures.get(form, False) or self.made.is_watched
+        return regular or (self.found and more)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether some of the first losses are still to be looked at, and they are of classes."""
+        seen, grows = sum(self._losses.values()), self.made.is_pending or self.made.grew
+        return self.found and (seen < FIRST or (grows and seen < EVERY))
 
     @property
     def is_plain(self) -> bool:
         """Whether labels are those of the batch, in its order, as far as anybody knows."""
-        return self.table is None and not self.misled and self.followed is not False and self.in_place is not False
+        moved = self.misled or self.followed is False or self.in_place is False
+        return not moved and not self.made.is_watched
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        """What ranks have to agree on."""
+        return self.in_place, self.followed, self.misled, self.path, self.made.table, self.made.varies
+
+    def agree(self, others: Sequence[tuple[Any, ...]]) -> None:
+        """All ranks read labels in one way: what some have seen is taken for all, and what they contradict is not."""
+        if len(set(map(repr, others))) == 1:
+            return
+        places, follows, misled, paths, tables, varies = zip(*others, strict=True)
+        in_place = None if not any(one is not None for one in places) else all(one is not False for one in places)
+        followed = None if not any(one is not None for one in follows) else all(one is not False for one in follows)
+        self.made.agree(tables, any(varies))
+        known = {one for one in paths if one is not None}
+        path = known.pop() if len(known) == 1 else None
+        self._set(in_place=in_place, followed=followed, misled=any(misled), path=path)
+        self.version += 1
 
     def begin(self, reader: LabelReader) -> None:
         """Before a batch is read: where its labels are."""
-        if self.path is not None and reader.selector == "auto":
-            reader.path = self.path
         if reader.selector == "auto":
+            reader.path = self.path if self.path is not None else reader.path
             reader.notes.update(self.notes)
 
     def see(
-        self, calls: Sequence[Call], labels: Tensor | None, batch: Any, reader: LabelReader
+        self, calls: Sequence[Call], labels: Tensor | None, batch: Any, reader: LabelReader, trains: bool
     ) -> tuple[list[Call], Tensor | None]:
         """The calls and labels, in the light of what the loss scores.
 
@@ -88,6 +120,7 @@ class Scoring:
             labels: of the batch, as they were read.
             batch: what the step got.
             reader: of the labels.
+            trains: whether the batch is trained on.
         """
         scored = _one_a_row(calls[0]) if len(calls) == 1 else None
         if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
@@ -96,8 +129,9 @@ class Scoring:
             labels = self._look(scored.to(labels.device), labels, batch, reader)
             if self.in_place and any(one.is_reordered or _moves(one.rows) for one in calls):
                 self._set(misled=True)
-        elif labels is not None and self.table is not None and reader.selector == "auto":
-            labels = _mapped(labels, self.table)
+        if labels is not None and labels.ndim == 1 and reader.selector == "auto":
+            labels = self.made.of(labels, trains)
+        self._labels = labels
         if self.in_place and self.misled:
             calls = [replace(one, rows=None, rows_of=None, is_reordered=False, in_place=True) for one in calls]
         return list(calls), labels
@@ -106,8 +140,9 @@ class Scoring:
         """The label of each row: the one that the loss scored, where it told; else as ``given`` by other evidence."""
         if not trains:
             lost = self.in_place is not True and (self.followed is False or (self.in_place is False and not one.origin))
+            self.withheld = MOVED if lost else PENDING if self.made.is_pending and reader.selector == "auto" else ""
             if lost:
-                reader.notes[MOVED], self.withheld = None, MOVED
+                reader.notes[MOVED] = None
             return torch.full_like(given, UNLABELLED) if lost else given
         if len(one.call.scored) > 1:
             seen = one.origin is not None and one.origin.has_mixed  # row by row: some may have met themselves
@@ -116,7 +151,7 @@ class Scoring:
         if scored is None or not len(given):
             return given
         rows = _row_labels(scored, part, given, reader.ignore_index)
-        if rows is None:
+        if rows is None or self._labels is None or not _is_of(rows, self._labels):
             return given
         both = (rows >= 0) & (given >= 0)
         if reader.selector != "auto" and not torch.equal(rows[both].sort().values, given[both].sort().values):
@@ -129,39 +164,47 @@ class Scoring:
         return given if has_none else torch.where(given >= 0, rows, rows if one.call.is_reordered else given)
 
     def _of_several(self, call: Call, part: Pooled, given: Tensor, notes: dict[str, None]) -> Tensor:
-        """Two losses of one output against two permutations of the labels: the rows are mixtures of samples."""
+        """Two losses of one output against two orders of the labels: the rows are mixtures of samples."""
         first, *others = [t.reshape(-1) for t in call.scored]
-        same = all(t.shape == first.shape for t in others)
-        if not same or all(torch.equal(t, first) for t in others) or len(part.rows) != part.inputs:
+        if any(t.shape != first.shape for t in others) or len(part.rows) != part.inputs:
             return given
-        if not all(torch.equal(t.sort().values, first.sort().values) for t in others):
-            return given  # another target: a teacher's, or that of a second task
-        notes[MIXED] = None
-        self._mixes.add(self._form)
-        return torch.full_like(given, UNLABELLED)
+        if all(torch.equal(t, first) for t in others):
+            return given
+        alike = max(float((t == first).double().mean()) for t in others)
+        permuted = all(torch.equal(t.sort().values, first.sort().values) for t in others)
+        # another target (a teacher's, a second task's) may have the same classes in a batch by chance, and agrees more
+        mixed = self._mixtures[self._form] = permuted and alike < ALIKE and self._mixtures.get(self._form, True)
+        if mixed:
+            notes[MIXED] = None
+        return torch.full_like(given, UNLABELLED) if mixed else given
 
     def _look(self, scored: Tensor, labels: Tensor, batch: Any, reader: LabelReader) -> Tensor:
         if scored.shape != labels.shape:
             return labels
         scored = _without_ignored(scored, reader.ignore_index)
         place = _without_ignored(labels.to(scored.dtype), reader.ignore_index)
-        if torch.equal(place, scored):
-            self._set(in_place=self.in_place is not False)
-            return labels
-        if reader.selector != "auto" or torch.equal(place.sort().values, scored.sort().values):
+        is_same = torch.equal(place, scored)
+        if not is_same and torch.equal(place.sort().values, scored.sort().values):
             self._set(in_place=False)
             return labels
-        found = self._find(scored, batch, reader)
+        if reader.selector != "auto":  # what the user has named is believed
+            self._set(in_place=True if is_same and self.in_place is not False else self.in_place)
+            return labels
+        found = None if is_same else self._find(scored, batch, reader)
         if found is not None:
             return found
-        table = _table(place, scored)
-        known = {} if self.table is None else self.table
-        if table is None or any(known.get(label, to) != to for label, to in table.items()):
-            self._set(in_place=False, table=None)
-            return labels
-        self.notes[MAPPED] = reader.notes[MAPPED] = None
-        self._set(table={**known, **table}, in_place=self.in_place is not False)
-        return _mapped(labels, {**known, **table})
+        before = self.made.table, self.made.is_pending
+        self.made.learn(place, scored)
+        if before != (self.made.table, self.made.is_pending):
+            self.version += 1
+        for holder in (self.notes, reader.notes):
+            if self.made.table:
+                holder[MAPPED] = None
+            else:
+                holder.pop(MAPPED, None)
+        if is_same or self.made.table:
+            self._set(in_place=self.in_place is not False)
+        return labels
 
     def _find(self, scored: Tensor, batch: Any, reader: LabelReader) -> Tensor | None:
         """The part of the batch that is what the loss scores."""
@@ -194,6 +237,16 @@ def _one_a_row(call: Call) -> Tensor | None:
     return scored if fits else None
 
 
+def _is_of(scored: Tensor, labels: Tensor) -> bool:
+    """Whether no class is scored more often than the batch has it: else these are other numbers than its labels."""
+    some = scored[scored >= 0]
+    if not some.numel():
+        return True
+    size = int(max(some.max(), labels.max())) + 1
+    there = torch.bincount(labels[labels >= 0].to(some), minlength=size)
+    return bool((torch.bincount(some, minlength=size) <= there).all())
+
+
 def _moves(rows: Tensor | None) -> bool:
     return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
 
@@ -215,25 +268,6 @@ def _row_labels(scored: Tensor, part: Pooled, given: Tensor, ignored: int) -> Te
     if part.inputs and len(scored) == len(part.rows) and len(scored) % part.inputs == 0:
         return scored.reshape(part.inputs, -1)[part.sample, part.position].to(given.dtype)
     return None
-
-
-def _table(labels: Tensor, scored: Tensor) -> dict[int, int] | None:
-    """What each label becomes, if that is always the same, and seen more than once on average; else None."""
-    pairs = torch.unique(torch.stack([labels, scored]), dim=1).tolist()
-    few = len(pairs[0]) < 2 or 2 * len(pairs[0]) > len(labels) or len(set(pairs[1])) < 2
-    if few or len(set(pairs[0])) < len(pairs[0]):
-        return None
-    return dict(zip(*pairs, strict=True))
-
-
-def _mapped(labels: Tensor, table: dict[int, int]) -> Tensor:
-    size = max(table, default=0) + 1
-    to = torch.full((size + 1,), UNLABELLED, dtype=labels.dtype)
-    for label, other in table.items():
-        if label >= 0:
-            to[label] = other
-    known = torch.where((labels >= 0) & (labels < size), labels, size)
-    return to.to(labels.device)[known]
 
 
 def _called(path: tree.Path) -> str:

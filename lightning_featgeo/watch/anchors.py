@@ -18,9 +18,12 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.earlier import Kept
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.plan import NOT_PAIRED
+from lightning_featgeo.rows.batches import batch_size
 from lightning_featgeo.rows.rows import build_rows
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import WindowPlan
+
+TOO_FEW = "the anchor gave {} rows for a batch of {} samples"
 
 
 class Anchor:
@@ -142,27 +145,27 @@ class ModelAnchor(Anchor):
         """Run the model on a batch.
 
         Raises:
-            ConfigurationError: if it gives something else than a matrix of features.
+            ConfigurationError: if it gives something else than a matrix of features, a row a sample.
         """
         self._features = None
         if self._kept is None and not self.failed:
-            self._features = _checked(self._features_of(batch))
+            features, size = _checked(self._features_of(batch)), batch_size(batch)
+            if size is not None and len(features) != size:
+                raise ConfigurationError(TOO_FEW.format(len(features), size))
+            self._features = features
 
     def add(
         self, first: int, samples: int, ranks: Ranks, fresh: int | None, numbers: Tensor | None,
         metrics: list[GeometryMetric],
     ) -> None:  # fmt: skip
-        """Keep the rows of those samples that the banks keep.
-
-        Raises:
-            ConfigurationError: if there are not as many rows as samples.
-        """
+        """Keep the rows of those samples that the banks keep."""
         features, self._features = self._features, None
         capacity = max((metric.bank_size or 0 for metric in metrics), default=0)
         if features is None or not capacity:
             return
         if len(features) != samples:
-            raise ConfigurationError(f"the anchor gave {len(features)} rows for a batch of {samples} samples")
+            self.failed = TOO_FEW.format(len(features), samples)
+            return
         if numbers is None:
             numbers = (first + torch.arange(samples)) * ranks.size + ranks.rank
         with torch.inference_mode(False), torch.no_grad():

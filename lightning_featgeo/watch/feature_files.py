@@ -22,6 +22,7 @@ from lightning_featgeo.watch.sample_ids import numbers_of
 
 ROWS = ("rows", "features", "embeddings")
 KINDS = (".npz", ".npy", ".pt", ".pth", ".ckpt")
+_KEPT = 'Rows are kept where signals over time are watched: signals=["cka_drift", …]'
 _HOW = 'write one with numpy.savez("anchor.npz", rows=features, labels=labels), row i for the loader\'s sample i'
 
 
@@ -81,6 +82,18 @@ def read_rows(path: Path, window: str, layer: int) -> Kept:
     return Kept(rows[finite], samples[finite], labels[finite])
 
 
+def check_rows(path: Path) -> None:
+    """Whether a file holds any rows.
+
+    Raises:
+        ConfigurationError: with what it holds.
+    """
+    if path.suffix != ".ckpt":
+        read_rows(path, "", 0)
+    elif not _windows_of(_contents(path)):
+        raise ConfigurationError(f"{path} has no rows. {_KEPT}")
+
+
 def _contents(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".npy":
@@ -99,9 +112,7 @@ def _contents(path: Path) -> Mapping[str, Any]:
 
 
 def _of_checkpoint(path: Path, given: Mapping[str, Any], window: str, layer: int) -> Kept:
-    states = given.get("callbacks", {})
-    monitors = [state for name, state in states.items() if "FeatureGeometryMonitor" in str(name)]
-    windows = [one["earlier"] for one in monitors if isinstance(one, Mapping) and one.get("earlier")]
+    windows = _windows_of(given)
     for held in windows:
         for state in (held.get(f"{window}/{layer}"), held.get(f"{window}/0")):
             rows = {} if state is None else Earlier.of(state).rows
@@ -112,8 +123,15 @@ def _of_checkpoint(path: Path, given: Mapping[str, Any], window: str, layer: int
     raise ConfigurationError(
         f"{path} has no rows of {window.partition('/')[0]} windows"
         + (f", only of {', '.join(has)}" if has else "")
-        + '. They are kept where signals over time are watched: signals=["cka_drift", …]'
+        + f". {_KEPT}"
     )
+
+
+def _windows_of(given: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the monitors of a checkpoint have kept of their windows."""
+    states = given.get("callbacks", {})
+    monitors = [state for name, state in states.items() if "FeatureGeometryMonitor" in str(name)]
+    return [one["earlier"] for one in monitors if isinstance(one, Mapping) and one.get("earlier")]
 
 
 def _tensor(given: Any) -> Tensor:

@@ -72,7 +72,7 @@ def watched_layers(
         )
         assembler = RowAssembler(
             s.pool, label_reader(s, stated, sources), s.mask, s.views, s.groups, layer.width, s.tokens, seed,
-            role_of(s, sources, layer.path, plan), sources.scoring if index == 0 and of_head else None,
+            role_of(s, sources, layer.path, plan), sources.watched.scoring if index == 0 and of_head else None,
         )  # fmt: skip
         needed = sources.needed or facts.needed_directions(sources.head, sources.reading)
         first = check if index == 0 else None

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.rows.labels import LabelReader
 from tests._helpers.data import digits
-from tests._helpers.models import Classifier, strict, trainer
+from tests._helpers.models import Classifier, loaders, strict, trainer
 from tests._helpers.still import Still, digit_loaders
 
 X, Y = digits()
@@ -180,3 +180,22 @@ def test_a_dict_with_labels_of_an_unusual_name_is_told_which_key_it_may_be() -> 
     named = strict(labels="target_class")
     trainer(named, max_epochs=1).fit(Keyed(), loader, loader)
     assert "nc1" in named.history.records[-1].values
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_loaders_one_may_have_no_labels(first: bool) -> None:
+    """It refused the whole run, though a named class signal has a value on the other one."""
+
+    class Mixed(Classifier):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self(batch[0])
+
+    train, val = loaders()
+    bare = DataLoader(TensorDataset(val.dataset.tensors[0]), 50)
+    monitor = FeatureGeometryMonitor(signals=["nc1", "feature_std"])
+    trainer(monitor, max_epochs=1).fit(Mixed(), train, [val, bare] if first else [bare, val])
+    found = [("nc1" in one.values, "feature_std" in one.values) for one in monitor.history]
+    assert found == ([(True, True), (False, True)] if first else [(False, True), (True, True)])
+    with pytest.raises(ConfigurationError, match="nc1 needs class labels"):
+        trainer(FeatureGeometryMonitor(signals=["nc1"])).fit(Mixed(), bare, [bare, bare])

@@ -14,64 +14,13 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
+from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.rows.scoring import MAPPED, MOVED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
+from tests._helpers.scored import SIGNALS, Kept, check, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
-SIGNALS = ["nc1", "feature_std"]
-
-
-class Kept(pl.LightningModule):
-    """A step of one's own, ``step(net, batch)``, which gives the loss and keeps rows and labels, by stage."""
-
-    def __init__(self, step: Callable[..., Tensor], **parts: nn.Module) -> None:
-        super().__init__()
-        self.step = step
-        self.kept: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "val": []}
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.head = nn.Linear(16, CLASSES)
-
-    def keep(self, rows: Tensor, labels: Tensor | None) -> Tensor:
-        none = torch.full((len(rows),), -1)
-        kept = rows.detach().clone(), none if labels is None else labels.clone()
-        self.kept["train" if self.trainer.training else "val"].append(kept)
-        return rows
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.step(self, *batch)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.step(self, *batch)
-
-    def on_validation_epoch_start(self) -> None:
-        self.kept["val"].clear()
-
-    def on_train_epoch_start(self) -> None:
-        self.kept["train"].clear()
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.05)
-
-
-def run(model: Kept, data: TensorDataset, stages: Any = ("train", "val"), **settings: Any) -> FeatureGeometryMonitor:
-    torch.manual_seed(0)
-    monitor = FeatureGeometryMonitor(signals=SIGNALS, stages=stages, on_error="raise", **settings)
-    loaders = DataLoader(data, 16, shuffle=True), DataLoader(data, 16)
-    trainer(monitor, max_epochs=2).fit(model, *loaders)
-    return monitor
-
-
-def check(monitor: FeatureGeometryMonitor, model: Kept, stage: str) -> None:
-    metric = GeometryMetric(SIGNALS, num_classes=CLASSES)
-    for rows, labels in model.kept[stage]:
-        metric.update(rows, labels)
-    right = metric.window()
-    record = [one for one in monitor.history if one.stage == stage][-1]
-    assert record.counts["labelled"] == right.counts["labelled"]
-    assert record.values == pytest.approx(right.values, rel=1e-5)
 
 
 def sentences(n: int = 160) -> TensorDataset:

@@ -38,15 +38,25 @@ def layer_cka(pair: Pair) -> Float[Tensor, ""]:
 def layer_overlap(pair: Pair) -> Float[Tensor, ""]:
     """Mean share of a row's 10 nearest neighbours that are the same in the layer watched before it, in [0, 1].
 
-    About 10/n for layers that have nothing to do with each other. Of the bank's first 2,048 rows. The same between
-    the layer and an anchor is ``neighbor_overlap_anchor``.
+    About 10/n for layers that have nothing to do with each other. Of the bank's first 2,048 rows.
 
     Raises:
         Undefined: for the first layer, without the same samples in both, or with fewer than 12 of them.
     """
+    return neighbor_overlap(pair)
+
+
+def neighbor_overlap(pair: Pair) -> Float[Tensor, ""]:
+    """Mean share of a row's 10 nearest neighbours that are the same in the other rows of the same samples, in [0, 1].
+
+    About 10/n for rows that have nothing to do with each other. Of the bank's first 2,048 rows.
+
+    Raises:
+        Undefined: without the same samples in both, or with fewer than 12 of them.
+    """
     n = min(len(pair.now), OVERLAP_ROWS)
     if n < OVERLAP_K + 2:
-        raise Undefined(f"needs {OVERLAP_K + 2} samples in both layers, got {n}")
+        raise Undefined(f"needs {OVERLAP_K + 2} samples in both, got {n}")
     found = [ops.knn(rows[:n], rows[:n], OVERLAP_K, exclude_self=True)[1] for rows in (pair.now, pair.then)]
     return (found[0][:, :, None] == found[1][:, None, :]).any(dim=2).double().mean()
 

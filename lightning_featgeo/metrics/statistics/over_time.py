@@ -106,7 +106,7 @@ class TimeStatistics(ReferenceStatistics):
             return self._earlier.no_anchor or "no anchor was given", GapKind.NO_REFERENCE
         none = {
             "layer": "no layer that is watched comes before this one",
-            "best": "no window before this one is known to be the best: its metric has no value yet",
+            "best": "no window before this one is known to be the best: Windows(best=…) names a metric that has no value",
         }
         return none.get(which, "there is no window before this one"), GapKind.NO_EARLIER
 
@@ -127,7 +127,11 @@ class TimeStatistics(ReferenceStatistics):
             if bool(both.any()) and float((labels[0] == labels[1])[both].double().mean()) < SAME_LABELS:
                 raise Undefined(
                     f"by their labels, other samples have the places of the {what}'s: "
-                    + ("it is of another data set or order" if which == "anchor" else "the loader draws new ones")
+                    + (
+                        "it is of another data set or order, or its classes have other numbers"
+                        if which == "anchor"
+                        else "the loader draws new ones"
+                    )
                 )
             self._pairs[which] = Pair(self._bank.rows[now], rows[then]), self._bank.labels[now]
         return self._pairs[which]

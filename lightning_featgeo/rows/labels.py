@@ -48,6 +48,7 @@ class LabelReader:
     shifted: bool | None = None
     column: int | None = None
     path: tree.Path | None = None
+    scored: bool | None = None  # whether labels are the classes already that a step makes of others; None: unknown
     notes: dict[str, None] = field(default_factory=dict)
 
     @property

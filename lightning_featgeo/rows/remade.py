@@ -93,25 +93,35 @@ class Remade:
         self.varies, self._pairs = varies, pairs or self._pairs
         self._rows, self._batches = max(self._rows, REPEATS * len(pairs)), max(self._batches, REPEATS if pairs else 0)
 
-    def of(self, labels: Tensor, trains: bool) -> Tensor:
-        """The classes of labels; −1 while that is pending, and for labels that were never scored.
+    def of(self, labels: Tensor, are_classes: bool | None) -> Tensor:
+        """The classes of labels; −1 while that is pending, and for labels of which nothing was seen.
 
-        In evaluation, labels that may be such classes already (one of them no step was given) are left as they are.
+        Args:
+            labels: of a batch.
+            are_classes: whether they are classes already; None: that can't be told, and none has a class.
         """
-        if self.is_pending:
+        if self.is_pending or (self.table is not None and are_classes is None):
             return torch.full_like(labels, UNLABELLED)
         table = self.table
-        if table is None:
+        if table is None or are_classes:
             return labels
         known = torch.tensor(sorted(table), dtype=labels.dtype, device=labels.device)
-        classes = torch.tensor(sorted(set(table.values())), dtype=labels.dtype, device=labels.device)
         some = labels[labels >= 0]
-        if not trains and not bool(torch.isin(some, known).all()) and bool(torch.isin(some, classes).all()):
-            return labels
+        if some.numel() and float(torch.isin(some, known).double().mean()) < KNOWN:
+            return torch.full_like(labels, UNLABELLED)
         to = torch.full((int(known.max()) + 2,), UNLABELLED, dtype=labels.dtype)
         for label, other in table.items():
             to[label] = other
-        if some.numel() and float(torch.isin(some, known).double().mean()) < KNOWN:
-            return torch.full_like(labels, UNLABELLED)
         inside = (labels >= 0) & (labels <= int(known.max()))
         return to.to(labels.device)[torch.where(inside, labels, int(known.max()) + 1)]
+
+    def are_classes(self, labels: Tensor) -> bool | None:
+        """Whether an evaluation's labels are classes already: by one that is no label, or that is no class."""
+        table = self.table or {}
+        given = {int(label) for label in labels.unique().tolist() if label >= 0}
+        classes = set(table.values())
+        if classes == set(table):
+            return True  # another order of the same classes: the samples of each stay together
+        if given & (set(table) - classes):
+            return False
+        return True if given & (classes - set(table)) else None

@@ -28,8 +28,8 @@ ALIKE = 0.75  # share of equal classes from which two targets are no two orders 
 OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
 MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
 PENDING = (
-    "the loss scores other numbers than the batch's labels, and too few batches have shown which one for each: labels "
-    "are left out until then"
+    "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may "
+    "be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
 MOVED = (
     "in training, the loss scored these rows in another order than that of the batch's labels, which can't be followed "
@@ -130,7 +130,9 @@ class Scoring:
             if self.in_place and any(one.is_reordered or _moves(one.rows) for one in calls):
                 self._set(misled=True)
         if labels is not None and labels.ndim == 1 and reader.selector == "auto":
-            labels = self.made.of(labels, trains)
+            if not trains and self.made.table is not None and reader.scored is None:
+                reader.scored = self.made.are_classes(labels)
+            labels = self.made.of(labels, False if trains else reader.scored)
         self._labels = labels
         if self.in_place and self.misled:
             calls = [replace(one, rows=None, rows_of=None, is_reordered=False, in_place=True) for one in calls]
@@ -140,7 +142,8 @@ class Scoring:
         """The label of each row: the one that the loss scored, where it told; else as ``given`` by other evidence."""
         if not trains:
             lost = self.in_place is not True and (self.followed is False or (self.in_place is False and not one.origin))
-            self.withheld = MOVED if lost else PENDING if self.made.is_pending and reader.selector == "auto" else ""
+            waits = self.made.is_pending or (self.made.table is not None and reader.scored is None)
+            self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""
             if lost:
                 reader.notes[MOVED] = None
             return torch.full_like(given, UNLABELLED) if lost else given

@@ -1,4 +1,4 @@
-"""A step of one's own that keeps which rows and labels are right, by stage; compared with a metric that is told both."""
+"""A step of one's own that keeps which rows and labels are right, by stage; and a metric that is told both."""
 
 from __future__ import annotations
 

@@ -157,9 +157,25 @@ def test_a_curriculum_that_splits_classes_once_is_followed() -> None:
 
 def test_labels_that_are_classes_already_and_those_that_were_never_scored() -> None:
     made = learned(([1, 2, 3, 3], [0, 1, 2, 2]), ([1, 2, 3, 3], [0, 1, 2, 2]))
-    assert made.of(torch.tensor([3, 1, -1]), trains=False).tolist() == [2, 0, -1]
-    assert made.of(torch.tensor([0, 1, 2]), trains=False).tolist() == [0, 1, 2]  # an evaluation set from 0 on
-    assert made.of(torch.tensor([7, 8, 3]), trains=False).tolist() == [-1, -1, -1]
+    assert [made.are_classes(torch.tensor(given)) for given in ([3, 1, -1], [0, 1, 2], [1, 2])] == [False, True, None]
+    assert made.of(torch.tensor([3, 1, -1]), are_classes=False).tolist() == [2, 0, -1]
+    assert made.of(torch.tensor([0, 1, 2]), are_classes=True).tolist() == [0, 1, 2]  # an evaluation set from 0 on
+    assert made.of(torch.tensor([1, 2, 2]), are_classes=None).tolist() == [-1, -1, -1]
+    assert made.of(torch.tensor([7, 8, 3]), are_classes=False).tolist() == [-1, -1, -1]
+
+
+def test_a_validation_set_whose_labels_may_be_classes_already_is_a_gap() -> None:
+    def merged(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        y = y // 2 if net.trainer.training else y
+        return cross_entropy(features(net, x, y), y)
+
+    x, y = blobs().tensors
+    net = model(merged)
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, on_error="raise")
+    train, val = DataLoader(TensorDataset(x, y), 16), DataLoader(TensorDataset(x, y // 2), 16)
+    trainer(monitor, max_epochs=2, num_sanity_val_steps=0).fit(net, train, val)
+    assert [one.counts["labelled"] for one in monitor.history] == [0, 0]
+    assert "too few batches have shown" in monitor.history.records[-1].gaps["nc1"]
 
 
 def test_processes_read_labels_alike() -> None:

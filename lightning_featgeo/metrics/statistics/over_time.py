@@ -106,7 +106,7 @@ class TimeStatistics(ReferenceStatistics):
             return self._earlier.no_anchor or "no anchor was given", GapKind.NO_REFERENCE
         none = {
             "layer": "no layer that is watched comes before this one",
-            "best": "no window before this one is known to be the best: Windows(best=…) names a metric that has no value",
+            "best": "no window before is known to be the best: Windows(best=…) names a metric that has no value",
         }
         return none.get(which, "there is no window before this one"), GapKind.NO_EARLIER
 

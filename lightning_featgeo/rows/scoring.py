@@ -28,8 +28,8 @@ ALIKE = 0.75  # share of equal classes from which two targets are no two orders 
 OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
 MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
 PENDING = (
-    "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may "
-    "be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
+    "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may"
+    " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
 MOVED = (
     "in training, the loss scored these rows in another order than that of the batch's labels, which can't be followed "

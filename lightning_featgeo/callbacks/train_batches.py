@@ -24,9 +24,10 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
         run.train_loader_starts(from_start=False)
     window = run.open_train_window()
     taken = window is not None and window.takes(f"{run.trainer.current_epoch}/{number}")
-    sources = run.watcher.sources
-    tells = number == 0 or sources.unsettled or sources.watched.scoring.wants_more
-    if taken or tells or (number % EVERY == 0 and sources.watched.scoring.made.is_watched):
+    sources, scoring = run.watcher.sources, run.watcher.sources.watched.scoring
+    more = scoring.wants_more or (number % EVERY == 0 and scoring.made.is_watched)
+    tells = number == 0 or sources.unsettled or (window is None and more)  # what is caught goes into an open window
+    if taken or tells:
         run.begin_batch("train", 0, batch)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning_featgeo.callbacks import probe_sets
@@ -118,28 +119,28 @@ class Windows:
             raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
         if self.best_mode not in ("min", "max"):
             raise ConfigurationError(f'Windows(best_mode={self.best_mode!r}): choose "min" or "max"')
-        self.anchors  # noqa: B018 - refuses what is none
+        self._check_anchors()
 
     @property
     def anchors(self) -> dict[str | None, Any]:
-        """By name of the window: the path of a file, a model or a function; None: of the first loader.
-
-        Raises:
-            ConfigurationError: if one is neither, or the file is not there.
-        """
+        """By name of the window: the path of a file, a model or a function; None: of the first loader."""
         if self.anchor is None:
             return {}
         given = self.anchor if isinstance(self.anchor, Mapping) else {None: self.anchor}
-        for one in given.values():
-            if not callable(one) and not isinstance(one, (str, os.PathLike)):
+        return {
+            None if name is None else segment(str(name)): Path(one) if isinstance(one, (str, os.PathLike)) else one
+            for name, one in given.items()
+        }
+
+    def _check_anchors(self) -> None:
+        for one in self.anchors.values():
+            if isinstance(one, Path):
+                check_path(one)
+            elif not callable(one):
                 raise ConfigurationError(
                     f'Windows(anchor={type(one).__name__}): give the path of a file, as in anchor="features.npz", a '
                     "model, or a function of the batch"
                 )
-        return {
-            None if name is None else segment(str(name)): one if callable(one) else check_path(one)
-            for name, one in given.items()
-        }
 
 
 USUAL_WINDOWS = Windows()

@@ -63,9 +63,9 @@ class Sources:
         self.root, self._trains = root, trains
         self._in_graph = not _compat.uses_cuda_graphs(root)
         self.watched = Watched(root, known_taps, self._in_graph)
-        self.watched.forget_scoring() if trains else None
-        self._features = features
-        self.is_inside_step = is_inside_step
+        if trains:
+            self.watched.forget_scoring()
+        self._features, self.is_inside_step = features, is_inside_step
         self._scout: Scout | None = None
         self._order, self._waited = Order(), 0
         self._virtual = facts.virtual_tokens(root)

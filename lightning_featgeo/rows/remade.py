@@ -30,27 +30,23 @@ class Remade:
         self._merges = False  # whether two labels of one batch became one class
 
     @property
-    def _differs(self) -> bool:
-        return not self.varies and any(label != to for label, to in self._pairs.items())
-
-    @property
     def _is_shown(self) -> bool:
         return self._batches >= REPEATS and self._rows >= REPEATS * len(self._pairs)
 
     @property
     def table(self) -> dict[int, int] | None:
         """What becomes of each label."""
-        return dict(self._pairs) if self._differs and self._is_shown else None
+        return dict(self._pairs) if self.is_watched and self._is_shown else None
 
     @property
     def is_pending(self) -> bool:
         """Whether it is still to be seen."""
-        return self._differs and not self._is_shown
+        return self.is_watched and not self._is_shown
 
     @property
     def is_watched(self) -> bool:
         """Whether each batch is to be looked at: labels are not what is scored."""
-        return self._differs
+        return not self.varies and any(label != to for label, to in self._pairs.items())
 
     def learn(self, labels: Tensor, scored: Tensor) -> None:
         """From one batch, (n,) each, −1 where there is none."""
@@ -62,10 +58,8 @@ class Remade:
             return
         pairs = torch.unique(torch.stack([labels[there], scored[there]]), dim=1).tolist()
         fresh = dict(zip(*pairs, strict=True)) if pairs else {}
-        if len(fresh) == int(there.sum()) >= DISTINCT:  # numbers of samples
-            self.varies = True
-            return
-        if len(fresh) < len(pairs[0] if pairs else ()):
+        several = bool(pairs) and len(fresh) < len(pairs[0])  # a label became more than one class
+        if several or len(fresh) == int(there.sum()) >= DISTINCT:  # or they are numbers of samples
             self.varies = True
             return
         changed = {label for label, to in fresh.items() if self._pairs.get(label, to) != to}

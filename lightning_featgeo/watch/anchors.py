@@ -6,7 +6,6 @@ evaluated; only rank 0, which evaluates, needs them.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -41,13 +40,13 @@ class Anchor:
     ) -> None:  # fmt: skip
         """The batch was streamed into the metrics: its samples are numbered like this (see ``Window.add``)."""
 
-    @abstractmethod
     def meet(self, ranks: Ranks) -> None:
         """All rows have come; all ranks call this."""
+        raise NotImplementedError
 
-    @abstractmethod
     def give(self, index: int, metric: GeometryMetric) -> None:
         """Hand the rows to the metric of a layer, or the reason why there are none."""
+        raise NotImplementedError
 
     def take(self, index: int, metric: GeometryMetric) -> None:
         """After the layer was evaluated: nobody holds the rows until the next window."""

@@ -7,7 +7,6 @@ them. ``.npy``: the rows alone. ``.ckpt``: a checkpoint of a run that was watche
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,18 @@ _KEPT = 'Rows are kept where signals over time are watched: signals=["cka_drift"
 _HOW = 'write one with numpy.savez("anchor.npz", rows=features, labels=labels), row i for the loader\'s sample i'
 
 
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if a file of a known kind is there.
+def check_path(found: Path) -> None:
+    """That a file of a known kind is there.
 
     Raises:
         ConfigurationError: with what to write.
     """
-    found = Path(path)
     if found.suffix == ".jsonl":
         raise ConfigurationError(f"{found} is a history, which holds curves and no rows: give the run's checkpoint")
     if found.suffix not in KINDS:
         raise ConfigurationError(f"{found}: rows are read from {', '.join(KINDS)}; {_HOW}")
     if not found.is_file():
         raise ConfigurationError(f"{found}: there is no such file; {_HOW}")
-    return found
 
 
 def has_ids(path: Path) -> bool:

@@ -65,6 +65,9 @@ DATA = {
 }
 
 
+GROUP_RETRIEVAL = {**{f"recall_at_{k}": f"recall_at_{k}" for k in (1, 5, 10)}, "map_at_10": "map_at_k"}
+
+
 def fill(metric: GeometryMetric, x: Tensor, y: Tensor, first: int = 0) -> GeometryMetric:
     for start in range(0, len(x), 128):
         index = torch.arange(start, min(start + 128, len(x)))
@@ -112,6 +115,12 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     found |= grouped.window().values
     bank = grouped.accumulators["bank"].compute()
     truth["group_variance_share"] = oracles.eta_squared(bank.rows.double().numpy(), bank.groups.numpy())
+    by_group = GeometryMetric([f"group_{name}" for name in GROUP_RETRIEVAL])
+    by_group.update(x, groups=torch.arange(len(x)) // 4)
+    found |= by_group.window().values
+    bank = by_group.accumulators["bank"].compute()
+    few = oracles.retrieval(bank.rows.double().numpy(), bank.groups.numpy(), knn_k=10)
+    truth |= {f"group_{ours}": few[theirs] for ours, theirs in GROUP_RETRIEVAL.items()}
     targets = x[:, :2] + 0.05 * x[:, :2].std() * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(2))
     regression = GeometryMetric("regression")
     regression.update(x, targets)

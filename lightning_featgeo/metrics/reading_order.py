@@ -49,7 +49,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
         "cka_drift_anchor", "neighbor_overlap_anchor", "procrustes_drift_anchor", "compatibility_anchor",
         "compatible_pairs_anchor",
     ),
-    "Is retrieval getting better?": ("recall_at_1", "map_at_k", "verification_auroc", "opis", "hubness"),
+    "Is retrieval getting better?": ("recall_at_1", "map_at_k", "group_recall_at_1", "verification_auroc", "hubness"),
     "Is this set like the reference?": (
         "frechet_distance", "kernel_mmd", "fidelity_coverage", "fidelity_density", "knn_ood_score",
     ),

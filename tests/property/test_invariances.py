@@ -36,7 +36,7 @@ INVARIANT_TO = {
         "nc2_equiangle_orthogonal "
         "alignment knn_ood_score knn_ood_auroc recall_at_1 recall_at_5 recall_at_10 map_at_k verification_auroc "
         "pair_recall_at_1 pair_recall_at_5 pair_recall_at_10 pair_auroc feature_norm_cv modality_gap macro_std nc5 "
-        "opis pair_overlap"
+        "opis pair_overlap group_recall_at_1 group_recall_at_5 group_recall_at_10 group_map_at_10"
     ),
     "rt": (
         "knn_log_density knn_entropy frechet_distance lidar class_volume_tail_gap gaussian_log_density "

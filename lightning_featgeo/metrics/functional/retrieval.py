@@ -1,4 +1,4 @@
-"""Retrieval: whether what belongs together is found first, by class among labelled rows, or by pair between two views.
+"""Retrieval: whether what belongs together is found first: by class or by group among rows, by pair between two views.
 
 By class as in metric learning (Musgrave, Belongie & Lim 2020, "A Metric Learning Reality Check", arXiv 2003.08505); by
 pair as between the two towers of CLIP (Radford et al. 2021, arXiv 2103.00020).
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import torch
 
+from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.outliers import auroc
 from lightning_featgeo.metrics.results import Estimate
-from lightning_featgeo.types import Float, Int64, Tensor
+from lightning_featgeo.types import Bool, Float, Int64, Tensor
 
 PAIRS = 1024  # rows whose cosines to each other are sorted
 BINS = 64  # of histograms of cosines, over [−1, 1]
-THRESHOLDS = 101
-FALSE_ACCEPTS = (0.01, 0.1)  # shares between which thresholds are looked at
+GROUP_QUERIES = 2048  # rows that look for others of their group
+GROUP_NEAR = 10
 _BLOCK = 512  # queries at a time
 _ROUNDING = 1e-12  # of a cosine: copies are exactly as near
 
@@ -81,11 +82,92 @@ def map_at_k(
     there = own_voters > 0
     if not bool(there.any()):
         raise Undefined("no row has another one of its class to be found")
-    right = ((near_labels == row_labels[:, None]) & near_similarities.isfinite())[there].double()
+    right = (near_labels == row_labels[:, None]) & near_similarities.isfinite()
+    return _mean(_average_precision(right[there], own_voters[there]))
+
+
+def found_by_group(
+    rows: Float[Tensor, "n d"], samples: Int64[Tensor, " n"], groups: Int64[Tensor, " n"]
+) -> tuple[Bool[Tensor, "q m"], Int64[Tensor, " q"]]:
+    """Which of the 10 nearest rows by cosine, of other samples, are of a row's own group, and how many there could be.
+
+    Of rows that have a group and are not zero; the first 2,048 of them look for others among all.
+
+    Args:
+        rows: of any length.
+        samples: their samples: rows of one sample don't find each other.
+        groups: their groups, −1 where unknown.
+
+    Returns:
+        Fewer columns where there are fewer than 11 rows.
+
+    Raises:
+        Undefined: without two such rows.
+    """
+    there = (groups >= 0) & (rows != 0).any(dim=1)
+    x, sample, group = rows[there], samples[there], groups[there]
+    if len(x) < 2:
+        raise Undefined(f"needs two rows that have a group and are not zero, got {len(x)}")
+    q, k = slice(GROUP_QUERIES), min(GROUP_NEAR, len(x) - 1)
+    _, near = ops.knn(x[q], x, k, exclude_self=True, query_groups=sample[q], reference_groups=sample, metric="cosine")
+    own = torch.where(sample < 0, -1 - torch.arange(len(sample), device=sample.device), sample)
+    _, place, count = torch.stack([group, own]).unique(dim=1, return_inverse=True, return_counts=True)
+    others = torch.bincount(group)[group] - count[place]
+    return (near >= 0) & (group[near.clamp(min=0)] == group[q, None]), others[q]
+
+
+def group_recall_at(group_hits: tuple[Bool[Tensor, "q m"], Int64[Tensor, " q"]], *, k: int) -> Estimate:
+    """Share of rows with at least one of their own group among the k nearest by cosine, in [0, 1].
+
+    A group is what ``groups=`` says: a product, a person, a document. Rows whose group has no other sample are left
+    out. Of the bank's first 2,048 rows with a group, among all of them.
+
+    Args:
+        group_hits: which of the 10 nearest rows are of a row's group, and how many there could be.
+        k: neighbours that are looked at, at most 10.
+
+    Returns:
+        The share, its standard error, and the number of rows.
+
+    Raises:
+        Undefined: if there are no more than k rows, or no group has two samples.
+    """
+    hits, _ = _with_others(*group_hits)
+    if hits.shape[1] < k:
+        raise Undefined(f"{hits.shape[1]} rows can be found, fewer than {k}")
+    return _mean(hits[:, :k].any(dim=1).double())
+
+
+def group_map_at_10(group_hits: tuple[Bool[Tensor, "q m"], Int64[Tensor, " q"]]) -> Estimate:
+    """Mean average precision of the 10 nearest by cosine, those of a row's group being right, in [0, 1].
+
+    As ``map_at_k``, by group and of the rows of ``group_recall_at_10``.
+
+    Args:
+        group_hits: which of the 10 nearest rows are of a row's group, and how many there could be.
+
+    Returns:
+        The mean over rows, its standard error, and their number.
+
+    Raises:
+        Undefined: if no group has two samples.
+    """
+    return _mean(_average_precision(*_with_others(*group_hits)))
+
+
+def _with_others(hits: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    if not bool((others > 0).any()):
+        raise Undefined("no row has one of another sample in its group to be found")
+    return hits[others > 0], others[others > 0]
+
+
+def _average_precision(right: Tensor, there: Tensor) -> Tensor:
+    """Of (n, k) hits, nearest first, where (n,) could be found."""
+    right = right.double()
     k = right.shape[1]
     rank = torch.arange(1, k + 1, device=right.device, dtype=right.dtype)
     precision = right.long().cumsum(dim=1) / rank
-    return _mean((precision * right).sum(dim=1) / own_voters[there].clamp(max=k))
+    return (precision * right).sum(dim=1) / there.clamp(max=k)
 
 
 def pair_recall_at(view_rows: Float[Tensor, "s q d"], *, k: int) -> Estimate:
@@ -129,73 +211,6 @@ def pair_auroc(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, ""]:
     return auroc(cosines[~own], cosines[own]).value
 
 
-def verification_auroc(
-    unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"], row_samples: Int64[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """Probability that the cosine of two rows of one class is larger than that of two classes, in [0, 1]; ½ is chance.
-
-    As in verification, one threshold for all classes. Of the bank's first 1,024 labelled rows.
-
-    Args:
-        unit_labelled_rows: labelled rows, L2-normalised.
-        row_labels: their classes.
-        row_samples: their samples: rows of one sample are no pair.
-
-    Raises:
-        Undefined: without pairs of both kinds.
-    """
-    x, y, sample = (t[:PAIRS] for t in (unit_labelled_rows, row_labels, row_samples))
-    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
-    apart = sample[first] != sample[second]
-    first, second = first[apart], second[apart]
-    same = y[first] == y[second]
-    if not bool(same.any()) or bool(same.all()):
-        raise Undefined("needs two classes, one of them with two rows")
-    cosines = (x @ x.T)[first, second]
-    return auroc(cosines[~same], cosines[same]).value
-
-
-def opis(
-    unit_labelled_rows: Float[Tensor, "n d"], row_labels: Int64[Tensor, " n"], row_samples: Int64[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """Variance over classes of how well one distance threshold tells them, in [0, 1]; 0: the same for every class.
-
-    Operating-point inconsistency score: mean over classes and thresholds t of (U_c(t) − mean_c U_c(t))², where U_c is
-    the harmonic mean of the shares of pairs within class c at a distance ≤ t and of pairs with one row in c that are
-    further apart. 101 even thresholds, from a false accept rate of 1 % of all pairs of two classes to 10 %. Of the
-    bank's first 1,024 labelled rows, scaled to length 1.
-
-    Args:
-        unit_labelled_rows: labelled rows, L2-normalised.
-        row_labels: their classes.
-        row_samples: their samples: rows of one sample are no pair.
-
-    Raises:
-        Undefined: without two classes that have two rows each.
-    """
-    x, y, sample = (t[:PAIRS] for t in (unit_labelled_rows, row_labels, row_samples))
-    apart, same = sample[:, None] != sample[None], y[:, None] == y[None]
-    distances = (2 - 2 * (x @ x.T)).clamp(min=0).sqrt()
-    kinds = apart & same, apart & ~same
-    classes = int(y.max()) + 1 if len(y) else 0
-    pairs = [torch.zeros(classes, dtype=torch.int64, device=x.device).index_add_(0, y, k.sum(dim=1)) for k in kinds]
-    there = (pairs[0] > 0) & (pairs[1] > 0)
-    if int(there.sum()) < 2:
-        raise Undefined("needs two classes with two rows each")
-    ends = torch.tensor(FALSE_ACCEPTS, dtype=x.dtype, device=x.device)
-    low, high = torch.quantile(_thinned(distances[kinds[1]]), ends).tolist()
-    thresholds = torch.linspace(low, high, THRESHOLDS, dtype=x.dtype, device=x.device)
-    place = torch.searchsorted(thresholds, distances)  # of the first threshold that accepts
-    shares = []
-    for kind, count in zip(kinds, pairs, strict=True):
-        cell = (y[:, None] * (THRESHOLDS + 1) + place)[kind]
-        accepted = torch.bincount(cell, minlength=classes * (THRESHOLDS + 1)).reshape(classes, -1).cumsum(dim=1)
-        shares.append(accepted[there, :THRESHOLDS].double() / count[there, None])
-    kept, rejected = shares[0], 1 - shares[1]
-    utility = 2 * kept * rejected / (kept + rejected).clamp(min=1e-300)
-    return utility.var(dim=0, correction=0).mean()
-
-
 def pair_cosines(view_rows: Float[Tensor, "s q d"]) -> Float[Tensor, "2 64"]:
     """Shares of cosines in 64 even bins over [−1, 1]: between the two views of a sample, and of two samples.
 
@@ -225,11 +240,6 @@ def pair_overlap(cosine_shares: Float[Tensor, "2 64"]) -> Float[Tensor, ""]:
         Undefined: with one view, or one sample.
     """
     return torch.minimum(cosine_shares[0], cosine_shares[1]).sum()
-
-
-def _thinned(values: Tensor, most: int = 2**24) -> Tensor:
-    """Every so many of them, as quantiles take no more."""
-    return values[:: -(-len(values) // most)]
 
 
 def _two_views(view_rows: Tensor) -> tuple[Tensor, Tensor]:

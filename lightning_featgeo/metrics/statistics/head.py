@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import diffusion, head_scores, subspaces
+from lightning_featgeo.metrics.functional import diffusion, head_scores, retrieval, subspaces
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
@@ -49,6 +49,12 @@ class HeadStatistics(TargetStatistics):
     def row_groups(self) -> Tensor:
         """(n,) groups of the labelled rows that have a direction; −1 where unknown."""
         return self._bank.groups[self._voters]
+
+    @statistic("bank", "groups")
+    def group_hits(self) -> tuple[Tensor, Tensor]:
+        """(q, 10) whether the nearest rows by cosine, of other samples, are of a row's group, and (q,) how many there
+        could be: of the first 2,048 rows with a group, among all of them."""
+        return retrieval.found_by_group(self._bank.rows, self._bank.samples, self._bank.groups)
 
     @statistic("bank", "labels")
     def class_ranks(self) -> Tensor:

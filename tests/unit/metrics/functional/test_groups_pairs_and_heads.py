@@ -20,6 +20,7 @@ from lightning_featgeo.metrics.functional import (
     head_scores,
     lengths,
     outliers,
+    retrieval,
     shares,
     spanning_tree,
     subspaces,
@@ -28,6 +29,8 @@ from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.sinks import tables
 from tests._helpers import oracles
 from tests._helpers.data import digits, digits_features
+
+GROUP_RETRIEVAL = ["group_recall_at_1", "group_recall_at_5", "group_recall_at_10", "group_map_at_10"]
 
 
 def window(signals: list[str], x: torch.Tensor, y: torch.Tensor, groups: torch.Tensor | None = None, **given: object):
@@ -262,3 +265,34 @@ def test_copies_are_found_where_the_reference_holds_copies_of_its_own() -> None:
     leaked = a + 1e-4 * torch.randn(300, 16, generator=g)
     assert float(fidelity.authenticity(twice, leaked)) == 0
     assert float(fidelity.authenticity(twice, torch.randn(300, 16, generator=g))) > 0.5
+
+
+@pytest.mark.parametrize("groups", [30, 200], ids=["large groups", "groups of two"])
+def test_a_row_finds_its_group_as_scikit_learn_says(groups: int) -> None:
+    x, y = digits_features()
+    x, y = x[:400], y[:400]
+    g = torch.randperm(400, generator=torch.Generator().manual_seed(0)) % groups
+    x = x + 0.6 * x.std() * torch.randn(groups, x.shape[1], generator=torch.Generator().manual_seed(1))[g]
+    found, _ = window(GROUP_RETRIEVAL, x, y, g)
+    truth = oracles.retrieval(x.double().numpy(), g.numpy(), knn_k=10)
+    for k in (1, 5, 10):
+        assert found.values[f"group_recall_at_{k}"] == pytest.approx(truth[f"recall_at_{k}"], abs=1e-12)
+    assert found.values["group_map_at_10"] == pytest.approx(truth["map_at_k"], rel=1e-9)
+    assert found.values["group_recall_at_1"] > 0.2
+    assert found.standard_errors["group_recall_at_1"] > 0
+
+
+def test_rows_without_a_group_and_of_the_same_sample_are_not_found() -> None:
+    rows = torch.tensor([[1.0, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1], [0, 0], [1, 0.005]])
+    samples = torch.tensor([0, 0, 1, 2, 3, 4, 5])
+    groups = torch.tensor([7, 7, 7, 8, 8, 7, -1])
+    hits, others = retrieval.found_by_group(rows, samples, groups)
+    assert others.tolist() == [1, 1, 2, 1, 1]  # the zero row and the one without a group are no part of it
+    assert hits[:, 0].all()
+    assert hits.sum(dim=1).tolist() == others.tolist()
+    with pytest.raises(Undefined, match="4 rows can be found, fewer than 5"):
+        retrieval.group_recall_at((hits, others), k=5)
+    with pytest.raises(Undefined, match="another sample in its group"):
+        retrieval.group_map_at_10((hits, 0 * others))
+    with pytest.raises(Undefined, match="two rows that have a group"):
+        retrieval.found_by_group(rows, samples, torch.full_like(groups, -1))

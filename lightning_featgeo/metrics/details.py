@@ -21,7 +21,8 @@ import torch
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional import density, dimension, long_tail
 from lightning_featgeo.metrics.functional.disagreement import suspects
-from lightning_featgeo.metrics.functional.drift import Pair, class_shifts
+from lightning_featgeo.metrics.functional.drift import class_shifts
+from lightning_featgeo.metrics.functional.same_samples import Pair
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.types import Float, Int64, Tensor
 

@@ -42,8 +42,8 @@ class WatchSettings:
         views: how views of a sample are stacked in a call: "auto", a number, "v b", "b v", "2 b", "b 2", a callable on
             the batch, or None (each call brings new samples); see ``rows.view_grammar``.
         num_classes: number of classes C; None: the head's outputs, or what the model or datamodule says.
-        groups: key, index or callable into the batch: site, scanner or speaker of each sample (``robustness_index``), or
-            the product or person that others of its group should be found for (``group_recall_at_1``).
+        groups: key, index or callable into the batch: site, scanner or speaker of a sample (``robustness_index``), or
+            its product or person, of which others should be found (``group_recall_at_1``).
         ignore_index: class index of rows without a class, as in ``CrossEntropyLoss``; negative ones are too. One-hot
             and smoothed labels count as classes; mixtures (mixup, several positives) are left out of class signals.
         tokens: with ``pool="tokens"``, which tokens count: ``Tokens(per_sequence=16, skip=1)``.

@@ -14,8 +14,9 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.drift import Pair, cka_drift
+from lightning_featgeo.metrics.functional.drift import cka_drift
 from lightning_featgeo.metrics.functional.probes import RIDGE
+from lightning_featgeo.metrics.functional.same_samples import Pair
 from lightning_featgeo.types import Float, Tensor
 
 OVERLAP_ROWS = 2048  # that are searched in each of the two

@@ -9,13 +9,12 @@ the old features: Shen et al. 2020, "Towards Backward-Compatible Representation 
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
+from lightning_featgeo.metrics.functional.same_samples import Pair
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -26,65 +25,6 @@ UNITS = 1024  # that are matched with each other: the assignment takes their cub
 _SPARED = 1e-6  # of a cosine: rounding is no difference
 
 
-class Pair:
-    """Rows of the same samples in two windows, the bank's first ones first, and what several measures take of both.
-
-    Args:
-        now, then: (n, d) and (n, e) rows, sample by sample; of two windows of one layer, d = e.
-    """
-
-    def __init__(self, now: Float[Tensor, "n d"], then: Float[Tensor, "n e"]) -> None:
-        self.now, self.then = now, then
-
-    @cached_property
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """(n, d) each, in float64, scaled to length 1 as a whole.
-
-        Raises:
-            Undefined: if the rows of one of the windows are all the same.
-        """
-        found = []
-        for rows in (self.now, self.then):
-            x = rows.double()
-            x = x - x.mean(dim=0)
-            length = torch.linalg.vector_norm(x)
-            if len(x) < 2 or not length > 1e-12 * torch.linalg.vector_norm(rows.double()):
-                raise Undefined("the features of one of the two windows have no spread")
-            found.append(x / length)
-        return found[0], found[1]
-
-    @cached_property
-    def cores(self) -> tuple[Tensor, Tensor]:
-        """(n, r) each, r = min(n, d): the same rows in coordinates of their own."""
-        x, y = self.centred
-        if x.shape[0] >= x.shape[1]:
-            return x, y
-        return torch.linalg.qr(x.T, mode="r").R.T, torch.linalg.qr(y.T, mode="r").R.T
-
-    @cached_property
-    def cross(self) -> Tensor:
-        """(r, r) products of the one's coordinates with the other's, summed over samples."""
-        x, y = self.cores
-        return x.T @ y
-
-    @cached_property
-    def directions(self) -> tuple[Tensor, Tensor]:
-        """(n, d) each, rows of length 1; zero rows stay zero."""
-        x, y = (rows.double() for rows in (self.now, self.then))
-        return tuple(t / torch.linalg.vector_norm(t, dim=1, keepdim=True).clamp(min=1e-300) for t in (x, y))
-
-    def of_one_width(self) -> Pair:
-        """Itself, where both have the same dimensions.
-
-        Raises:
-            Undefined: else.
-        """
-        d, e = self.now.shape[1], self.then.shape[1]
-        if d != e:
-            raise Undefined(f"features have {d} dimensions here and {e} there, and are compared one by one")
-        return self
-
-
 def cka_drift(pair: Pair) -> Float[Tensor, ""]:
     """1 − ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) of centred rows X and, of the same samples, Y: 1 − linear CKA, in [0, 1].
 
@@ -93,9 +33,8 @@ def cka_drift(pair: Pair) -> Float[Tensor, ""]:
     Raises:
         Undefined: without the same samples in the other window, or without spread in one of them.
     """
-    x, y = pair.cores
-    norms = [torch.linalg.matrix_norm(t.T @ t) for t in (x, y)]
-    return (1 - torch.linalg.matrix_norm(pair.cross).square() / (norms[0] * norms[1])).clamp(0, 1)
+    lengths = [side.product_length for side in pair.sides]
+    return (1 - torch.linalg.matrix_norm(pair.cross).square() / (lengths[0] * lengths[1])).clamp(0, 1)
 
 
 def procrustes_drift(pair: Pair) -> Float[Tensor, ""]:
@@ -139,8 +78,7 @@ def anchor_drift(pair: Pair) -> Estimate:
     Raises:
         Undefined: without the same samples in the other window, or without two rows that are not zero.
     """
-    there = (pair.now != 0).any(dim=1) & (pair.then != 0).any(dim=1)
-    now, then = (t[there] for t in pair.directions)
+    now, then = _chosen(pair, pair.sides[0].there & pair.sides[1].there)
     if len(now) < 2:
         raise Undefined("fewer than two samples are not zero in both windows")
     change = (now @ now[:ANCHORS].T - then @ then[:ANCHORS].T).abs()
@@ -170,7 +108,7 @@ def unit_match(pair: Pair) -> Float[Tensor, ""]:
     x, y = pair.centred
     scales = [torch.linalg.vector_norm(t, dim=0) for t in (x, y)]
     alive = [scale > 1e-12 * scale.max() for scale in scales]
-    correlations = (x[:, alive[0]] / scales[0][alive[0]]).T @ (y[:, alive[1]] / scales[1][alive[1]])
+    correlations = pair.products[alive[0]][:, alive[1]] / (scales[0][alive[0], None] * scales[1][alive[1]])
     rows, columns = linear_sum_assignment(correlations.cpu().numpy(), maximize=True)
     return correlations[rows, columns].mean()
 
@@ -271,8 +209,14 @@ def compatible_pairs(pair: Pair, labels: Int64[Tensor, " n"]) -> Float[Tensor, "
 
 def _labelled_directions(pair: Pair, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pair.of_one_width()
-    there = (labels >= 0) & (pair.now != 0).any(dim=1) & (pair.then != 0).any(dim=1)
-    now, then = (t[there] for t in pair.directions)
+    there = (labels >= 0) & pair.sides[0].there & pair.sides[1].there
+    now, then = _chosen(pair, there)
     if len(now) < 2:
         raise Undefined("fewer than two labelled samples are not zero in both windows")
     return now, then, labels[there]
+
+
+def _chosen(pair: Pair, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Some of the directions; all of them are not copied."""
+    now, then = pair.directions
+    return (now, then) if bool(which.all()) else (now[which], then[which])

@@ -1,15 +1,17 @@
-"""Rows of two windows that are of the same samples."""
+"""Rows of two windows that are of the same samples, and what several measures take of both."""
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.types import Int64, Tensor
+from lightning_featgeo.types import Float, Int64, Tensor
 
 SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
+_COLUMNS = 128  # of a product at a time
 
 
 def paired(
@@ -37,3 +39,101 @@ def paired(
     if n < max(2, math.ceil(SAME_SAMPLES * max(len(samples), len(earlier)))):
         raise Undefined(f"needs the same samples as the {what}: {n} of {len(samples)} were in it")
     return both.nonzero().squeeze(1), order[place[both]]
+
+
+class Side:
+    """(n, d) rows of one window, and what several measures take of them."""
+
+    def __init__(self, rows: Float[Tensor, "n d"]) -> None:
+        self.rows = rows
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """(n, d) in float64, scaled to length 1 as a whole.
+
+        Raises:
+            Undefined: if all rows are the same.
+        """
+        x = self.rows.double()
+        size = torch.linalg.vector_norm(x)
+        x = x - x.mean(dim=0)
+        length = torch.linalg.vector_norm(x)
+        if len(x) < 2 or not length > 1e-12 * size:
+            raise Undefined("the features of one of the two windows have no spread")
+        return x.div_(length)
+
+    @cached_property
+    def product_length(self) -> Tensor:
+        """‖XᵀX‖_F of the centred rows X, which is also ‖XXᵀ‖_F."""
+        x = self.centred
+        x = x if x.shape[0] >= x.shape[1] else x.T
+        squares = x.new_zeros(())
+        for start in range(0, x.shape[1], _COLUMNS):  # what lies below the diagonal is above it, too
+            block = x[:, start : start + _COLUMNS].T @ x[:, start:]
+            width = len(block)
+            squares += block[:, :width].square().sum() + 2 * block[:, width:].square().sum()
+        return squares.sqrt()
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """(n, d) rows of length 1; zero rows stay zero."""
+        x = self.rows.double()
+        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-300)
+
+    @cached_property
+    def there(self) -> Tensor:
+        """(n,) rows that are not zero."""
+        return (self.rows != 0).any(dim=1)
+
+
+class Pair:
+    """Rows of the same samples in two windows, the bank's first ones first, and what several measures take of both.
+
+    Args:
+        now, then: (n, d) and (n, e) rows, sample by sample; of two windows of one layer, d = e. As a :class:`Side`,
+            where another pair has it, too.
+    """
+
+    def __init__(self, now: Float[Tensor, "n d"] | Side, then: Float[Tensor, "n e"] | Side) -> None:
+        self.sides = tuple(one if isinstance(one, Side) else Side(one) for one in (now, then))
+        self.now, self.then = (one.rows for one in self.sides)
+
+    @property
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """(n, d) each, in float64, scaled to length 1 as a whole.
+
+        Raises:
+            Undefined: if the rows of one of the windows are all the same.
+        """
+        return self.sides[0].centred, self.sides[1].centred
+
+    @property
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """(n, d) each, rows of length 1; zero rows stay zero."""
+        return self.sides[0].directions, self.sides[1].directions
+
+    @cached_property
+    def products(self) -> Tensor:
+        """(d, e) products of the one's units with the other's, summed over samples."""
+        x, y = self.centred
+        return x.T @ y
+
+    @cached_property
+    def cross(self) -> Tensor:
+        """(r, r) the same in coordinates of each one's rows, r = min(n, d); its singular values are the same."""
+        x, y = self.centred
+        if x.shape[0] >= x.shape[1] and y.shape[0] >= y.shape[1]:
+            return self.products
+        one, other = (t if t.shape[0] >= t.shape[1] else torch.linalg.qr(t.T, mode="r").R.T for t in (x, y))
+        return one.T @ other
+
+    def of_one_width(self) -> Pair:
+        """Itself, where both have the same dimensions.
+
+        Raises:
+            Undefined: else.
+        """
+        d, e = self.now.shape[1], self.then.shape[1]
+        if d != e:
+            raise Undefined(f"features have {d} dimensions here and {e} there, and are compared one by one")
+        return self

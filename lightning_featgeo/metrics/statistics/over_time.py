@@ -8,8 +8,7 @@ import torch
 
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.earlier import HANDED_IN, Earlier, Kept
-from lightning_featgeo.metrics.functional.drift import Pair
-from lightning_featgeo.metrics.functional.same_samples import paired
+from lightning_featgeo.metrics.functional.same_samples import Pair, Side, paired
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
 from lightning_featgeo.types import Tensor
@@ -95,6 +94,11 @@ class TimeStatistics(ReferenceStatistics):
         return then if anchor is None else then.anchored(anchor.of(self._bank.samples))
 
     @cached_property
+    def _side(self) -> Side:
+        """All rows of the bank, which each pair has."""
+        return Side(self._bank.rows)
+
+    @cached_property
     def _pairs(self) -> dict[str, tuple[Pair, Tensor]]:
         return {}
 
@@ -133,5 +137,6 @@ class TimeStatistics(ReferenceStatistics):
                         else "the loader draws new ones"
                     )
                 )
-            self._pairs[which] = Pair(self._bank.rows[now], rows[then]), self._bank.labels[now]
+            mine = self._side if len(now) == len(self._bank.rows) else Side(self._bank.rows[now])
+            self._pairs[which] = Pair(mine, rows[then]), self._bank.labels[now]
         return self._pairs[which]

@@ -11,7 +11,8 @@ from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.errors import GapKind
 from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, resolve
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
-from lightning_featgeo.metrics.functional.drift import Pair, cka_drift, procrustes_drift, unit_match
+from lightning_featgeo.metrics.functional.drift import cka_drift, procrustes_drift, unit_match
+from lightning_featgeo.metrics.functional.same_samples import Pair
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.watch.plan import WindowPlan
 from tests._helpers import oracles

@@ -77,7 +77,7 @@ def forward(self: Any, batch: dict[str, Tensor], stage: str) -> dict[str, Any]:
 
 
 def lightlys(self: Any, found: dict[str, Any], batch: dict[str, Tensor], stage: str) -> None:
-    """As lightly's own benchmarks have it: a part of the module, its loss is added to the run's, its optimizer theirs."""
+    """As lightly's own benchmarks have it: a part of the module, whose loss is added to the run's."""
     if hasattr(self, "online_classifier"):
         step = self.online_classifier.training_step if stage == "fit" else self.online_classifier.validation_step
         loss, logged = step((found["embedding"], batch["label"]), 0)
@@ -142,7 +142,7 @@ class Watch(pl.Callback):
 def ours() -> FeatureGeometryMonitor:
     return FeatureGeometryMonitor(
         layer="backbone", signals=["linear_probe_accuracy"], stages="val", num_classes=CLASSES,
-        probe_sets={"train_clean": ProbeSet(loader(True), forward=lambda module, batch: module.backbone(batch["image"]))},
+        probe_sets={"train_clean": ProbeSet(loader(True), forward=lambda own, batch: own.backbone(batch["image"]))},
         reference="train_clean", neighbors=Neighbors(bank_size=2048),
     )  # fmt: skip
 

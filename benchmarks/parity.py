@@ -29,6 +29,7 @@ from lightning_featgeo.metrics import CATALOG
 from lightning_featgeo.metrics.catalog import resolve
 from lightning_featgeo.metrics.earlier import Kept
 from lightning_featgeo.metrics.functional import dimension
+from lightning_featgeo.metrics.functional.retrieval import GROUP_QUERIES
 from lightning_featgeo.metrics.settings import Policy
 from tests._helpers import data, oracles
 
@@ -119,7 +120,7 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     by_group.update(x, groups=torch.arange(len(x)) // 4)
     found |= by_group.window().values
     bank = by_group.accumulators["bank"].compute()
-    few = oracles.retrieval(bank.rows.double().numpy(), bank.groups.numpy(), knn_k=10)
+    few = oracles.retrieval(bank.rows.double().numpy(), bank.groups.numpy(), knn_k=10, queries=GROUP_QUERIES)
     truth |= {f"group_{ours}": few[theirs] for ours, theirs in GROUP_RETRIEVAL.items()}
     targets = x[:, :2] + 0.05 * x[:, :2].std() * torch.randn(len(x), 2, generator=torch.Generator().manual_seed(2))
     regression = GeometryMetric("regression")

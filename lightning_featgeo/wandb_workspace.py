@@ -17,7 +17,7 @@ from typing import Any
 
 from lightning_featgeo.history.history import History
 from lightning_featgeo.metrics.catalog import CATALOG
-from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, heading
+from lightning_featgeo.metrics.reading_order import HEADINGS, OTHERS, compared_with, heading
 from lightning_featgeo.report.runs import ReportError, find
 
 NO_SIGNALS = ("alarm", "epoch", "best")  # logged beside them
@@ -113,17 +113,20 @@ def sections(curves: Sequence[Curves]) -> list[Any]:
 
 
 def lines(one: Curves) -> list[Any]:
-    """A line plot for each curve, and one for alarms."""
+    """A line plot for each curve, one for curves that are the same against other windows, and one for alarms."""
     wr: Any = _library()[1]
     axis = one.prefix + "featgeo/epoch"
+    together: dict[str, list[str]] = {}
+    for name in one.signals:
+        together.setdefault(compared_with(name)[0], []).append(name)
     panels = [
         wr.LinePlot(
             title=name + {"higher": " ↑", "lower": " ↓"}.get(CATALOG[name].direction if name in CATALOG else "", ""),
             x=axis,
-            y=[one.named("featgeo", name)],
+            y=[one.named("featgeo", each) for each in names],
             title_y=CATALOG[name].unit if name in CATALOG else "",
         )
-        for name in one.signals
+        for name, names in together.items()
     ]
     alarm = wr.LinePlot(title="alarm (1: standing)", x=axis, y=[one.named("featgeo", "alarm")], range_y=(0, 1))
     return [*panels, alarm]

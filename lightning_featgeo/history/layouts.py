@@ -89,7 +89,10 @@ class Layout:
 
 
 def is_due(windows: int) -> bool:
-    """Whether a curve's n-th window has its layout kept: the first 31; one in 2, 4, 8, … from 32, 64, 128, … on."""
+    """Whether a curve's n-th window has its layout, or how alike its layers are, kept.
+
+    The first 31; one in 2, 4, 8, … from 32, 64, 128, … on.
+    """
     return windows % (1 << max(0, windows.bit_length() - 5)) == 0
 
 

@@ -25,6 +25,8 @@ class Record:
     ``reference``: the window that was compared with. ``facts``: what the numbers are of (layer, dimension, k, pooling,
     views), so that curves of different things are never taken for the same; and how many directions the
     head's outputs can need (``needed_directions``). ``spectrum``: (rank, eigenvalue) pairs, thinned.
+    ``layer_cka``: with the first of several layers, CKA of each with those before it, layer by layer; None without
+    spread.
     """
 
     window: int
@@ -43,6 +45,7 @@ class Record:
     reference: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     spectrum: list[list[float]] = field(default_factory=list)
+    layer_cka: list[list[float | None]] = field(default_factory=list)
 
     @cached_property
     def prefix(self) -> str:
@@ -91,6 +94,10 @@ def checked_record(given: dict[str, Any]) -> Record:
         reference=None if given.get("reference") is None else name_of(given["reference"]),
         facts=table(given.get("facts", {}), lambda value: value if isinstance(value, (int, float)) else _fact(value)),
         spectrum=[[finite(rank), finite(value)] for rank, value in items(given.get("spectrum", []))],
+        layer_cka=[
+            [None if value is None else finite(value) for value in items(row)]
+            for row in items(given.get("layer_cka", []))
+        ],
     )
 
 

@@ -23,6 +23,8 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Against an anchor": ("anchor",),
 }
 OTHERS = "Others"
+_BEFORE = "the window before"
+_AGAINST = {"_first": "the first window", "_best": "the best window before", "_anchor": "the anchor"}
 
 QUESTIONS: dict[str, tuple[str, ...]] = {  # at most five each: where to begin
     "Do all samples get the same features?": (
@@ -83,3 +85,14 @@ def heading(signal: str) -> str:
         if row is not None and set(groups) & set(row.groups):
             return title
     return OTHERS
+
+
+def compared_with(signal: str) -> tuple[str, str]:
+    """What a signal measures, and against what: ("cka_drift", "the first window") for cka_drift_first.
+
+    Signals that measure the same against something else are read in one chart. ("nc1", "") for all others.
+    """
+    for tail, what in _AGAINST.items():
+        if signal.endswith(tail) and signal in CATALOG and signal.removesuffix(tail) in CATALOG:
+            return signal.removesuffix(tail), what
+    return signal, _BEFORE if f"{signal}_first" in CATALOG else ""

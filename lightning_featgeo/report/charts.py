@@ -33,16 +33,17 @@ def colour_of(run: int, baseline: int | None) -> str:
     return INK if run == baseline else f"var(--run-{run % COLOURS})"
 
 
-def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
+def curve(names: list[str], baseline: int | None, axis: str, together: bool = False) -> dict[str, Any]:
     """Lines with error bands, gaps, marks of alarms, and values under the pointer.
 
     Data, of which the page leaves out layers that have none: ``curve`` and, without gaps, ``valid`` (run, epoch, step,
-    value, error), ``band`` (low, high), ``lone`` (values between gaps), ``gap`` (why), ``mark`` (kind, text).
+    value, error, against), ``band`` (low, high), ``lone`` (values between gaps), ``gap`` (why), ``mark`` (kind, text).
 
     Args:
         names: of all runs, so that each keeps its colour in every chart.
         baseline: which of them is drawn in ink, dashed.
         axis: "epoch" or "step".
+        together: of several signals, which are told apart by ``against``: lines are dashed by it.
     """
     alt, _ = libraries()
     title = "epoch" if axis == "epoch" else "optimiser step"
@@ -54,11 +55,17 @@ def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
         dashes[baseline] = [5, 3]
     colour = alt.Color("run:N", legend=None, scale=alt.Scale(domain=names, range=colours))
     dash = alt.StrokeDash("run:N", legend=None, scale=alt.Scale(domain=names, range=dashes))
+    what: list[Any] = []
+    if together:
+        dash = alt.StrokeDash(
+            "against:N", sort=None, legend=alt.Legend(orient="bottom", columns=2, title="against", symbolSize=400)
+        )
+        what = [alt.Tooltip("against:N", title="against")]
     kinds = ["stop", "alarm", "notice"]
     tones = ["var(--stop)", "var(--alarm)", "var(--quiet)"]
     urgent = alt.Color("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=tones))
     solid = alt.StrokeDash("kind:N", legend=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3], [1, 3]]))
-    when = [alt.Tooltip("run:N", title="run"), alt.Tooltip("epoch:Q", title="epoch", format=".4~g")]
+    when = [alt.Tooltip("run:N", title="run"), *what, alt.Tooltip("epoch:Q", title="epoch", format=".4~g")]
     shown = [
         *when,
         alt.Tooltip("step:Q", title="step"),
@@ -71,7 +78,7 @@ def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
         return alt.Chart(alt.NamedData(name=data)).encode(x=x)
 
     chart = alt.layer(
-        of("band").mark_area(opacity=0.18, invalid=BROKEN).encode(y=low, y2="high:Q", color=colour),
+        of("band").mark_area(opacity=0.18, invalid=BROKEN).encode(y=low, y2="high:Q", color=colour, detail="against:N"),
         of("curve").mark_line(invalid=BROKEN, strokeWidth=2).encode(y=y, color=colour, strokeDash=dash),
         of("lone").mark_point(filled=True, size=30, opacity=1).encode(y=y, color=colour),
         of("valid")
@@ -89,7 +96,7 @@ def curve(names: list[str], baseline: int | None, axis: str) -> dict[str, Any]:
             tooltip=[*when, alt.Tooltip("kind:N", title="what"), alt.Tooltip("text:N", title="why")],
         ),
     )
-    return _specification(chart.resolve_scale(color="independent", strokeDash="independent"), 190)
+    return _specification(chart.resolve_scale(color="independent", strokeDash="independent"), 210 if together else 190)
 
 
 def spectrum() -> dict[str, Any]:
@@ -128,6 +135,18 @@ def parallel() -> dict[str, Any]:
     lines = base.mark_line(strokeWidth=2, opacity=0.75)
     points = base.mark_point(filled=True, size=45, opacity=0.9).encode(tooltip=shown)
     return _specification(alt.layer(lines, points, ends), 235)
+
+
+def matrix() -> dict[str, Any]:
+    """A square of cells. Data: ``curve`` (row, column: names of layers, value), in the order of layers."""
+    alt, _ = libraries()
+    x = alt.X("column:N", title=None, sort=None, axis=alt.Axis(labelAngle=-40, labelLimit=110, ticks=False))
+    y = alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelLimit=110, ticks=False))
+    key = alt.Legend(orient="bottom", title="linear CKA", gradientLength=160)
+    colour = alt.Color("value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=key)
+    shown = ["row:N", "column:N", alt.Tooltip("value:Q", title="linear CKA", format=".3f")]
+    cells = alt.Chart(alt.NamedData(name="curve")).mark_rect().encode(x=x, y=y, color=colour, tooltip=shown)
+    return _specification(alt.layer(cells), 320)
 
 
 def plane() -> dict[str, Any]:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning_featgeo.metrics.reading_order import compared_with
 from lightning_featgeo.report.curves import Curve, Panel
-from lightning_featgeo.report.layouts import sequences
+from lightning_featgeo.report.layouts import evenly, sequences
+from lightning_featgeo.report.matrices import matrices
 from lightning_featgeo.report.runs import Run
 
 MOST_NUMBERS = 120_000  # values and standard errors on a page; beyond, windows are thinned evenly, and the page says so
@@ -37,6 +39,7 @@ class Data:
         lines = max(3, min(MOST_SPECTRA, MOST_LINES // max(1, charts)))
         self.spectra = [each for i, run in enumerate(runs) for each in _spectra(i, run, lines)]
         self.layouts = sequences(runs)
+        self.matrices = matrices(runs)
         self.page: dict[str, Any] = {
             "runs": [{"name": run.name} for run in runs],
             "panels": shown,
@@ -44,6 +47,7 @@ class Data:
             "reasons": list(self._reasons),
             "spectra": [{"lines": each["lines"]} for each in self.spectra],
             "layouts": self.layouts,
+            "matrices": self.matrices,
             "marks": [mark for i, run in enumerate(runs) for mark in _marks(i, run)],
         }
 
@@ -70,7 +74,10 @@ class Data:
                     "gaps": {at: self._reason(curve.gaps[i]) for at, i in enumerate(kept) if i in curve.gaps},
                 }
             )
-        return {"signal": panel.signal, "stage": panel.stage, "layer": panel.layer, "curves": curves}
+        against = compared_with(panel.signal)[1]
+        return {
+            "signal": panel.signal, "stage": panel.stage, "layer": panel.layer, "against": against, "curves": curves,
+        }  # fmt: skip
 
     def _kept(self, curve: Curve, marked: set[Any]) -> list[int]:
         last = len(curve.records) - 1
@@ -115,7 +122,7 @@ def _spectra(index: int, run: Run, most: int) -> list[dict[str, Any]]:
     found = []
     for (stage, layer), records in series.items():
         n = len(records)
-        chosen = sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [0]
+        chosen = evenly(n, most)
         lines = [
             {
                 "epoch": _round(records[i].epoch),

@@ -27,6 +27,11 @@ def sequences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
+def evenly(n: int, most: int) -> list[int]:
+    """At most so many of n places, the first and the last among them."""
+    return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [0]
+
+
 def _by_curve(layouts: Sequence[Layout]) -> dict[tuple[str, str | None], list[Layout]]:
     found: dict[tuple[str, str | None], list[Layout]] = {}
     for layout in layouts:
@@ -39,7 +44,7 @@ def _sequence(
     run: int, stage: str, layer: str | None, own: Sequence[Layout], most: int, header: Mapping[str, Any]
 ) -> dict[str, Any]:
     n = len(own)
-    chosen = sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [0]
+    chosen = evenly(n, most)
     names = {int(sample): name for layout in own for sample, name in layout.names.items()}
     rows: dict[tuple[int, int], int] = {}  # (sample, label) -> its number; a sample with several views comes again
     frames = []

@@ -20,22 +20,22 @@
     };
   };
 
-  function rows(panel) {
+  function rows(panels) {
     const curve = [], band = [], lone = [], gap = [], mark = [];
-    for (const one of panel.curves) {
+    for (const [panel, one] of panels.flatMap((panel) => panel.curves.map((one) => [panel, one]))) {
       if (state.hidden.has(one.run)) continue;
       const run = page.runs[one.run].name, axis = page.axes[one.axis];
       const missing = (i) => (one.value[i] ?? null) === null;
       one.value.forEach((value, i) => {
         const error = one.error ? one.error[i] : null;
-        const row = { run, epoch: axis.epoch[i], step: axis.step[i], value, error: error === null ? "none known" : "±" + error };
+        const row = { run, against: panel.against, epoch: axis.epoch[i], step: axis.step[i], value, error: error === null ? "none known" : "±" + error };
         const banded = error !== null && value !== null;
         curve.push(row);
         band.push({ ...row, low: banded ? value - error : null, high: banded ? value + error : null });
         if (value === null) gap.push({ ...row, why: page.reasons[one.gaps[i]] });
         else if (missing(i - 1) && missing(i + 1)) lone.push(row);
       });
-      for (const each of page.marks) {
+      for (const each of panel === panels[0] ? page.marks : []) {
         if (each.run === one.run && each.stage === panel.stage && each.layer === panel.layer) mark.push({ ...each, run });
       }
     }
@@ -52,10 +52,20 @@
     return { curve };
   }
 
+  const chosen = (kind, index) => Number(document.querySelector(`[data-frames='${kind}-${index}']`).value);
+
+  function matrixRows(index) {
+    const { names, frames } = page.matrices[index];
+    const { rows } = frames[chosen("matrix", index)];
+    const unlike = names.map((name, i) => (names.indexOf(name) === i ? name : `${name} (${i + 1})`));
+    const value = (i, j) => (i === j ? 1 : rows[Math.max(i, j)][Math.min(i, j)]);
+    return unlike.flatMap((row, i) => unlike.map((column, j) => ({ row, column, value: value(i, j) })));
+  }
+
   // The rows of the chosen window, from -1 to 1: over the largest of all windows, or over its own.
   function layoutRows(index) {
     const { frames, samples, labels, classes } = page.layouts[index];
-    const at = Number(document.querySelector(`[data-frames='${index}']`).value);
+    const at = chosen("layout", index);
     const one = document.querySelector(`[data-scale='${index}']`).checked;
     let known = at;
     while (!frames[known].rows) known -= 1; // the same rows as in the window before
@@ -66,6 +76,10 @@
       x: points[2 * i] * unit / largest, y: points[2 * i + 1] * unit / largest,
       sample: samples[row], class: labels[row] < 0 ? "unlabelled" : classes[labels[row]],
     }));
+  }
+
+  function matrixSpec(spec, box) {
+    spec.width = spec.height = Math.min(spec.height, Math.max(120, box.clientWidth - 130));
   }
 
   function layoutSpec(spec, box) {
@@ -97,7 +111,8 @@
   }
 
   async function draw(box) {
-    const kind = box.dataset.kind ?? state.axis;
+    const several = (box.dataset.panel ?? "").includes(" "); // the same measure against different windows
+    const kind = box.dataset.kind ?? state.axis + (several ? "-together" : "");
     const text = JSON.stringify(page.specs[kind]);
     const style = getComputedStyle(root); // colours are variables: light and dark differ
     const colour = (given) => (typeof given !== "string" ? given
@@ -105,9 +120,12 @@
     const spec = JSON.parse(text, (key, value) => (key === "range" && Array.isArray(value) ? value.map(colour)
       : key === "color" ? colour(value) : value));
     if (kind === "layout") layoutSpec(spec, box);
+    if (kind === "matrix") matrixSpec(spec, box);
     spec.datasets = kind === "outcome" ? outcomeRows()
       : kind === "layout" ? { curve: layoutRows(box.dataset.panel) }
-      : kind === "spectrum" ? spectrumRows(page.spectra[box.dataset.panel]) : rows(page.panels[box.dataset.panel]);
+      : kind === "matrix" ? { curve: matrixRows(box.dataset.panel) }
+      : kind === "spectrum" ? spectrumRows(page.spectra[box.dataset.panel])
+      : rows(box.dataset.panel.split(" ").map((index) => page.panels[index]));
     spec.layer = spec.layer.filter((layer) => spec.datasets[layer.data?.name ?? "curve"].length);
     const turn = (views.get(box)?.turn ?? 0) + 1;
     views.get(box)?.view?.finalize();
@@ -185,17 +203,18 @@
   }
 
   for (const slider of document.querySelectorAll("input[data-frames]")) {
-    const index = slider.dataset.frames;
-    const box = document.querySelector(`[data-kind='layout'][data-panel='${index}']`);
-    const told = document.querySelector(`output[data-frame='${index}']`);
+    const [kind, index] = slider.dataset.frames.split("-");
+    const box = document.querySelector(`[data-kind='${kind}'][data-panel='${index}']`);
+    const told = document.querySelector(`output[data-frame='${slider.dataset.frames}']`);
     const tell = () => {
-      const { epoch, share } = page.layouts[index].frames[slider.value];
-      told.textContent = `epoch ${epoch}: ${Math.round(100 * share)} % of the variance`;
+      const { epoch, share } = page[kind === "layout" ? "layouts" : "matrices"][index].frames[slider.value];
+      told.textContent = `epoch ${epoch}` + (share === undefined ? "" : `: ${Math.round(100 * share)} % of the variance`);
       slider.setAttribute("aria-valuetext", told.textContent);
     };
-    const move = () => { tell(); views.get(box)?.view?.view.data("curve", layoutRows(index)).run(); };
+    const again = kind === "layout" ? layoutRows : matrixRows;
+    const move = () => { tell(); views.get(box)?.view?.view.data("curve", again(index)).run(); };
     slider.addEventListener("input", move);
-    document.querySelector(`[data-scale='${index}']`).addEventListener("change", move);
+    if (kind === "layout") document.querySelector(`[data-scale='${index}']`).addEventListener("change", move);
     tell();
   }
 

@@ -9,12 +9,14 @@ from string import Template
 from typing import Any
 
 from lightning_featgeo._version import __version__
+from lightning_featgeo.metrics.reading_order import compared_with
 from lightning_featgeo.report import charts
 from lightning_featgeo.report.curves import Panel, panels
 from lightning_featgeo.report.data import Data
 from lightning_featgeo.report.links import lines
 from lightning_featgeo.report.outcome import logged, outcome_of
-from lightning_featgeo.report.parts import article, layout, outcome_hint, outcome_section, run_card, spectrum, text
+from lightning_featgeo.report.parts import article, outcome_hint, outcome_section, run_card, text
+from lightning_featgeo.report.pictures import layout, matrix, spectrum
 from lightning_featgeo.report.runs import Run
 
 MANY = 6  # runs, from which on their cards are scrolled: the curves stay in reach
@@ -66,8 +68,13 @@ def render(
 
 def _specs(runs: Sequence[Run], baseline: int | None) -> dict[str, Any]:
     names = [run.name for run in runs]
-    curves = {axis: charts.curve(names, baseline, axis) for axis in ("epoch", "step")}
-    return {**curves, "spectrum": charts.spectrum(), "layout": charts.plane(), "outcome": charts.parallel()}
+    curves = {
+        f"{axis}{'-together' * together}": charts.curve(names, baseline, axis, together)
+        for axis in ("epoch", "step")
+        for together in (False, True)
+    }
+    others = {"layout": charts.plane(), "matrix": charts.matrix(), "outcome": charts.parallel()}
+    return {**curves, "spectrum": charts.spectrum(), **others}
 
 
 def file_of_page(name: str) -> str:
@@ -128,6 +135,16 @@ def _part_name(stage: str, layer: str | None) -> str:
     return stage if layer is None else f"{stage} · {layer}"
 
 
+def _together(indices: Sequence[int], found: Sequence[Panel]) -> list[list[int]]:
+    """Panels that are read in one chart: of the same measure against different windows, if their runs are the same."""
+    charts_of: dict[tuple[object, ...], list[int]] = {}
+    for i in indices:
+        of, against = compared_with(found[i].signal)
+        runs = tuple(curve.run for curve in found[i].curves)
+        charts_of.setdefault((of, runs) if against and not found[i].apart else (i,), []).append(i)
+    return list(charts_of.values())
+
+
 def _parts(runs: Sequence[Run], found: Sequence[Panel], data: Data, baseline: int | None) -> str:
     """A section for each stage and layer, with a panel for each signal and a chart of spectra for each run."""
     written = []
@@ -135,10 +152,12 @@ def _parts(runs: Sequence[Run], found: Sequence[Panel], data: Data, baseline: in
     for number, (key, indices) in enumerate(_sections(found).items()):
         paths = {path for i in indices if (path := found[i].path)}
         path = f" <small class='soft name'>{text(', '.join(sorted(paths)))}</small>" if paths else ""
-        body = [article(i, found[i], names, baseline) for i in indices]
+        body = [article(own, [found[i] for i in own], names, baseline) for own in _together(indices, found)]
+        alike = [(i, each) for i, each in enumerate(data.matrices) if (each["stage"], each["layer"]) == key]
         spectra = [(i, each) for i, each in enumerate(data.spectra) if (each["stage"], each["layer"]) == key]
         laid = [(i, each) for i, each in enumerate(data.layouts) if (each["stage"], each["layer"]) == key]
         body += [layout(i, each, names[each["run"]], len(runs) > 1) for i, each in laid]
+        body += [matrix(i, each, names[each["run"]], len(runs) > 1) for i, each in alike]
         body += [spectrum(i, each, names[each["run"]], len(runs) > 1) for i, each in spectra]
         title = text(_part_name(*key))
         written.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.document import directions, formula, undefined
-from lightning_featgeo.metrics.reading_order import heading
+from lightning_featgeo.metrics.reading_order import compared_with, heading
 from lightning_featgeo.report import charts, links, words
 from lightning_featgeo.report.curves import Curve, Panel, made_of, rows_vary
 from lightning_featgeo.report.outcome import Outcome
@@ -84,31 +84,45 @@ def _list(rows: dict[str, Any]) -> str:
     return "<dl>" + "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in rows.items() if v) + "</dl>"
 
 
-def article(index: int, panel: Panel, names: list[str], baseline: int | None) -> str:
-    """A panel: title, why it stands apart, chart, words, definition, numbers."""
-    row = CATALOG.get(panel.signal)
+def article(indices: Sequence[int], panels: Sequence[Panel], names: list[str], baseline: int | None) -> str:
+    """A panel, or several that measure the same against different windows: title, chart, words, definition, numbers.
+
+    Args:
+        indices: of these panels on the page.
+        panels: one of each signal.
+        names: of all runs.
+        baseline: index of the run that others are compared with.
+    """
+    signal = compared_with(panels[0].signal)[0] if len(panels) > 1 else panels[0].signal
+    row = CATALOG.get(panels[0].signal)
     way = {"higher": "higher is healthier", "lower": "lower is healthier"}.get(row.direction if row else "", "")
     unit = row.unit if row is not None and row.unit != "1" else ""
-    few = panel.curves if len(panel.curves) <= MOST_LINES else []
-    return "".join(
-        [
-            f"<article class='panel'><p class='kicker'>{text(heading(panel.signal))}</p>",
-            f"<h3>{text(panel.signal)} <small>{text(', '.join(filter(None, (unit, way))))}</small></h3>",
-            *(f"<p class='apart'>{text(reason)}</p>" for reason in _remarks(panel, names)),
-            _figure(f"class='chart' data-panel='{index}'", words.summary(panel, names)),
-            "<ul class='lines'>",
-            *(f"<li>{_line(curve, panel, names, baseline)}</li>" for curve in few),
-            "</ul>",
-            _fold("What this is", _definition(panel)),
-            f"<details data-numbers='{index}'><summary>Numbers</summary>",
+    told = " ".join(words.summary(panel, names) for panel in panels)
+    parts = [
+        f"<article class='panel'><p class='kicker'>{text(heading(panels[0].signal))}</p>",
+        f"<h3>{text(signal)} <small>{text(', '.join(filter(None, (unit, way))))}</small></h3>",
+        *(f"<p class='apart'>{text(reason)}</p>" for panel in panels[:1] for reason in _remarks(panel, names)),
+        figure(f"class='chart' data-panel='{' '.join(map(str, indices))}'", told),
+        "<ul class='lines'>",
+    ]
+    for panel in panels:
+        against = f"against {compared_with(panel.signal)[1]}: " if len(panels) > 1 else ""
+        few = panel.curves if len(panel.curves) * len(panels) <= MOST_LINES else []
+        parts += [f"<li>{against}{_line(curve, panel, names, baseline)}</li>" for curve in few]
+    parts.append("</ul>")
+    for index, panel in zip(indices, panels, strict=True):
+        which = f" ({panel.signal})" if len(panels) > 1 else ""
+        parts += [
+            _fold(f"What this is{which}", _definition(panel)),
+            f"<details data-numbers='{index}'><summary>Numbers{text(which)}</summary>",
             f"<p><button type='button' data-csv='{index}'>As CSV</button></p>",
             f"<div class='numbers' tabindex='0' role='region' aria-label='Numbers of {text(panel.signal)}'></div>",
-            "</details></article>",
+            "</details>",
         ]
-    )
+    return "".join([*parts, "</article>"])
 
 
-def _figure(attributes: str, told: str) -> str:
+def figure(attributes: str, told: str) -> str:
     """Where the script draws; around it, the words for those who can't see it (inside, the script writes its own)."""
     return f"<div role='img' aria-label='{text(told)}'><div {attributes}></div></div>"
 
@@ -168,7 +182,7 @@ def outcome_section(outcome: Outcome) -> str:
     told = f"Each line is a run; the last axis is {outcome.name}, which colours it: dark is low."
     chart = (
         "<article class='panel'><h3>All runs, through the curves that went closest</h3>"
-        + _figure("class='chart tall' data-kind='outcome'", told)
+        + figure("class='chart tall' data-kind='outcome'", told)
         + f"<p class='lines'>{text(told)} Each axis goes from the lowest value to the highest.</p></article>"
     )
     tables = [
@@ -210,42 +224,3 @@ def outcome_hint(names: Sequence[str]) -> str:
         return ""
     shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
     return f"<p class='soft'>Which curves went with the outcome? Add <code>--outcome NAME</code>: {text(shown)}.</p>"
-
-
-LAID_OUT = (
-    "Each dot is the same sample in every window: the first two principal components of these rows, turned so that "
-    "dots stay near where they were. Dots that lie apart are apart; dots that lie together may be apart in another "
-    "direction."
-)
-
-
-def layout(index: int, each: dict[str, Any], name: str, several: bool) -> str:
-    """The same rows in the plane, with a slider over windows."""
-    frames = each["frames"]
-    last, count = len(frames) - 1, max(len(frame["points"]) for frame in frames) // 2
-    title = f"{count} rows in the plane" + (f", {name}" if several else "")
-    told = f"{len(frames)} of {each['of']} windows, epoch {frames[0]['epoch']:g} to {frames[-1]['epoch']:g}."
-    colours = "" if each["coloured"] or not each["classes"] else " More classes than colours can tell apart."
-    drawn = _figure(f"class='chart square' data-kind='layout' data-panel='{index}'", f"{title}: {told} {LAID_OUT}")
-    return (
-        f"<article class='panel' data-of='{each['run']}'><p class='kicker'>Rows over time</p><h3>{text(title)}</h3>"
-        f"{drawn}<p class='slider'><input type='range' min='0' max='{last}' value='{last}' data-frames='{index}' "
-        f"aria-label='Window of the layout'><output data-frame='{index}'></output></p>"
-        f"<p class='slider'><label><input type='checkbox' data-scale='{index}' checked> one scale for all windows"
-        f"</label></p><p class='lines'>{text(told)} {text(LAID_OUT)}{colours}</p></article>"
-    )
-
-
-def spectrum(index: int, each: dict[str, Any], name: str, several: bool) -> str:
-    """A chart of spectra over time."""
-    first, last, count = each["lines"][0], each["lines"][-1], len(each["lines"])
-    told = f"{count} of {each['of']} windows, epoch {first['epoch']} to {last['epoch']}"
-    title = "eigenvalues of the centred covariance" + (f", {name}" if several else "")
-    drawn = _figure(f"class='chart tall' data-kind='spectrum' data-panel='{index}'", f"{title}: {told}.")
-    return (
-        f"<article class='panel' data-of='{each['run']}'><p class='kicker'>Spectrum over time</p>"
-        f"<h3>{text(title)} <small>dark: early</small></h3>"
-        f"{drawn}"
-        f"<p class='lines'>{text(told)}. Parallel lines: the same shape. A tail that falls: directions are lost.</p>"
-        "</article>"
-    )

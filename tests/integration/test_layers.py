@@ -18,6 +18,7 @@ from lightning_featgeo import (
     ConfigurationError,
     FeatureGeometryMonitor,
     FeatureGeometryWarning,
+    History,
 )
 from lightning_featgeo.errors import GapKind
 from lightning_featgeo.metrics.functional.between_layers import cka_matrix
@@ -253,6 +254,10 @@ def test_each_layer_is_compared_with_the_one_before_and_all_with_each_other(tmp_
         assert record.values["layer_overlap"] == pytest.approx(overlap, abs=2e-3)  # ties
         told = oracles.readouts(rows[number - 1], rows[number])
         assert record.values["layer_readout"] == pytest.approx(np.mean(told), rel=1e-6)
+    pairs = [[oracles.cka(rows[i], rows[j]) for j in range(i)] for i in range(3)]
+    assert [pytest.approx(row, abs=1e-4) for row in pairs] == first.layer_cka  # four digits, for the report
+    assert History.load(watched.history.path).records[0].layer_cka == first.layer_cka
+    assert not any(record.layer_cka for record in others)
     (events,) = tmp_path.rglob("events*")
     read = EventAccumulator(str(events.parent), size_guidance={"images": 0})
     read.Reload()

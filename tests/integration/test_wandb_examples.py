@@ -79,3 +79,11 @@ def test_the_workspace_has_a_panel_for_what_is_logged_in_order(
     assert wandb_workspace.main(["mine", "--run", str(tmp_path)]) == 2
     assert wandb_workspace.main(["me/mine", "--run", str(tmp_path / "nowhere")]) == 2
     assert "ENTITY/PROJECT" in capsys.readouterr().err
+
+
+def test_the_same_measure_against_several_windows_is_one_panel() -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs: pip install -e '.[workspace]'")
+    names = ["cka_drift", "nc1", "cka_drift_first", "cka_drift_anchor"]
+    (curves,) = wandb_workspace.logged([f"featgeo/val/{name}" for name in names])
+    shown = [[name.removeprefix("featgeo/val/") for name in panel.y] for panel in wandb_workspace.lines(curves)]
+    assert sorted(shown) == [["alarm"], ["cka_drift", "cka_drift_first", "cka_drift_anchor"], ["nc1"]]

@@ -130,3 +130,58 @@ def test_a_slider_goes_through_the_windows_of_a_layout(open_report: Callable[...
     assert "<b>cat" in tip.inner_text()
     assert opened.page.evaluate("window.hacked") is None
     assert opened.said == []
+
+
+def test_a_slider_goes_through_how_alike_layers_are(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    """Each cell has the colour and the words of its pair of layers, in the window that is chosen."""
+    history = write(tmp_path / "a.jsonl", windows=0, end=None)
+    for window, alike in enumerate((0.0, 1.0)):
+        for i, name in enumerate((HOSTILE, "same", "same")):
+            matrix = [[], [alike], [None, 0.5]] if i == 0 else []
+            history.append(record(window, layer=None if i == 0 else f"l{i}", facts={"layer": name}, layer_cka=matrix))
+    opened = open_report(write_report(tmp_path / "a.jsonl", tmp_path / "report.html", quiet=True), width=500)
+    box = "[data-kind='matrix']"
+    opened.page.locator(box).evaluate(TO_THE_MIDDLE)
+    opened.page.wait_for_function(f'document.querySelector("{box}").dataset.drawn')
+
+    def cells() -> list[str]:
+        return opened.page.eval_on_selector_all(
+            f"{box} .mark-rect.role-mark path", "cells => cells.map((cell) => cell.getAttribute('fill'))"
+        )
+
+    assert opened.page.locator("output[data-frame]").inner_text() == "epoch 2"
+    last = cells()
+    assert len(last) == 7  # row by row; a pair without a value has no cell
+    assert last[1] == last[2] == last[0] == last[6]  # CKA of 1, as on the diagonal
+    assert last[4] == last[5] != last[0]
+    opened.page.locator("input[data-frames]").fill("0")
+    opened.page.wait_for_function(
+        f"""last => document.querySelectorAll("{box} .mark-rect.role-mark path")[1].getAttribute('fill') !== last""",
+        arg=last[1],
+    )
+    first = cells()
+    assert first[1] == first[2] != last[1]
+    assert first[4] == last[4]
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.said == []
+
+
+def test_drift_against_several_windows_is_one_chart(open_report: Callable[..., Opened], tmp_path: Path) -> None:
+    drifts = ("cka_drift", "cka_drift_first", "cka_drift_best")
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl", name=name, signals=("feature_std", *drifts), spectrum=[])
+    opened = open_report(write_report(tmp_path, tmp_path / "report.html", quiet=True))
+    opened.all_drawn()
+    assert opened.page.locator("article.panel h3").all_inner_texts()[1:] == ["cka_drift"]
+    box = opened.page.locator(".chart[data-panel='1 2 3']")
+    lines = box.locator(".mark-line.role-mark path")
+    assert lines.count() == 6  # of two runs
+    assert len({line.get_attribute("stroke") for line in lines.all()}) == 2
+    assert len({line.get_attribute("stroke-dasharray") for line in lines.all()}) == 3
+    assert "the best window before" in box.inner_text()
+    opened.page.locator("input[data-run='1']").uncheck()
+    opened.page.wait_for_function(
+        "document.querySelectorAll(\".chart[data-panel='1 2 3'] .mark-line.role-mark path\").length === 3"
+    )
+    assert opened.page.locator("details[data-numbers]").count() == 4
+    assert opened.said == []

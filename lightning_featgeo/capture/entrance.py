@@ -57,12 +57,15 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
+        packed = None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             given = [args[0]]
         else:
-            parts = [t.data if isinstance(t, PackedSequence) else t for _, t in leaves([args, kwargs or {}])]
+            found = [t for _, t in leaves([args, kwargs or {}])]
+            packed = next((t for t in found if isinstance(t, PackedSequence)), None)
+            parts = [t.data if isinstance(t, PackedSequence) else t for t in found]
             given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
-        recording.calls.append(Entered(next(ORDER), id(module), given))
+        recording.calls.append(Entered(next(ORDER), id(module), given, packed=packed))
         recording.used.add(id(module))
     elif recording.depth == 1:
         recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
@@ -107,7 +110,7 @@ class Entrance:
         """A step begins; ``traces``: every module's calls are noted."""
         self.close()
         searches = self._searched < SEARCHED or traces
-        modules = list(_hookable(self.root, traces)) if searches else list(self._outermost.values())
+        modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
         for module in modules:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
@@ -177,7 +180,7 @@ class Entrance:
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
         if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
-            return [tuple(entered[0].given)]  # the usual case
+            return [entered[0].shown()]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
@@ -188,12 +191,12 @@ class Entrance:
             if holding is not None and not (is_input and holding.module == id(module)):
                 origin = entries.origin(holding)
                 self._links = self._links or origin is not holding
-                found.append(tuple(origin.given))
+                found.append(origin.shown())
             else:
                 given, linked = _behind(call, index, len(calls), last, sources, entries)
                 self._links = self._links or linked
                 if holding is not None and not given:  # no module before it: the batch itself, or stored features
-                    given, linked = tuple(holding.given), True
+                    given, linked = holding.shown(), True
                 found.append(given)
                 if not linked:
                     self.unlinked.add(call.order)
@@ -207,13 +210,13 @@ def _behind(
     """For features that were made between modules: from what; and whether anything shows that."""
     made = entries.maker(call.place, call.node, call.order)
     if made is not None:
-        return tuple(entries.origin(made).given), True
+        return entries.origin(made).shown(), True
     # whoever gave something with a graph would have been found by it: these rows were stored, or detached and changed
     earlier = [one for one in sources if one.stop < call.order and not any(gave.grad_fn for gave in one.gave)]
     if len(sources) == count and any(one is sources[index] for one in earlier):
-        return tuple(sources[index].given), False
+        return sources[index].shown(), False
     fresh = [one for one in earlier if one.start > before] or earlier
-    return tuple(tensor for one in fresh for tensor in one.given), False
+    return tuple(tensor for one in fresh for tensor in one.shown()), False
 
 
 def _is_inside(call: Caught, one: Entered) -> bool:
@@ -225,21 +228,19 @@ def _is_a_number(one: Entered) -> bool:
     return bool(one.gave) and all(gave.ndim < 2 or gave.shape[-1] == 1 for gave in one.gave)
 
 
-def _hookable(root: torch.nn.Module, everything: bool = False) -> Iterator[torch.nn.Module]:
-    """Modules that a hook can come to and go from without touching compiled or scripted code.
+def _hookable(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """All modules but compiled and scripted ones, and what is inside of these.
 
-    ``everything``: all but those inside of compiled modules, though some function that is compiled may call them.
+    A function that is compiled may call them, too. Within it hooks do nothing; where it was compiled while they were
+    there it is compiled once more without them, after the first batches.
     """
-    compiles = _compat.compiles()
     seen: set[torch.nn.Module] = set()
     waiting = [root]
     while waiting:
         module = waiting.pop()
-        wraps = _compat.wraps_compiled(module)
         if module in seen or _compat.is_compiled_in_place(module) or isinstance(module, torch.jit.ScriptModule):
             continue
         seen.add(module)
-        if wraps or everything or not compiles:  # anything else may be called from compiled code
-            yield module
-        if not wraps:
+        yield module
+        if not _compat.wraps_compiled(module):
             waiting += module.children()

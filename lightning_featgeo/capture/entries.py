@@ -7,6 +7,8 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
 from lightning_featgeo import _compat
 from lightning_featgeo.types import Tensor
 
@@ -23,6 +25,14 @@ class Entered:
     given: list[Tensor]
     stop: float = math.inf
     gave: list[Tensor] = field(default_factory=list)
+    packed: PackedSequence | None = None  # of which ``given`` has the data
+
+    def shown(self) -> tuple[Tensor, ...]:
+        """What it was given, sequences one a row: in the order that they had when they were packed."""
+        if self.packed is None:
+            return tuple(self.given)
+        padded, _ = pad_packed_sequence(self.packed, batch_first=True)
+        return tuple(padded.detach() if one is self.packed.data else one for one in self.given)
 
 
 class Entries:

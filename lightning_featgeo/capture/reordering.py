@@ -12,6 +12,7 @@ from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.types import Tensor
 
 _TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")
+_PUTS = re.compile(r"^(IndexPut|IndexCopy|IndexAdd|Scatter|ScatterAdd)\w*Backward")
 _STEPS = 12  # nodes with one input, such as activations and normalisation, that are looked through
 _NODES = 300  # that are looked through behind rows that were taken
 FIRST, EVERY = 3, 64  # batches in which indices are read: the first ones, then one in so many
@@ -22,14 +23,22 @@ class Taken:
     """Rows that were taken of a tensor, not read yet: that would wait for the device.
 
     ``pieces``: which rows, one piece after the other, as indices, marks or a range; None: that can't be told.
-    ``length``: how many there were to take from; None: unknown.
+    ``length``: how many there were to take from; None: unknown. ``put``: where each of them was put, in a tensor of
+    ``size`` rows, instead.
     """
 
     pieces: tuple[Tensor | range, ...] | None
     length: int | None = None
+    put: Tensor | None = None
+    size: int = 0
 
     def rows(self) -> Tensor | None:
         """(b,) which rows, in order; None: that can't be told, or they are not taken one by one."""
+        if self.put is not None:
+            index = _as_indices(self.put, self.put.device)
+            back = torch.full((self.size,), -1, device=index.device)
+            back[index] = torch.arange(len(index), device=index.device)
+            return None if bool((back < 0).any()) else back
         if self.pieces is None or any(isinstance(one, Tensor) and one.ndim != 1 for one in self.pieces):
             return None
         device = next((one.device for one in self.pieces if isinstance(one, Tensor)), None)
@@ -80,8 +89,65 @@ def taken_rows(node: Any) -> Taken | None:
         inputs = [child for child, _ in node.next_functions if child is not None]
         if len(inputs) != 1:
             return None
+        if _fills_rows(node, inputs[0]):
+            index = put_rows(node)
+            if index is None or _is_taken_of_taken(node):
+                return Taken(None)
+            return Taken(None, put=index, size=shape(node)[0])
         node = inputs[0]
     return None
+
+
+def _fills_rows(node: Any, child: Any) -> bool:
+    """Whether a node put rows into a tensor that nothing is trained through, and not columns of all of them."""
+    name = node.name()
+    if name.endswith("CopySlices") or name.startswith("MaskedScatter"):
+        return shape(child)[:1] != shape(node)[:1]
+    return bool(_PUTS.match(name)) and node.next_functions[0][0] is None and puts_along_rows(node)
+
+
+def puts_along_rows(node: Any) -> bool:
+    """Whether a node that puts values into a tensor is told whole rows, and not elements or columns."""
+    if not _PUTS.match(node.name()):
+        return False
+    if node.name().startswith("IndexPut"):
+        indices = saved(node, "indices")
+        return (
+            bool(indices)
+            and indices[0] is not None
+            and indices[0].ndim == 1
+            and not any(one is not None for one in indices[1:])
+        )
+    return saved(node, "dim") == 0
+
+
+def put_rows(node: Any) -> Tensor | None:
+    """(k,) where such a node put each row; None: that can't be told without reading it."""
+    index = saved(node, "index")
+    if node.name().startswith("IndexPut"):
+        indices = saved(node, "indices")
+        index = indices[0] if indices else None
+    return _of_whole_rows(index)
+
+
+def _of_whole_rows(index: Any) -> Tensor | None:
+    """(k,) of an index that is repeated for each column, (k, …)."""
+    if not isinstance(index, Tensor) or not index.ndim:
+        return None
+    if any(step and size > 1 for step, size in zip(index.stride()[1:], index.shape[1:], strict=True)):
+        return None
+    return index.flatten(1)[:, 0] if index.ndim > 1 and len(index) else index
+
+
+def taken_by(node: Any) -> Tensor | None:
+    """(k,) the rows that one node took along the first axis, one by one; None: none, or that can't be told."""
+    if not _TAKES.match(node.name()):
+        return None
+    if node.name().startswith("Gather"):
+        return _of_whole_rows(saved(node, "index")) if saved(node, "dim") == 0 else None
+    piece = _piece(node, 0) if node.name().startswith("Index") else None
+    index = None if piece is None else piece[1]
+    return index if isinstance(index, Tensor) and index.ndim == 1 else None
 
 
 def _is_taken_of_taken(node: Any) -> bool:

@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _autograd
+from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.capture.loss_graph import applies
-from lightning_featgeo.capture.reordering import is_a_take
+from lightning_featgeo.capture.reordering import put_rows, puts_along_rows, taken_by
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.types import Tensor
 
 _SCORES = re.compile(r"^(NllLoss|MultiMarginLoss)\w*Backward")
+_STAY = re.compile(  # each row where it was; those of two inputs are followed where one is not trained through
+    r"^(LogSoftmax|Softmax|Log|LogSigmoid|Exp|Tanh|Sigmoid|Relu|Clamp|ClampMin|ClampMax|Pow|Sqrt|Abs|Neg|Mul|Div|Add|Sub"
+    r"|MaskedFill|Where|View|UnsafeView|ReshapeAlias|Squeeze|Unsqueeze|Clone|Alias|ToCopy|Permute|Transpose|Slice"
+    r"|Select|NativeDropout|FusedDropout)Backward\d*$"
+)
 _NEAR = 64  # nodes behind the loss that are looked at: its sum, scales and terms
 _SHOWN = 4  # nodes that tell one form of a loss from another
 _BETWEEN = 16  # nodes from there to the head's output: softmax, reshaping, scaling
@@ -52,14 +57,13 @@ def _note(loss: Tensor, head: torch.nn.Module, calls: Sequence[Caught]) -> bool:
     weights = {id(p) for p in head.parameters()}
     found = False
     for node in _scoring(loss):
-        made, target = _output(node, weights), _autograd.saved(node, "target")
-        if made is None or not isinstance(target, torch.Tensor):
-            continue
-        given = list(_given(made))
-        of = calls if len(calls) == 1 else [one for one in calls if one.node is not None and one.node in given]
-        if len(of) == 1 and not any(target is one for one in of[0].scored):
-            of[0].scored += (target,)
-            found = True
+        target = saved(node, "target")
+        for made, scored in _outputs(node, target, weights) if isinstance(target, torch.Tensor) else ():
+            given = list(_given(made))
+            of = calls if len(calls) == 1 else [one for one in calls if one.node is not None and one.node in given]
+            if len(of) == 1 and not any(scored is one for one in of[0].scored):
+                of[0].scored += (scored,)
+                found = True
     return found
 
 
@@ -78,19 +82,56 @@ def _scoring(loss: Tensor) -> Iterator[Any]:
                 waiting.append(child)
 
 
-def _output(node: Any, weights: set[int]) -> Any:
-    """The node that made the head's output, where no row was taken since; None: it is not of this head."""
-    at = node
-    for _ in range(_BETWEEN):
-        inputs = [child for child, _ in at.next_functions if child is not None]
-        if len(inputs) != 1:
-            return None
-        at = inputs[0]
-        if applies(at, weights):
-            return at
-        if is_a_take(at):
-            return None
-    return None
+def _outputs(node: Any, target: Tensor, weights: set[int], left: int = _BETWEEN) -> Iterator[tuple[Any, Tensor]]:
+    """Nodes that made the head's output, each with what its rows are scored against, in their order there.
+
+    Followed through what keeps rows in place, and through rows that are taken or put one by one. Behind anything else
+    nobody knows which row is scored against which class.
+    """
+    for child, scored in _behind(node, target) if left else ():
+        if applies(child, weights):
+            yield child, scored
+        else:
+            yield from _outputs(child, scored, weights, left - 1)
+
+
+def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
+    """Where a node's rows come from, and what they are scored against."""
+    inputs = [child for child, _ in node.next_functions]
+    there = [child for child in inputs if child is not None]
+    if _SCORES.match(node.name()) or _STAY.match(node.name()):
+        return [(there[0], target)] if len(there) == 1 and not _turns(node) else []
+    if puts_along_rows(node):
+        index, values = put_rows(node), inputs[-1]
+        kept = [(one, target) for one in inputs[:-1] if one is not None]
+        if values is None:
+            return kept
+        can = index is not None and index.dtype != torch.bool and target.ndim == 1
+        return [*kept, (values, target[index])] if can else []
+    taken = taken_by(node)
+    if taken is not None and taken.dtype != torch.bool and taken.shape == target.shape == shape(node)[:1]:
+        rows = _rows_before(node)
+        return [(there[0], torch.empty_like(target).index_copy(0, taken, target))] if rows == len(taken) else []
+    return []
+
+
+def _rows_before(node: Any) -> int | None:
+    """Of how many rows a node took some."""
+    sizes = saved(node, "self_sym_sizes") or getattr(saved(node, "self"), "shape", None)
+    return int(sizes[0]) if sizes else None
+
+
+def _turns(node: Any) -> bool:
+    """Whether an axis is put before the first one, or it is cut."""
+    name, ndim = node.name(), len(shape(node))
+    if name.startswith("Permute"):
+        dims = saved(node, "dims")
+        return not dims or axis_of(dims[0], ndim) != 0
+    if name.startswith("Transpose"):
+        return 0 in (axis_of(saved(node, "dim0") or 0, ndim), axis_of(saved(node, "dim1") or 0, ndim))
+    if name.startswith(("Slice", "Select")):
+        return axis_of(saved(node, "dim") or 0, ndim) == 0
+    return False
 
 
 def _given(made: Any) -> Iterator[Any]:

@@ -32,8 +32,9 @@ PENDING = (
     " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
 MOVED = (
-    "in training, the loss scored these rows in another order than that of the batch's labels, which can't be followed "
-    "here: none has a label. Return the features in the batch's order from the step, and name them with features="
+    "in training, these rows were in another order than the batch's labels (sorted or shuffled), which can't be "
+    "followed here: none has a label. Return the features in the batch's order from the step, and name them with "
+    "features="
 )
 
 
@@ -43,13 +44,15 @@ class Scoring:
 
     ``in_place``: whether the head's rows are in the batch's order. ``followed``: whether the labels that other evidence
     gave them were those that the loss scored. None: nobody knows. ``misled``: whether other evidence saw another order
-    where they were in place (sorted, and sorted back). ``path``: of the batch's part that it scores. ``made``: what the
+    where they were in place (sorted, and sorted back). ``turned``: whether training's rows were in
+    another order than the batch's, by what entered. ``path``: of the batch's part that it scores. ``made``: what the
     step makes of the labels. ``version``: goes up when any of it changes.
     """
 
     in_place: bool | None = None
     followed: bool | None = None
     misled: bool = False
+    turned: bool = False
     path: tree.Path | None = None
     made: Remade = field(default_factory=Remade)
     version: int = 0
@@ -89,19 +92,19 @@ class Scoring:
     @property
     def told(self) -> tuple[Any, ...]:
         """What ranks have to agree on."""
-        return self.in_place, self.followed, self.misled, self.path, self.made.table, self.made.varies
+        return self.in_place, self.followed, self.misled, self.turned, self.path, self.made.table, self.made.varies
 
     def agree(self, others: Sequence[tuple[Any, ...]]) -> None:
         """All ranks read labels in one way: what some have seen is taken for all, and what they contradict is not."""
         if len(set(map(repr, others))) == 1:
             return
-        places, follows, misled, paths, tables, varies = zip(*others, strict=True)
+        places, follows, misled, turned, paths, tables, varies = zip(*others, strict=True)
         in_place = None if not any(one is not None for one in places) else all(one is not False for one in places)
         followed = None if not any(one is not None for one in follows) else all(one is not False for one in follows)
         self.made.agree(tables, any(varies))
         known = {one for one in paths if one is not None}
         path = known.pop() if len(known) == 1 else None
-        self._set(in_place=in_place, followed=followed, misled=any(misled), path=path)
+        self._set(in_place=in_place, followed=followed, misled=any(misled), turned=any(turned), path=path)
         self.version += 1
 
     def begin(self, reader: LabelReader) -> None:
@@ -141,12 +144,15 @@ class Scoring:
     def labels(self, one: Chosen, part: Pooled, given: Tensor, reader: LabelReader, trains: bool) -> Tensor:
         """The label of each row: the one that the loss scored, where it told; else as ``given`` by other evidence."""
         if not trains:
-            lost = self.in_place is not True and (self.followed is False or (self.in_place is False and not one.origin))
+            moved = self.in_place is False or self.turned
+            lost = self.in_place is not True and (self.followed is False or (moved and not one.origin))
             waits = self.made.is_pending or (self.made.table is not None and reader.scored is None)
             self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""
             if lost:
                 reader.notes[MOVED] = None
             return torch.full_like(given, UNLABELLED) if lost else given
+        if one.origin is not None and _goes_back(one.origin.samples) and not self.turned:
+            self._set(turned=True)
         if len(one.call.scored) > 1:
             seen = one.origin is not None and one.origin.has_mixed  # row by row: some may have met themselves
             return given if seen else self._of_several(one.call, part, given, reader.notes)
@@ -252,6 +258,11 @@ def _is_of(scored: Tensor, labels: Tensor) -> bool:
 
 def _moves(rows: Tensor | None) -> bool:
     return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
+
+
+def _goes_back(samples: Tensor | None) -> bool:
+    """Whether a later row is of an earlier sample."""
+    return samples is not None and bool((samples[1:] < samples[:-1]).any())
 
 
 def _tells(scored: Tensor) -> bool:

@@ -81,7 +81,9 @@ def watched_layers(
 
 
 def learn_labels(watcher: Any, stage: str, outputs: Any, batch: Any) -> None:
-    """From a training step that no window takes: what its loss tells of the labels that other windows read.
+    """From a training step that no window takes: what it tells of the labels that other windows read.
+
+    Its loss tells which ones are learned, and what entered whether rows are in the batch's order.
 
     Args:
         watcher: the ``Watcher``; what was caught is let go of.
@@ -92,7 +94,7 @@ def learn_labels(watcher: Any, stage: str, outputs: Any, batch: Any) -> None:
         ConfigurationError: if the head can't be told.
     """
     sources: Sources = watcher.sources
-    if stage != "train" or not any(call.scored for tap in sources.watched.of_head() for call in tap.calls):
+    if stage != "train" or not any(tap.calls for tap in sources.watched.of_head()):
         sources.settle(None)
         sources.forget()
         return

@@ -15,21 +15,20 @@ import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Gap, Note, NoteKind
-from lightning_featgeo.history.layouts import is_due
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.draw import hash_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
-from lightning_featgeo.watch.between_layers import RowsOfLayers
+from lightning_featgeo.watch.between_layers import RowsOfLayers, shown_matrix
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
-from lightning_featgeo.watch.shortened import below_the_diagonal, thin_spectrum
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
 SHOWN_MODULES = 5  # names in a message
+SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
 
 
 @dataclass
@@ -208,7 +207,7 @@ class Window:
             reference=self.plan.reference,
             facts=part.facts,
             spectrum=thin_spectrum(result.curves.get("eigenvalues")),
-            layer_cka=below_the_diagonal(result.curves.get("layer_cka_matrix")) if is_due(number) else [],
+            layer_cka=shown_matrix(result.curves, number) if "layer_cka_matrix" in result.curves else [],
         )
 
 
@@ -238,6 +237,16 @@ def repeats_note(repeated: int | None) -> list[Note]:
             "repeat samples only at its end (torch's DistributedSampler, read in order)",
         )
     ]
+
+
+def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
+    """(rank, eigenvalue) pairs at ranks that are even on a logarithmic axis."""
+    if eigenvalues is None or not len(eigenvalues):
+        return []
+    n = len(eigenvalues)
+    ranks = dict.fromkeys(round(n ** (i / (SPECTRUM_POINTS - 1))) for i in range(SPECTRUM_POINTS))
+    values = eigenvalues.clamp(min=0).tolist()
+    return [[float(rank), float(f"{values[rank - 1]:.5g}")] for rank in ranks]
 
 
 def _compared(window: Window, reference: Window) -> list[Compared]:

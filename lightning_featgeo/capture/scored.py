@@ -14,6 +14,7 @@ from lightning_featgeo.capture.loss_graph import applies
 from lightning_featgeo.capture.reordering import put_rows, puts_along_rows, taken_by
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap
+from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.types import Tensor
 
@@ -57,7 +58,9 @@ def _note(loss: Tensor, head: torch.nn.Module, calls: Sequence[Caught]) -> bool:
     weights = {id(p) for p in head.parameters()}
     found = False
     for node in _scoring(loss):
-        target = saved(node, "target")
+        target, ignored = saved(node, "target"), saved(node, "ignore_index")
+        if isinstance(target, torch.Tensor) and isinstance(ignored, int) and ignored >= 0:
+            target = target.masked_fill(target == ignored, UNLABELLED)
         for made, scored in _outputs(node, target, weights) if isinstance(target, torch.Tensor) else ():
             given = list(_given(made))
             of = calls if len(calls) == 1 else [one for one in calls if one.node is not None and one.node in given]

@@ -49,22 +49,22 @@ class Remade:
         return not self.varies and any(label != to for label, to in self._pairs.items())
 
     def learn(self, labels: Tensor, scored: Tensor) -> None:
-        """From one batch, (n,) each, −1 where there is none."""
+        """From one batch, (n,) each, −1 where there is none: a label may be made to have no class."""
         if self.varies:
             return
-        there = (labels >= 0) & (scored >= 0)
-        if not bool(((labels >= 0) == (scored >= 0)).all()):
-            self.varies = True  # some are made to have no class: by what, nobody knows
-            return
-        pairs = torch.unique(torch.stack([labels[there], scored[there]]), dim=1).tolist()
+        there = labels >= 0
+        pairs = torch.unique(
+            torch.stack([labels[there], scored[there].to(labels).clamp(min=UNLABELLED)]), dim=1
+        ).tolist()
         fresh = dict(zip(*pairs, strict=True)) if pairs else {}
         several = bool(pairs) and len(fresh) < len(pairs[0])  # a label became more than one class
         if several or len(fresh) == int(there.sum()) >= DISTINCT:  # or they are numbers of samples
             self.varies = True
             return
         changed = {label for label, to in fresh.items() if self._pairs.get(label, to) != to}
-        self._merges = self._merges or len(set(fresh.values())) < len(fresh)
-        others = {to for label, to in self._pairs.items() if label not in fresh}
+        classes = [to for to in fresh.values() if to >= 0]
+        self._merges = self._merges or len(set(classes)) < len(classes)
+        others = {to for label, to in self._pairs.items() if label not in fresh and to >= 0}
         reused = any(label not in self._pairs and to in others for label, to in fresh.items())
         if reused and not self._merges:  # one task after the other, each from class 0 on
             self.varies = True
@@ -112,8 +112,10 @@ class Remade:
     def are_classes(self, labels: Tensor) -> bool | None:
         """Whether an evaluation's labels are classes already: by one that is no label, or that is no class."""
         table = self.table or {}
+        if all(to in (label, UNLABELLED) for label, to in table.items()):
+            return False  # some have no class: the others are what they were
         given = {int(label) for label in labels.unique().tolist() if label >= 0}
-        classes = set(table.values())
+        classes = {to for to in table.values() if to >= 0}
         if classes == set(table):
             return True  # another order of the same classes: the samples of each stay together
         if given & (set(table) - classes):

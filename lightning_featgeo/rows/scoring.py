@@ -20,10 +20,20 @@ from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
+from lightning_featgeo.rows.scored_rows import (
+    called,
+    goes_back,
+    is_function,
+    is_of,
+    moves,
+    one_a_row,
+    row_labels,
+    tells,
+    without_ignored,
+)
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
-LEAST = 4  # rows of a batch that can tell an order
 ALIKE = 0.75  # share of equal classes from which two targets are no two orders of the labels
 OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
 MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
@@ -62,7 +72,8 @@ class Scoring:
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
-    _labels: Tensor | None = None  # of the batch that is read
+    _labels: Tensor | None = None  # of the batch that is read, as it has them
+    _maps: bool = False  # whether they are one a sample, and nobody has said which ones
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
         """Whether to look at the loss that comes.
@@ -125,24 +136,24 @@ class Scoring:
             reader: of the labels.
             trains: whether the batch is trained on.
         """
-        scored = _one_a_row(calls[0]) if len(calls) == 1 else None
+        scored = one_a_row(calls[0]) if len(calls) == 1 else None
         if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
             labels = self._find(scored, batch, reader)
-        if scored is not None and labels is not None and labels.ndim == 1 and _tells(scored):
+        if scored is not None and labels is not None and labels.ndim == 1 and tells(scored):
             labels = self._look(scored.to(labels.device), labels, batch, reader)
-            if self.in_place and any(one.is_reordered or _moves(one.rows) for one in calls):
+            if self.in_place and any(one.is_reordered or moves(one.rows) for one in calls):
                 self._set(misled=True)
-        if labels is not None and labels.ndim == 1 and reader.selector == "auto":
-            if not trains and self.made.table is not None and reader.scored is None:
-                reader.scored = self.made.are_classes(labels)
-            labels = self.made.of(labels, False if trains else reader.scored)
+        self._maps = labels is not None and labels.ndim == 1 and reader.selector == "auto"
+        if self._maps and labels is not None and not trains and self.made.table is not None and reader.scored is None:
+            reader.scored = self.made.are_classes(labels)
         self._labels = labels
         if self.in_place and self.misled:
             calls = [replace(one, rows=None, rows_of=None, is_reordered=False, in_place=True) for one in calls]
         return list(calls), labels
 
     def labels(self, one: Chosen, part: Pooled, given: Tensor, reader: LabelReader, trains: bool) -> Tensor:
-        """The label of each row: the one that the loss scored, where it told; else as ``given`` by other evidence."""
+        """The class of each row that the loss scored, where it told; else what the step makes of ``given``, the label
+        by other evidence."""
         if not trains:
             moved = self.in_place is False or self.turned
             lost = self.in_place is not True and (self.followed is False or (moved and not one.origin))
@@ -150,27 +161,62 @@ class Scoring:
             self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""
             if lost:
                 reader.notes[MOVED] = None
-            return torch.full_like(given, UNLABELLED) if lost else given
-        if one.origin is not None and _goes_back(one.origin.samples) and not self.turned:
+            return torch.full_like(given, UNLABELLED) if lost else self._classes(given, reader.scored)
+        if one.origin is not None and goes_back(one.origin.samples) and not self.turned:
             self._set(turned=True)
         if len(one.call.scored) > 1:
             seen = one.origin is not None and one.origin.has_mixed  # row by row: some may have met themselves
+            given = self._classes(given)
             return given if seen else self._of_several(one.call, part, given, reader.notes)
-        scored = _one_a_row(one.call)
-        if scored is None or not len(given):
-            return given
-        rows = _row_labels(scored, part, given, reader.ignore_index)
-        if rows is None or self._labels is None or not _is_of(rows, self._labels):
-            return given
+        scored = one_a_row(one.call)
+        rows = None if scored is None or not len(given) else row_labels(scored, part, given, reader.ignore_index)
+        if rows is None or self._labels is None:
+            return self._classes(given)
+        if self._maps:
+            self._learn(rows, given, reader)
+        return self._followed(one, rows, self._classes(given), reader)
+
+    def _followed(self, one: Chosen, rows: Tensor, given: Tensor, reader: LabelReader) -> Tensor:
+        """The classes that the loss scored, ``rows``, if they are another order of those that the batch has."""
         both = (rows >= 0) & (given >= 0)
-        if reader.selector != "auto" and not torch.equal(rows[both].sort().values, given[both].sort().values):
-            return given  # the user has named other labels than those that are learned
-        if bool(both.any()):
-            agrees = bool((rows == given)[both].all())
-            misled = self.misled or (bool(self.in_place) and not agrees)
-            self._set(followed=agrees and self.followed is not False, misled=misled)
         has_none = one.call.is_mixed or one.is_labelled is False
-        return given if has_none else torch.where(given >= 0, rows, rows if one.call.is_reordered else given)
+        if bool(both.any()):
+            if not torch.equal(rows[both].sort().values, given[both].sort().values):
+                return given  # other classes: those that a user has named, or of episodes and tasks
+            agrees = bool((rows == given)[both].all())
+            self._set(
+                followed=agrees and self.followed is not False,
+                misled=self.misled or (bool(self.in_place) and not agrees),
+            )
+            return given if has_none else torch.where(both, rows, given)
+        whole = self._classes(self._labels) if self._labels is not None else rows
+        return rows if one.call.is_reordered and not has_none and is_of(rows, whole) else given
+
+    def _classes(self, labels: Tensor, are_classes: bool | None = False) -> Tensor:
+        """What the step makes of labels."""
+        return self.made.of(labels, are_classes) if self._maps else labels
+
+    def _learn(self, rows: Tensor, given: Tensor, reader: LabelReader) -> None:
+        """What the step makes of labels: from rows whose labels are known by other evidence, or by their place."""
+        before = self.made.table, self.made.is_pending
+        there, place = given >= 0, self._labels
+        by_place = False
+        if place is not None and place.shape == rows.shape and not (bool(there.any()) and is_function(given, rows)):
+            place = without_ignored(place.to(rows), reader.ignore_index)
+            by_place = is_function(place, rows)
+            if by_place and not torch.equal(place, rows):
+                given, there = place, place >= 0
+        if bool(there.any()):
+            self.made.learn(given[there], rows[there])
+        if before != (self.made.table, self.made.is_pending):
+            self.version += 1
+        for holder in (self.notes, reader.notes):
+            if self.made.table:
+                holder[MAPPED] = None
+            else:
+                holder.pop(MAPPED, None)
+        if by_place and self.made.table:
+            self._set(in_place=self.in_place is not False, misled=True)
 
     def _of_several(self, call: Call, part: Pooled, given: Tensor, notes: dict[str, None]) -> Tensor:
         """Two losses of one output against two orders of the labels: the rows are mixtures of samples."""
@@ -190,8 +236,8 @@ class Scoring:
     def _look(self, scored: Tensor, labels: Tensor, batch: Any, reader: LabelReader) -> Tensor:
         if scored.shape != labels.shape:
             return labels
-        scored = _without_ignored(scored, reader.ignore_index)
-        place = _without_ignored(labels.to(scored.dtype), reader.ignore_index)
+        scored = without_ignored(scored, reader.ignore_index)
+        place = without_ignored(labels.to(scored.dtype), reader.ignore_index)
         is_same = torch.equal(place, scored)
         if not is_same and torch.equal(place.sort().values, scored.sort().values):
             self._set(in_place=False)
@@ -202,26 +248,17 @@ class Scoring:
         found = None if is_same else self._find(scored, batch, reader)
         if found is not None:
             return found
-        before = self.made.table, self.made.is_pending
-        self.made.learn(place, scored)
-        if before != (self.made.table, self.made.is_pending):
-            self.version += 1
-        for holder in (self.notes, reader.notes):
-            if self.made.table:
-                holder[MAPPED] = None
-            else:
-                holder.pop(MAPPED, None)
-        if is_same or self.made.table:
+        if is_same:
             self._set(in_place=self.in_place is not False)
         return labels
 
     def _find(self, scored: Tensor, batch: Any, reader: LabelReader) -> Tensor | None:
         """The part of the batch that is what the loss scores."""
-        for path, x in tree.tensors(batch) if _tells(scored) else ():
+        for path, x in tree.tensors(batch) if tells(scored) else ():
             if x.shape == scored.shape and not x.is_floating_point() and torch.equal(x.to(scored), scored):
                 home = reader.home(batch)
-                other = f", and not {_called(home)}" if home is not None else ""
-                told = OTHER_PART.format(part=_called(path), other=other)
+                other = f", and not {called(home)}" if home is not None else ""
+                told = OTHER_PART.format(part=called(path), other=other)
                 self.notes[told] = reader.notes[told] = None
                 reader.path, reader.kind = path, "classes"
                 self._set(path=path, in_place=self.in_place is not False)
@@ -233,57 +270,3 @@ class Scoring:
             self.version += 1
         for name, value in told.items():
             setattr(self, name, value)
-
-
-def _one_a_row(call: Call) -> Tensor | None:
-    """What the loss scores the rows of a call against, where it is one class a row, or one a token."""
-    if len(call.scored) != 1 or call.features.ndim < 2:
-        return None
-    (scored,) = call.scored
-    if scored.ndim != 1 or scored.is_floating_point():
-        return None
-    fits = scored.shape[0] in (call.features.shape[0], call.features.shape[:-1].numel())
-    return scored if fits else None
-
-
-def _is_of(scored: Tensor, labels: Tensor) -> bool:
-    """Whether no class is scored more often than the batch has it: else these are other numbers than its labels."""
-    some = scored[scored >= 0]
-    if not some.numel():
-        return True
-    size = int(max(some.max(), labels.max())) + 1
-    there = torch.bincount(labels[labels >= 0].to(some), minlength=size)
-    return bool((torch.bincount(some, minlength=size) <= there).all())
-
-
-def _moves(rows: Tensor | None) -> bool:
-    return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
-
-
-def _goes_back(samples: Tensor | None) -> bool:
-    """Whether a later row is of an earlier sample."""
-    return samples is not None and bool((samples[1:] < samples[:-1]).any())
-
-
-def _tells(scored: Tensor) -> bool:
-    """Whether an order of these can be told from another one."""
-    return len(scored) >= LEAST and bool((scored != scored[0]).any())
-
-
-def _without_ignored(labels: Tensor, ignored: int) -> Tensor:
-    return torch.where((labels == ignored) | (labels < 0), UNLABELLED, labels)
-
-
-def _row_labels(scored: Tensor, part: Pooled, given: Tensor, ignored: int) -> Tensor | None:
-    """(n,) of each pooled row."""
-    scored = _without_ignored(scored.to(given.device), ignored)
-    if len(scored) == part.inputs and len(part.rows) == part.inputs:
-        return scored[part.sample].to(given.dtype)
-    if part.inputs and len(scored) == len(part.rows) and len(scored) % part.inputs == 0:
-        return scored.reshape(part.inputs, -1)[part.sample, part.position].to(given.dtype)
-    return None
-
-
-def _called(path: tree.Path) -> str:
-    first = path[0] if len(path) == 1 else tree.dotted(path)
-    return f"part {first}" if isinstance(first, int) else repr(first)

@@ -1,0 +1,77 @@
+"""Rows of a head and the classes that a loss scores them against: what fits, agrees, or can be told apart."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_featgeo.rows import tree
+from lightning_featgeo.rows.calls import Call
+from lightning_featgeo.rows.pooling import Pooled
+from lightning_featgeo.rows.rows import UNLABELLED
+from lightning_featgeo.types import Tensor
+
+LEAST = 4  # rows of a batch that can tell an order
+
+
+def one_a_row(call: Call) -> Tensor | None:
+    """What the loss scores the rows of a call against, where it is one class a row, or one a token."""
+    if len(call.scored) != 1 or call.features.ndim < 2:
+        return None
+    (scored,) = call.scored
+    if scored.ndim != 1 or scored.is_floating_point():
+        return None
+    fits = scored.shape[0] in (call.features.shape[0], call.features.shape[:-1].numel())
+    return scored if fits else None
+
+
+def is_of(scored: Tensor, labels: Tensor) -> bool:
+    """Whether no class is scored more often than the batch has it: else these are other numbers than its labels."""
+    some = scored[scored >= 0]
+    if not some.numel():
+        return True
+    size = int(max(some.max(), labels.max())) + 1
+    there = torch.bincount(labels[labels >= 0].to(some), minlength=size)
+    return bool((torch.bincount(some, minlength=size) <= there).all())
+
+
+def moves(rows: Tensor | None) -> bool:
+    """Whether rows are told that are not all, in order."""
+    return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
+
+
+def is_function(labels: Tensor, to: Tensor) -> bool:
+    """Whether each label has one class."""
+    there = labels >= 0
+    pairs = torch.unique(torch.stack([labels[there], to[there].to(labels)]), dim=1)
+    return pairs.shape[1] == len(pairs[0].unique())
+
+
+def goes_back(samples: Tensor | None) -> bool:
+    """Whether a later row is of an earlier sample."""
+    return samples is not None and bool((samples[1:] < samples[:-1]).any())
+
+
+def tells(scored: Tensor) -> bool:
+    """Whether an order of these can be told from another one."""
+    return len(scored) >= LEAST and bool((scored != scored[0]).any())
+
+
+def without_ignored(labels: Tensor, ignored: int) -> Tensor:
+    """−1 where a row has no class."""
+    return torch.where((labels == ignored) | (labels < 0), UNLABELLED, labels)
+
+
+def row_labels(scored: Tensor, part: Pooled, given: Tensor, ignored: int) -> Tensor | None:
+    """(n,) of each pooled row."""
+    scored = without_ignored(scored.to(given.device), ignored)
+    if len(scored) == part.inputs and len(part.rows) == part.inputs:
+        return scored[part.sample].to(given.dtype)
+    if part.inputs and len(scored) == len(part.rows) and len(scored) % part.inputs == 0:
+        return scored.reshape(part.inputs, -1)[part.sample, part.position].to(given.dtype)
+    return None
+
+
+def called(path: tree.Path) -> str:
+    """A part of a batch, in words."""
+    first = path[0] if len(path) == 1 else tree.dotted(path)
+    return f"part {first}" if isinstance(first, int) else repr(first)

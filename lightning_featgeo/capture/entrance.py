@@ -23,6 +23,8 @@ from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.capture.values import leaves
+from lightning_featgeo.rows.origin import BY_CONTENT, BY_MEMORY
+from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.types import Tensor
 
 SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
@@ -104,6 +106,7 @@ class Entrance:
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
+        self.rows: dict[int, tuple[Tensor, int]] = {}  # of calls without a graph: which rows of what, in order
         self.unlinked: set[int] = set()  # when calls came that nothing links with what is said to have entered for them
 
     def open(self, traces: bool = False) -> None:
@@ -170,6 +173,7 @@ class Entrance:
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
         self.unlinked.clear()
+        self.rows.clear()
         found = self._of(calls, module, is_input)
         unseen = not all(found) or not (self._links or len(self._recording.calls) in self._counts)
         if unseen and self._searched >= SEARCHED and self._searches < SEARCHES:
@@ -192,6 +196,9 @@ class Entrance:
                 origin = entries.origin(holding)
                 self._links = self._links or origin is not holding
                 found.append(origin.shown())
+            elif is_input and call.node is None and (given := self._by_content(call, entries)):
+                found.append(given)
+                self._links = True
             else:
                 given, linked = _behind(call, index, len(calls), last, sources, entries)
                 self._links = self._links or linked
@@ -202,6 +209,23 @@ class Entrance:
                     self.unlinked.add(call.order)
             last = call.order
         return found
+
+    def _by_content(self, call: Caught, entries: Entries) -> tuple[Tensor, ...]:
+        """What entered for rows that are those of an earlier call's output, in some order; () where they are not."""
+        x = call.features
+        if x is None or x.ndim < 2 or not x.is_floating_point():
+            return ()
+        for one in reversed([one for one in entries.calls if one.stop < call.order]):
+            for gave in one.gave:
+                if gave.shape[1:] != x.shape[1:] or gave.dtype != x.dtype or gave.device != x.device:
+                    continue
+                origin = origin_of([x], [gave.detach()])
+                if origin is None or origin.how not in (BY_CONTENT, BY_MEMORY) or origin.lacks_some:
+                    continue
+                if origin.samples is not None:
+                    self.rows[call.order] = origin.samples, len(gave)
+                return entries.origin(one).shown()
+        return ()
 
 
 def _behind(

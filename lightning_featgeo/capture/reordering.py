@@ -139,15 +139,27 @@ def _of_whole_rows(index: Any) -> Tensor | None:
     return index.flatten(1)[:, 0] if index.ndim > 1 and len(index) else index
 
 
-def taken_by(node: Any) -> Tensor | None:
-    """(k,) the rows that one node took along the first axis, one by one; None: none, or that can't be told."""
+def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
+    """What a node took rows of along the first axis, (k,) which ones, one by one, and how many there were.
+
+    None: nothing, or that can't be told without reading it.
+    """
     if not _TAKES.match(node.name()):
         return None
     if node.name().startswith("Gather"):
-        return _of_whole_rows(saved(node, "index")) if saved(node, "dim") == 0 else None
+        index, of = _of_whole_rows(saved(node, "index")) if saved(node, "dim") == 0 else None, saved(node, "self")
+        length = int(of.shape[0]) if isinstance(of, Tensor) else None
+        return None if index is None else (node.next_functions[0][0], index, length)
+    if node.name().startswith(("Stack", "Cat")):
+        pieces = _pieces(node) if saved(node, "dim") == 0 else []
+        rows = (
+            Taken(tuple(one for _, one, _ in pieces)).rows() if all(isinstance(p[1], range) for p in pieces) else None
+        )
+        return (pieces[0][0], rows, pieces[0][2]) if pieces and rows is not None else None
     piece = _piece(node, 0) if node.name().startswith("Index") else None
-    index = None if piece is None else piece[1]
-    return index if isinstance(index, Tensor) and index.ndim == 1 else None
+    if piece is None or not isinstance(piece[1], Tensor) or piece[1].ndim != 1 or piece[1].dtype == torch.bool:
+        return None
+    return piece[0], piece[1], piece[2]
 
 
 def _is_taken_of_taken(node: Any) -> bool:
@@ -187,11 +199,14 @@ def _read(node: Any, name: str) -> Taken | None:
 
 def _of_pieces(node: Any) -> Taken | None:
     """Rows that were put together of pieces of one tensor; None: of several tensors, which is taken for their order."""
+    pieces = _pieces(node)
+    return Taken(tuple(rows for _, rows, _ in pieces), pieces[0][2]) if pieces else None
+
+
+def _pieces(node: Any) -> list[tuple[Any, Tensor | range, int | None]]:
     found = [None if child is None else _piece(child, number) for child, number in node.next_functions]
     pieces = [one for one in found if one is not None]
-    if len(pieces) < len(found) or len({parent for parent, _, _ in pieces}) != 1:
-        return None
-    return Taken(tuple(rows for _, rows, _ in pieces), pieces[0][2])
+    return pieces if len(pieces) == len(found) and len({parent for parent, _, _ in pieces}) == 1 else []
 
 
 def _piece(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:

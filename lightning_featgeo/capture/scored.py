@@ -112,16 +112,12 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
         can = index is not None and index.dtype != torch.bool and target.ndim == 1
         return [*kept, (values, target[index])] if can else []
     taken = taken_by(node)
-    if taken is not None and taken.dtype != torch.bool and taken.shape == target.shape == shape(node)[:1]:
-        rows = _rows_before(node)
-        return [(there[0], torch.empty_like(target).index_copy(0, taken, target))] if rows == len(taken) else []
-    return []
-
-
-def _rows_before(node: Any) -> int | None:
-    """Of how many rows a node took some."""
-    sizes = saved(node, "self_sym_sizes") or getattr(saved(node, "self"), "shape", None)
-    return int(sizes[0]) if sizes else None
+    if taken is None or target.ndim != 1 or shape(node)[:1] != target.shape:
+        return []
+    parent, rows, count = taken
+    if parent is None or count != len(target) or len(rows) != count:
+        return []  # some rows are not scored
+    return [(parent, torch.empty_like(target).index_copy(0, rows.to(target.device), target))]
 
 
 def _turns(node: Any) -> bool:

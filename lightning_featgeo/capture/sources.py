@@ -103,7 +103,7 @@ class Sources:
 
     @property
     def head(self) -> torch.nn.Module | None:
-        """The head, where there is one."""
+        """Where there is one."""
         return self.watched.head
 
     @property
@@ -128,8 +128,7 @@ class Sources:
         """
         scout = self._scout
         if scout is None:
-            self._read(loss, inputs)
-            return
+            return self._read(loss, inputs)
         chosen = scout.preferred
         if chosen is not None and loss is None and self._trains:
             return  # training will tell more
@@ -267,7 +266,7 @@ class Sources:
         """
         self.settle(None)  # if no loss told (evaluation alone), the order of running decides
         self.entrance.close()
-        if not self.ran_instead and not _compat.compiles() and not any(tap.calls for tap in self.taps):
+        if not self.ran_instead and not any(tap.calls for tap in self.taps):
             self.ran_instead = self.entrance.names()
         if self._features is None:
             taken = [self._calls(tap) for tap in self.taps]
@@ -284,11 +283,12 @@ class Sources:
     def _call(self, one: Caught, given: tuple[Tensor, ...]) -> Call:
         assert one.features is not None
         rows, unknown = self._order.rows(one.taken)
-        unseen = one.taken is None and one.node is None and self._order.changes  # no graph, as in validation
         length = None if one.taken is None else one.taken.length
+        rows, length = self.entrance.rows.get(one.order, (rows, length))
+        no_graph = rows is None and one.taken is None and one.node is None  # as in validation
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
-            given, one.reached, rows, length, unknown or unseen, one.is_mixed,
+            given, one.reached, rows, length, unknown or (no_graph and self._order.changes), one.is_mixed,
             one.order not in self.entrance.unlinked, one.scored,
         )  # fmt: skip
 

@@ -63,6 +63,29 @@ def summarize(batch: Any) -> str:
     return type(batch).__name__
 
 
+def beyond(labels: Tensor, real: Tensor, classes: int, outputs: int | None) -> str:
+    """What to say of numbers that are no classes of the head.
+
+    Args:
+        labels: as the batch has them.
+        real: those that mark no row without a class.
+        classes: of the head.
+        outputs: of the head.
+    """
+    outside = real[real >= classes].unique()
+    told = f"{summarize(labels)} holds numbers up to {int(real.max())}, and the head has {outputs} outputs: "
+    if len(outside) > 1 or not bool((real < classes).any()):
+        return (
+            f"{told}these are no classes of it (an index, a length?). If the step makes classes of them, say "
+            f"num_classes={classes}"
+        )
+    told += f"if {int(outside)} marks rows without a class, say ignore_index={int(outside)}"
+    if int(outside) > classes:
+        return told
+    k = classes if bool((real > 0).all()) else classes + 1  # from 1 on; or a threshold fewer than classes
+    return f"{told}; if it is one of {k} classes, say num_classes={k}"
+
+
 def select(batch: Any, selector: Selector, what: str) -> Any:
     """Apply a selector that is not "auto".
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from lightning_featgeo.rows import tree
-from lightning_featgeo.rows.batches import Selector, find_labels, find_targets, select, summarize
+from lightning_featgeo.rows.batches import Selector, beyond, find_labels, find_targets, select, summarize
 from lightning_featgeo.rows.label_rows import ALMOST, one_class
 from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
@@ -157,13 +157,7 @@ class LabelReader:
         if not real.numel() or int(real.max()) < max(self.num_classes, 1):
             return True
         self.kind = "none"
-        outside = real[real >= self.num_classes].unique()
-        told = f"{summarize(labels)} holds numbers up to {int(real.max())}, and the head has {self.outputs} outputs: "
-        if len(outside) == 1 and bool((real < self.num_classes).any()):
-            told += f"if {int(outside)} marks rows without a class, say ignore_index={int(outside)}"
-        else:
-            told += "these are no classes of it (an index, a length?). If they are, say num_classes= and labels="
-        self.notes[told] = None
+        self.notes[beyond(labels, real, self.num_classes, self.outputs)] = None
         return False
 
     def _next_token(self, labels: Tensor, batch: Any) -> Tensor:

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
-
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, train_batches, words
+from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, words
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.first_batches import check
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
+from lightning_featgeo.callbacks.other_trainers import OtherTrainers
 from lightning_featgeo.callbacks.own_metrics import keep_after
 from lightning_featgeo.callbacks.publishing import names_of_run, silence_advice
 from lightning_featgeo.callbacks.run import LightningRun
 from lightning_featgeo.callbacks.settings import MonitorSettings
 from lightning_featgeo.callbacks.trainer import history_path
+from lightning_featgeo.callbacks.training_hooks import TrainingHooks
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.errors import explain
 from lightning_featgeo.history.history import History
-from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.settings import documents, takes
+
+_OF_A_RUN = ("_run", "_taps", "_undo", "history", "_number", "_saved", "_state_of_run")
 
 
 @documents(MonitorSettings)
-class FeatureGeometryMonitor(Callback):
+class FeatureGeometryMonitor(TrainingHooks):
     """Streams a layer's features into bounded accumulators and logs geometry curves when a window closes.
 
     A *window* is a validation run, a training epoch, or every so many training steps. A *gap* is a
@@ -51,6 +52,10 @@ class FeatureGeometryMonitor(Callback):
         self._saved: Saved | None = None
         self._state_of_run: dict[str, Any] = {}  # of the last fit, for checkpoints that are written after it
         self._undo: list[Callable[[], None]] = []
+        self._others = OtherTrainers()
+
+    def __getstate__(self) -> dict[str, Any]:  # without its run: among saved hyper-parameters, it has not begun
+        return {**self.__dict__, "_run": None, "_undo": [], "_taps": []}
 
     @property
     def state_key(self) -> str:
@@ -94,22 +99,31 @@ class FeatureGeometryMonitor(Callback):
             checkpointing.go_on(self._run)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
-        saved = self._saved if trainer.state.fn == "fit" else None
+        fits, nested = trainer.state.fn == "fit", self._others.are_inside(self._run, trainer)
+        saved = self._saved if fits else None
+        if nested:
+            self._others.wait({name: getattr(self, name) for name in _OF_A_RUN})
+            self._run, self._taps, self._undo = None, [], []
         self.teardown(trainer, pl_module, "restart")
         if saved is not None:
             self.history, self._number = self.history.anew(), saved.windows
-        elif trainer.state.fn == "fit" and trainer.global_step == 0:
+        elif nested or (fits and not (self._others.fits(trainer, pl_module) and trainer.global_step)):
             self.history, self._number = self.history.anew(), 0  # evaluation afterwards adds to it
         self.history.path = history_path(trainer)
         if saved is not None:
+            self._others.fits(trainer, pl_module)
             self.history.restore(saved.records, saved.events, saved.metrics, saved.layouts)
         self._run = LightningRun(self.settings, trainer, pl_module, self.history, self._taps, saved)
+        if not fits:
+            self._others.adopt(self._run, self._state_of_run)
         if self._run.watcher.ranks.several:
             self._undo.append(silence_advice())
         return self._run
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Unhook, and give stock monitors back what was changed."""
+        if stage != "restart" and self._others.are_inside(self._run, trainer):
+            return  # of another trainer, whose stages are not watched
         if self._run is not None:
             if self._run.fits:
                 self._state_of_run = checkpointing.state_of(self._run)
@@ -120,6 +134,8 @@ class FeatureGeometryMonitor(Callback):
         for undo in self._undo:
             undo()
         self._undo, self._saved = [], None  # what a run has not taken up is of no later one
+        if stage != "restart":
+            self.__dict__.update(self._others.go_on())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The history says that the run has finished."""
@@ -130,69 +146,11 @@ class FeatureGeometryMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already. A checkpoint may still be written."""
-        if self._run is not None and self._run.fits:
+        if self._run is not None and self._run.fits and self._run.trainer is trainer:
             self.history.end(f"died of {explain(exception)}"[:500])
         self.teardown(trainer, pl_module, "exception")
 
-    # --- training --------------------------------------------------------------------------------------------
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Last epoch's values are stale now; an epoch's training window opens."""
-        run = self._run
-        if run is None:
-            return
-        run.keep_metrics(float(trainer.current_epoch))  # of the epoch before
-        run.publisher.forget_stale()
-        run.train_loader_starts()
-        if self.settings.windows.every_n_train_steps is None:
-            run.open_if_due("train")
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Catch this batch, for a window or to find the head."""
-        run = self._run
-        if run is None:
-            return
-        check(run, "train", 0, batch)
-        if not run.is_open("train") and (self.settings.windows.every_n_train_steps is not None or batch_idx == 0):
-            run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
-        elif not run.is_open("train") and not run.phase.trained and run.is_due("train"):
-            run.open_late(checkpointing.RESTARTS)
-        train_batches.begin(run, batch, batch_idx)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """The forward is done: what backward runs again (activation checkpointing) is not caught."""
-        if self._run is not None and self._run.phase.catching == "train":
-            self._run.forward_done(loss)
-
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Comes between forward and backward."""
-        if self._run is not None and self._run.phase.catching == "train" and pl_module.automatic_optimization:
-            self._run.watcher.sources.pause(for_good=True)
-
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Manual optimisation may run further forwards."""
-        if self._run is not None and self._run.phase.catching == "train" and not pl_module.automatic_optimization:
-            self._run.watcher.sources.resume()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stream what was caught; close a window of n steps."""
-        run, steps = self._run, self.settings.windows.every_n_train_steps
-        if run is None:
-            return
-        if run.phase.catching == "train":
-            run.end_batch("train", 0, outputs, batch)
-        else:
-            train_batches.pass_over(run, batch)
-        run.phase.trained, run.phase.moment = True, run.phase.moment + 1
-        if steps is not None and run.is_open("train") and run.steps_open() >= steps:
-            self._close("train", inside_epoch=True)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the epoch's training window."""
-        if self.settings.windows.every_n_train_steps is None and self._run is not None and self._run.is_open("train"):
-            self._close("train")
+    # --- evaluation ------------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a window for each validation loader."""
@@ -250,11 +208,12 @@ class FeatureGeometryMonitor(Callback):
         run = self._run
         if run is None:
             return
-        for name in run.names(stage):
-            run.publisher.forget_stale(f"featgeo/{name}/")
-        # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
-        if not (trainer.sanity_checking and run.watcher.sources.scouting):
-            run.open_if_due(stage)
+        with run.guard.around(f"opening {stage} windows", refuses=not run.phase.trained, lost="it has no windows now"):
+            for name in run.names(stage):
+                run.publisher.forget_stale(f"featgeo/{name}/")
+            # The sanity check is looked at for errors (once the head is known); nothing of it is kept or logged.
+            if not (trainer.sanity_checking and run.watcher.sources.scouting):
+                run.open_if_due(stage)
 
     def _evaluation_batch_start(self, stage: str, loader: int, batch: Any) -> None:
         if self._run is not None:

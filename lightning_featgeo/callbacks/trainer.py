@@ -137,6 +137,8 @@ def stages_of_fit(settings: MonitorSettings, trainer: Trainer) -> tuple[tuple[st
 
 def _why_no_validation(trainer: Trainer) -> str | None:
     """Why no validation will run in this fit; None: it may."""
+    if trainer.limit_val_batches == 0 and not _is_empty(trainer.val_dataloaders):
+        return "limit_val_batches=0 lets no validation run"
     if not trainer.enable_validation or _is_empty(trainer.val_dataloaders):
         return "there is no validation loader"
     every, last, first = trainer.check_val_every_n_epoch, trainer.max_epochs, trainer.current_epoch

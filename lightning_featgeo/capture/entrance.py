@@ -58,7 +58,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     recording.depth += 1
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
-    if recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module):
+    own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
+    if own and not any(isinstance(given, torch.fx.Proxy) for given in (*args, *(kwargs or {}).values())):
         packed = None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             given = [args[0]]

@@ -57,10 +57,12 @@ def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
     ]
     if behind:
         return behind if len(behind) == 1 else []
-    for key, part in [*parts[1:], *parts[:1]]:
+    for key, part in parts if _are_batches([part for _, part in parts]) else [*parts[1:], *parts[:1]]:
         if not tree.children(part) or is_list_of_samples(part):
             continue
-        if key and tree.is_sequence(part):  # (input, (labels, names)): the first of these is no input
+        if (
+            key and tree.is_sequence(part) and not _are_batches([one for _, one in parts])
+        ):  # (input, (labels, names)): the first of these is no input
             columns: list[tuple[tree.Path, Tensor]] = [
                 ((i,), flat(v)) for i, v in tree.children(part) if looks_like_classes(v)
             ]
@@ -71,6 +73,17 @@ def label_parts(batch: Any) -> list[tuple[tree.Path, Tensor]]:
         if columns:
             return _below(key, columns)
     return []
+
+
+def _are_batches(parts: list[Any]) -> bool:
+    """Whether each part is a batch of its own, an input and what is behind it, as of a list of loaders."""
+    kinds = [
+        [(x.ndim, x.dtype) if isinstance(x, torch.Tensor) else type(x) for _, x in tree.children(part)]
+        for part in parts
+        if tree.is_sequence(part)
+    ]
+    alike = len(kinds) == len(parts) > 1 and all(len(one) > 1 and one == kinds[0] for one in kinds)
+    return alike and isinstance(kinds[0][0], tuple) and kinds[0][0] != kinds[0][1]
 
 
 def _names_labels(path: tree.Path) -> bool:

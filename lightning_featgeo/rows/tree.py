@@ -23,7 +23,7 @@ def is_mapping(value: Any) -> bool:
     if isinstance(value, Mapping):
         return True
     return (
-        not isinstance(value, (torch.Tensor, torch.nn.Module, type))
+        not isinstance(value, (torch.Tensor, torch.nn.Module, torch.fx.Proxy, type))
         and callable(getattr(value, "keys", None))
         and hasattr(type(value), "__getitem__")
     )
@@ -36,7 +36,7 @@ def children(value: Any) -> list[tuple[str | int, Any]]:
         return list(enumerate(value))
     if kind is dict:
         return list(value.items())
-    if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, type)):
+    if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, torch.fx.Proxy, type)):  # asked, a proxy would answer
         return []
     try:
         if is_mapping(value):

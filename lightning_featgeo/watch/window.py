@@ -159,7 +159,7 @@ class Window:
         for part, other in zip(self.layers, others, strict=True):
             if rows is not None:
                 rows.give(part)
-            why = no_batch or _did_not_run(part.path, self.plan.name, ran_instead)
+            why = no_batch or _did_not_run(part.path, self.plan, ran_instead)
             results.append(part.result(other, ranks, last, why))
             if rows is not None:
                 rows.take(part)
@@ -259,15 +259,15 @@ def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
     return torch.cat(asked) if asked else None
 
 
-def _did_not_run(path: str, name: str, instead: Sequence[str]) -> str:
-    told = f"no features were caught: {path!r} did not run in {name}"
+def _did_not_run(path: str, plan: WindowPlan, instead: Sequence[str]) -> str:
+    told = f"no features were caught: {path!r} did not run in {plan.name}"
     if instead:
         ran = ", ".join(repr(one) for one in instead[:SHOWN_MODULES])
-        told += (
-            f"; {ran} did. Paste FeatureGeometryMonitor(layer={instead[-1]!r}) to watch what runs there, or "
-            'FeatureGeometryMonitor(stages=("train", "val")) to watch the training'
+        stages, other = ('"val"', "validation") if plan.stage == "train" else ('("train", "val")', "the training")
+        return (
+            f"{told}; {ran} did. Paste FeatureGeometryMonitor(layer={instead[-1]!r}) to watch what runs there, or "
+            f"FeatureGeometryMonitor(stages={stages}) to watch {other}"
         )
-        return told
     return told + (
         ". If the model was compiled and called before fit, compile it anew; if this stage uses another part of the "
         "model, name a layer that runs in it, or watch the training: stages=('train', 'val')"

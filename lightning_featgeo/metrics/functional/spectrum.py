@@ -48,7 +48,9 @@ def null_small_eigenvalues(eigenvalues: Float[Tensor, " d"], rank_limit: int) ->
 
 def _entropy_rank(singular_values: Tensor, epsilon: float) -> Tensor:
     total = singular_values.sum()
-    if singular_values.numel() == 0 or not total > 0:
+    if singular_values.numel() == 0:
+        raise Undefined("one row has no spread: two are needed")
+    if not total > 0:
         raise Undefined("the features have no spread at all: every eigenvalue is zero")
     p = singular_values / total + epsilon
     return torch.exp(-torch.special.xlogy(p, p).sum())

@@ -16,12 +16,13 @@ import torch
 
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.cuda_ext import backend_info
-from lightning_featgeo.metrics.catalog import PRESETS, resolve
+from lightning_featgeo.metrics.catalog import CATALOG, PRESETS, resolve
 
 BASE = ["id_two_nn", "knn_accuracy", "nc1", "effective_rank"]  # a search with votes, an eigendecomposition
 CLASSES = 10
 ASKED = {
     "the base alone": [],
+    "the eight against the window before": [name for name in resolve("over_time") if f"{name}_first" in CATALOG],
     'preset "drift"': list(PRESETS["drift"]),
     "all of group over_time, and neighbor_churn": [*resolve("over_time"), "neighbor_churn"],
     "retrieval by class": ["recall_at_1", "recall_at_5", "recall_at_10", "map_at_k", "verification_auroc"],

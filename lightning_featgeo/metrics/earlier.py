@@ -15,11 +15,15 @@ HANDED_IN = ("layer", "anchor")  # rows that are no earlier window's: they come 
 
 @dataclass(frozen=True)
 class Kept:
-    """(n, d) rows of a closed window's bank, (n,) their samples, and their labels (−1 where unknown)."""
+    """(n, d) rows of a closed window's bank, (n,) their samples, and their labels (−1 where unknown).
+
+    ``known``: numbers of all these rows that windows have computed, by name.
+    """
 
     rows: Tensor
     samples: Tensor
     labels: Tensor
+    known: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def of(self, samples: Tensor) -> Kept:
         """Those of these samples alone."""

@@ -42,10 +42,15 @@ def paired(
 
 
 class Side:
-    """(n, d) rows of one window, and what several measures take of them."""
+    """(n, d) rows of one window, and what several measures take of them.
 
-    def __init__(self, rows: Float[Tensor, "n d"]) -> None:
-        self.rows = rows
+    Args:
+        rows: of the window.
+        known: numbers of these rows that an earlier window has computed; those that this one computes are added.
+    """
+
+    def __init__(self, rows: Float[Tensor, "n d"], known: dict[str, Tensor] | None = None) -> None:
+        self.rows, self.known = rows, {} if known is None else known
 
     @cached_property
     def centred(self) -> Tensor:
@@ -62,9 +67,14 @@ class Side:
             raise Undefined("the features of one of the two windows have no spread")
         return x.div_(length)
 
-    @cached_property
+    @property
     def product_length(self) -> Tensor:
         """‖XᵀX‖_F of the centred rows X, which is also ‖XXᵀ‖_F."""
+        if "product_length" not in self.known:
+            self.known["product_length"] = self._product_length()
+        return self.known["product_length"]
+
+    def _product_length(self) -> Tensor:
         x = self.centred
         x = x if x.shape[0] >= x.shape[1] else x.T
         squares = x.new_zeros(())

@@ -88,7 +88,8 @@ class TimeStatistics(ReferenceStatistics):
         if not searched and not windows and "anchor" not in self._earlier.rows:
             return self._earlier
         neighbors = (self.neighbor_samples, self.samples) if searched else None
-        kept = Kept(self._bank.rows, self._bank.samples, self._bank.labels) if windows else None
+        known = self._side.known if "_side" in self.__dict__ else {}
+        kept = Kept(self._bank.rows, self._bank.samples, self._bank.labels, known) if windows else None
         anchor = self._earlier.rows.get("anchor")
         then = self._earlier.then(neighbors, kept, windows)
         return then if anchor is None else then.anchored(anchor.of(self._bank.samples))
@@ -138,5 +139,7 @@ class TimeStatistics(ReferenceStatistics):
                     )
                 )
             mine = self._side if len(now) == len(self._bank.rows) else Side(self._bank.rows[now])
-            self._pairs[which] = Pair(mine, rows[then]), self._bank.labels[now]
+            whole = len(then) == len(rows) and torch.equal(then, torch.arange(len(rows), device=then.device))
+            theirs = Side(rows, kept.known) if whole else Side(rows[then])
+            self._pairs[which] = Pair(mine, theirs), self._bank.labels[now]
         return self._pairs[which]

@@ -18,6 +18,7 @@ import torch
 from lightning_featgeo.capture.embedding import Embedding, find_embedding, find_latent
 from lightning_featgeo.capture.loss_graph import LossGraph
 from lightning_featgeo.capture.refusals import (
+    adapted,
     ambiguous,
     encoders,
     holder_of,
@@ -265,7 +266,7 @@ class Scout:
                 self.found,
                 f"{last!r} ran last, but {display_name(path)!r} ({of}) may act after or beside it",
                 latent or ([] if called and owner in self.found else outermost or [holder_of(self.root, last)]),
-                None if matrix else [last, owner] if called and owner != last else [last],
+                None if matrix else adapted(self.root, [last, owner] if called and owner != last else [last]),
             )
         return Choice(
             head, last, "the last trainable layer that ran; no other weight acts on the loss after or beside it"

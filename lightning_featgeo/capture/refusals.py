@@ -94,6 +94,23 @@ def holder_of(root: torch.nn.Module, path: str) -> str:
     return path
 
 
+def adapted(root: torch.nn.Module, paths: Sequence[str]) -> list[str]:
+    """These layers, and for one that is summed with a frozen one as wide (LoRA's adapter) the module around both.
+
+    What a trained adapter of the last layer has around it comes last: it is the classifier.
+    """
+    found = []
+    for path in paths:
+        parent = path.rpartition(".")[0]
+        layer, around = root.get_submodule(path), root.get_submodule(parent) if parent else None
+        chain = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict, type(None))
+        others = [] if isinstance(around, chain) or around is None else [m for m in around.children() if m is not layer]
+        wide = [m for m in others if out_width(m) == out_width(layer)]
+        found.append(parent if any(not p.requires_grad for m in wide for p in m.parameters()) else path)
+    first = found[:1] if found[:1] != list(paths[:1]) else []
+    return list(dict.fromkeys([one for one in found if one not in first] + first))
+
+
 def encoders(outermost: Sequence[str], order: Sequence[str], last: str) -> list[str]:
     """Modules before the one that holds the last candidate, the one just before it last."""
 

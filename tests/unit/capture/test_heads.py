@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor, FeatureGeometryWarning
+from lightning_featgeo.capture import refusals
 from lightning_featgeo.capture.heads import candidates, choose_by_declaration
 from lightning_featgeo.capture.widths import known_class_count
 from tests._helpers.models import Classifier, loaders, trainer
@@ -252,3 +253,25 @@ def test_a_telling_name_is_a_doubt_and_no_veto(name: str) -> None:
     monitor = FeatureGeometryMonitor(signals=["feature_std"], on_error="raise")
     trainer(monitor, max_epochs=1).fit(Boxes(), boxes, val)
     assert f"'{name}'" in monitor.history.run["layers"][0]
+
+
+class Adapted(nn.Module):
+    """A frozen layer and a trained adapter beside it, as LoRA has them."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down, self.up = nn.Linear(layer.in_features, 2), nn.Linear(2, layer.out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.up(self.down(x))
+
+
+def test_of_a_layer_with_an_adapter_the_module_around_both_is_offered() -> None:
+    model = nn.Module()
+    model.body, model.fc = Adapted(nn.Linear(8, 6)), Adapted(nn.Linear(6, 4))
+    assert refusals.adapted(model, ["fc.up", "body.up"]) == ["body", "fc"]
+    assert refusals.adapted(model, ["fc.up"]) == ["fc"]
+    assert refusals.adapted(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), ["1"]) == ["1"]
+    model.fc.requires_grad_(True)
+    assert refusals.adapted(model, ["fc.up"]) == ["fc.up"]  # two heads, perhaps

@@ -80,11 +80,12 @@ def pairs_of_layers(stage: str, shown: Mapping[str, Shown]) -> Iterator[tuple[st
     """Name, epoch and chart of how alike each two of the layers are, and what they tell of the last, if asked for."""
     last = [w.last for prefix, w in shown.items() if prefix.startswith(f"featgeo/{stage}/") and w.last is not None]
     for one in last:
-        if "layer_cka_matrix" in one.curves:
-            names = [str(each.record.facts.get("layer") or each.record.layer) for each in last]
-            title = f"CKA of layers, featgeo/{stage}, epoch {one.record.epoch:g}"
-            values = one.curves["layer_cka_matrix"].tolist()
-            yield "layer_cka_matrix", one.record.epoch, tables.Matrix(title, names, values, "CKA", lowest=0.0)
+        for curve, measure in (("layer_cka_matrix", "CKA"), ("layer_overlap_matrix", "shared neighbours")):
+            if curve in one.curves:
+                names = [str(each.record.facts.get("layer") or each.record.layer) for each in last]
+                title = f"{measure} of layers, featgeo/{stage}, epoch {one.record.epoch:g}"
+                values = one.curves[curve].tolist()
+                yield curve, one.record.epoch, tables.Matrix(title, names, values, measure, lowest=0.0)
         if "layer_readouts" in one.curves:
             by_layer = one.curves["layer_readouts"].tolist()
             depth = [float(i) for i in range(1, len(by_layer) + 1)]

@@ -13,7 +13,7 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.history.layouts import is_due
 from lightning_featgeo.metrics.earlier import Kept
-from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix, readouts
+from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix, overlap_matrix, readouts
 from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.types import Tensor
@@ -73,6 +73,9 @@ class RowsOfLayers:
         rows = [one.cpu() for one in rows]
         with torch.no_grad():
             more = {"layer_cka_matrix": cka_matrix(rows)}
+            if any("layer_overlap" in one.values for one in results):
+                with contextlib.suppress(Undefined):
+                    more["layer_overlap_matrix"] = overlap_matrix(rows)
             if any("layer_readout" in one.values for one in results):
                 with contextlib.suppress(Undefined):  # the curves say so
                     more["layer_readouts"] = torch.stack([readouts(one, rows[-1]) for one in rows])

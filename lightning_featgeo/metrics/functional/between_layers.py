@@ -58,8 +58,16 @@ def neighbor_overlap(pair: Pair) -> Float[Tensor, ""]:
     n = min(len(pair.now), OVERLAP_ROWS)
     if n < OVERLAP_K + 2:
         raise Undefined(f"needs {OVERLAP_K + 2} samples in both, got {n}")
-    found = [ops.knn(rows[:n], rows[:n], OVERLAP_K, exclude_self=True)[1] for rows in (pair.now, pair.then)]
-    return (found[0][:, :, None] == found[1][:, None, :]).any(dim=2).double().mean()
+    return _shared(*(_nearest(rows[:n]) for rows in (pair.now, pair.then)))
+
+
+def _nearest(rows: Tensor) -> Tensor:
+    return ops.knn(rows, rows, OVERLAP_K, exclude_self=True)[1]
+
+
+def _shared(one: Tensor, other: Tensor) -> Tensor:
+    """Mean share of each row's neighbours that both tables have."""
+    return (one[:, :, None] == other[:, None, :]).any(dim=2).double().mean()
 
 
 def readouts(before: Float[Tensor, "n d"], now: Float[Tensor, "n e"]) -> Float[Tensor, " k"]:
@@ -119,3 +127,15 @@ def cka_matrix(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "l l"]:
             if one is not None and other is not None:
                 found[i, j] = found[j, i] = (one * other).sum().clamp(0, 1)
     return found
+
+
+def overlap_matrix(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "l l"]:
+    """(L, L) mean share of a row's 10 nearest neighbours that two layers have in common, from rows of the same samples.
+
+    Raises:
+        Undefined: with fewer than 12 samples.
+    """
+    if len(layers[0]) < OVERLAP_K + 2:
+        raise Undefined(f"needs {OVERLAP_K + 2} samples, got {len(layers[0])}")
+    tables = [_nearest(rows) for rows in layers]
+    return torch.stack([torch.stack([_shared(one, other) for other in tables]) for one in tables])

@@ -18,7 +18,6 @@ from lightning_featgeo.metrics.functional.same_samples import Pair
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
-DISTANCES = 512  # rows whose distances to each other are compared
 ANCHORS = 128
 QUERIES = 512  # rows that look up the old ones
 UNITS = 1024  # that are matched with each other: the assignment takes their cube
@@ -56,15 +55,10 @@ def rsa_drift(pair: Pair) -> Float[Tensor, ""]:
     Raises:
         Undefined: without the same samples in the other window, or if all distances of one are the same.
     """
-    x, y = (rows[:DISTANCES] for rows in pair.centred)
-    if len(x) < 3:
-        raise Undefined(f"distances of {len(x)} samples can't be correlated: 3 are needed")
-    one, other = (torch.pdist(t) for t in (x, y))
-    one, other = one - one.mean(), other - other.mean()
-    lengths = torch.linalg.vector_norm(one) * torch.linalg.vector_norm(other)
-    if not lengths > 0:
-        raise Undefined("all distances between samples are the same in one of the two windows")
-    return (1 - (one @ other) / lengths).clamp(0, 2)
+    if len(pair.now) < 3:
+        raise Undefined(f"distances of {len(pair.now)} samples can't be correlated: 3 are needed")
+    one, other = (side.distances for side in pair.sides)
+    return (1 - one @ other).clamp(0, 2)
 
 
 def anchor_drift(pair: Pair) -> Estimate:

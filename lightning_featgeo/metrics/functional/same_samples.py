@@ -11,6 +11,7 @@ from lightning_featgeo.errors import Undefined
 from lightning_featgeo.types import Float, Int64, Tensor
 
 SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
+DISTANCES = 512  # rows whose distances to each other are compared
 _COLUMNS = 128  # of a product at a time
 
 
@@ -89,6 +90,20 @@ class Side:
         """(n, d) rows of length 1; zero rows stay zero."""
         x = self.rows.double()
         return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-300)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Distances of the first 512 rows to each other, centred and scaled; their mean is 0, and their length 1.
+
+        Raises:
+            Undefined: if all of them are the same.
+        """
+        found = torch.pdist(self.centred[:DISTANCES])
+        found = found - found.mean()
+        length = torch.linalg.vector_norm(found)
+        if not length > 0:
+            raise Undefined("all distances between samples are the same in one of the two windows")
+        return found / length
 
     @cached_property
     def there(self) -> Tensor:

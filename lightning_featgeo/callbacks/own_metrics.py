@@ -27,7 +27,8 @@ def keep(trainer: Trainer, history: History, epoch: float, guard: Guard) -> None
 
 def keep_after(trainer: Trainer, history: History, run: Any) -> None:
     """Those of a validation or a test; ``run``: what watches it, None where it is not watched (a test after a fit)."""
-    if not trainer.sanity_checking and (run is not None or history.closed):
+    nested = run is not None and run.trainer is not trainer  # its metrics are of another model
+    if not nested and not trainer.sanity_checking and (run is not None or history.closed):
         keep(trainer, history, fractional_epoch(trainer), Guard("warn") if run is None else run.guard)
 
 

@@ -21,7 +21,7 @@ class TrainingHooks(Callback):
     _run: LightningRun | None
 
     def _close(self, stage: str, inside_epoch: bool = False) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # the monitor's: evaluation closes windows in the same way
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Last epoch's values are stale now; an epoch's training window opens."""

@@ -23,8 +23,8 @@ from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
 from lightning_featgeo.capture.values import leaves
-from lightning_featgeo.rows.origin import BY_CONTENT, BY_MEMORY
-from lightning_featgeo.rows.provenance import origin_of
+from lightning_featgeo.rows.evidence import EVERY, FIRST
+from lightning_featgeo.rows.provenance import copied_from
 from lightning_featgeo.types import Tensor
 
 SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
@@ -108,6 +108,7 @@ class Entrance:
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
         self.rows: dict[int, tuple[Tensor, int]] = {}  # of calls without a graph: which rows of what, in order
+        self._looked, self._moved = 0, False  # how often they were looked for, and whether they were ever moved
         self.unlinked: set[int] = set()  # when calls came that nothing links with what is said to have entered for them
 
     def open(self, traces: bool = False) -> None:
@@ -216,15 +217,17 @@ class Entrance:
         x = call.features
         if x is None or x.ndim < 2 or not x.is_floating_point():
             return ()
+        looks = x.device.type == "cpu" or self._moved or self._looked < FIRST or self._looked % EVERY == 0
+        self._looked += 1  # elsewhere, looking waits for the device
         for one in reversed([one for one in entries.calls if one.stop < call.order]):
             for gave in one.gave:
                 if gave.shape[1:] != x.shape[1:] or gave.dtype != x.dtype or gave.device != x.device:
                     continue
-                origin = origin_of([x], [gave.detach()])
-                if origin is None or origin.how not in (BY_CONTENT, BY_MEMORY) or origin.lacks_some:
+                origin = copied_from(x, gave.detach(), looks)
+                if origin is None or origin.lacks_some:
                     continue
                 if origin.samples is not None:
-                    self.rows[call.order] = origin.samples, len(gave)
+                    self.rows[call.order], self._moved = (origin.samples, len(gave)), True
                 return entries.origin(one).shown()
         return ()
 

@@ -136,7 +136,9 @@ def _of_whole_rows(index: Any) -> Tensor | None:
         return None
     if any(step and size > 1 for step, size in zip(index.stride()[1:], index.shape[1:], strict=True)):
         return None
-    return index.flatten(1)[:, 0] if index.ndim > 1 and len(index) else index
+    while index.ndim > 1:
+        index = index.select(-1, 0)
+    return index
 
 
 def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:

@@ -52,6 +52,11 @@ def origin_of(entered: Sequence[Tensor], parts: Sequence[Tensor], by_content: bo
     return None
 
 
+def copied_from(x: Tensor, made: Tensor, by_content: bool = True) -> Origin | None:
+    """Which rows of ``made`` a tensor of its type holds, as views or copies; None: other values."""
+    return _by_memory(x, made, 0) or (_by_content(x, [made]) if by_content and len(x) else None)
+
+
 # --- the same memory -------------------------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ class Scoring:
             if lost:
                 reader.notes[MOVED] = None
             return torch.full_like(given, UNLABELLED) if lost else self._classes(given, reader.scored)
-        if one.origin is not None and goes_back(one.origin.samples) and not self.turned:
+        if not self.turned and one.origin is not None and one.origin.span is None and goes_back(one.origin.samples):
             self._set(turned=True)
         if len(one.call.scored) > 1:
             seen = one.origin is not None and one.origin.has_mixed  # row by row: some may have met themselves

@@ -42,11 +42,11 @@ class Anchor:
 
     def meet(self, ranks: Ranks) -> None:
         """All rows have come; all ranks call this."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of anchor has its own; windows are given no other
 
     def give(self, index: int, metric: GeometryMetric) -> None:
         """Hand the rows to the metric of a layer, or the reason why there are none."""
-        raise NotImplementedError
+        raise NotImplementedError  # as above
 
     def take(self, index: int, metric: GeometryMetric) -> None:
         """After the layer was evaluated: nobody holds the rows until the next window."""

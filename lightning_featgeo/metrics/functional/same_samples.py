@@ -12,7 +12,6 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
 DISTANCES = 512  # rows whose distances to each other are compared
-_COLUMNS = 128  # of a product at a time
 
 
 def paired(
@@ -68,22 +67,19 @@ class Side:
             raise Undefined("the features of one of the two windows have no spread")
         return x.div_(length)
 
+    @cached_property
+    def core(self) -> Tensor:
+        """(n, r) the same in coordinates of their own, r = min(n, d)."""
+        x = self.centred
+        return x if x.shape[0] >= x.shape[1] else torch.linalg.qr(x.T, mode="r").R.T
+
     @property
     def product_length(self) -> Tensor:
         """‖XᵀX‖_F of the centred rows X, which is also ‖XXᵀ‖_F."""
         if "product_length" not in self.known:
-            self.known["product_length"] = self._product_length()
+            x = self.core  # as one product with itself: rows that have not moved have a drift of exactly 0
+            self.known["product_length"] = torch.linalg.matrix_norm(x.T @ x)
         return self.known["product_length"]
-
-    def _product_length(self) -> Tensor:
-        x = self.centred
-        x = x if x.shape[0] >= x.shape[1] else x.T
-        squares = x.new_zeros(())
-        for start in range(0, x.shape[1], _COLUMNS):  # what lies below the diagonal is above it, too
-            block = x[:, start : start + _COLUMNS].T @ x[:, start:]
-            width = len(block)
-            squares += block[:, :width].square().sum() + 2 * block[:, width:].square().sum()
-        return squares.sqrt()
 
     @cached_property
     def directions(self) -> Tensor:
@@ -146,11 +142,9 @@ class Pair:
     @cached_property
     def cross(self) -> Tensor:
         """(r, r) the same in coordinates of each one's rows, r = min(n, d); its singular values are the same."""
-        x, y = self.centred
-        if x.shape[0] >= x.shape[1] and y.shape[0] >= y.shape[1]:
-            return self.products
-        one, other = (t if t.shape[0] >= t.shape[1] else torch.linalg.qr(t.T, mode="r").R.T for t in (x, y))
-        return one.T @ other
+        one, other = (side.core for side in self.sides)
+        wide = one.shape[1] < self.now.shape[1] or other.shape[1] < self.then.shape[1]
+        return one.T @ other if wide else self.products
 
     def of_one_width(self) -> Pair:
         """Itself, where both have the same dimensions.

@@ -26,7 +26,7 @@ class Record:
     views), so that curves of different things are never taken for the same; and how many directions the
     head's outputs can need (``needed_directions``). ``spectrum``: (rank, eigenvalue) pairs, thinned.
     ``layer_cka``: with the first of several layers, CKA of each with those before it, layer by layer; None without
-    spread.
+    spread. ``sketch``: of the rows' distribution, to compare windows by (``history.window_mmd``); "": none.
     """
 
     window: int
@@ -46,6 +46,7 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
     spectrum: list[list[float]] = field(default_factory=list)
     layer_cka: list[list[float | None]] = field(default_factory=list)
+    sketch: str = ""
 
     @cached_property
     def prefix(self) -> str:
@@ -98,6 +99,7 @@ def checked_record(given: dict[str, Any]) -> Record:
             [None if value is None else finite(value) for value in items(row)]
             for row in items(given.get("layer_cka", []))
         ],
+        sketch=name_of(given.get("sketch", "")),
     )
 
 

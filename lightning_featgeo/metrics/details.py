@@ -4,8 +4,9 @@ Taken from statistics that the window's signals have computed already, so that a
 ``class_counts``, ``class_parts`` (2 head, 1 mid, 0 tail, −1 where the classes have no tail), ``class_spread`` (root
 mean squared distance to the class mean), ``class_nearest`` (index of the nearest other class), ``class_angle`` (to it,
 in degrees, between centred means), ``class_accuracy`` (kNN accuracy), ``class_drift`` (of its mean since the window
-before, over the spread within classes), ``class_rank`` (effective rank of its rows), (C,) each; ``matrix_classes``,
-``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples``
+before, over the spread within classes), ``class_rank`` (effective rank of its rows), ``class_dimension`` (intrinsic,
+around its rows), ``class_unit`` and ``class_unit_auroc`` (the one unit that tells it best), (C,) each;
+``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples``
 and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their
 votes, those for others than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is
 none.
@@ -56,9 +57,14 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
                     statistics.with_previous, statistics.labels_with_previous, len(statistics.class_counts)
                 )
         if "class_ranks" in computed:
-            known = statistics.class_ranks
-            missing = known.new_full((len(statistics.class_counts),), torch.nan)
-            found["class_rank"] = missing.index_copy_(0, torch.arange(len(known), device=known.device), known)
+            found["class_rank"] = _of_all(statistics.class_ranks, statistics.class_counts)
+        if "best_class_units" in computed:
+            units, auroc = (_of_all(one, statistics.class_counts) for one in statistics.best_class_units)
+            found["class_unit"], found["class_unit_auroc"] = units, auroc
+        if "distances" in computed:
+            with contextlib.suppress(Undefined):
+                classes = len(statistics.class_counts)
+                found["class_dimension"] = _dimensions(statistics.distances, statistics.bank_labels, classes)
     if "distances" in computed:
         found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
     if {"vote_similarities", "vote_labels", "row_labels"} <= computed:
@@ -116,6 +122,23 @@ def _drift(pair: Pair, labels: Tensor, classes: int) -> Tensor:
     found = moved.new_full((classes,), torch.nan)
     found[: len(moved)] = moved / spread
     return found
+
+
+def _of_all(known: Tensor, counts: Tensor) -> Tensor:
+    """What is known of the first classes, for all C of them; NaN, or −1, of the others."""
+    missing = known.new_full((len(counts),), torch.nan if known.is_floating_point() else -1)
+    missing[: len(known)] = known
+    return missing
+
+
+def _dimensions(distances: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """(C,) intrinsic dimension around the rows of each class: 1 over the mean of 1/d, as ``id_mle`` of all rows."""
+    inverse = dimension.inverse_local_dimensions(distances)
+    known = (labels >= 0) & (labels < classes) & inverse.isfinite()
+    sums, rows = (inverse.new_zeros(classes) for _ in range(2))
+    sums.index_add_(0, labels[known], inverse[known])
+    rows.index_add_(0, labels[known], torch.ones_like(inverse[known]))
+    return torch.where((rows > 1) & (sums > 0), rows / sums, torch.nan)
 
 
 def _parts(counts: Tensor) -> Tensor:

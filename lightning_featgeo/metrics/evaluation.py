@@ -209,6 +209,8 @@ def _curves(signals: Sequence[str], statistics: Statistics, computed: frozenset[
     wanted = [name for name in CURVES if name in computed]
     if "distances" in computed and {"id_mle", "id_two_nn"} & set(signals):
         wanted.append("local_dimension")
+    if any("sketches" in CATALOG[name].requires for name in signals):
+        wanted.append("sketch")
     curves: dict[str, Tensor] = {}
     for name in wanted:
         with contextlib.suppress(Exception):  # a picture less

@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL
 from lightning_featgeo.metrics.statistics.bank import BY_VOTE
@@ -31,6 +32,7 @@ _REMEDIES = {
     "targets": "regression targets and the first batch has none; pass floating-point labels (labels=<key or index>)",
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
+    "places": 'rows that are tokens, and the first batch has one row a sample: pool="tokens" makes each token a row',
     "reference": 'a reference: FeatureGeometryMonitor(reference="train"), or GeometryMetric(has_reference=True)',
     "best": 'to know which window was best: FeatureGeometryMonitor(windows=Windows(best="val_loss"))',
     "anchor": 'what to compare with: FeatureGeometryMonitor(windows=Windows(anchor="features.npz"))',
@@ -76,8 +78,8 @@ def choose_signals(
     Args:
         asked: resolved names; for "auto", those of the preset.
         named: those of them that were asked for by their own name.
-        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "reference", "best",
-            "anchor", "layers", "earlier".
+        missing: what the first batch lacks: "labels", "classes", "targets", "views", "groups", "places", "reference",
+            "best", "anchor", "layers", "earlier".
         tolerated: of these, what is no error even for a signal asked for by name.
 
     Raises:
@@ -153,6 +155,7 @@ def build_accumulators(
         "moments": lambda: MomentsAccumulator(d, classes, keep_scatter="scatter" in requires, device=device),
         "directions": lambda: DirectionAccumulator(d, device),
         "codes": lambda: CodeAccumulator(d, device),
+        "positions": lambda: PositionAccumulator(d, seed, device),
         "units": lambda: UnitAccumulator(d, device, extremes="extremes" in requires),
         "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),
         "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),

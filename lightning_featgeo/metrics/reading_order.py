@@ -13,13 +13,14 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Regression": ("regression",),
     "Units": ("units",),
     "Codes and experts": ("codes",),
+    "Tokens by position": ("positions",),
     "Against a reference": ("fidelity", "ood"),
     "Diffusion": ("diffusion",),
     "What the head says": ("head",),
     "Scale": ("scale",),
     "Groups": ("groups",),
     "Between layers": ("layers",),
-    "Over time": ("over_time",),
+    "Over time": ("over_time", "distribution"),
     "Against an anchor": ("anchor",),
 }
 OTHERS = "Others"

@@ -12,6 +12,13 @@ from lightning_featgeo.types import Tensor
 MAX_LINES = 12  # in one chart; older windows are thinned
 MAX_POINTS = 200  # of a line
 _PARTS = {2: "head", 1: "mid", 0: "tail", -1: "–"}
+_MORE_OF_CLASSES = (
+    ("class_drift", "drift"),
+    ("class_rank", "effective rank"),
+    ("class_dimension", "intrinsic dimension"),
+    ("class_unit", "best unit"),
+    ("class_unit_auroc", "its AUROC"),
+)
 Spectra = list[tuple[float, list[list[float]]]]
 
 
@@ -90,10 +97,13 @@ def class_table(curves: Mapping[str, Tensor], names: Sequence[str] | None, title
         for c in present
     ]  # fmt: skip
     columns = ["class", "index", "rows", "part", "spread within", "nearest class", "angle to it (°)", "kNN accuracy"]
-    for name, column in (("class_drift", "drift"), ("class_rank", "effective rank")):
+    for name, column in _MORE_OF_CLASSES:
         if name in curves:
             more = curves[name].tolist()
             columns, rows = [*columns, column], [[*row, _number(more[row[1]])] for row in rows]
+    if "class_unit" in curves:  # a number of a unit, not an amount
+        at = columns.index("best unit")
+        rows = [[*row[:at], None if row[at] < 0 else int(row[at]), *row[at + 1 :]] for row in rows]
     return Table(columns, rows, title)
 
 

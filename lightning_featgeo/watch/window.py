@@ -21,14 +21,14 @@ from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.draw import hash_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
-from lightning_featgeo.watch.between_layers import RowsOfLayers, shown_matrix
+from lightning_featgeo.watch.between_layers import RowsOfLayers
+from lightning_featgeo.watch.kept_curves import kept_curves
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
 SHOWN_MODULES = 5  # names in a message
-SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
 
 
 @dataclass
@@ -206,8 +206,7 @@ class Window:
             notes=[*result.notes, *repeats_note(counts.get("repeated")), *part.new_notes()],
             reference=self.plan.reference,
             facts=part.facts,
-            spectrum=thin_spectrum(result.curves.get("eigenvalues")),
-            layer_cka=shown_matrix(result.curves, number) if "layer_cka_matrix" in result.curves else [],
+            **kept_curves(result.curves, number),
         )
 
 
@@ -237,16 +236,6 @@ def repeats_note(repeated: int | None) -> list[Note]:
             "repeat samples only at its end (torch's DistributedSampler, read in order)",
         )
     ]
-
-
-def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
-    """(rank, eigenvalue) pairs at ranks that are even on a logarithmic axis."""
-    if eigenvalues is None or not len(eigenvalues):
-        return []
-    n = len(eigenvalues)
-    ranks = dict.fromkeys(round(n ** (i / (SPECTRUM_POINTS - 1))) for i in range(SPECTRUM_POINTS))
-    values = eigenvalues.clamp(min=0).tolist()
-    return [[float(rank), float(f"{values[rank - 1]:.5g}")] for rank in ranks]
 
 
 def _compared(window: Window, reference: Window) -> list[Compared]:

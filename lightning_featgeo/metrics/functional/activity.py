@@ -1,6 +1,7 @@
-"""Unit signals: which units still fire, and how many rows there were.
+"""Unit signals: which units still fire, which one tells a class from the others, and how many rows there were.
 
-Voita, Ferrando & Nalmpantis (2023), "Neurons in Large Language Models: Dead, N-gram, Positional" (arXiv 2309.04827).
+Voita, Ferrando & Nalmpantis (2023), "Neurons in Large Language Models: Dead, N-gram, Positional" (arXiv 2309.04827);
+Gurnee et al. (2023), "Finding Neurons in a Haystack" (arXiv 2305.01610).
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.types import Float, Tensor
+from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
+from lightning_featgeo.types import Float, Int64, Tensor
 
+_UNITS_AT_ONCE = 2**21  # numbers that are ranked at a time
 REDUNDANT = 0.95  # correlation from which on two units are one
 
 
@@ -126,3 +129,50 @@ def unit_redundancy(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
             break
         label = root[label]
     return 1 - label.unique().numel() / torch.tensor(float(units), dtype=torch.float64)
+
+
+def best_units(
+    labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"], classes: int
+) -> tuple[Int64[Tensor, " c"], Float[Tensor, " c"]]:
+    """Of each class, the unit that tells its rows from all others best, and that unit's AUROC, in [0.5, 1].
+
+    A unit that is low on the class counts as one that is high. −1 and NaN for classes of fewer than two rows, and where
+    there are no others. Units that are equal at it: the first one.
+    """
+    n, d = labelled_rows.shape
+    present, place, counts = labelled_row_labels.unique(return_inverse=True, return_counts=True)
+    found = labelled_rows.new_full((len(present),), -1.0, dtype=torch.float64)
+    unit = torch.full_like(present, -1)
+    for start in range(0, d, max(1, _UNITS_AT_ONCE // max(n, 1))):
+        x = labelled_rows[:, start : start + max(1, _UNITS_AT_ONCE // n)].T.contiguous()
+        ordered = x.sort(dim=1).values
+        below = torch.searchsorted(ordered, x)
+        rank = (below + torch.searchsorted(ordered, x, right=True) + 1).double() / 2  # ties share theirs
+        sums = rank.new_zeros(len(present), len(x)).index_add_(0, place, rank.T)
+        wins = sums - (counts * (counts + 1) / 2)[:, None]
+        auroc = wins / (counts * (n - counts)).clamp(min=1)[:, None]
+        best, at = torch.maximum(auroc, 1 - auroc).max(dim=1)
+        better = best > found
+        found, unit = torch.where(better, best, found), torch.where(better, start + at, unit)
+    usable = (counts >= MIN_ROWS) & (counts < n)
+    every = labelled_rows.new_full((classes,), torch.nan, dtype=torch.float64)
+    every[present] = torch.where(usable, found, torch.nan)
+    which = torch.full((classes,), -1, dtype=torch.int64, device=unit.device)
+    which[present] = torch.where(usable, unit, -1)
+    return which, every
+
+
+def best_unit_auroc(best_class_units: tuple[Int64[Tensor, " c"], Float[Tensor, " c"]]) -> Float[Tensor, ""]:
+    """Mean over classes of the AUROC with which one unit tells the class's rows from all others, in [0.5, 1].
+
+    The best unit of each class, of either sign: high where classes have units of their own, low where they are spread
+    over many. Of the bank's labelled rows.
+
+    Raises:
+        Undefined: without two classes, one of them of two rows.
+    """
+    auroc = best_class_units[1]
+    known = auroc[auroc.isfinite()]
+    if not known.numel():
+        raise Undefined(f"needs a class of {MIN_ROWS} labelled rows, and rows of another one")
+    return known.mean()

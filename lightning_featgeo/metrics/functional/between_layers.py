@@ -112,6 +112,21 @@ def layer_readout(pair: Pair) -> Float[Tensor, ""]:
     return readouts(pair.then, pair.now).mean()
 
 
+def layer_cosine(pair: Pair) -> Float[Tensor, ""]:
+    """Mean cosine of a row with the row of the same sample in the layer watched before it, in [−1, 1].
+
+    Near 1 along a residual stream: each block adds little. Rows that are zero in one of the two are left out.
+
+    Raises:
+        Undefined: for the first layer, if the two have different dimensions, or if all rows are zero in one of them.
+    """
+    there = pair.of_one_width().sides[0].there & pair.sides[1].there
+    if not bool(there.any()):
+        raise Undefined("every row is zero in one of the two layers")
+    here, before = pair.directions
+    return (here * before).sum(dim=1)[there].mean()
+
+
 def cka_matrix(layers: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "l l"]:
     """(L, L) linear CKA of every pair of layers, from (n, d) rows of the same samples; NaN without any spread."""
     found = torch.full((len(layers), len(layers)), torch.nan, dtype=torch.float64)

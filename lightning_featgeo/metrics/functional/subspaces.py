@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.same_samples import Pair, Side
 from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 SUBSPACE_RANK = 5
 SUBSPACE_ROWS = 128
+LEADING = 32  # directions of largest variance, of features of 64 dimensions and more
+LEADING_ROWS = 1024  # of wider features they are found from so many rows: a decomposition takes the cube
 
 
 def principal_angles(basis: Float[Tensor, "d p"], other: Float[Tensor, "e q"]) -> Float[Tensor, " r"]:
@@ -129,3 +132,66 @@ def _known(ranks: Tensor) -> Tensor:
     if not known.numel():
         raise Undefined("no class has two labelled rows that differ")
     return known
+
+
+def leading_directions(rows: Float[Tensor, "n d"], most: int = LEADING) -> Float[Tensor, "d k"]:
+    """Orthonormal directions of largest variance, the largest first: k = ``most``, or as many as stand above round-off.
+
+    Of more than 1,024 dimensions, found from the first 1,024 rows.
+    """
+    x = rows if rows.shape[1] <= LEADING_ROWS else rows[:LEADING_ROWS]
+    x = x.double()
+    x = x - x.mean(dim=0)
+    n, d = x.shape
+    values, vectors = torch.linalg.eigh(x.T @ x if d <= n else x @ x.T)
+    rounded = values[-1] * (max(n, d) * torch.finfo(rows.dtype).eps) ** 2
+    floor = torch.maximum(rounded, 1e-24 * rows[: len(x)].double().square().sum())  # of the mean, too
+    k = min(most, int((values > floor).sum()))
+    vectors = vectors[:, len(values) - k :].flip(1)
+    return vectors if d <= n else torch.linalg.qr(x.T @ vectors).Q
+
+
+def _mean_sine(pair: Pair) -> Tensor:
+    """Mean sine of the principal angles between the leading directions of both."""
+    d = pair.of_one_width().now.shape[1]
+    most = min(LEADING, d // 2)
+    if most < 1:
+        raise Undefined("features of one dimension have one direction only")
+    one, other = (_known_directions(side, most) for side in pair.sides)
+    k = min(one.shape[1], other.shape[1])
+    if not k:
+        raise Undefined("the features of one of the two have no spread")
+    one, other = one[:, :k], other[:, :k]
+    left = other - one @ (one.T @ other)  # sines from what is left: they keep their digits near 0
+    return torch.linalg.svdvals(left).clamp(max=1).mean()
+
+
+def _known_directions(side: Side, most: int) -> Tensor:
+    if "leading" not in side.known:
+        side.known["leading"] = leading_directions(side.rows, most)
+    return side.known["leading"]
+
+
+def subspace_drift(pair: Pair) -> Float[Tensor, ""]:
+    """Mean sine of the principal angles between the leading directions now and in the window before, in [0, 1].
+
+    The 32 directions of largest variance; half of all where there are fewer than 64, and fewer where the rank is lower.
+    0: the same subspace; two of k random directions in d dimensions read about √(1 − k/d). Unlike ``cka_drift`` it
+    weighs them all alike, and follows the axes: a rotation moves it.
+
+    Raises:
+        Undefined: without the same samples in the other window, or without spread in one of them.
+    """
+    return _mean_sine(pair)
+
+
+def subspace_novelty(pair: Pair) -> Float[Tensor, ""]:
+    """Mean sine of the principal angles between the leading directions here and in the layer before, in [0, 1].
+
+    For layers on one residual stream: how much of what a layer emphasises is in directions that the layer before did
+    not. Directions as for ``subspace_drift``.
+
+    Raises:
+        Undefined: for the first layer, if the two have different dimensions, or without spread in one of them.
+    """
+    return _mean_sine(pair)

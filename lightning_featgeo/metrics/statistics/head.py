@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import diffusion, head_scores, retrieval, subspaces
+from lightning_featgeo.metrics.functional import activity, diffusion, head_scores, retrieval, subspaces
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
@@ -61,3 +61,9 @@ class HeadStatistics(TargetStatistics):
         """(C,) effective rank of each class's rows in the bank (128 at most); NaN where two rows don't differ."""
         labels = self.labelled_row_labels
         return subspaces.class_ranks(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)
+
+    @statistic("bank", "labels")
+    def best_class_units(self) -> tuple[Tensor, Tensor]:
+        """(C,) the unit that tells each class's rows of the bank best from others, −1 for none, and its AUROC."""
+        labels = self.labelled_row_labels
+        return activity.best_units(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cached_property
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.earlier import HANDED_IN, Earlier, Kept
 from lightning_featgeo.metrics.functional.same_samples import Pair, Side, paired
+from lightning_featgeo.metrics.functional.sketch import ladder, octave, sketch
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
 from lightning_featgeo.types import Tensor
@@ -20,6 +22,7 @@ class TimeStatistics(ReferenceStatistics):
     """Statistics that pair rows by sample."""
 
     _earlier: Earlier
+    _wanted: frozenset[str]
 
     @statistic("bank", "earlier")
     def earlier_neighbors(self) -> tuple[Tensor, Tensor]:
@@ -78,12 +81,54 @@ class TimeStatistics(ReferenceStatistics):
         """How many of the bank's labelled rows vote for a class."""
         return self._vote_count(torch.bincount(self.row_labels), not self._votes_elsewhere)
 
+    @statistic("bank", "sketches")
+    def sketches_with_previous(self) -> tuple[Tensor, Tensor]:
+        """Sketches (1, 1 + 2m) of this window and of the one before, at that one's bandwidth."""
+        return self._sketches("previous")
+
+    @statistic("bank", "sketches")
+    def sketches_with_first(self) -> tuple[Tensor, Tensor]:
+        """Sketches (1, 1 + 2m) of this window and of the first one, at that one's bandwidth."""
+        return self._sketches("first")
+
+    @cached_property
+    def sketch(self) -> Tensor:
+        """(3, 1 + 2m) the rows' distribution at three bandwidths, for comparisons later on."""
+        return ladder(self._bank.rows)
+
+    def _sketches(self, which: str) -> tuple[Tensor, Tensor]:
+        if which not in self._earlier.sketches:
+            why, kind = self._without(which)
+            raise Undefined(f"{why}, or its rows gave no bandwidth", kind)
+        dim, theirs = self._earlier.sketches[which]
+        if dim != self.dim:
+            raise Undefined(f"features had {dim} dimensions then, and have {self.dim} now")
+        at = int(theirs[0, 0])
+        own = self.__dict__.setdefault("_sketched", {})
+        if at not in own:
+            own[at] = sketch(self._bank.rows, (at,))
+        return own[at], theirs.to(own[at].device)
+
+    def _own_sketch(self) -> Tensor | None:
+        """At the bandwidth of this window's own rows, for the next ones."""
+        with contextlib.suppress(Undefined):
+            at = octave(self._bank.rows)
+            own = self.__dict__.setdefault("_sketched", {})
+            return own[at] if at in own else sketch(self._bank.rows, (at,))
+        return None
+
     def as_earlier(self, windows: frozenset[str]) -> Earlier:
         """What the next window is compared with.
 
         Args:
             windows: of which rows are kept, "previous", "first" and "best"; "layer": its own, for the next layer.
         """
+        earlier = self._paired_as_earlier(windows)
+        if {"sketches_with_previous", "sketches_with_first"} & self._wanted:
+            earlier = earlier.sketched(self.dim, self._own_sketch())
+        return earlier
+
+    def _paired_as_earlier(self, windows: frozenset[str]) -> Earlier:
         searched = "neighbor_samples" in self.__dict__
         if not searched and not windows and "anchor" not in self._earlier.rows:
             return self._earlier

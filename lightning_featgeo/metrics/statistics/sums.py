@@ -14,6 +14,7 @@ from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator, Codes
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
+from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator, Positions
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.metrics.statistics.needs import statistic
@@ -97,6 +98,11 @@ class SumStatistics:
     def code_entropy(self) -> Tensor:
         """Σ over these rows of the entropy of their softmax, in nats."""
         return self._codes.entropy
+
+    @statistic("positions", "places")
+    def positions(self) -> Positions:
+        """Sums of tokens by their position, and of sequences: ``.counts``, ``.sums``, ``.contexts``, …"""
+        return cast(PositionAccumulator, self._accumulators["positions"]).compute()
 
     @statistic("units")
     def unit_row_count(self) -> int:

@@ -94,6 +94,7 @@ def rows_of(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
     near = np.argsort(cdist(x, x) + np.diag(np.full(len(x), np.inf)), axis=1, kind="stable")[:, :20]
     local = [np.log(r[-1] / r[r > 0]).sum() / ((r > 0).sum() - 1) for r in distances(x, 20)]
     ranks = class_ranks(x, y)
+    unlike = cdist(x[:2048], x[:2048])[y[:2048, None] != y[None, :2048]]
     return {
         **diffusion(x, y),
         **heads(x, weight, bias),
@@ -112,8 +113,20 @@ def rows_of(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
         "feature_norm_cv": float(norms.std(ddof=1) / norms.mean()),
         "outlier_max": float(np.abs(x).max() / np.sqrt((x**2).mean())),
         "unit_kurtosis": float(kurtosis(centred(x)[:, varies], fisher=False).mean()),
+        "best_unit_auroc": best_unit_auroc(x, y),
+        "label_sharpness": float(np.sqrt((pdist(x[:2048]) ** 2).mean()) / unlike.min()) if unlike.min() > 0 else None,
         "unit_redundancy": 1 - clusters / int(varies.sum()),
     }
+
+
+def best_unit_auroc(x: Array, y: NDArray[np.int64]) -> float:
+    """Each class against the rest, each unit alone, either sign."""
+    found = []
+    for value in np.unique(y):
+        if 2 <= (y == value).sum() < len(y):
+            each = np.array([roc_auc_score(y == value, unit) for unit in x.T])
+            found.append(np.maximum(each, 1 - each).max())
+    return float(np.mean(found))
 
 
 def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array) -> dict[str, float]:

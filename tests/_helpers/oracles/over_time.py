@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import orthogonal_procrustes
+from scipy.linalg import orthogonal_procrustes, subspace_angles
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 from scipy.stats import pearsonr
@@ -23,6 +23,20 @@ def cka(x: Array, y: Array) -> float:
     h = np.eye(n) - 1 / n
     k, m = h @ x @ x.T @ h, h @ y @ y.T @ h
     return float((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
+
+
+def leading(x: Array) -> Array:
+    """The 32 directions of largest variance, half of all, or as many as there are."""
+    values, turn = np.linalg.svd(centred(x), full_matrices=False)[1:]
+    real = int((values > values[0] * max(x.shape) * np.finfo(np.float32).eps).sum())
+    return turn[: min(32, x.shape[1] // 2, real)].T
+
+
+def subspace_sine(x: Array, z: Array) -> float:
+    """Mean sine of the angles between the leading directions of both."""
+    one, other = leading(x), leading(z)
+    k = min(one.shape[1], other.shape[1])
+    return float(np.sin(subspace_angles(one[:, :k], other[:, :k])).mean())
 
 
 def over_time(x: Array, z: Array, y: NDArray[np.int64], voters: int) -> dict[str, float]:
@@ -62,6 +76,7 @@ def over_time(x: Array, z: Array, y: NDArray[np.int64], voters: int) -> dict[str
         "rsa_drift": float(1 - pearsonr(pdist(x[:512]), pdist(z[:512])).statistic),
         "anchor_drift": float(per_row.mean()),
         "unit_match": float(correlations[matched].mean()),
+        "subspace_drift": subspace_sine(x, z),
         "class_drift": float(np.mean(shifts) / np.sqrt(within.mean())),
         "compatibility": float(right[0] - right[1]),
         "compatible_pairs": float((nearer[same].mean() + further[others].mean()) / 2),

@@ -10,6 +10,7 @@ from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
+from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
 from lightning_featgeo.rows.rows import build_rows
 from tests._helpers.data import digits_features, far_from_origin
@@ -21,6 +22,7 @@ MAKE = {
     "units": lambda d: UnitAccumulator(d),
     "units with extremes": lambda d: UnitAccumulator(d, extremes=True),
     "codes": lambda d: CodeAccumulator(d),
+    "positions": lambda d: PositionAccumulator(d),
     "bank": lambda d: BankAccumulator(d, 300),
 }
 
@@ -84,6 +86,7 @@ def test_memory_is_fixed_and_as_documented(kind: str) -> None:
         "units": 8 * d + 8,
         "codes": 8 * d + 8,
         "units with extremes": 24 * d + 8,
+        "positions": 256 * (20 * d + 16) + 4 * d + 40,
         "bank": 300 * (4 * d + 32),
     }[kind]
     assert accumulator.memory_bytes == documented

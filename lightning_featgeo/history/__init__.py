@@ -2,6 +2,5 @@
 
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
-from lightning_featgeo.history.sketches import window_mmd
 
-__all__ = ["History", "Record", "window_mmd"]
+__all__ = ["History", "Record"]

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
 from lightning_featgeo.history.checked import finite, items, mapping, name_of, number, plain, table, whole
+from lightning_featgeo.history.sketches import unpacked
+from lightning_featgeo.types import Tensor
 
 K = TypeVar("K", bound=StrEnum)
 
@@ -26,7 +28,7 @@ class Record:
     views), so that curves of different things are never taken for the same; and how many directions the
     head's outputs can need (``needed_directions``). ``spectrum``: (rank, eigenvalue) pairs, thinned.
     ``layer_cka``: with the first of several layers, CKA of each with those before it, layer by layer; None without
-    spread. ``sketch``: of the rows' distribution, to compare windows by (``history.window_mmd``); "": none.
+    spread. ``sketch``: of the rows' distribution; "": none.
     """
 
     window: int
@@ -52,6 +54,11 @@ class Record:
     def prefix(self) -> str:
         """What the logged names of this record start with."""
         return f"featgeo/{self.stage}/" + (f"{self.layer}/" if self.layer else "")
+
+    @cached_property
+    def sketched(self) -> Tensor | None:
+        """The sketch as numbers, which ``metrics.functional.sketch.mmd`` compares with another window's; None: none."""
+        return unpacked(self.sketch) if self.sketch else None
 
     @cached_property
     def text(self) -> str:
@@ -99,8 +106,15 @@ def checked_record(given: dict[str, Any]) -> Record:
             [None if value is None else finite(value) for value in items(row)]
             for row in items(given.get("layer_cka", []))
         ],
-        sketch=name_of(given.get("sketch", "")),
+        sketch=_sketch(given.get("sketch", "")),
     )
+
+
+def _sketch(given: Any) -> str:
+    text = name_of(given)
+    if text:
+        unpacked(text)
+    return text
 
 
 def checked_run(given: dict[str, Any]) -> dict[str, Any]:

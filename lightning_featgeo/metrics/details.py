@@ -6,10 +6,10 @@ mean squared distance to the class mean), ``class_nearest`` (index of the neares
 in degrees, between centred means), ``class_accuracy`` (kNN accuracy), ``class_drift`` (of its mean since the window
 before, over the spread within classes), ``class_rank`` (effective rank of its rows), ``class_dimension`` (intrinsic,
 around its rows), ``class_unit`` and ``class_unit_auroc`` (the one unit that tells it best), (C,) each;
-``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``; ``suspect_samples``
-and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and ``suspect_shares`` (of their
-votes, those for others than the label); ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is
-none.
+``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``;
+``suspect_samples`` and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and
+``suspect_shares`` (of their votes, those for others than the label); ``shown_rows``, ``shown_labels``,
+``shown_samples``. NaN or −1 where there is none.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Earlier:
     ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
     ``own``: rows of the window itself, for the layer that is watched next; ``rows["layer"]``: those of the layer
     before, in the same window. ``rows["anchor"]``: from outside of the run; ``no_anchor``: why there are none.
-    ``sketches``: dimension and sketch of the last and the first window's distribution.
+    ``sketches``: of the last and the first window's distribution.
     ``is_late``: windows have closed of which nothing was kept (the run was resumed): what comes now is not the first.
     """
 
@@ -47,7 +47,7 @@ class Earlier:
     is_late: bool = False
     own: Kept | None = None
     no_anchor: str = ""
-    sketches: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)  # "previous" and "first"
+    sketches: Mapping[str, Tensor] = field(default_factory=dict)  # "previous" and "first"
 
     def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
         """What stays when one more window has closed.
@@ -64,12 +64,12 @@ class Earlier:
         own = kept if "layer" in names else None
         return Earlier(neighbors or self.neighbors, rows, self.is_late, own, sketches=self.sketches)
 
-    def sketched(self, dim: int, sketch: Tensor | None) -> Earlier:
+    def sketched(self, sketch: Tensor | None) -> Earlier:
         """With the sketch of one more window that has closed; None: it has none."""
         kept = {name: one for name, one in self.sketches.items() if name == "first"}
         if sketch is not None:
-            kept["previous"] = (dim, sketch)
-            kept.setdefault("first", (dim, sketch)) if not self.is_late else None
+            kept["previous"] = sketch
+            kept.setdefault("first", sketch) if not self.is_late else None
         return replace(self, sketches=kept)
 
     def beside(self, kept: Kept | None) -> Earlier:
@@ -98,7 +98,7 @@ class Earlier:
                 if name not in HANDED_IN
             },
             "is_late": self.is_late,
-            "sketches": {name: [dim, sketch.cpu()] for name, (dim, sketch) in self.sketches.items()},
+            "sketches": {name: sketch.cpu() for name, sketch in self.sketches.items()},
         }
 
     @classmethod
@@ -119,10 +119,10 @@ class Earlier:
             _check(labels, 1, torch.int64, samples)
             rows[str(name)] = Kept(kept, samples, labels)
         sketches = {}
-        for name, (dim, sketch) in state.get("sketches", {}).items():
+        for name, sketch in state.get("sketches", {}).items():
             if not isinstance(sketch, torch.Tensor) or sketch.ndim != 2 or not sketch.is_floating_point():
                 raise TypeError(f"expected a sketch, got {sketch!r:.100}")
-            sketches[str(name)] = int(dim), sketch
+            sketches[str(name)] = sketch
         return cls(neighbors, rows, bool(state.get("is_late", False)), sketches=sketches)
 
 

@@ -18,6 +18,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Diffusion": ("diffusion",),
     "What the head says": ("head",),
     "Scale": ("scale",),
+    "Data": ("data",),
     "Groups": ("groups",),
     "Between layers": ("layers",),
     "Over time": ("over_time", "distribution"),

@@ -728,7 +728,7 @@ SIGNALS: tuple[Signal, ...] = (
            bias="high at small n: the best of many units is taken",
            parity="scikit-learn's roc_auc_score, class by class and unit by unit"),
     Signal("label_sharpness", disagreement.label_sharpness, ("labelled_rows", "labelled_row_labels"),
-           "none", "1", "(0, ∞)", "Konz & Mazurowski 2024, arXiv 2401.08865", ("density",),
+           "none", "1", "(0, ∞)", "Konz & Mazurowski 2024, arXiv 2401.08865", ("data",),
            bias="grows with n: a maximum",
            parity="scipy's cdist, of rows of different classes"),
     Signal("modality_gap", views.modality_gap, ("view_rows",),

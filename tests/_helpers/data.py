@@ -14,7 +14,8 @@ from lightning_featgeo.metrics import CATALOG
 PLAIN = {
     name
     for name, row in CATALOG.items()
-    if not row.requires & {"views", "targets", "groups", "places", "reference", "earlier", "sketches", "layers", "anchor"}
+    if not row.requires
+    & {"views", "targets", "groups", "places", "reference", "earlier", "sketches", "layers", "anchor"}
 }
 CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
 

@@ -28,7 +28,7 @@ INVARIANT_TO = {
         "fidelity_sym_recall robustness_index nearest_mean_accuracy linear_probe_accuracy linear_probe_r2 "
         "own_class_cosine class_variance_share class_rank class_rank_lowest neighbor_purity local_dimension_q50 "
         "local_dimension_q95 id_mst dse dsmi distance_correlation group_variance_share authenticity gaussian_auroc "
-        "gaussian_low_variance_share"
+        "gaussian_low_variance_share label_sharpness"
     ),
     "rs": (
         "rankme mean_resultant coding_rate coding_rate_reduction uniformity tolerance vmf_kappa vmf_log_density "
@@ -54,8 +54,9 @@ def _shapes_are_the_same_in_every_example() -> Iterator[None]:
         yield
 
 
-OVER_TIME = {name for name, row in CATALOG.items() if "earlier" in row.requires}
+OVER_TIME = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches"}}
 WITH_THE_HEAD = {name for name, row in CATALOG.items() if "head" in row.requires}
+OF_TOKENS = {name for name, row in CATALOG.items() if "places" in row.requires}
 BETWEEN_LAYERS = {name for name, row in CATALOG.items() if row.requires & {"layers", "anchor"}}  # of two metrics
 EVERYTHING = ("all", "alignment", "lidar")
 
@@ -93,7 +94,7 @@ def test_order_and_batches_of_rows_change_nothing(seed: int, batch: int) -> None
     straight = values_of(*data, order=torch.arange(260))
     shuffled = values_of(*data, order=order, batch=batch)
     # what those data can't have: an earlier window, a head, a power law in eight eigenvalues
-    none = {*OVER_TIME, *WITH_THE_HEAD, *BETWEEN_LAYERS, "alpha_req", "alpha_req_r2"}
+    none = {*OVER_TIME, *WITH_THE_HEAD, *BETWEEN_LAYERS, *OF_TOKENS, "alpha_req", "alpha_req_r2"}
     assert straight.keys() == CATALOG.keys() - none
     assert shuffled == pytest.approx(straight, rel=1e-7, abs=1e-10)
 
@@ -194,12 +195,12 @@ def test_monotone_where_the_definition_promises_it(seed: int) -> None:
 def test_every_signal_of_one_window_is_covered_here_or_says_why_not() -> None:
     covered = {name for names in INVARIANT_TO.values() for name in names.split()}
     per_coordinate = {  # the axes mean something
-        "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max", "unit_kurtosis",
+        "best_unit_auroc", "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max", "unit_kurtosis",
         "unit_redundancy", "code_perplexity", "unused_codes", "largest_code_share", "routing_entropy",
     }  # fmt: skip
     like_their_mean = {name for name in PLAIN if name.startswith("knn_log_density_q")} | {"alpha_req_r2"}
     counted = {"n_samples", "numerical_rank", "feature_norm"}  # a length follows the scale
     others = (
-        {"kernel_mmd", "id_ratio"} | OVER_TIME | BETWEEN_LAYERS
+        {"kernel_mmd", "id_ratio"} | OVER_TIME | BETWEEN_LAYERS | OF_TOKENS
     )  # a fixed kernel; two dimensions over each other; two windows
     assert covered | per_coordinate | WITH_THE_HEAD | like_their_mean | counted | others == set(resolve("all"))

@@ -149,7 +149,7 @@ def best_units(
         below = torch.searchsorted(ordered, x)
         rank = (below + torch.searchsorted(ordered, x, right=True) + 1).double() / 2  # ties share theirs
         sums = rank.new_zeros(len(present), len(x)).index_add_(0, place, rank.T)
-        wins = sums - (counts * (counts + 1) / 2)[:, None]
+        wins = sums - (counts.double() * (counts + 1) / 2)[:, None]
         auroc = wins / (counts * (n - counts)).clamp(min=1)[:, None]
         best, at = torch.maximum(auroc, 1 - auroc).max(dim=1)
         better = best > found

@@ -1,7 +1,7 @@
 """Rows whose neighbours are of another class than their label says: the first place to look for wrong labels.
 
-Konz & Mazurowski (2024), "The Effect of Intrinsic Dataset Properties on Generalization" (arXiv 2401.08865), for how near
-rows of different classes come.
+Konz & Mazurowski (2024), "The Effect of Intrinsic Dataset Properties on Generalization" (arXiv 2401.08865), for how
+near rows of different classes come.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def suspects(
     }
 
 
-def label_sharpness(
-    labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"]
-) -> Float[Tensor, ""]:
+def label_sharpness(labelled_rows: Float[Tensor, "n d"], labelled_row_labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
     """max 1/‖x_i − x_j‖ over rows of different classes, times the root mean square distance of two rows, > 0.
 
     How fast a label changes between the rows that are hardest to tell apart. Times the distance of two rows, so that it

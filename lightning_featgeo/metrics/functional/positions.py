@@ -1,8 +1,8 @@
 """Tokens by position: what of their spread comes from where they stand, what from the sequence they are in.
 
-A token t of sequence c is taken apart as x = μ + p_t + m_c + rest, with p_t the mean over sequences at this position and
-m_c the mean of the sequence: Song & Zhong (2023), "Uncovering hidden geometry in Transformers via disentangling position
-and context" (arXiv 2310.04861). Tokens that grow alike with depth: Tang et al. (2021), "Augmented Shortcuts for Vision
+A token t of sequence c is taken apart as x = μ + p_t + m_c + rest, with p_t the mean over sequences at this position
+and m_c the mean of the sequence: Song & Zhong (2023), "Uncovering hidden geometry in Transformers via disentangling
+position and context" (arXiv 2310.04861). Tokens that grow alike with depth: Tang et al. (2021), "Augmented Shortcuts for Vision
 Transformers" (arXiv 2106.15941). Units that fire by position: Voita, Ferrando & Nalmpantis (2023), "Neurons in Large
 Language Models: Dead, N-gram, Positional" (arXiv 2309.04827).
 """
@@ -52,7 +52,7 @@ def position_share(positions: Positions) -> Float[Tensor, ""]:
 
 
 def context_share(positions: Positions) -> Float[Tensor, ""]:
-    """Share of the tokens' variance that lies between sequences, in [0, 1]: what all tokens of a sequence have in common.
+    """Share of the tokens' variance that lies between sequences, in [0, 1]: what a sequence's tokens have in common.
 
     Near 1: tokens of one sequence are all the same. Of n tokens that know nothing of C sequences, (C − 1)/n.
 

@@ -63,16 +63,16 @@ def octave(rows: Float[Tensor, "n d"]) -> int:
 
 
 def sketch(rows: Float[Tensor, "n d"], octaves: tuple[int, ...]) -> Float[Tensor, "b m2"]:
-    """A line for each bandwidth 2ᵏ: k, then the means over rows of cos(w·x/2ᵏ) and of sin(w·x/2ᵏ)."""
+    """A line for each bandwidth 2ᵏ: k and d, then the means over rows of cos(w·x/2ᵏ) and of sin(w·x/2ᵏ)."""
     w = projections(rows.shape[1]).to(rows.device)
-    lines = torch.zeros(len(octaves), 1 + 2 * w.shape[1], dtype=torch.float64, device=rows.device)
+    lines = torch.zeros(len(octaves), 2 + 2 * w.shape[1], dtype=torch.float64, device=rows.device)
     for part in rows.split(_ROWS_AT_ONCE):
         turned = part.double() @ w
         for line, k in zip(lines, octaves, strict=True):
             phase = turned * 2.0**-k
-            line[1:] += torch.cat([phase.cos().sum(dim=0), phase.sin().sum(dim=0)])
-    lines[:, 1:] /= max(len(rows), 1)
-    lines[:, 0] = torch.tensor(octaves, dtype=torch.float64, device=rows.device)
+            line[2:] += torch.cat([phase.cos().sum(dim=0), phase.sin().sum(dim=0)])
+    lines[:, 2:] /= max(len(rows), 1)
+    lines[:, 0], lines[:, 1] = torch.tensor(octaves, dtype=torch.float64, device=rows.device), rows.shape[1]
     return lines
 
 
@@ -90,21 +90,27 @@ def mmd(one: Float[Tensor, "b m2"], other: Float[Tensor, "b m2"]) -> Float[Tenso
     """Squared maximum mean discrepancy of two sets of rows from their sketches, in [0, 2].
 
     0 for the same rows. Two independent sets of n rows of one distribution read about 2/n; the same samples of two
-    windows read less. Of the bandwidths that both have, the one in the middle of the two sets' own is taken.
+    windows read less. Of the bandwidths that both have, the one in the middle of the two sets' own is taken. For
+    windows of one network, or of copies of it, in one run or several: networks that were trained apart have axes of
+    their own.
 
     Args:
-        one, other: as :func:`sketch` or :func:`ladder` gives them, of features of the same dimension.
+        one, other: as :func:`sketch` or :func:`ladder` gives them, or a record's ``sketched``.
 
     Raises:
-        Undefined: if they have no bandwidth in common: then one's spread is more than four times the other's.
+        Undefined: if they have no bandwidth in common (then one's spread is more than four times the other's), or are
+            of features of other dimensions.
     """
+    d, e = int(one[0, 1]), int(other[0, 1])
+    if d != e:
+        raise Undefined(f"features have {d} dimensions in the one and {e} in the other")
     octaves = [one[:, 0].tolist(), other[:, 0].tolist()]
     shared = sorted(set(octaves[0]) & set(octaves[1]))
-    if not shared or one.shape[1] != other.shape[1]:
+    if not shared:
         raise Undefined("the two sketches have no bandwidth in common: one set is spread several times as far")
     middle = sum(sum(each) / len(each) for each in octaves) / 2
     best = min(shared, key=lambda k: (abs(k - middle), k))
-    a, b = (table[each.index(best), 1:].double() for table, each in zip((one, other), octaves, strict=True))
+    a, b = (table[each.index(best), 2:].double() for table, each in zip((one, other), octaves, strict=True))
     return (a - b.to(a.device)).square().sum() / (len(a) // 2)
 
 

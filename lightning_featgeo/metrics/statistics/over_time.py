@@ -83,25 +83,25 @@ class TimeStatistics(ReferenceStatistics):
 
     @statistic("bank", "sketches")
     def sketches_with_previous(self) -> tuple[Tensor, Tensor]:
-        """Sketches (1, 1 + 2m) of this window and of the one before, at that one's bandwidth."""
+        """Sketches (1, 2 + 2m) of this window and of the one before, at that one's bandwidth."""
         return self._sketches("previous")
 
     @statistic("bank", "sketches")
     def sketches_with_first(self) -> tuple[Tensor, Tensor]:
-        """Sketches (1, 1 + 2m) of this window and of the first one, at that one's bandwidth."""
+        """Sketches (1, 2 + 2m) of this window and of the first one, at that one's bandwidth."""
         return self._sketches("first")
 
     @cached_property
     def sketch(self) -> Tensor:
-        """(3, 1 + 2m) the rows' distribution at three bandwidths, for comparisons later on."""
+        """(3, 2 + 2m) the rows' distribution at three bandwidths, for comparisons later on."""
         return ladder(self._bank.rows)
 
     def _sketches(self, which: str) -> tuple[Tensor, Tensor]:
         if which not in self._earlier.sketches:
             why, kind = self._without(which)
             raise Undefined(f"{why}, or its rows gave no bandwidth", kind)
-        dim, theirs = self._earlier.sketches[which]
-        if dim != self.dim:
+        theirs = self._earlier.sketches[which]
+        if (dim := int(theirs[0, 1])) != self.dim:
             raise Undefined(f"features had {dim} dimensions then, and have {self.dim} now")
         at = int(theirs[0, 0])
         own = self.__dict__.setdefault("_sketched", {})
@@ -125,7 +125,7 @@ class TimeStatistics(ReferenceStatistics):
         """
         earlier = self._paired_as_earlier(windows)
         if {"sketches_with_previous", "sketches_with_first"} & self._wanted:
-            earlier = earlier.sketched(self.dim, self._own_sketch())
+            earlier = earlier.sketched(self._own_sketch())
         return earlier
 
     def _paired_as_earlier(self, windows: frozenset[str]) -> Earlier:

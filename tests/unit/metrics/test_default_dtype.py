@@ -40,7 +40,7 @@ def every_signal() -> dict[str, WindowResult]:
     head.load_state_dict({"weight": rows(3, C, D), "bias": rows(4, C)})
     asked: dict[str, Any] = {"num_classes": C, "neighbors": Neighbors(k=17, knn_k=30), "head": head}
     policy = Policy(strict=True, details=Details(rows=20))
-    unlabelled = [name for name, row in CATALOG.items() if not row.requires & {"targets", "layers", "anchor"}]
+    unlabelled = [name for name, row in CATALOG.items() if not row.requires & {"targets", "places", "layers", "anchor"}]
     reference = GeometryMetric(unlabelled, **asked)
     metric = GeometryMetric(unlabelled, **asked, policy=policy)
     index = torch.arange(N)
@@ -55,9 +55,11 @@ def every_signal() -> dict[str, WindowResult]:
         found = metric.window(reference=reference)
         metric.last_was_best()
     targets, others = (GeometryMetric(["regression", "linear_probe_r2"], policy=policy) for _ in range(2))
+    tokens = GeometryMetric("positions", policy=policy)
+    tokens.update(x, sample_index=index // 5)
     targets.update(x, x[:, :2] + 0.1 * rows(11, N, 2), index)
     others.update(x + rows(12, N, D), x[:, :2] + 0.1 * rows(13, N, 2), index)
-    return {"classes": found, "targets": targets.window(reference=others)}
+    return {"classes": found, "targets": targets.window(reference=others), "tokens": tokens.window()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -67,7 +67,9 @@ def test_sequences_of_other_lengths_and_padding() -> None:
     rows, of, at = x[keep].double().numpy(), index[keep].numpy(), torch.arange(9).expand(40, 9)[keep].numpy()
     spread = ((rows - rows.mean(0)) ** 2).sum()
     for name, groups in (("position_share", at), ("context_share", of)):
-        between = sum((groups == g).sum() * ((rows[groups == g].mean(0) - rows.mean(0)) ** 2).sum() for g in set(groups))
+        between = sum(
+            (groups == g).sum() * ((rows[groups == g].mean(0) - rows.mean(0)) ** 2).sum() for g in set(groups)
+        )
         assert float(ours[name]) == pytest.approx(between / spread, rel=1e-9)
     several = [rows[of == c] for c in set(of) if (of == c).sum() > 1]
     alike = [cosine_similarity(one)[~np.eye(len(one), dtype=bool)].mean() for one in several]
@@ -89,7 +91,7 @@ def test_tokens_of_one_sequence_that_are_all_the_same() -> None:
 
 def test_rows_that_are_no_tokens_leave_these_signals_out() -> None:
     metric = GeometryMetric([*NAMES, "effective_rank"])
-    with pytest.raises(ConfigurationError, match="pool=\"tokens\""):
+    with pytest.raises(ConfigurationError, match='pool="tokens"'):
         metric.update(torch.randn(50, 8))
 
 

@@ -11,12 +11,8 @@ from torch import Tensor, nn
 from lightning_featgeo.metrics import CATALOG
 
 # Signals that one window of labelled features and a head suffice for.
-PLAIN = {
-    name
-    for name, row in CATALOG.items()
-    if not row.requires
-    & {"views", "targets", "groups", "places", "reference", "earlier", "sketches", "layers", "anchor"}
-}
+NEEDY = {"views", "targets", "groups", "places", "reference", "earlier", "sketches", "layers", "anchor"}
+PLAIN = {name for name, row in CATALOG.items() if not row.requires & NEEDY}
 CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
 
 

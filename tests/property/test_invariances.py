@@ -195,8 +195,8 @@ def test_monotone_where_the_definition_promises_it(seed: int) -> None:
 def test_every_signal_of_one_window_is_covered_here_or_says_why_not() -> None:
     covered = {name for names in INVARIANT_TO.values() for name in names.split()}
     per_coordinate = {  # the axes mean something
-        "best_unit_auroc", "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max", "unit_kurtosis",
-        "unit_redundancy", "code_perplexity", "unused_codes", "largest_code_share", "routing_entropy",
+        "best_unit_auroc", "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max",
+        "unit_kurtosis", "unit_redundancy", "code_perplexity", "unused_codes", "largest_code_share", "routing_entropy",
     }  # fmt: skip
     like_their_mean = {name for name in PLAIN if name.startswith("knn_log_density_q")} | {"alpha_req_r2"}
     counted = {"n_samples", "numerical_rank", "feature_norm"}  # a length follows the scale

@@ -67,9 +67,8 @@ def test_sequences_of_other_lengths_and_padding() -> None:
     rows, of, at = x[keep].double().numpy(), index[keep].numpy(), torch.arange(9).expand(40, 9)[keep].numpy()
     spread = ((rows - rows.mean(0)) ** 2).sum()
     for name, groups in (("position_share", at), ("context_share", of)):
-        between = sum(
-            (groups == g).sum() * ((rows[groups == g].mean(0) - rows.mean(0)) ** 2).sum() for g in set(groups)
-        )
+        own = [rows[groups == g] for g in set(groups)]
+        between = sum(len(part) * ((part.mean(0) - rows.mean(0)) ** 2).sum() for part in own)
         assert float(ours[name]) == pytest.approx(between / spread, rel=1e-9)
     several = [rows[of == c] for c in set(of) if (of == c).sum() > 1]
     alike = [cosine_similarity(one)[~np.eye(len(one), dtype=bool)].mean() for one in several]
@@ -99,7 +98,8 @@ def test_every_position_has_a_bin_and_later_ones_share() -> None:
     p = torch.arange(0, 70_000)
     bins = bin_of(p)
     assert torch.equal(bins[:EXACT], p[:EXACT])
-    assert bool((bins.diff() >= 0).all()) and int(bins.max()) == BINS - 1
+    assert bool((bins.diff() >= 0).all())
+    assert int(bins.max()) == BINS - 1
     assert torch.equal(bins[:32_768].unique(), torch.arange(BINS))  # none is left out
     widths = torch.bincount(bins[:32_768])
     assert widths[EXACT:].tolist() == [8 * 2 ** (i // 16) for i in range(BINS - EXACT)]

@@ -59,7 +59,8 @@ def test_projections_are_orthogonal_and_as_long_as_gaussian_ones() -> None:
     assert float((gram - gram.diagonal().diag()).abs().max()) < 1e-10
     assert kstest(w.square().sum(dim=0).numpy(), "chi2", (64,)).pvalue > 1e-3
     assert kstest((w / w.square().mean().sqrt()).flatten().numpy(), "norm").pvalue > 1e-3
-    assert w.shape == (64, PROJECTIONS) and projections(5).shape == (5, PROJECTIONS)
+    assert w.shape == (64, PROJECTIONS)
+    assert projections(5).shape == (5, PROJECTIONS)
 
 
 def test_windows_of_a_run_are_compared_with_the_one_before_and_the_first() -> None:

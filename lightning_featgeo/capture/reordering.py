@@ -23,14 +23,15 @@ class Taken:
     """Rows that were taken of a tensor, not read yet: that would wait for the device.
 
     ``pieces``: which rows, one piece after the other, as indices, marks or a range; None: that can't be told.
-    ``length``: how many there were to take from; None: unknown. ``put``: where each of them was put, in a tensor of
-    ``size`` rows, instead.
+    ``length``: how many there were to take from; None: unknown. ``of``: which rows those had been taken as before.
+    ``put``: where each of them was put, in a tensor of ``size`` rows, instead.
     """
 
     pieces: tuple[Tensor | range, ...] | None
     length: int | None = None
     put: Tensor | None = None
     size: int = 0
+    of: Tensor | None = None
 
     def rows(self) -> Tensor | None:
         """(b,) which rows, in order; None: that can't be told, or they are not taken one by one."""
@@ -42,7 +43,8 @@ class Taken:
         if self.pieces is None or any(isinstance(one, Tensor) and one.ndim != 1 for one in self.pieces):
             return None
         device = next((one.device for one in self.pieces if isinstance(one, Tensor)), None)
-        return torch.cat([_as_indices(one, device) for one in self.pieces])
+        rows = torch.cat([_as_indices(one, device) for one in self.pieces])
+        return rows if self.of is None else self.of.to(rows)[rows]
 
 
 def _as_indices(piece: Tensor | range, device: torch.device | None) -> Tensor:

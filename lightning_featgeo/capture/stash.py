@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.mixing import mixes_rows
 from lightning_featgeo.capture.reordering import Taken, taken_rows
+from lightning_featgeo.capture.taken_behind import taken_behind
 from lightning_featgeo.capture.values import plain
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
@@ -84,7 +85,7 @@ def _always() -> bool:
 
 @dataclass
 class Slot:
-    """What one tap catches. ``searches``: whether a graph is searched far back for mixed rows."""
+    """What one tap catches. ``searches``: whether a graph is searched far back for rows that were mixed or taken."""
 
     calls: list[Caught] = field(default_factory=list)
     budget: Budget | None = None
@@ -125,12 +126,15 @@ class Slot:
         told: dict[str, Any] = {}
         if eager:
             given: Any = value.data if isinstance(value, PackedSequence) else value
+            taken = taken_rows(given.grad_fn)
+            if taken is None and self.searches and x.ndim and given.grad_fn is not None:
+                taken = taken_behind(given.grad_fn, x.shape[0])
             told = {
                 "with_gradient": torch.is_grad_enabled(),
                 "needs_gradient": given.requires_grad,
                 "place": _compat.address(given),
                 "node": given.grad_fn,
-                "taken": taken_rows(given.grad_fn),
+                "taken": taken,
                 "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, self.searches),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)

@@ -2,9 +2,9 @@
 
 A token t of sequence c is taken apart as x = μ + p_t + m_c + rest, with p_t the mean over sequences at this position
 and m_c the mean of the sequence: Song & Zhong (2023), "Uncovering hidden geometry in Transformers via disentangling
-position and context" (arXiv 2310.04861). Tokens that grow alike with depth: Tang et al. (2021), "Augmented Shortcuts for Vision
-Transformers" (arXiv 2106.15941). Units that fire by position: Voita, Ferrando & Nalmpantis (2023), "Neurons in Large
-Language Models: Dead, N-gram, Positional" (arXiv 2309.04827).
+position and context" (arXiv 2310.04861). Tokens that grow alike with depth: Tang et al. (2021), "Augmented Shortcuts
+for Vision Transformers" (arXiv 2106.15941). Units that fire by position: Voita, Ferrando & Nalmpantis (2023), "Neurons
+in Large Language Models: Dead, N-gram, Positional" (arXiv 2309.04827).
 """
 
 from __future__ import annotations

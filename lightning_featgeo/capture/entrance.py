@@ -108,6 +108,7 @@ class Entrance:
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
         self.rows: dict[int, tuple[Tensor, int]] = {}  # of calls without a graph: which rows of what, in order
+        self.in_order: set[int] = set()  # of those, when calls came whose rows are all of an earlier output's, in order
         self._looked, self._moved = 0, False  # how often they were looked for, and whether they were ever moved
         self._copied: int | None = None  # which call's output they were, in order, when it was last looked at
         self.unlinked: set[int] = set()  # when calls came that nothing links with what is said to have entered for them
@@ -177,6 +178,7 @@ class Entrance:
         """For each call of a watched module, the tensors that may have entered the network for it."""
         self.unlinked.clear()
         self.rows.clear()
+        self.in_order.clear()
         found = self._of(calls, module, is_input)
         unseen = not all(found) or not (self._links or len(self._recording.calls) in self._counts)
         if unseen and self._searched >= SEARCHED and self._searches < SEARCHES:
@@ -231,6 +233,8 @@ class Entrance:
                     continue
                 if origin.samples is not None:
                     self.rows[call.order], self._moved = (origin.samples, len(gave)), True
+                else:
+                    self.in_order.add(call.order)
                 self._copied = number if origin.is_identity else None
                 return entries.origin(one).shown()
         return ()

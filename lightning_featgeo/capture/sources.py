@@ -286,6 +286,7 @@ class Sources:
         length = None if one.taken is None else one.taken.length
         rows, length = self.entrance.rows.get(one.order, (rows, length))
         no_graph = rows is None and one.taken is None and one.node is None  # as in validation
+        no_graph = no_graph and one.order not in self.entrance.in_order
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
             given, one.reached, rows, length, unknown or (no_graph and self._order.changes), one.is_mixed,

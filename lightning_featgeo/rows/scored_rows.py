@@ -10,7 +10,7 @@ from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
-LEAST = 4  # rows of a batch that can tell an order
+LEAST = 3  # rows of a batch that can tell an order
 
 
 def one_a_row(call: Call) -> Tensor | None:

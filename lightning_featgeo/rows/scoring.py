@@ -41,6 +41,7 @@ PENDING = (
     "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may"
     " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
+ONE_OF_THEM = "the head runs several times a batch: rows count of the call that is scored against the batch's labels"
 MOVED = (
     "in training, these rows were in another order than the batch's labels (sorted or shuffled), which can't be "
     "followed here: none has a label. Return the features in the batch's order from the step, and name them with "
@@ -69,6 +70,8 @@ class Scoring:
     found: bool = False
     withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
+    only: dict[int, int] = field(default_factory=dict)  # of so many calls a batch, the one that labels are scored in
+    _in_parts: bool = False  # whether several calls share the batch's samples, each scored against its own labels
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
@@ -85,7 +88,7 @@ class Scoring:
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
         regular = count <= FIRST or count % EVERY == 0
-        more = taken or self.in_place is False or self._mixtures.get(form, False) or self.made.is_watched
+        more = taken or bool(self.only) or self._in_parts or self.in_place is False or self._mixtures.get(form, False) or self.made.is_watched
         return regular or (self.found and more)
 
     @property
@@ -136,6 +139,8 @@ class Scoring:
             reader: of the labels.
             trains: whether the batch is trained on.
         """
+        if len(calls) > 1 and labels is not None and labels.ndim == 1 and reader.selector == "auto":
+            calls = self._of_calls(calls, labels, reader, trains)
         scored = one_a_row(calls[0]) if len(calls) == 1 else None
         if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
             labels = self._find(scored, batch, reader)
@@ -180,8 +185,13 @@ class Scoring:
         """The classes that the loss scored, ``rows``, if they are another order of those that the batch has."""
         both = (rows >= 0) & (given >= 0)
         has_none = one.call.is_mixed or one.is_labelled is False
+        if self._in_parts:
+            self._set(followed=bool((rows == given)[both].all()) and self.followed is not False)
+            return rows
         if bool(both.any()):
-            if not torch.equal(rows[both].sort().values, given[both].sort().values):
+            if not has_none and self._is_an_order(rows, reader):
+                both = torch.ones_like(both)  # samples without a class, too, are in other places
+            elif not torch.equal(rows[both].sort().values, given[both].sort().values):
                 return given  # other classes: those that a user has named, or of episodes and tasks
             agrees = bool((rows == given)[both].all())
             self._set(
@@ -191,6 +201,39 @@ class Scoring:
             return given if has_none else torch.where(both, rows, given)
         whole = self._classes(self._labels) if self._labels is not None else rows
         return rows if one.call.is_reordered and not has_none and is_of(rows, whole) else given
+
+    def _is_an_order(self, rows: Tensor, reader: LabelReader) -> bool:
+        """Whether the rows' classes are those of all the batch's samples, some of which have none."""
+        whole = None if self._labels is None else self._classes(without_ignored(self._labels, reader.ignore_index))
+        if whole is None or whole.shape != rows.shape or not self._maps:
+            return False
+        return torch.equal(whole.to(rows).sort().values, rows.sort().values)
+
+    def _of_calls(self, calls: Sequence[Call], labels: Tensor, reader: LabelReader, trains: bool) -> list[Call]:
+        """Of several calls of the head, those whose rows are scored against the batch's labels."""
+        self._in_parts = False
+        if not trains:
+            keep = self.only.get(len(calls))
+            return list(calls) if keep is None else [calls[keep]]
+        scored = [one_a_row(one) for one in calls]
+        whole = without_ignored(labels, reader.ignore_index)
+        if all(one is not None for one in scored):
+            every = torch.cat([without_ignored(one.to(whole), reader.ignore_index) for one in scored if one is not None])
+            self._in_parts = every.shape == whole.shape and torch.equal(every.sort().values, whole.sort().values)
+            return list(calls)
+        own = [
+            i for i, one in enumerate(scored)
+            if one is not None and one.shape == whole.shape and tells(whole)
+            and torch.equal(without_ignored(one.to(whole), reader.ignore_index), whole)
+        ]  # fmt: skip
+        none = [i for i, one in enumerate(calls) if not one.scored]
+        if len(own) == 1 and len(own) + len(none) == len(calls):
+            self.only[len(calls)] = own[0]
+            reader.notes[ONE_OF_THEM] = None
+            return [calls[own[0]]]
+        if len(none) == len(calls) in self.only:
+            return [calls[self.only[len(calls)]]]
+        return list(calls)
 
     def _classes(self, labels: Tensor, are_classes: bool | None = False) -> Tensor:
         """What the step makes of labels."""

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lightning_featgeo import _compat, _hooks
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
+from lightning_featgeo.capture.inside import MOST, Inside, is_like
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
@@ -58,6 +59,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     recording.depth += 1
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
+    if recording.depth > 1 and args and recording.calls:
+        _look_inside(recording.calls[-1], args[0], module)
     own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
     if own and not any(isinstance(given, torch.fx.Proxy) for given in (*args, *(kwargs or {}).values())):
         packed = None
@@ -73,6 +76,14 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     elif recording.depth == 1:
         recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
         return
+
+
+def _look_inside(one: Entered, given: Any, module: torch.nn.Module) -> None:
+    """Keep what a module in an outermost call is given, if it may be the batch's rows in another order, or mixed."""
+    data = given.data if isinstance(given, PackedSequence) else given
+    fits = type(data) is Tensor and bool(one.given) and len(one.inside) < MOST and is_like(data, one.given[0])
+    if fits and not (one.inside and one.inside[-1][0] is data):
+        one.inside.append((data, id(module)))
 
 
 def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
@@ -103,6 +114,7 @@ class Entrance:
         self._searched = self._searches = 0
         self._links, self._counts = False, set[int]()  # whether a call was given what another gave; calls in a batch
         self._outermost: dict[int, torch.nn.Module] = {}
+        self.inside = Inside()
         self._attached: list[Hook] = []
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._recording = Recording()
@@ -118,6 +130,8 @@ class Entrance:
         self.close()
         searches = self._searched < SEARCHED or traces
         modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
+        if self.inside.modules and not searches:
+            modules += [m for m in self.root.modules() if id(m) in self.inside.modules]
         for module in modules:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
@@ -179,6 +193,7 @@ class Entrance:
         self.unlinked.clear()
         self.rows.clear()
         self.in_order.clear()
+        self.inside.unsure.clear()
         found = self._of(calls, module, is_input)
         unseen = not all(found) or not (self._links or len(self._recording.calls) in self._counts)
         if unseen and self._searched >= SEARCHED and self._searches < SEARCHES:
@@ -189,7 +204,7 @@ class Entrance:
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
         if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
-            return [entered[0].shown()]  # the usual case
+            return [self._entered([entered[0]], calls[0])]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
@@ -198,14 +213,16 @@ class Entrance:
         for index, call in enumerate(calls):
             holding = entries.holding(call.order)
             if holding is not None and not (is_input and holding.module == id(module)):
-                origin = entries.origin(holding)
-                self._links = self._links or origin is not holding
-                found.append(origin.shown())
+                chain = entries.chain(holding)
+                self._links = self._links or len(chain) > 1
+                found.append(self._entered(chain, call))
             elif is_input and call.node is None and (given := self._by_content(call, entries)):
                 found.append(given)
                 self._links = True
             else:
-                given, linked = _behind(call, index, len(calls), last, sources, entries)
+                made = entries.maker(call.place, call.node, call.order)
+                given, linked = _behind(call, index, len(calls), last, sources) if made is None else ((), True)
+                given = given if made is None else self._entered(entries.chain(made), call)
                 self._links = self._links or linked
                 if holding is not None and not given:  # no module before it: the batch itself, or stored features
                     given, linked = holding.shown(), True
@@ -214,6 +231,9 @@ class Entrance:
                     self.unlinked.add(call.order)
             last = call.order
         return found
+
+    def _entered(self, chain: list[Entered], call: Caught) -> tuple[Tensor, ...]:
+        return self.inside.entered(chain, call.order, call.node is not None, call.taken is not None)
 
     def _by_content(self, call: Caught, entries: Entries) -> tuple[Tensor, ...]:
         """What entered for rows that are those of an earlier call's output, in some order; () where they are not."""
@@ -241,12 +261,9 @@ class Entrance:
 
 
 def _behind(
-    call: Caught, index: int, count: int, before: int, sources: list[Entered], entries: Entries
+    call: Caught, index: int, count: int, before: int, sources: list[Entered]
 ) -> tuple[tuple[Tensor, ...], bool]:
-    """For features that were made between modules: from what; and whether anything shows that."""
-    made = entries.maker(call.place, call.node, call.order)
-    if made is not None:
-        return entries.origin(made).shown(), True
+    """For features that no module is known to have made: from what; and whether anything shows that."""
     # whoever gave something with a graph would have been found by it: these rows were stored, or detached and changed
     earlier = [one for one in sources if one.stop < call.order and not any(gave.grad_fn for gave in one.gave)]
     if len(sources) == count and any(one is sources[index] for one in earlier):

@@ -26,6 +26,7 @@ class Entered:
     stop: float = math.inf
     gave: list[Tensor] = field(default_factory=list)
     packed: PackedSequence | None = None  # of which ``given`` has the data
+    inside: list[tuple[Tensor, int]] = field(default_factory=list)  # what modules in it were given, like ``given[0]``
 
     def shown(self) -> tuple[Tensor, ...]:
         """What it was given, sequences one a row: in the order that they had when they were packed."""
@@ -92,6 +93,13 @@ class Entries:
         found = self._origins[id(chain[-1])]
         self._origins.update((id(link), found) for link in chain)
         return found
+
+    def chain(self, one: Entered) -> list[Entered]:
+        """It, the call whose output it was given, and so on to the first one."""
+        links = [one]
+        while (earlier := self.derived(links[-1])) is not None and len(links) <= len(self.calls):
+            links.append(earlier)
+        return links
 
     def maker(self, place: int | None, node: Any, order: int) -> Entered | None:
         """The call that gave a tensor, or what it was made from without another module.

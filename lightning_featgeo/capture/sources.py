@@ -283,13 +283,12 @@ class Sources:
     def _call(self, one: Caught, given: tuple[Tensor, ...]) -> Call:
         assert one.features is not None
         rows, unknown = self._order.rows(one.taken)
-        length = None if one.taken is None else one.taken.length
-        rows, length = self.entrance.rows.get(one.order, (rows, length))
+        rows, length = self.entrance.rows.get(one.order, (rows, one.taken.length if one.taken else None))
         no_graph = rows is None and one.taken is None and one.node is None  # as in validation
-        no_graph = no_graph and one.order not in self.entrance.in_order
+        unknown |= no_graph and self._order.changes and one.order not in self.entrance.in_order
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
-            given, one.reached, rows, length, unknown or (no_graph and self._order.changes), one.is_mixed,
+            given, one.reached, rows, length, unknown or one.order in self.entrance.inside.unsure, one.is_mixed,
             one.order not in self.entrance.unlinked, one.scored,
         )  # fmt: skip
 

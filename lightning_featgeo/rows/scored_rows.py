@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lightning_featgeo.rows import tree
@@ -22,6 +24,18 @@ def one_a_row(call: Call) -> Tensor | None:
         return None
     fits = scored.shape[0] in (call.features.shape[0], call.features.shape[:-1].numel())
     return scored if fits else None
+
+
+def maps_scored(calls: Sequence[Call], labels: Tensor, ignored: int) -> Tensor | None:
+    """The maps of labels that the loss scores, where they are those of the batch in other places: flipped, or cropped
+    alike; None: they are not."""
+    scored = calls[0].scored if len(calls) == 1 else ()
+    if len(scored) != 1 or scored[0].shape != labels.shape or scored[0].is_floating_point():
+        return None
+    maps, given = (without_ignored(one.to(labels), ignored) for one in (scored[0], labels))
+    if torch.equal(maps, given) or not torch.equal(maps.flatten().sort().values, given.flatten().sort().values):
+        return None
+    return maps
 
 
 def is_of(scored: Tensor, labels: Tensor) -> bool:

@@ -20,11 +20,13 @@ from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
+from lightning_featgeo.rows.scored_calls import ScoredCalls
 from lightning_featgeo.rows.scored_rows import (
     called,
     goes_back,
     is_function,
     is_of,
+    maps_scored,
     moves,
     one_a_row,
     row_labels,
@@ -41,7 +43,6 @@ PENDING = (
     "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may"
     " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
-ONE_OF_THEM = "the head runs several times a batch: rows count of the call that is scored against the batch's labels"
 MOVED = (
     "in training, these rows were in another order than the batch's labels (sorted or shuffled), which can't be "
     "followed here: none has a label. Return the features in the batch's order from the step, and name them with "
@@ -70,8 +71,8 @@ class Scoring:
     found: bool = False
     withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
-    only: dict[int, int] = field(default_factory=dict)  # of so many calls a batch, the one that labels are scored in
-    _in_parts: bool = False  # whether several calls share the batch's samples, each scored against its own labels
+    calls: ScoredCalls = field(default_factory=ScoredCalls)
+    turns_maps: bool = False  # whether a training step moves maps of labels, together with their images
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
@@ -88,7 +89,8 @@ class Scoring:
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
         regular = count <= FIRST or count % EVERY == 0
-        more = taken or bool(self.only) or self._in_parts or self.in_place is False or self._mixtures.get(form, False) or self.made.is_watched
+        more = taken or self.calls.is_watched or self.turns_maps or self.in_place is False
+        more = more or self._mixtures.get(form, False) or self.made.is_watched
         return regular or (self.found and more)
 
     @property
@@ -140,7 +142,10 @@ class Scoring:
             trains: whether the batch is trained on.
         """
         if len(calls) > 1 and labels is not None and labels.ndim == 1 and reader.selector == "auto":
-            calls = self._of_calls(calls, labels, reader, trains)
+            calls = self.calls.choose(calls, labels, reader.ignore_index, trains, reader.notes)
+        if labels is not None and labels.ndim > 1 and reader.selector == "auto":
+            maps = maps_scored(calls, labels, reader.ignore_index) if trains else None
+            self.turns_maps, labels = self.turns_maps or maps is not None, labels if maps is None else maps
         scored = one_a_row(calls[0]) if len(calls) == 1 else None
         if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
             labels = self._find(scored, batch, reader)
@@ -162,6 +167,7 @@ class Scoring:
         if not trains:
             moved = self.in_place is False or self.turned
             lost = self.in_place is not True and (self.followed is False or (moved and not one.origin))
+            lost = lost or (self.turns_maps and (one.origin is None or one.origin.changed))
             waits = self.made.is_pending or (self.made.table is not None and reader.scored is None)
             self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""
             if lost:
@@ -185,7 +191,7 @@ class Scoring:
         """The classes that the loss scored, ``rows``, if they are another order of those that the batch has."""
         both = (rows >= 0) & (given >= 0)
         has_none = one.call.is_mixed or one.is_labelled is False
-        if self._in_parts:
+        if self.calls.in_parts:
             self._set(followed=bool((rows == given)[both].all()) and self.followed is not False)
             return rows
         if bool(both.any()):
@@ -208,32 +214,6 @@ class Scoring:
         if whole is None or whole.shape != rows.shape or not self._maps:
             return False
         return torch.equal(whole.to(rows).sort().values, rows.sort().values)
-
-    def _of_calls(self, calls: Sequence[Call], labels: Tensor, reader: LabelReader, trains: bool) -> list[Call]:
-        """Of several calls of the head, those whose rows are scored against the batch's labels."""
-        self._in_parts = False
-        if not trains:
-            keep = self.only.get(len(calls))
-            return list(calls) if keep is None else [calls[keep]]
-        scored = [one_a_row(one) for one in calls]
-        whole = without_ignored(labels, reader.ignore_index)
-        if all(one is not None for one in scored):
-            every = torch.cat([without_ignored(one.to(whole), reader.ignore_index) for one in scored if one is not None])
-            self._in_parts = every.shape == whole.shape and torch.equal(every.sort().values, whole.sort().values)
-            return list(calls)
-        own = [
-            i for i, one in enumerate(scored)
-            if one is not None and one.shape == whole.shape and tells(whole)
-            and torch.equal(without_ignored(one.to(whole), reader.ignore_index), whole)
-        ]  # fmt: skip
-        none = [i for i, one in enumerate(calls) if not one.scored]
-        if len(own) == 1 and len(own) + len(none) == len(calls):
-            self.only[len(calls)] = own[0]
-            reader.notes[ONE_OF_THEM] = None
-            return [calls[own[0]]]
-        if len(none) == len(calls) in self.only:
-            return [calls[self.only[len(calls)]]]
-        return list(calls)
 
     def _classes(self, labels: Tensor, are_classes: bool | None = False) -> Tensor:
         """What the step makes of labels."""

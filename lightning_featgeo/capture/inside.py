@@ -1,0 +1,79 @@
+"""What was done to the batch before its first layer: inside of the model's forward, or by a module before it.
+
+A model that sorts its input by length, or an augmentation that is a module of its own (mixup), is given the batch as it
+is. What counts is what the first layer is given: a tensor of the same form, without a gradient, that holds the rows in
+another order, or mixtures of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lightning_featgeo.capture.entries import Entered
+from lightning_featgeo.rows.evidence import EVERY, FIRST
+from lightning_featgeo.rows.provenance import origin_of
+from lightning_featgeo.types import Tensor
+
+MOST = 4  # tensors that are looked at in one call
+
+
+@dataclass
+class Inside:
+    """Looks in the first batches and now and then; in each batch where rows were moved or mixed once.
+
+    ``modules``: whose inputs showed it, which are hooked from then on. ``unsure``: when calls came of which nobody
+    knows whether rows were put back again, since no call with a graph has shown that they are not.
+    """
+
+    modules: set[int] = field(default_factory=set)
+    unsure: set[int] = field(default_factory=set)
+    _looked: int = 0
+    _moved: bool = False
+    _stays: bool = False  # in training, nothing took rows behind the place where they were moved
+
+    def entered(self, chain: Sequence[Entered], order: int, has_graph: bool, is_taken: bool) -> tuple[Tensor, ...]:
+        """What entered for a call that lies inside of the chain's first link, or is on what it gave.
+
+        Args:
+            chain: outermost calls, each on what the next one gave; the last one is on the batch.
+            order: when the call came.
+            has_graph: whether autograd tells of it.
+            is_taken: whether rows were taken on the way to it, as the graph tells.
+        """
+        outer = chain[-1].shown()
+        if not any(one.inside for one in chain) and len(chain) == 1:
+            return outer
+        looks = self._moved or self._looked < FIRST or self._looked % EVERY == 0
+        self._looked += 1
+        if not looks or not outer:
+            return outer
+        for given, module in _candidates(chain):
+            if not is_like(given, outer[0]):
+                continue
+            found = origin_of((given,), outer)
+            if found is None or (found.is_identity and not found.has_mixed):
+                continue
+            self._moved = True
+            self.modules.add(module)
+            self._stays = self._stays or (has_graph and not is_taken)
+            if not has_graph and not self._stays:
+                self.unsure.add(order)
+            return (given,)
+        return outer
+
+
+def is_like(given: Tensor, outer: Tensor) -> bool:
+    """Whether a tensor can be rows of another one: of its form and type, not trained through, and not the same."""
+    same = given.shape[1:] == outer.shape[1:] and given.dtype == outer.dtype and given.ndim == outer.ndim > 1
+    return same and not given.requires_grad and given is not outer and given.data_ptr() != outer.data_ptr()
+
+
+def _candidates(chain: Sequence[Entered]) -> list[tuple[Tensor, int]]:
+    """What modules were given on the way, the last ones first."""
+    found: list[tuple[Tensor, int]] = []
+    for number, one in enumerate(chain):
+        found += reversed(one.inside)
+        if number < len(chain) - 1 and one.given:
+            found.append((one.given[0], one.module))
+    return found[:MOST]

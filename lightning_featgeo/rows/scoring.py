@@ -195,7 +195,7 @@ class Scoring:
             self._set(followed=bool((rows == given)[both].all()) and self.followed is not False)
             return rows
         if bool(both.any()):
-            if not has_none and self._is_an_order(rows, reader):
+            if not has_none and torch.equal(rows.sort().values, given.sort().values):
                 both = torch.ones_like(both)  # samples without a class, too, are in other places
             elif not torch.equal(rows[both].sort().values, given[both].sort().values):
                 return given  # other classes: those that a user has named, or of episodes and tasks
@@ -207,13 +207,6 @@ class Scoring:
             return given if has_none else torch.where(both, rows, given)
         whole = self._classes(self._labels) if self._labels is not None else rows
         return rows if one.call.is_reordered and not has_none and is_of(rows, whole) else given
-
-    def _is_an_order(self, rows: Tensor, reader: LabelReader) -> bool:
-        """Whether the rows' classes are those of all the batch's samples, some of which have none."""
-        whole = None if self._labels is None else self._classes(without_ignored(self._labels, reader.ignore_index))
-        if whole is None or whole.shape != rows.shape or not self._maps:
-            return False
-        return torch.equal(whole.to(rows).sort().values, rows.sort().values)
 
     def _classes(self, labels: Tensor, are_classes: bool | None = False) -> Tensor:
         """What the step makes of labels."""

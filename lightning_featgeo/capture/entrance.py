@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lightning_featgeo import _compat, _hooks
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
-from lightning_featgeo.capture.inside import MOST, Inside, is_like
+from lightning_featgeo.capture.inside import MOST, Inside, as_long, is_like
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
@@ -79,11 +79,13 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
 
 
 def _look_inside(one: Entered, given: Any, module: torch.nn.Module) -> None:
-    """Keep what a module in an outermost call is given, if it may be the batch's rows in another order, or mixed."""
-    data = given.data if isinstance(given, PackedSequence) else given
-    fits = type(data) is Tensor and bool(one.given) and len(one.inside) < MOST and is_like(data, one.given[0])
-    if fits and not (one.inside and one.inside[-1][0] is data):
-        one.inside.append((data, id(module)))
+    """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
+    if not one.given or len(one.inside) >= MOST:
+        return
+    if isinstance(given, PackedSequence):
+        given = as_long(given, one.given[0])
+    if type(given) is Tensor and is_like(given, one.given[0]) and not (one.inside and one.inside[-1][0] is given):
+        one.inside.append((given, id(module)))
 
 
 def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
@@ -111,7 +113,7 @@ class Entrance:
 
     def __init__(self, root: torch.nn.Module, is_open: Callable[[], bool]) -> None:
         self.key, self.root, self._is_open = next(_KEYS), root, is_open
-        self._searched = self._searches = 0
+        self._searches, self._searched = 0, {True: 0, False: 0}  # by whether the model is in training mode
         self._links, self._counts = False, set[int]()  # whether a call was given what another gave; calls in a batch
         self._outermost: dict[int, torch.nn.Module] = {}
         self.inside = Inside()
@@ -120,7 +122,7 @@ class Entrance:
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
         self.rows: dict[int, tuple[Tensor, int]] = {}  # of calls without a graph: which rows of what, in order
-        self.in_order: set[int] = set()  # of those, when calls came whose rows are all of an earlier output's, in order
+        self.in_order = set[int]()  # when calls without a graph came that are an earlier output's rows, in order
         self._looked, self._moved = 0, False  # how often they were looked for, and whether they were ever moved
         self._copied: int | None = None  # which call's output they were, in order, when it was last looked at
         self.unlinked: set[int] = set()  # when calls came that nothing links with what is said to have entered for them
@@ -128,10 +130,10 @@ class Entrance:
     def open(self, traces: bool = False) -> None:
         """A step begins; ``traces``: every module's calls are noted."""
         self.close()
-        searches = self._searched < SEARCHED or traces
+        searches = self._searched[self.root.training] < SEARCHED or traces
         modules = list(_hookable(self.root)) if searches else list(self._outermost.values())
-        if self.inside.modules and not searches:
-            modules += [m for m in self.root.modules() if id(m) in self.inside.modules]
+        if not searches and (own := self.inside.modules):
+            modules += [m for m in self.root.modules() if id(m) in own]
         for module in modules:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
@@ -157,8 +159,8 @@ class Entrance:
         for hook in self._attached:
             hook.detach()
         count = len(self._recording.calls) if self._attached else 0
-        if count and self._searched < SEARCHED:
-            self._searched += 1
+        if count and self._searched[self.root.training] < SEARCHED:
+            self._searched[self.root.training] += 1
             self._counts.add(count)
             self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
         self._attached = []
@@ -166,7 +168,7 @@ class Entrance:
 
     def search_again(self) -> None:
         """The pattern of calls has changed: look for the outermost modules anew."""
-        self._searched = 0
+        self._searched = {True: 0, False: 0}
 
     @property
     def trace(self) -> Trace | None:
@@ -180,7 +182,7 @@ class Entrance:
     def names(self) -> list[str]:
         """Paths of the modules that the step itself called, in order."""
         paths = {id(module): display_name(path) for path, module in self.root.named_modules() if path}
-        ran = [paths[one.module] for one in self._recording.calls if one.module in paths and not _is_a_number(one)]
+        ran = (paths[one.module] for one in self._recording.calls if one.module in paths and not _is_a_number(one))
         return list(dict.fromkeys(ran))
 
     def forget(self) -> None:
@@ -190,13 +192,11 @@ class Entrance:
 
     def of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         """For each call of a watched module, the tensors that may have entered the network for it."""
-        self.unlinked.clear()
-        self.rows.clear()
-        self.in_order.clear()
-        self.inside.unsure.clear()
+        for told in (self.unlinked, self.rows, self.in_order, self.inside.unsure):
+            told.clear()
         found = self._of(calls, module, is_input)
         unseen = not all(found) or not (self._links or len(self._recording.calls) in self._counts)
-        if unseen and self._searched >= SEARCHED and self._searches < SEARCHES:
+        if unseen and self._searched[self.root.training] >= SEARCHED and self._searches < SEARCHES:
             self._searches += 1
             self.search_again()
         return found
@@ -244,7 +244,7 @@ class Entrance:
         self._looked += 1  # elsewhere, looking waits for the device
         for number, one in reversed([(i, one) for i, one in enumerate(entries.calls) if one.stop < call.order]):
             if not looks and number == self._copied and any(gave.shape == x.shape for gave in one.gave):
-                return entries.origin(one).shown()
+                return self._entered(entries.chain(one), call)
             for gave in one.gave:
                 if gave.shape[1:] != x.shape[1:] or gave.dtype != x.dtype or gave.device != x.device:
                     continue
@@ -256,7 +256,7 @@ class Entrance:
                 else:
                     self.in_order.add(call.order)
                 self._copied = number if origin.is_identity else None
-                return entries.origin(one).shown()
+                return self._entered(entries.chain(one), call)
         return ()
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
 from lightning_featgeo.capture.entries import Entered
 from lightning_featgeo.rows.evidence import EVERY, FIRST
 from lightning_featgeo.rows.provenance import origin_of
@@ -67,6 +69,13 @@ def is_like(given: Tensor, outer: Tensor) -> bool:
     """Whether a tensor can be rows of another one: of its form and type, not trained through, and not the same."""
     same = given.shape[1:] == outer.shape[1:] and given.dtype == outer.dtype and given.ndim == outer.ndim > 1
     return same and not given.requires_grad and given is not outer and given.data_ptr() != outer.data_ptr()
+
+
+def as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
+    """Packed sequences as (b, t, …), padded to the length of another tensor's; None: they are longer."""
+    if outer.ndim < 3 or len(packed.batch_sizes) > outer.shape[1]:
+        return None
+    return pad_packed_sequence(packed, batch_first=True, total_length=outer.shape[1])[0]
 
 
 def _candidates(chain: Sequence[Entered]) -> list[tuple[Tensor, int]]:

@@ -24,7 +24,7 @@ class Taken:
 
     ``pieces``: which rows, one piece after the other, as indices, marks or a range; None: that can't be told.
     ``length``: how many there were to take from; None: unknown. ``of``: which rows those had been taken as before.
-    ``put``: where each of them was put, in a tensor of ``size`` rows, instead.
+    ``put``: where each of them was put, in a tensor of ``size`` rows, instead. ``behind``: before another layer.
     """
 
     pieces: tuple[Tensor | range, ...] | None
@@ -32,6 +32,7 @@ class Taken:
     put: Tensor | None = None
     size: int = 0
     of: Tensor | None = None
+    behind: bool = False
 
     def rows(self) -> Tensor | None:
         """(b,) which rows, in order; None: that can't be told, or they are not taken one by one."""
@@ -54,11 +55,18 @@ def _as_indices(piece: Tensor | range, device: torch.device | None) -> Tensor:
 
 
 class Order:
-    """Whether rows come in another order, or others of them, than what entered: looked at once a batch is over."""
+    """Whether rows come in another order, or others of them, than what entered: looked at once a batch is over.
+
+    ``behind``: before another layer, which two modules that are compared with each other don't show.
+    """
 
     def __init__(self) -> None:
-        self.changes = False
+        self.changes = self.behind = False
         self._looked = 0
+
+    def is_lost(self, in_order: bool) -> bool:
+        """Without a graph, whether the order can't be told; ``in_order``: rows are all of an earlier module's."""
+        return self.changes and (self.behind or not in_order)
 
     def rows(self, taken: Taken | None) -> tuple[Tensor | None, bool]:
         """Which rows were taken, None for all of them in order; and whether that can't be told."""
@@ -66,11 +74,12 @@ class Order:
             return None, False
         rows = taken.rows()
         if rows is None:
-            self.changes = True
+            self.changes, self.behind = True, self.behind or taken.behind
             return None, True
         if not self.changes and (rows.device.type == "cpu" or self._looked < FIRST or self._looked % EVERY == 0):
             self.changes = not torch.equal(rows, torch.arange(len(rows), device=rows.device))
         self._looked += 1
+        self.behind = self.behind or (self.changes and taken.behind)
         return (rows if self.changes else None), False
 
 

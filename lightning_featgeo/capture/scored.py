@@ -102,6 +102,8 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
     """Where a node's rows come from, and what they are scored against."""
     inputs = [child for child, _ in node.next_functions]
     there = [child for child in inputs if child is not None]
+    if node.name().startswith("Slice") and target.ndim == 1 and len(there) == 1 and _turns(node):
+        return _some_rows(node, there[0], target)
     if _SCORES.match(node.name()) or _STAY.match(node.name()):
         return [(there[0], target)] if len(there) == 1 and not _turns(node) else []
     if puts_along_rows(node):
@@ -118,6 +120,19 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
     if parent is None or count != len(target) or len(rows) != count:
         return []  # some rows are not scored
     return [(parent, torch.empty_like(target).index_copy(0, rows.to(target.device), target))]
+
+
+def _some_rows(node: Any, parent: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
+    """Of consecutive rows that a loss scores: the others have no class."""
+    sizes = saved(node, "self_sym_sizes")
+    if not sizes:
+        return []
+    rows = range(int(sizes[0]))[saved(node, "start") : saved(node, "end") : saved(node, "step")]
+    if len(rows) != len(target):
+        return []
+    every = target.new_full((int(sizes[0]),), UNLABELLED)
+    every[rows.start : rows.stop : rows.step] = target
+    return [(parent, every)]
 
 
 def _turns(node: Any) -> bool:

@@ -33,14 +33,14 @@ def taken_behind(node: Any, rows: int) -> Taken | None:
         return None
     index, behind = _index(near, rows)
     if index is None:
-        return Taken(None)
+        return Taken(None, behind=True)
     far, passes = _next_take(behind, rows)
     if far is None:
-        return Taken((index,), rows)
+        return Taken((index,), rows, behind=True)
     other, rest = _index(far, rows)
     if passes or other is None or _next_take(rest, rows)[0] is not None:
-        return Taken(None)
-    return Taken((index,), rows, of=other)
+        return Taken(None, behind=True)
+    return Taken((index,), rows, of=other, behind=True)
 
 
 def _next_take(node: Any, rows: int) -> tuple[Any, bool]:

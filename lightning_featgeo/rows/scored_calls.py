@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from lightning_featgeo.rows.scored_rows import one_a_row, tells, without_ignored
 from lightning_featgeo.types import Tensor
 
 ONE_OF_THEM = "the head runs several times a batch: rows count of the call that is scored against the batch's labels"
+SOME_OF_THEM = "labelled and unlabelled samples enter together: the rows that are scored against the labels count"
 
 
 @dataclass
@@ -19,16 +20,18 @@ class ScoredCalls:
     """What losses have told of them.
 
     ``only``: of so many calls a batch, the one that is scored against the labels (beside unlabelled samples).
-    ``in_parts``: the calls of this batch share its samples, each scored against its own labels (micro-batches).
+    ``in_parts``: the calls of this batch share its samples, each scored against its own labels (micro-batches). ``is_cut``: a call
+    holds unlabelled ones, too.
     """
 
     only: dict[int, int] = field(default_factory=dict)
     in_parts: bool = False
+    is_cut: bool = False
 
     @property
     def is_watched(self) -> bool:
         """Whether each loss is to be looked at."""
-        return bool(self.only) or self.in_parts
+        return bool(self.only) or self.in_parts or self.is_cut
 
     def choose(
         self, calls: Sequence[Call], labels: Tensor, ignored: int, trains: bool, notes: dict[str, None]
@@ -36,12 +39,14 @@ class ScoredCalls:
         """The calls that hold labelled samples, as far as that is known; else all.
 
         Args:
-            calls: of the head, two or more.
+            calls: of the head.
             labels: of the batch, one a sample.
             ignored: the label of samples without a class.
             trains: whether the batch is trained on.
             notes: what is said of it.
         """
+        if len(calls) == 1:
+            return [self._labelled_rows(calls[0], without_ignored(labels, ignored), notes)]
         self.in_parts = False
         remembered = self.only.get(len(calls))
         scored = [one_a_row(one) for one in calls]
@@ -60,3 +65,28 @@ class ScoredCalls:
             notes[ONE_OF_THEM] = None
             return [calls[own[0]]]
         return list(calls)
+
+    def _labelled_rows(self, call: Call, whole: Tensor, notes: dict[str, None]) -> Call:
+        """Of a call of labelled and unlabelled samples together, the consecutive rows that the labels are scored in."""
+        n = len(call.features) if call.features.ndim else 0
+        if n <= len(whole) or call.rows is not None or not tells(whole):
+            return call
+        found = [own for one in call.scored if (own := _where(one, whole, n)) is not None]
+        if len(found) != 1:
+            return call
+        own = found[0]
+        notes[SOME_OF_THEM], self.is_cut = None, True
+        entered = None if call.entered is None else tuple(x[own] if len(x) == n else x for x in call.entered)
+        real = None if call.real is None else call.real[own]
+        return replace(call, features=call.features[own], entered=entered, real=real, scored=(whole,))
+
+
+def _where(scored: Tensor, whole: Tensor, rows: int) -> slice | None:
+    """The consecutive ones of so many rows that are scored against the labels, where no other one is scored."""
+    if scored.shape != (rows,) or scored.is_floating_point():
+        return None
+    told = without_ignored(scored.to(whole), -1)
+    some = (told >= 0).nonzero().flatten()
+    first = int(some[0]) if len(some) else 0
+    own = slice(first, first + len(whole))
+    return own if int((told[own] >= 0).sum()) == len(some) and torch.equal(told[own], whole) else None

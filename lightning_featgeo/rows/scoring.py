@@ -141,7 +141,7 @@ class Scoring:
             reader: of the labels.
             trains: whether the batch is trained on.
         """
-        if len(calls) > 1 and labels is not None and labels.ndim == 1 and reader.selector == "auto":
+        if labels is not None and labels.ndim == 1 and reader.selector == "auto":
             calls = self.calls.choose(calls, labels, reader.ignore_index, trains, reader.notes)
         if labels is not None and labels.ndim > 1 and reader.selector == "auto":
             maps = maps_scored(calls, labels, reader.ignore_index) if trains else None

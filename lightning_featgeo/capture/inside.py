@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_featgeo.capture.entries import Entered
@@ -67,6 +68,8 @@ class Inside:
 
 def is_like(given: Tensor, outer: Tensor) -> bool:
     """Whether a tensor can be rows of another one: of its form and type, not trained through, and not the same."""
+    if any(one.layout is not torch.strided or one.is_nested for one in (given, outer)):
+        return False
     same = given.shape[1:] == outer.shape[1:] and given.dtype == outer.dtype and given.ndim == outer.ndim > 1
     return same and not given.requires_grad and given is not outer and given.data_ptr() != outer.data_ptr()
 

@@ -169,7 +169,7 @@ def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
             Taken(tuple(one for _, one, _ in pieces)).rows() if all(isinstance(p[1], range) for p in pieces) else None
         )
         return (pieces[0][0], rows, pieces[0][2]) if pieces and rows is not None else None
-    piece = _piece(node, 0) if node.name().startswith("Index") else None
+    piece = piece_of(node, 0) if node.name().startswith("Index") else None
     if piece is None or not isinstance(piece[1], Tensor) or piece[1].ndim != 1 or piece[1].dtype == torch.bool:
         return None
     return piece[0], piece[1], piece[2]
@@ -199,7 +199,7 @@ def is_a_take(node: Any) -> bool:
 def _read(node: Any, name: str) -> Taken | None:
     """What a node took along the first axis; None: nothing."""
     if name.startswith("Index"):
-        piece = _piece(node, 0)
+        piece = piece_of(node, 0)
         return None if piece is None else Taken((piece[1],), piece[2])
     if name.startswith(("Stack", "Cat")):
         return _of_pieces(node) if saved(node, "dim") == 0 else None
@@ -217,12 +217,12 @@ def _of_pieces(node: Any) -> Taken | None:
 
 
 def _pieces(node: Any) -> list[tuple[Any, Tensor | range, int | None]]:
-    found = [None if child is None else _piece(child, number) for child, number in node.next_functions]
+    found = [None if child is None else piece_of(child, number) for child, number in node.next_functions]
     pieces = [one for one in found if one is not None]
     return pieces if len(pieces) == len(found) and len({parent for parent, _, _ in pieces}) == 1 else []
 
 
-def _piece(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:
+def piece_of(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:
     """The tensor that a piece is of, its rows, and how many there are; None where that can't be told."""
     name, parent = child.name(), child.next_functions[0][0]
     sizes = saved(child, "self_sym_sizes")

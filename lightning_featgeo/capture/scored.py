@@ -11,7 +11,7 @@ import torch
 
 from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.capture.loss_graph import applies
-from lightning_featgeo.capture.reordering import put_rows, puts_along_rows, taken_by
+from lightning_featgeo.capture.reordering import piece_of, put_rows, puts_along_rows, taken_by
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.rows.rows import UNLABELLED
@@ -103,9 +103,12 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
     inputs = [child for child, _ in node.next_functions]
     there = [child for child in inputs if child is not None]
     if node.name().startswith("Slice") and target.ndim == 1 and len(there) == 1 and _turns(node):
-        return _some_rows(node, there[0], target)
+        return _some_rows(node, 0, target)
+    if len(there) == 1 and target.ndim == 1 and there[0].name().startswith("SplitBackward"):
+        number = next(number for child, number in node.next_functions if child is not None)
+        return _some_rows(there[0], number, target) if _keeps_rows(node) else []
     if _SCORES.match(node.name()) or _STAY.match(node.name()):
-        return [(there[0], target)] if len(there) == 1 and not _turns(node) else []
+        return [(there[0], target)] if len(there) == 1 and _keeps_rows(node) else []
     if puts_along_rows(node):
         index, values = put_rows(node), inputs[-1]
         kept = [(one, target) for one in inputs[:-1] if one is not None]
@@ -122,17 +125,21 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
     return [(parent, torch.empty_like(target).index_copy(0, rows.to(target.device), target))]
 
 
-def _some_rows(node: Any, parent: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
-    """Of consecutive rows that a loss scores: the others have no class."""
-    sizes = saved(node, "self_sym_sizes")
-    if not sizes:
+def _some_rows(node: Any, number: int, target: Tensor) -> list[tuple[Any, Tensor]]:
+    """Of consecutive rows that a loss scores: the others have no class. ``number``: of a split's parts."""
+    piece = piece_of(node, number)
+    if piece is None:
         return []
-    rows = range(int(sizes[0]))[saved(node, "start") : saved(node, "end") : saved(node, "step")]
-    if len(rows) != len(target):
+    parent, rows, count = piece
+    if not isinstance(rows, range) or count is None or len(rows) != len(target):
         return []
-    every = target.new_full((int(sizes[0]),), UNLABELLED)
+    every = target.new_full((count,), UNLABELLED)
     every[rows.start : rows.stop : rows.step] = target
     return [(parent, every)]
+
+
+def _keeps_rows(node: Any) -> bool:
+    return bool(_SCORES.match(node.name()) or _STAY.match(node.name())) and not _turns(node)
 
 
 def _turns(node: Any) -> bool:

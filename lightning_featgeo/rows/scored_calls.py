@@ -20,18 +20,20 @@ class ScoredCalls:
     """What losses have told of them.
 
     ``only``: of so many calls a batch, the one that is scored against the labels (beside unlabelled samples).
-    ``in_parts``: the calls of this batch share its samples, each scored against its own labels (micro-batches). ``is_cut``: a call
-    holds unlabelled ones, too.
+    ``in_parts``: the calls of this batch share its samples, each scored against its own labels (micro-batches);
+    ``had_parts``: those of some batch did.
+    ``is_cut``: a call holds unlabelled samples, too.
     """
 
     only: dict[int, int] = field(default_factory=dict)
     in_parts: bool = False
     is_cut: bool = False
+    had_parts: bool = False
 
     @property
     def is_watched(self) -> bool:
         """Whether each loss is to be looked at."""
-        return bool(self.only) or self.in_parts or self.is_cut
+        return bool(self.only) or self.had_parts or self.is_cut
 
     def choose(
         self, calls: Sequence[Call], labels: Tensor, ignored: int, trains: bool, notes: dict[str, None]
@@ -57,6 +59,7 @@ class ScoredCalls:
         if all(one is not None for one in told):
             every = torch.cat([one for one in told if one is not None])
             self.in_parts = every.shape == whole.shape and torch.equal(every.sort().values, whole.sort().values)
+            self.had_parts = self.had_parts or self.in_parts
             return list(calls)
         own = [i for i, one in enumerate(told) if one is not None and torch.equal(one, whole)]
         others = [one for one in calls if not one.scored]

@@ -204,7 +204,7 @@ class Entrance:
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
         if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
-            return [self._entered([entered[0]], calls[0])]  # the usual case
+            return [self.inside.entered([entered[0]], calls[0])]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
@@ -215,14 +215,14 @@ class Entrance:
             if holding is not None and not (is_input and holding.module == id(module)):
                 chain = entries.chain(holding)
                 self._links = self._links or len(chain) > 1
-                found.append(self._entered(chain, call))
+                found.append(self.inside.entered(chain, call))
             elif is_input and call.node is None and (given := self._by_content(call, entries)):
                 found.append(given)
                 self._links = True
             else:
                 made = entries.maker(call.place, call.node, call.order)
                 given, linked = _behind(call, index, len(calls), last, sources) if made is None else ((), True)
-                given = given if made is None else self._entered(entries.chain(made), call)
+                given = given if made is None else self.inside.entered(entries.chain(made), call)
                 self._links = self._links or linked
                 if holding is not None and not given:  # no module before it: the batch itself, or stored features
                     given, linked = holding.shown(), True
@@ -232,8 +232,9 @@ class Entrance:
             last = call.order
         return found
 
-    def _entered(self, chain: list[Entered], call: Caught) -> tuple[Tensor, ...]:
-        return self.inside.entered(chain, call.order, call.node is not None, call.taken is not None)
+    def is_in_order(self, order: int) -> bool:
+        """Whether a call's rows are all of an earlier module's, which did not take them itself, in order."""
+        return order in self.in_order and not self.inside.takes
 
     def _by_content(self, call: Caught, entries: Entries) -> tuple[Tensor, ...]:
         """What entered for rows that are those of an earlier call's output, in some order; () where they are not."""
@@ -244,7 +245,7 @@ class Entrance:
         self._looked += 1  # elsewhere, looking waits for the device
         for number, one in reversed([(i, one) for i, one in enumerate(entries.calls) if one.stop < call.order]):
             if not looks and number == self._copied and any(gave.shape == x.shape for gave in one.gave):
-                return self._entered(entries.chain(one), call)
+                return self.inside.entered(entries.chain(one), call)
             for gave in one.gave:
                 if gave.shape[1:] != x.shape[1:] or gave.dtype != x.dtype or gave.device != x.device:
                     continue
@@ -256,7 +257,7 @@ class Entrance:
                 else:
                     self.in_order.add(call.order)
                 self._copied = number if origin.is_identity else None
-                return self._entered(entries.chain(one), call)
+                return self.inside.entered(entries.chain(one), call)
         return ()
 
 

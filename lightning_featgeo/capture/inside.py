@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_featgeo.capture.entries import Entered
+from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.rows.evidence import EVERY, FIRST
 from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.types import Tensor
@@ -26,24 +27,26 @@ class Inside:
     """Looks in the first batches and now and then; in each batch where rows were moved or mixed once.
 
     ``modules``: whose inputs showed it, which are hooked from then on. ``unsure``: when calls came of which nobody
-    knows whether rows were put back again, since no call with a graph has shown that they are not.
+    knows whether rows were put back again, since no call with a graph has shown that they are not. ``takes``: whether
+    the graph shows that rows were taken inside of a module, at its end: its output says no more than they do.
     """
 
     modules: set[int] = field(default_factory=set)
     unsure: set[int] = field(default_factory=set)
+    takes: bool = False
     _looked: int = 0
     _moved: bool = False
     _stays: bool = False  # in training, nothing took rows behind the place where they were moved
 
-    def entered(self, chain: Sequence[Entered], order: int, has_graph: bool, is_taken: bool) -> tuple[Tensor, ...]:
+    def entered(self, chain: Sequence[Entered], call: Caught) -> tuple[Tensor, ...]:
         """What entered for a call that lies inside of the chain's first link, or is on what it gave.
 
         Args:
             chain: outermost calls, each on what the next one gave; the last one is on the batch.
-            order: when the call came.
-            has_graph: whether autograd tells of it.
-            is_taken: whether rows were taken on the way to it, as the graph tells.
+            call: of a watched module.
         """
+        has_graph, is_taken = call.node is not None, call.taken is not None
+        self.takes = self.takes or (is_taken and any(gave.grad_fn is call.node for gave in chain[0].gave))
         outer = chain[-1].shown()
         if not any(one.inside for one in chain) and len(chain) == 1:
             return outer
@@ -51,7 +54,7 @@ class Inside:
         self._looked += 1
         if not looks or not outer:
             return outer
-        for given, module in _candidates(chain):
+        for given, module, is_inside in _candidates(chain):
             if not is_like(given, outer[0]):
                 continue
             found = origin_of((given,), outer)
@@ -60,8 +63,8 @@ class Inside:
             self._moved = True
             self.modules.add(module)
             self._stays = self._stays or (has_graph and not is_taken)
-            if not has_graph and not self._stays:
-                self.unsure.add(order)
+            if is_inside and not has_graph and not self._stays:
+                self.unsure.add(call.order)
             return (given,)
         return outer
 
@@ -81,11 +84,11 @@ def as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
     return pad_packed_sequence(packed, batch_first=True, total_length=outer.shape[1])[0]
 
 
-def _candidates(chain: Sequence[Entered]) -> list[tuple[Tensor, int]]:
-    """What modules were given on the way, the last ones first."""
-    found: list[tuple[Tensor, int]] = []
+def _candidates(chain: Sequence[Entered]) -> list[tuple[Tensor, int, bool]]:
+    """What modules were given on the way, the last ones first; and whether inside of another one."""
+    found: list[tuple[Tensor, int, bool]] = []
     for number, one in enumerate(chain):
-        found += reversed(one.inside)
+        found += [(given, module, True) for given, module in reversed(one.inside)]
         if number < len(chain) - 1 and one.given:
-            found.append((one.given[0], one.module))
+            found.append((one.given[0], one.module, False))
     return found[:MOST]

@@ -285,7 +285,7 @@ class Sources:
         rows, unknown = self._order.rows(one.taken)
         rows, length = self.entrance.rows.get(one.order, (rows, one.taken.length if one.taken else None))
         no_graph = rows is None and one.taken is None and one.node is None  # as in validation
-        unknown |= no_graph and self._order.is_lost(one.order in self.entrance.in_order)
+        unknown |= no_graph and self._order.is_lost(self.entrance.is_in_order(one.order))
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
             given, one.reached, rows, length, unknown or one.order in self.entrance.inside.unsure, one.is_mixed,

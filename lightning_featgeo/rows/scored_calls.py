@@ -84,6 +84,17 @@ class ScoredCalls:
         return replace(call, features=call.features[own], entered=entered, real=real, scored=(whole,))
 
 
+def scored_part(calls: Sequence[Call]) -> Tensor | None:
+    """The classes of consecutive rows of a call, where a loss scores these alone; None: it is not so."""
+    scored = calls[0].scored if len(calls) == 1 else ()
+    if len(scored) != 1 or scored[0].ndim != 1 or scored[0].is_floating_point():
+        return None
+    some = (scored[0] >= 0).nonzero().flatten()
+    if not 0 < len(some) < len(scored[0]) or int(some[-1] - some[0]) + 1 != len(some):
+        return None
+    return scored[0][some]
+
+
 def _where(scored: Tensor, whole: Tensor, rows: int) -> slice | None:
     """The consecutive ones of so many rows that are scored against the labels, where no other one is scored."""
     if scored.shape != (rows,) or scored.is_floating_point():

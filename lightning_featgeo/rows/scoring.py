@@ -20,7 +20,7 @@ from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
-from lightning_featgeo.rows.scored_calls import ScoredCalls
+from lightning_featgeo.rows.scored_calls import ScoredCalls, scored_part
 from lightning_featgeo.rows.scored_rows import (
     called,
     goes_back,
@@ -142,6 +142,10 @@ class Scoring:
             trains: whether the batch is trained on.
         """
         if labels is not None and labels.ndim == 1 and reader.selector == "auto":
+            part = scored_part(calls)
+            if part is not None and not (part.shape == labels.shape and torch.equal(part.to(labels), labels)):
+                found = self._find(part, batch, reader)
+                labels = labels if found is None else found
             calls = self.calls.choose(calls, labels, reader.ignore_index, trains, reader.notes)
         if labels is not None and labels.ndim > 1 and reader.selector == "auto":
             maps = maps_scored(calls, labels, reader.ignore_index) if trains else None

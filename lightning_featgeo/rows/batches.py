@@ -79,11 +79,12 @@ def beyond(labels: Tensor, real: Tensor, classes: int, outputs: int | None) -> s
             f"{told}these are no classes of it (an index, a length?). If the step makes classes of them, say "
             f"num_classes={classes}"
         )
-    told += f"if {int(outside)} marks rows without a class, say ignore_index={int(outside)}"
+    ignored = f"if {int(outside)} marks rows without a class, say ignore_index={int(outside)}"
     if int(outside) > classes:
-        return told
-    k = classes if bool((real > 0).all()) else classes + 1  # from 1 on; or a threshold fewer than classes
-    return f"{told}; if it is one of {k} classes, say num_classes={k}"
+        return told + ignored
+    if bool((real > 0).all()):
+        return f"{told}if there are {classes} classes, numbered from 1, say num_classes={classes}; {ignored}"
+    return f"{told}{ignored}; if it is one of {classes + 1} classes, say num_classes={classes + 1}"  # a threshold fewer
 
 
 def select(batch: Any, selector: Selector, what: str) -> Any:

@@ -8,8 +8,10 @@ before, over the spread within classes), ``class_rank`` (effective rank of its r
 around its rows), ``class_unit`` and ``class_unit_auroc`` (the one unit that tells it best), (C,) each;
 ``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``;
 ``suspect_samples`` and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and
-``suspect_shares`` (of their votes, those for others than the label); ``shown_rows``, ``shown_labels``,
-``shown_samples``. NaN or −1 where there is none.
+``suspect_shares`` (of their votes, those for others than the label); ``shift_units``, ``shift_scores`` and
+``shift_means`` of the units that have shifted most against the reference; ``group_index``, ``group_rows``,
+``group_accuracy`` (kNN) and ``group_offset`` (of their mean, in directions, over the spread of all rows);
+``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is none.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.types import Float, Int64, Tensor
 
 LOW_ROWS = 20
+SHIFTED_UNITS = 20
 _BLOCK = 2**22  # cosines at a time
 
 
@@ -65,6 +68,11 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
             with contextlib.suppress(Undefined):
                 classes = len(statistics.class_counts)
                 found["class_dimension"] = _dimensions(statistics.distances, statistics.bank_labels, classes)
+    if "unit_shift_scores" in computed:
+        found |= _shifted(statistics)
+    if {"vote_similarities", "vote_labels", "row_labels", "row_groups"} <= computed:
+        with contextlib.suppress(Undefined):
+            found |= _of_groups(statistics)
     if "distances" in computed:
         found |= lowest(statistics.distances, statistics.samples, statistics.bank_labels, statistics.dim)
     if {"vote_similarities", "vote_labels", "row_labels"} <= computed:
@@ -129,6 +137,34 @@ def _of_all(known: Tensor, counts: Tensor) -> Tensor:
     missing = known.new_full((len(counts),), torch.nan if known.is_floating_point() else -1)
     missing[: len(known)] = known
     return missing
+
+
+def _shifted(statistics: Statistics) -> dict[str, Tensor]:
+    """The units that have shifted most against the reference, and how far their means have, in its deviations."""
+    scores = statistics.unit_shift_scores
+    order = scores.argsort(descending=True, stable=True)[:SHIFTED_UNITS]
+    gap = (statistics.mean - statistics.reference_mean)[order]
+    deviation = statistics.reference_covariance.diagonal()[order].sqrt()
+    return {"shift_units": order, "shift_scores": scores[order], "shift_means": gap / deviation}
+
+
+def _of_groups(statistics: Statistics) -> dict[str, Tensor]:
+    """Of each group that labelled rows have: their number, kNN accuracy, and how far their mean is from all rows'."""
+    groups, rows = statistics.row_groups, statistics.unit_labelled_rows
+    voted = statistics.vote_similarities, statistics.vote_labels, statistics.row_labels, statistics.knn_t
+    right = (density.voted_classes(*voted) == statistics.row_labels).double()
+    known, place = groups[groups >= 0].unique(return_inverse=True)
+    if not len(known):
+        return {}
+    right, rows = right[groups >= 0], rows[groups >= 0].double()
+    counts = torch.bincount(place, minlength=len(known))
+    hits = right.new_zeros(len(known)).index_add_(0, place, right)
+    means = rows.new_zeros(len(known), rows.shape[1]).index_add_(0, place, rows) / counts[:, None]
+    away = torch.linalg.vector_norm(means - rows.mean(dim=0), dim=1)
+    spread = (rows - rows.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    return {
+        "group_index": known, "group_rows": counts, "group_accuracy": hits / counts, "group_offset": away / spread,
+    }  # fmt: skip
 
 
 def _dimensions(distances: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -145,6 +145,27 @@ def suspect_labels(
     return Table(["rank", key, "label", "class of its neighbours", "votes for other classes"], rows, title)
 
 
+def shifted_units(curves: Mapping[str, Tensor], title: str = "") -> Table | None:
+    """Units that differ most from the reference, the worst first."""
+    if "shift_units" not in curves:
+        return None
+    parts = (curves[f"shift_{name}"].tolist() for name in ("units", "scores", "means"))
+    rows = [
+        [i + 1, unit, _number(score), _number(away)] for i, (unit, score, away) in enumerate(zip(*parts, strict=True))
+    ]
+    return Table(["rank", "unit", "shift given the others", "shift of its mean (deviations)"], rows, title)
+
+
+def group_table(curves: Mapping[str, Tensor], title: str = "") -> Table | None:
+    """A row for each group, the worst first: by kNN accuracy."""
+    if "group_index" not in curves:
+        return None
+    parts = (curves[f"group_{name}"].tolist() for name in ("index", "rows", "accuracy", "offset"))
+    rows = [[group, n, _number(right), _number(away)] for group, n, right, away in zip(*parts, strict=True)]
+    rows.sort(key=lambda row: (row[2], row[0]))
+    return Table(["group", "rows", "kNN accuracy", "offset of its mean"], rows, title)
+
+
 def _key(ids: Mapping[int, str], position: bool) -> str:
     return "sample id" if ids else "position in the data set" if position else "order of arrival"
 

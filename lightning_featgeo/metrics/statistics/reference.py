@@ -13,7 +13,7 @@ from lightning_featgeo.cuda_ext.distances import empty_table
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.voters import VoterAccumulator
-from lightning_featgeo.metrics.functional import fidelity, head_scores, outliers, probes, spectrum
+from lightning_featgeo.metrics.functional import fidelity, head_scores, outliers, probes, shifts, spectrum
 from lightning_featgeo.metrics.statistics.bank import BY_VOTE, WORTH_SHARING
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.spectra import NO_SCATTER, SpectrumStatistics
@@ -157,6 +157,11 @@ class ReferenceStatistics(SpectrumStatistics):
     def reference_covariance(self) -> Tensor:
         """(d, d) covariance of the reference."""
         return self._of_reference("covariance").covariance
+
+    @statistic("moments", "scatter", "reference", "reference.moments", "reference.scatter")
+    def unit_shift_scores(self) -> Tensor:
+        """(d,) how far each unit, given the others, has shifted against the reference."""
+        return shifts.unit_shifts(self.mean, self.covariance, self.reference_mean, self.reference_covariance)
 
     @statistic("moments", "scatter", "reference", "reference.moments", "reference.scatter")
     def sample_covariances(self) -> tuple[Tensor, Tensor]:

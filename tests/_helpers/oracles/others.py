@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import distance
 from scipy.spatial.distance import cdist, pdist, squareform
@@ -114,6 +115,7 @@ def rows_of(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
         "outlier_max": float(np.abs(x).max() / np.sqrt((x**2).mean())),
         "unit_kurtosis": float(kurtosis(centred(x)[:, varies], fisher=False).mean()),
         "best_unit_auroc": best_unit_auroc(x, y),
+        "kde_bandwidth": kde_bandwidth(x),
         "label_sharpness": float(np.sqrt((pdist(x[:2048]) ** 2).mean()) / unlike.min()) if unlike.min() > 0 else None,
         "unit_redundancy": 1 - clusters / int(varies.sum()),
     }
@@ -127,6 +129,31 @@ def best_unit_auroc(x: Array, y: NDArray[np.int64]) -> float:
             each = np.array([roc_auc_score(y == value, unit) for unit in x.T])
             found.append(np.maximum(each, 1 - each).max())
     return float(np.mean(found))
+
+
+def kde_bandwidth(x: Array) -> float:
+    """Where half of the rows' kernel sums rest on ten others: by a root of the median over rows."""
+    d = cdist(centred(x)[:512], centred(x)[:512]) ** 2
+    upper = np.sqrt(np.sort(d[np.triu_indices(len(d), 1)]))
+    d /= upper[(len(upper) - 1) // 2] ** 2
+    others = d[~np.eye(len(d), dtype=bool)].reshape(len(d), -1)
+
+    def carried(log_bandwidth: float) -> float:
+        w = np.exp(-(others - others.min(axis=1, keepdims=True)) / (2 * np.exp(2 * log_bandwidth)))
+        return float(np.median(w.sum(1) ** 2 / (w**2).sum(1))) - 10
+
+    low, high = np.log(2.0**-12), np.log(4.0)
+    return float(np.exp(low if carried(low) >= 0 else brentq(carried, low, high, xtol=1e-14)))
+
+
+def conditional_shift(a: Array, b: Array) -> float:
+    """Both Gaussians' gradients at all rows of both."""
+    moments = [(v.mean(0), np.cov(v.T, bias=True)) for v in (b, a)]
+    size = np.mean([np.trace(c) / len(c) for _, c in moments])
+    inverse = [np.linalg.inv(c + 1e-3 * size * np.eye(len(c))) for _, c in moments]
+    gaps = [sum(s * (v - m) @ p for s, (m, _), p in zip((1, -1), moments, inverse, strict=True)) for v in (a, b)]
+    scores = sum((g**2).mean(0) for g in gaps) / (np.diag(inverse[0]) + np.diag(inverse[1]))
+    return float(scores.mean())
 
 
 def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array) -> dict[str, float]:
@@ -143,6 +170,7 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
         "energy_auroc": float(roc_auc_score(outside, np.concatenate(energy))),
         "authenticity": float((nearest[0][:, 0] > own[nearest[1][:, 0]]).mean()),
         "nc5": float(np.abs(cosines).mean()),
+        "conditional_shift": conditional_shift(a, b),
     }
     spread, d = np.cov(a.T, bias=True), a.shape[1]
     if np.linalg.matrix_rank(spread) == d:

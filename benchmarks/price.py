@@ -31,13 +31,11 @@ WIDTHS = (  # what it is the width of, dimensions, rows of a window, classes
     ("tokens of a language model of 7B", 4096, 50_000, 0),
     ("flattened maps of a small CNN", 9216, 10_000, 10),
 )
-OTHERS = {"views", "targets", "groups", "reference", "head"}
+OTHERS = {"views", "targets", "groups", "places", "reference", "head"}
 CHOICES = {
     "two": ("feature_std", "effective_rank"),
     "preset": (),
-    "all": tuple(
-        n for n, row in CATALOG.items() if not row.requires & {"views", "targets", "groups", "reference", "head"}
-    ),
+    "all": tuple(n for n, row in CATALOG.items() if not row.requires & OTHERS),
 }
 
 

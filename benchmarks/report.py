@@ -21,9 +21,9 @@ from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.report import write_report
-from lightning_featgeo.watch.kept_curves import thin_spectrum
+from lightning_featgeo.watch.watched_layer import thin_spectrum
 
-SIGNALS = [name for name, row in CATALOG.items() if "reference" not in row.requires][:50]
+SIGNALS = [name for name, row in CATALOG.items() if not row.requires & {"reference", "places"}][:50]
 SCALES = ((10, 8, 1), (10, 50, 1), (1000, 8, 1), (1000, 50, 1), (1000, 50, 4), (100, 8, 20))
 
 

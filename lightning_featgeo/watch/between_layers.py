@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.history.layouts import is_due
 from lightning_featgeo.metrics.earlier import Kept
 from lightning_featgeo.metrics.functional.between_layers import MATRIX_ROWS, cka_matrix, overlap_matrix, readouts
 from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import WindowResult
-from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.watched_layer import WatchedLayer
 
@@ -81,14 +77,3 @@ class RowsOfLayers:
                     more["layer_readouts"] = torch.stack([readouts(one, rows[-1]) for one in rows])
         first = results[0]
         return [replace(first, curves={**first.curves, **more}), *results[1:]]
-
-
-def shown_matrix(curves: Mapping[str, Tensor], window: int) -> list[list[float | None]]:
-    """What the history keeps of how alike layers are: rows of the matrix up to the diagonal, None without a value.
-
-    Args:
-        curves: of a window.
-        window: its number; later on, not each one is kept.
-    """
-    rows = curves["layer_cka_matrix"].tolist() if is_due(window) else []
-    return [[float(f"{v:.4g}") if math.isfinite(v) else None for v in row[:i]] for i, row in enumerate(rows)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
+from lightning_featgeo.history import sketches
+from lightning_featgeo.history.layouts import is_due
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE
 from lightning_featgeo.metrics.geometry import GeometryMetric
@@ -17,6 +20,8 @@ from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.plan import Compared
 from lightning_featgeo.watch.samplers import Shard
+
+SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
 
 FROZEN = "no weight before this layer is being trained (a frozen backbone), so its features can't move"
 
@@ -135,3 +140,38 @@ class WatchedLayer:
         plain = tuple(name for name in preset if not CATALOG[name].requires & {"views"})  # nobody knows of views yet
         names = plain if self.metric.signals is None else self.metric.signals
         return WindowResult({}, {}, dict.fromkeys(names, gap), {}, {})
+
+
+def kept_curves(curves: Mapping[str, Tensor], window: int) -> dict[str, Any]:
+    """Fields of a record, by name.
+
+    Args:
+        curves: of a window.
+        window: its number; later on, not each one has all of them.
+    """
+    return {
+        "spectrum": thin_spectrum(curves.get("eigenvalues")),
+        "layer_cka": shown_matrix(curves, window) if "layer_cka_matrix" in curves else [],
+        "sketch": sketches.packed(curves["sketch"]) if "sketch" in curves and is_due(window) else "",
+    }
+
+
+def thin_spectrum(eigenvalues: Tensor | None) -> list[list[float]]:
+    """(rank, eigenvalue) pairs at ranks that are even on a logarithmic axis."""
+    if eigenvalues is None or not len(eigenvalues):
+        return []
+    n = len(eigenvalues)
+    ranks = dict.fromkeys(round(n ** (i / (SPECTRUM_POINTS - 1))) for i in range(SPECTRUM_POINTS))
+    values = eigenvalues.clamp(min=0).tolist()
+    return [[float(rank), float(f"{values[rank - 1]:.5g}")] for rank in ranks]
+
+
+def shown_matrix(curves: Mapping[str, Tensor], window: int) -> list[list[float | None]]:
+    """What the history keeps of how alike layers are: rows of the matrix up to the diagonal, None without a value.
+
+    Args:
+        curves: of a window.
+        window: its number; later on, not each one is kept.
+    """
+    rows = curves["layer_cka_matrix"].tolist() if is_due(window) else []
+    return [[float(f"{v:.4g}") if math.isfinite(v) else None for v in row[:i]] for i, row in enumerate(rows)]

@@ -22,11 +22,10 @@ from lightning_featgeo.rows.draw import hash_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
-from lightning_featgeo.watch.kept_curves import kept_curves
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
-from lightning_featgeo.watch.watched_layer import WatchedLayer
+from lightning_featgeo.watch.watched_layer import WatchedLayer, kept_curves
 
 SHOWN_MODULES = 5  # names in a message
 

@@ -56,7 +56,8 @@ def octave(rows: Float[Tensor, "n d"]) -> int:
     x = rows[:_MEDIAN_ROWS].double()
     if len(x) < 2:
         raise Undefined(f"needs 2 rows, got {len(x)}")
-    middle = float(torch.pdist(x - x.mean(dim=0)).median())
+    distances = torch.pdist(x - x.mean(dim=0)).sort().values  # a median is no deterministic op on a GPU
+    middle = float(distances[(len(distances) - 1) // 2])
     if not middle > 0:
         raise Undefined("half of the rows are the same: their distances give no bandwidth")
     return round(math.log2(middle))

@@ -13,7 +13,7 @@ import torch
 from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.cuda_ext import ops, scan_ops
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
-from lightning_featgeo.watch import kept_curves
+from lightning_featgeo.watch import watched_layer
 from tests._helpers.models import trainer
 from tests._helpers.ranked import several
 from tests._helpers.still import digit_loaders, still, told
@@ -51,7 +51,7 @@ BOMBS: dict[str, tuple[Any, str]] = {
     "streaming": (ops, "scatter_"),
     "merging": (MomentsAccumulator, "_weighted_shift"),
     "searching": (scan_ops, "candidates"),
-    "recording": (kept_curves, "thin_spectrum"),
+    "recording": (watched_layer, "thin_spectrum"),
 }
 
 

@@ -230,7 +230,7 @@ class Streaming(Mergeable):
         here |= {"earlier"} if self.policy.keeps_samples else set()
         here |= {"layers"} if self.policy.several_layers else set()
         here |= {"best"} if self.policy.knows_best else set()
-        here |= {"places"} if bool(rows.position.any()) else set()
+        here |= {"places"} if not len(rows) or bool(rows.position.any()) else set()
         here |= {"anchor"} if self.policy.has_anchor else set()
         missing = INPUTS - here
         asked = self.signals

@@ -106,6 +106,16 @@ def test_references_small_loaders_and_windows_of_steps() -> None:
     assert training[0]["values"]["feature_std"] > 0
 
 
+def test_tokens_by_position_and_sketches_are_those_of_one_process() -> None:
+    """The last rank has no sequence at all."""
+    (alone,), every = on_ranks(1, windows.tokens, 1), on_ranks(3, windows.tokens, 3)
+    assert alone[1]["sketch_mmd"] > 0
+    assert 0.1 < alone[0]["position_share"] < 0.9
+    for found in every:
+        for ours, right in zip(found, alone, strict=True):
+            assert ours == pytest.approx(right, rel=1e-6)
+
+
 def test_ranks_without_rows_and_with_few_classes_take_part() -> None:
     first, second = on_ranks(2, windows.hidden, 2)
     assert first["records"] == second["records"]

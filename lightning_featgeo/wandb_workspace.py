@@ -24,9 +24,7 @@ NO_SIGNALS = ("alarm", "epoch", "best")  # logged beside them
 COST = ("n_samples", "gaps", "seconds", "share")
 MEDIA = ("spectrum", "class_cosines", "layout_picture", "log_density", "local_dimension")
 TABLES = tuple(
-    f"{name}_{when}"
-    for name in ("classes", "suspect_labels", "lowest_density", "groups", "shifted_units")
-    for when in ("last", "best")
+    f"{name}_{when}" for name in ("classes", "suspect_labels", "lowest_density") for when in ("last", "best")
 )
 _NAME = re.compile(r"(?P<prefix>.+-)?featgeo/(?P<stage>[a-z0-9_]+)/((?P<layer>[a-z0-9_]+)/)?(?P<signal>[a-z0-9_]+)")
 

@@ -9,7 +9,7 @@ import torch
 
 from lightning_featgeo import Neighbors
 from tests._helpers.processes import Died, on_ranks
-from tests._helpers.ranked import callbacks, faults, parallelism, windows
+from tests._helpers.ranked import callbacks, faults, parallelism, sequences, windows
 from tests._helpers.still import TRAIN, VAL
 
 
@@ -108,7 +108,7 @@ def test_references_small_loaders_and_windows_of_steps() -> None:
 
 def test_tokens_by_position_and_sketches_are_those_of_one_process() -> None:
     """The last rank has no sequence at all."""
-    (alone,), every = on_ranks(1, windows.tokens, 1), on_ranks(3, windows.tokens, 3)
+    (alone,), every = on_ranks(1, sequences.tokens, 1), on_ranks(3, sequences.tokens, 3)
     assert alone[1]["sketch_mmd"] > 0
     assert 0.1 < alone[0]["position_share"] < 0.9
     for found in every:

@@ -146,6 +146,7 @@ class Entrance:
             after.attach()
             self._attached += (before, after)
         self._entries = None
+        self.inside.begin(self.root.training)
         self._recording = _RECORDING[self.key] = Recording(
             is_open=self._is_open,
             holds=searches or len(modules) > 1 or self._links,
@@ -203,26 +204,25 @@ class Entrance:
 
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
-        if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
-            return [self.inside.entered([entered[0]], calls[0])]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
+        if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
+            return [self.inside.entered(self._entries, entered[0], calls[0])]  # the usual case
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
         found: list[tuple[Tensor, ...]] = []
         last = -1
         for index, call in enumerate(calls):
             holding = entries.holding(call.order)
             if holding is not None and not (is_input and holding.module == id(module)):
-                chain = entries.chain(holding)
-                self._links = self._links or len(chain) > 1
-                found.append(self.inside.entered(chain, call))
+                self._links = self._links or entries.origin(holding) is not holding
+                found.append(self.inside.entered(entries, holding, call))
             elif is_input and call.node is None and (given := self._by_content(call, entries)):
                 found.append(given)
                 self._links = True
             else:
                 made = entries.maker(call.place, call.node, call.order)
                 given, linked = _behind(call, index, len(calls), last, sources) if made is None else ((), True)
-                given = given if made is None else self.inside.entered(entries.chain(made), call)
+                given = given if made is None else self.inside.entered(entries, made, call)
                 self._links = self._links or linked
                 if holding is not None and not given:  # no module before it: the batch itself, or stored features
                     given, linked = holding.shown(), True
@@ -245,7 +245,7 @@ class Entrance:
         self._looked += 1  # elsewhere, looking waits for the device
         for number, one in reversed([(i, one) for i, one in enumerate(entries.calls) if one.stop < call.order]):
             if not looks and number == self._copied and any(gave.shape == x.shape for gave in one.gave):
-                return self.inside.entered(entries.chain(one), call)
+                return self.inside.entered(entries, one, call)
             for gave in one.gave:
                 if gave.shape[1:] != x.shape[1:] or gave.dtype != x.dtype or gave.device != x.device:
                     continue
@@ -257,7 +257,7 @@ class Entrance:
                 else:
                     self.in_order.add(call.order)
                 self._copied = number if origin.is_identity else None
-                return self.inside.entered(entries.chain(one), call)
+                return self.inside.entered(entries, one, call)
         return ()
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from lightning_featgeo.capture.entries import Entered
+from lightning_featgeo import _compat
+from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.rows.evidence import EVERY, FIRST
 from lightning_featgeo.rows.provenance import origin_of
@@ -34,27 +35,25 @@ class Inside:
     modules: set[int] = field(default_factory=set)
     unsure: set[int] = field(default_factory=set)
     takes: bool = False
-    _looked: int = 0
+    _batches: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # by whether they were trained on
+    _looks: bool = True
     _moved: bool = False
     _stays: bool = False  # in training, nothing took rows behind the place where they were moved
 
-    def entered(self, chain: Sequence[Entered], call: Caught) -> tuple[Tensor, ...]:
-        """What entered for a call that lies inside of the chain's first link, or is on what it gave.
+    def begin(self, trains: bool) -> None:
+        """A batch comes; ``trains``: the model is in training mode."""
+        self._looks = self._moved or self._batches[trains] < FIRST or self._batches[trains] % EVERY == 0
+        self._batches[trains] += 1
 
-        Args:
-            chain: outermost calls, each on what the next one gave; the last one is on the batch.
-            call: of a watched module.
-        """
+    def entered(self, entries: Entries, one: Entered, call: Caught) -> tuple[Tensor, ...]:
+        """What entered for a call that lies inside of an outermost one, or is on what it gave."""
         has_graph, is_taken = call.node is not None, call.taken is not None
-        self.takes = self.takes or (is_taken and any(gave.grad_fn is call.node for gave in chain[0].gave))
-        outer = chain[-1].shown()
-        if not any(one.inside for one in chain) and len(chain) == 1:
+        self.takes = self.takes or (is_taken and any(gave.grad_fn is call.node for gave in one.gave))
+        origin = entries.origin(one)
+        outer = origin.shown()
+        if not self._looks or not outer or (origin is one and not one.inside):
             return outer
-        looks = self._moved or self._looked < FIRST or self._looked % EVERY == 0
-        self._looked += 1
-        if not looks or not outer:
-            return outer
-        for given, module, is_inside in _candidates(chain):
+        for given, module, is_inside in _candidates(entries.chain(one)):
             if not is_like(given, outer[0]):
                 continue
             found = origin_of((given,), outer)
@@ -74,7 +73,7 @@ def is_like(given: Tensor, outer: Tensor) -> bool:
     if any(one.layout is not torch.strided or one.is_nested for one in (given, outer)):
         return False
     same = given.shape[1:] == outer.shape[1:] and given.dtype == outer.dtype and given.ndim == outer.ndim > 1
-    return same and not given.requires_grad and given is not outer and given.data_ptr() != outer.data_ptr()
+    return same and not given.requires_grad and _compat.address(given) not in (None, _compat.address(outer))
 
 
 def as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:

@@ -117,7 +117,9 @@ class FeatureTap:
         trained = [call for call in self._slot.calls if call.with_gradient]
         if trained:
             self.frozen = not any(call.needs_gradient for call in trained)
-        self._mixes = self._mixes or any(call.is_mixed or call.taken is not None for call in self._slot.calls)
+        self._mixes = self._mixes or any(
+            call.is_mixed or (call.taken is not None and call.taken.behind) for call in self._slot.calls
+        )
         OPEN.pop(self.key, None)
         if self._hook.is_attached and not _compat.compiles():
             self._hook.detach()

@@ -35,6 +35,12 @@ class ScoredCalls:
         """Whether each loss is to be looked at."""
         return bool(self.only) or self.had_parts or self.is_cut
 
+    def agree(self, only: Sequence[dict[int, int]], had_parts: bool, is_cut: bool) -> None:
+        """What several ranks have seen; where they disagree about which call it is, nobody knows."""
+        pairs = {pair for each in only for pair in each.items()}
+        self.only = {count: i for count, i in pairs if not any(a == count and b != i for a, b in pairs)}
+        self.had_parts, self.is_cut = had_parts, is_cut
+
     def choose(
         self, calls: Sequence[Call], labels: Tensor, ignored: int, trains: bool, notes: dict[str, None]
     ) -> list[Call]:
@@ -47,9 +53,9 @@ class ScoredCalls:
             trains: whether the batch is trained on.
             notes: what is said of it.
         """
+        self.in_parts = False
         if len(calls) == 1:
             return [self._labelled_rows(calls[0], without_ignored(labels, ignored), notes)]
-        self.in_parts = False
         remembered = self.only.get(len(calls))
         scored = [one_a_row(one) for one in calls]
         if not trains or not any(one.scored for one in calls):

@@ -103,24 +103,28 @@ class Scoring:
     def is_plain(self) -> bool:
         """Whether labels are those of the batch, in its order, as far as anybody knows."""
         moved = self.misled or self.followed is False or self.in_place is False
-        return not moved and not self.made.is_watched
+        return not (moved or self.made.is_watched or self.calls.is_watched or self.turns_maps)
 
     @property
     def told(self) -> tuple[Any, ...]:
         """What ranks have to agree on."""
-        return self.in_place, self.followed, self.misled, self.turned, self.path, self.made.table, self.made.varies
+        made, calls = self.made, self.calls
+        seen = self.misled, self.turned, made.varies, self.turns_maps, calls.had_parts, calls.is_cut
+        return self.in_place, self.followed, self.path, made.table, calls.only, seen
 
     def agree(self, others: Sequence[tuple[Any, ...]]) -> None:
         """All ranks read labels in one way: what some have seen is taken for all, and what they contradict is not."""
         if len(set(map(repr, others))) == 1:
             return
-        places, follows, misled, turned, paths, tables, varies = zip(*others, strict=True)
+        places, follows, paths, tables, only, seen = zip(*others, strict=True)
+        misled, turned, varies, turns, parts, cut = (any(each) for each in zip(*seen, strict=True))
         in_place = None if not any(one is not None for one in places) else all(one is not False for one in places)
         followed = None if not any(one is not None for one in follows) else all(one is not False for one in follows)
-        self.made.agree(tables, any(varies))
+        self.made.agree(tables, varies)
+        self.calls.agree(only, parts, cut)
         known = {one for one in paths if one is not None}
         path = known.pop() if len(known) == 1 else None
-        self._set(in_place=in_place, followed=followed, misled=any(misled), turned=any(turned), path=path)
+        self._set(in_place=in_place, followed=followed, misled=misled, turned=turned, path=path, turns_maps=turns)
         self.version += 1
 
     def begin(self, reader: LabelReader) -> None:

@@ -94,28 +94,22 @@ def test_rows_that_a_module_shuffles(loss: Any) -> None:
     check(monitor, model, "val")
 
 
-def test_inputs_that_are_sorted_inside_of_a_model() -> None:
+@pytest.mark.parametrize("always", [True, False], ids=["always", "in evaluation only"])
+def test_inputs_that_are_sorted_inside_of_a_model(always: bool) -> None:
+    """Where training has not shown what becomes of sorted rows, those of an evaluation have no class."""
+
     def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
         logits = net.model(x)
         net.keep(net.model.h, y[net.model.order])
         return by_hand(logits, y)
 
-    model = Kept(step, model=Sorting())
+    model = Kept(step, model=Sorting(only_evaluates=not always))
     monitor = run(model, blobs(), head="model.head", num_classes=CLASSES)
     check(monitor, model, "train")
-    check(monitor, model, "val")
-
-
-def test_inputs_that_are_sorted_in_evaluation_only_are_not_taken_for_the_batch() -> None:
-    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
-        logits = net.model(x)
-        net.keep(net.model.h, y[net.model.order])
-        return cross_entropy(logits, y)
-
-    model = Kept(step, model=Sorting(only_evaluates=True))
-    monitor = run(model, blobs(), head="model.head")
-    check(monitor, model, "train")
-    assert labelled(monitor, "val") == [0, 0]
+    if always:
+        check(monitor, model, "val")
+    else:
+        assert labelled(monitor, "val") == [0, 0]
 
 
 def test_sequences_that_are_sorted_and_packed_inside_of_a_model() -> None:
@@ -245,6 +239,37 @@ def test_an_order_that_begins_late_is_seen_in_a_copy() -> None:
         if net.global_step > 3:
             order[2:6] = order[2:6].flip(0)
         return by_hand(net.head(net.keep(net.one(x[order].clone()), y[order])), y[order])
+
+    model = Kept(step, one=nn.Sequential(nn.Linear(10, 16), nn.Tanh()))
+    monitor = run(model, blobs(), ("train",), head="head", num_classes=CLASSES)
+    check(monitor, model, "train")
+
+
+def test_modules_that_run_under_a_transform_are_left_alone() -> None:
+    """Tensors without memory of their own, in a layer that keeps the width: what looks at them must not fail."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        one = torch.func.vmap(lambda row: net.wide(net.one, row[None])[0], randomness="different")(x)
+        return cross_entropy(net.head(net.keep(one, y)), y)
+
+    class Wide(nn.Module):
+        def forward(self, layer: nn.Module, row: Tensor) -> Tensor:
+            return layer(row.clone())
+
+    model = Kept(step, wide=Wide(), one=nn.Sequential(nn.Identity(), nn.Linear(10, 16), nn.Tanh()))
+    monitor = run(model, blobs(), head="head")
+    assert [one.counts["seen"] for one in monitor.history] == [208] * 4
+
+
+def test_micro_batches_now_and_then() -> None:
+    """A batch in one call after one in two: its rows are read as ever."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        if net.global_step % 2:
+            return by_hand(net.head(net.keep(net.one(x), y)), y)
+        return sum(
+            cross_entropy(net.head(net.keep(net.one(a), b)), b) for a, b in zip(x.chunk(2), y.chunk(2), strict=True)
+        )
 
     model = Kept(step, one=nn.Sequential(nn.Linear(10, 16), nn.Tanh()))
     monitor = run(model, blobs(), ("train",), head="head", num_classes=CLASSES)

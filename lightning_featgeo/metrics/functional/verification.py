@@ -13,6 +13,7 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 PAIRS = 1024  # rows whose cosines to each other are sorted
 THRESHOLDS = 101
+_ROUNDED = 1e-9  # of a distance: rounding keeps no pair out
 FALSE_ACCEPTS = (0.01, 0.1)  # shares between which thresholds are looked at
 
 
@@ -72,6 +73,7 @@ def opis(
     ends = torch.tensor(FALSE_ACCEPTS, dtype=x.dtype, device=x.device)
     low, high = torch.quantile(_thinned(distances[kinds[1]]), ends).tolist()
     thresholds = torch.linspace(low, high, THRESHOLDS, dtype=x.dtype, device=x.device)
+    thresholds = thresholds * (1 + _ROUNDED)  # the first and the last one may be some pair's own distance
     place = torch.searchsorted(thresholds, distances)  # of the first threshold that accepts
     shares = []
     for kind, count in zip(kinds, pairs, strict=True):

@@ -17,9 +17,10 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat, _hooks
+from lightning_featgeo._autograd import is_inside_torch_func
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
-from lightning_featgeo.capture.inside import MOST, Inside, as_long, is_like
+from lightning_featgeo.capture.inside import Inside, look_inside
 from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
@@ -60,9 +61,9 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth > 1 and args and recording.calls:
-        _look_inside(recording.calls[-1], args[0], module)
+        look_inside(recording.calls[-1], args[0], module)
     own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
-    if own and not any(isinstance(given, torch.fx.Proxy) for given in (*args, *(kwargs or {}).values())):
+    if own and not any(_is_traced(given) for given in (*args, *(kwargs or {}).values())):
         packed = None
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             given = [args[0]]
@@ -78,14 +79,9 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
         return
 
 
-def _look_inside(one: Entered, given: Any, module: torch.nn.Module) -> None:
-    """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
-    if not one.given or len(one.inside) >= MOST:
-        return
-    if isinstance(given, PackedSequence):
-        given = as_long(given, one.given[0])
-    if type(given) is Tensor and is_like(given, one.given[0]) and not (one.inside and one.inside[-1][0] is given):
-        one.inside.append((given, id(module)))
+def _is_traced(given: Any) -> bool:
+    """Whether this stands for a tensor: of ``torch.fx``, or in a transform such as ``vmap``."""
+    return isinstance(given, torch.fx.Proxy) or (isinstance(given, torch.Tensor) and is_inside_torch_func(given))
 
 
 def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:

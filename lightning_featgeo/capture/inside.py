@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
@@ -54,7 +55,7 @@ class Inside:
         if not self._looks or not outer or (origin is one and not one.inside):
             return outer
         for given, module, is_inside in _candidates(entries.chain(one)):
-            if not is_like(given, outer[0]):
+            if not _is_like(given, outer[0]):
                 continue
             found = origin_of((given,), outer)
             if found is None or (found.is_identity and not found.has_mixed):
@@ -68,7 +69,17 @@ class Inside:
         return outer
 
 
-def is_like(given: Tensor, outer: Tensor) -> bool:
+def look_inside(one: Entered, given: Any, module: torch.nn.Module) -> None:
+    """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
+    if not one.given or len(one.inside) >= MOST:
+        return
+    if isinstance(given, PackedSequence):
+        given = _as_long(given, one.given[0])
+    if type(given) is Tensor and _is_like(given, one.given[0]) and not (one.inside and one.inside[-1][0] is given):
+        one.inside.append((given, id(module)))
+
+
+def _is_like(given: Tensor, outer: Tensor) -> bool:
     """Whether a tensor can be rows of another one: of its form and type, not trained through, and not the same."""
     if any(one.layout is not torch.strided or one.is_nested for one in (given, outer)):
         return False
@@ -76,7 +87,7 @@ def is_like(given: Tensor, outer: Tensor) -> bool:
     return same and not given.requires_grad and _compat.address(given) not in (None, _compat.address(outer))
 
 
-def as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
+def _as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
     """Packed sequences as (b, t, …), padded to the length of another tensor's; None: they are longer."""
     if outer.ndim < 3 or len(packed.batch_sizes) > outer.shape[1]:
         return None

@@ -200,10 +200,11 @@ class Entrance:
 
     def _of(self, calls: list[Caught], module: torch.nn.Module, is_input: bool) -> list[tuple[Tensor, ...]]:
         entered = self._recording.calls
+        alone = len(entered) == len(calls) == 1 and not entered[0].inside
+        if alone and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
+            return [entered[0].shown()]  # the usual case
         if self._entries is None:
             self._entries = Entries(entered)
-        if len(entered) == len(calls) == 1 and entered[0].module != id(module) and _is_inside(calls[0], entered[0]):
-            return [self.inside.entered(self._entries, entered[0], calls[0])]  # the usual case
         entries, sources = self._entries, self._entries.first_hand(but=id(module))
         found: list[tuple[Tensor, ...]] = []
         last = -1

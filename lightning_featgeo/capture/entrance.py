@@ -60,8 +60,8 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     recording.depth += 1
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
-    if recording.depth > 1 and args and recording.calls:
-        look_inside(recording.calls[-1], args[0], module)
+    if recording.depth > 1 and recording.calls:
+        look_inside(recording.calls[-1], args, kwargs or {}, module)
     own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
     if own and not any(_is_traced(given) for given in (*args, *(kwargs or {}).values())):
         packed = None

@@ -16,12 +16,14 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.entries import Entered, Entries
-from lightning_featgeo.capture.stash import Caught
+from lightning_featgeo.capture.stash import ORDER, Caught
 from lightning_featgeo.rows.evidence import EVERY, FIRST
+from lightning_featgeo.rows.origin import Origin
 from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.types import Tensor
 
 MOST = 4  # tensors that are looked at in one call
+MIXED = 0.5  # share of rows that are mixtures, where it is mixing
 
 
 @dataclass
@@ -54,11 +56,8 @@ class Inside:
         outer = origin.shown()
         if not self._looks or not outer or (origin is one and not one.inside):
             return outer
-        for given, module, is_inside in _candidates(entries.chain(one)):
-            if not _is_like(given, outer[0]):
-                continue
-            found = origin_of((given,), outer)
-            if found is None or (found.is_identity and not found.has_mixed):
+        for given, module, is_inside in _candidates(entries.chain(one), call.order):
+            if not _is_like(given, outer[0]) or not _is_moved_or_mixed(origin_of((given,), outer)):
                 continue
             self._moved = True
             self.modules.add(module)
@@ -69,14 +68,21 @@ class Inside:
         return outer
 
 
-def look_inside(one: Entered, given: Any, module: torch.nn.Module) -> None:
+def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -> None:
     """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
-    if not one.given or len(one.inside) >= MOST:
+    if not one.given or one.enters:
         return
-    if isinstance(given, PackedSequence):
-        given = _as_long(given, one.given[0])
-    if type(given) is Tensor and _is_like(given, one.given[0]) and not (one.inside and one.inside[-1][0] is given):
-        one.inside.append((given, id(module)))
+    outer = one.given[0]
+    for given in (*args, *kwargs.values()):
+        given = _as_long(given, outer) if isinstance(given, PackedSequence) else given
+        if type(given) is not Tensor or given.ndim == 0:
+            continue
+        if given is outer or (given.shape == outer.shape and _compat.address(given) == _compat.address(outer)):
+            one.enters, one.inside = True, []
+            return
+        fresh = len(one.inside) < MOST and not (one.inside and one.inside[-1][0] is given)
+        if fresh and len(given) == len(outer) > 1 and _is_like(given, outer):
+            one.inside.append((given, id(module), next(ORDER)))
 
 
 def _is_like(given: Tensor, outer: Tensor) -> bool:
@@ -94,11 +100,26 @@ def _as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
     return pad_packed_sequence(packed, batch_first=True, total_length=outer.shape[1])[0]
 
 
-def _candidates(chain: Sequence[Entered]) -> list[tuple[Tensor, int, bool]]:
-    """What modules were given on the way, the last ones first; and whether inside of another one."""
+def _is_moved_or_mixed(found: Origin | None) -> bool:
+    """Whether rows are another one's in another order, or most of them mixtures; augmented ones are what they were."""
+    if found is None:
+        return False
+    if found.has_mixed:
+        mixed = found.is_mixed
+        return bool(mixed) if isinstance(mixed, bool) else float(mixed.double().mean()) > MIXED
+    return not found.is_identity and not (found.changed and found.lacks_some)
+
+
+def _candidates(chain: Sequence[Entered], order: int) -> list[tuple[Tensor, int, bool]]:
+    """What modules were given on the way, the last ones first; and whether inside of another one.
+
+    Not inside of a call in which the batch itself went into a module: then other rows are of a branch (negatives, a
+    consistency loss).
+    """
     found: list[tuple[Tensor, int, bool]] = []
     for number, one in enumerate(chain):
-        found += [(given, module, True) for given, module in reversed(one.inside)]
+        own = [] if one.enters else reversed(one.inside)
+        found += [(given, module, True) for given, module, when in own if when < order]
         if number < len(chain) - 1 and one.given:
             found.append((one.given[0], one.module, False))
     return found[:MOST]

@@ -15,6 +15,7 @@ from lightning_featgeo.capture.reordering import piece_of, put_rows, puts_along_
 from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.rows.rows import UNLABELLED
+from lightning_featgeo.rows.scored_rows import UNSCORED
 from lightning_featgeo.rows.scoring import Scoring
 from lightning_featgeo.types import Tensor
 
@@ -133,7 +134,7 @@ def _some_rows(node: Any, number: int, target: Tensor) -> list[tuple[Any, Tensor
     parent, rows, count = piece
     if not isinstance(rows, range) or count is None or len(rows) != len(target):
         return []
-    every = target.new_full((count,), UNLABELLED)
+    every = target.new_full((count,), UNSCORED)
     every[rows.start : rows.stop : rows.step] = target
     return [(parent, every)]
 

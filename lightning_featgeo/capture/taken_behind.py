@@ -15,7 +15,9 @@ from lightning_featgeo.capture.reordering import Taken, is_a_take, puts_along_ro
 from lightning_featgeo.types import Tensor
 
 _NODES = 400  # that are looked through
-_APPLIES = re.compile(r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm)\w*Backward")
+_TAKES_IN = re.compile(  # nodes of what has no gradient, such as the batch: layers, and what joins two tensors
+    r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm|Cat|Stack|Add|Sub)\w*Backward"
+)
 
 
 def taken_behind(node: Any, rows: int) -> Taken | None:
@@ -33,7 +35,10 @@ def taken_behind(node: Any, rows: int) -> Taken | None:
         return None
     index, behind = _index(near, rows)
     if index is None:
-        return Taken(None, behind=True)
+        only_put = puts_along_rows(near) and _next_take(near.next_functions[-1][0], rows)[0] is None
+        return (
+            None if only_put else Taken(None, behind=True)
+        )  # put back what was taken of the batch, which has no graph
     far, passes = _next_take(behind, rows)
     if far is None:
         return Taken((index,), rows, behind=True)
@@ -57,7 +62,7 @@ def _next_take(node: Any, rows: int) -> tuple[Any, bool]:
             found = at
             continue
         inputs = [child for child, _ in at.next_functions]
-        passes = passes or (None in inputs and shape(at)[:1] == (rows,) and bool(_APPLIES.match(at.name())))
+        passes = passes or (None in inputs and shape(at)[:1] == (rows,) and bool(_TAKES_IN.match(at.name())))
         fresh = [child for child in inputs if child is not None and child not in seen]
         seen.update(fresh)
         waiting.extend(fresh)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lightning_featgeo.rows.calls import Call
-from lightning_featgeo.rows.scored_rows import one_a_row, tells, without_ignored
+from lightning_featgeo.rows.rows import UNLABELLED
+from lightning_featgeo.rows.scored_rows import UNSCORED, one_a_row, tells, without_ignored
 from lightning_featgeo.types import Tensor
 
 ONE_OF_THEM = "the head runs several times a batch: rows count of the call that is scored against the batch's labels"
@@ -76,37 +77,37 @@ class ScoredCalls:
         return list(calls)
 
     def _labelled_rows(self, call: Call, whole: Tensor, notes: dict[str, None]) -> Call:
-        """Of a call of labelled and unlabelled samples together, the consecutive rows that the labels are scored in."""
+        """Of a call of labelled and unlabelled samples together, the rows that the labels are scored in."""
         n = len(call.features) if call.features.ndim else 0
-        if n <= len(whole) or call.rows is not None or not tells(whole):
-            return call
         found = [own for one in call.scored if (own := _where(one, whole, n)) is not None]
-        if len(found) != 1:
-            return call
-        own = found[0]
-        notes[SOME_OF_THEM], self.is_cut = None, True
-        entered = None if call.entered is None else tuple(x[own] if len(x) == n else x for x in call.entered)
-        real = None if call.real is None else call.real[own]
-        return replace(call, features=call.features[own], entered=entered, real=real, scored=(whole,))
+        if len(found) == 1 and call.rows is None and tells(whole):
+            own = found[0]
+            notes[SOME_OF_THEM], self.is_cut = None, True
+            entered = None if call.entered is None else tuple(x[own] if len(x) == n else x for x in call.entered)
+            real = None if call.real is None else call.real[own]
+            return replace(call, features=call.features[own], entered=entered, real=real, scored=(whole,))
+        whole_ones = tuple(one for one in call.scored if _scored_rows(one) is None)
+        return call if len(whole_ones) == len(call.scored) else replace(call, scored=whole_ones)
 
 
 def scored_part(calls: Sequence[Call]) -> Tensor | None:
-    """The classes of consecutive rows of a call, where a loss scores these alone; None: it is not so."""
+    """The classes of some of a call's rows, where a loss scores these alone; None: it is not so."""
     scored = calls[0].scored if len(calls) == 1 else ()
-    if len(scored) != 1 or scored[0].ndim != 1 or scored[0].is_floating_point():
-        return None
-    some = (scored[0] >= 0).nonzero().flatten()
-    if not 0 < len(some) < len(scored[0]) or int(some[-1] - some[0]) + 1 != len(some):
-        return None
-    return scored[0][some]
+    own = _scored_rows(scored[0]) if len(scored) == 1 else None
+    return None if own is None else scored[0][own]
 
 
-def _where(scored: Tensor, whole: Tensor, rows: int) -> slice | None:
-    """The consecutive ones of so many rows that are scored against the labels, where no other one is scored."""
-    if scored.shape != (rows,) or scored.is_floating_point():
+def _scored_rows(scored: Tensor) -> Tensor | None:
+    """Which rows a loss scores, of a call of which it does not score all; None: all."""
+    if scored.ndim != 1 or scored.is_floating_point():
         return None
-    told = without_ignored(scored.to(whole), -1)
-    some = (told >= 0).nonzero().flatten()
-    first = int(some[0]) if len(some) else 0
-    own = slice(first, first + len(whole))
-    return own if int((told[own] >= 0).sum()) == len(some) and torch.equal(told[own], whole) else None
+    there = scored != UNSCORED
+    return None if bool(there.all()) else there.nonzero().flatten()
+
+
+def _where(scored: Tensor, whole: Tensor, rows: int) -> Tensor | None:
+    """Which of so many rows are scored, where it is against the labels; None: all are, or against something else."""
+    own = _scored_rows(scored) if scored.shape == (rows,) else None
+    if own is None or len(own) != len(whole):
+        return None
+    return own if torch.equal(without_ignored(scored[own].to(whole), UNLABELLED), whole) else None

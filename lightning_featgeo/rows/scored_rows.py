@@ -12,6 +12,7 @@ from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
+UNSCORED = -(2**31)  # of rows that a loss does not score, beside those that it does
 LEAST = 3  # rows of a batch that can tell an order
 
 

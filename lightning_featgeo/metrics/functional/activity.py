@@ -143,8 +143,9 @@ def best_units(
     present, place, counts = labelled_row_labels.unique(return_inverse=True, return_counts=True)
     found = labelled_rows.new_full((len(present),), -1.0, dtype=torch.float64)
     unit = torch.full_like(present, -1)
-    for start in range(0, d, max(1, _UNITS_AT_ONCE // max(n, 1))):
-        x = labelled_rows[:, start : start + max(1, _UNITS_AT_ONCE // n)].T.contiguous()
+    step = max(1, _UNITS_AT_ONCE // max(n, 1))
+    for start in range(0, d, step) if n else ():
+        x = labelled_rows[:, start : start + step].T.contiguous()
         ordered = x.sort(dim=1).values
         below = torch.searchsorted(ordered, x)
         rank = (below + torch.searchsorted(ordered, x, right=True) + 1).double() / 2  # ties share theirs

@@ -33,8 +33,8 @@ def kde_bandwidth(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     x = x - x.mean(dim=0)
     distances = torch.pdist(x)
     middle = distances.sort().values[(len(distances) - 1) // 2]  # a median is no deterministic op on a GPU
-    if not middle > 0:
-        raise Undefined("half of the rows are the same: their distances give no bandwidth")
+    if not 0 < middle < torch.inf:
+        raise Undefined("half of the rows are the same, or not finite: their distances give no bandwidth")
     square = torch.zeros(n, n, dtype=torch.float64, device=x.device)
     upper = torch.triu_indices(n, n, 1, device=x.device)
     square[upper[0], upper[1]] = (distances / middle).square()

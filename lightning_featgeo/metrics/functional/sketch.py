@@ -58,8 +58,8 @@ def octave(rows: Float[Tensor, "n d"]) -> int:
         raise Undefined(f"needs 2 rows, got {len(x)}")
     distances = torch.pdist(x - x.mean(dim=0)).sort().values  # a median is no deterministic op on a GPU
     middle = float(distances[(len(distances) - 1) // 2])
-    if not middle > 0:
-        raise Undefined("half of the rows are the same: their distances give no bandwidth")
+    if not 0 < middle < math.inf:
+        raise Undefined("half of the rows are the same, or not finite: their distances give no bandwidth")
     return round(math.log2(middle))
 
 

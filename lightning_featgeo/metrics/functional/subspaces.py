@@ -141,8 +141,10 @@ def leading_directions(rows: Float[Tensor, "n d"], most: int = LEADING) -> Float
     """
     x = rows if rows.shape[1] <= LEADING_ROWS else rows[:LEADING_ROWS]
     x = x.double()
-    x = x - x.mean(dim=0)
     n, d = x.shape
+    if n < 2 or not bool(x.isfinite().all()):
+        return x.new_zeros(d, 0)
+    x = x - x.mean(dim=0)
     values, vectors = torch.linalg.eigh(x.T @ x if d <= n else x @ x.T)
     rounded = values[-1] * (max(n, d) * torch.finfo(rows.dtype).eps) ** 2
     floor = torch.maximum(rounded, 1e-24 * rows[: len(x)].double().square().sum())  # of the mean, too

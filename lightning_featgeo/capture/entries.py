@@ -26,9 +26,7 @@ class Entered:
     stop: float = math.inf
     gave: list[Tensor] = field(default_factory=list)
     packed: PackedSequence | None = None  # of which ``given`` has the data
-    inside: list[tuple[Tensor, int, int]] = field(
-        default_factory=list
-    )  # what modules in it got, when
+    inside: list[tuple[Tensor, int, int]] = field(default_factory=list)  # what modules in it got, when
     enters: bool = False  # whether a module in it was given that itself
 
     def shown(self) -> tuple[Tensor, ...]:

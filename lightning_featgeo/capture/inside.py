@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.stash import ORDER, Caught
+from lightning_featgeo.capture.taken_behind import joins_the_batch
 from lightning_featgeo.rows.evidence import EVERY, FIRST
 from lightning_featgeo.rows.origin import Origin
 from lightning_featgeo.rows.provenance import origin_of
@@ -41,6 +42,7 @@ class Inside:
     _batches: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # by whether they were trained on
     _looks: bool = True
     _moved: bool = False
+    _joins: bool = False  # the batch itself is joined to features on the way
     _stays: bool = False  # in training, nothing took rows behind the place where they were moved
 
     def begin(self, trains: bool) -> None:
@@ -59,6 +61,9 @@ class Inside:
         for given, module, is_inside in _candidates(entries.chain(one), call.order):
             if not _is_like(given, outer[0]) or not _is_moved_or_mixed(origin_of((given,), outer)):
                 continue
+            self._joins = self._joins or (is_inside and has_graph and joins_the_batch(call.node, len(given)))
+            if is_inside and self._joins:
+                return outer
             self._moved = True
             self.modules.add(module)
             self._stays = self._stays or (has_graph and not is_taken)

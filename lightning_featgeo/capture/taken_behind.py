@@ -15,8 +15,9 @@ from lightning_featgeo.capture.reordering import Taken, is_a_take, puts_along_ro
 from lightning_featgeo.types import Tensor
 
 _NODES = 400  # that are looked through
+_JOINS = re.compile(r"^(Cat|Stack)Backward")
 _TAKES_IN = re.compile(  # nodes of what has no gradient, such as the batch: layers, and what joins two tensors
-    r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm|Cat|Stack|Add|Sub)\w*Backward"
+    r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm|Cat|Stack)\w*Backward"
 )
 
 
@@ -35,10 +36,9 @@ def taken_behind(node: Any, rows: int) -> Taken | None:
         return None
     index, behind = _index(near, rows)
     if index is None:
-        only_put = puts_along_rows(near) and _next_take(near.next_functions[-1][0], rows)[0] is None
-        return (
-            None if only_put else Taken(None, behind=True)
-        )  # put back what was taken of the batch, which has no graph
+        if puts_along_rows(near) and _next_take(near.next_functions[-1][0], rows)[0] is None:
+            return None  # what is put back was taken of the batch, which has no graph
+        return Taken(None, behind=True)
     far, passes = _next_take(behind, rows)
     if far is None:
         return Taken((index,), rows, behind=True)
@@ -87,3 +87,17 @@ def _index(node: Any, rows: int) -> tuple[Tensor | None, Any]:
     if known is None or len(known[1]) != rows:
         return None, None
     return known[1], known[0]
+
+
+def joins_the_batch(node: Any, rows: int) -> bool:
+    """Whether what has no graph, such as the batch itself, is joined to features on the way to these."""
+    waiting, seen = deque([node]), {node}
+    while waiting and len(seen) < _NODES:
+        at = waiting.popleft()
+        inputs = [child for child, _ in at.next_functions]
+        if None in inputs and _JOINS.match(at.name()) and shape(at)[:1] == (rows,):
+            return True
+        fresh = [child for child in inputs if child is not None and child not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return False

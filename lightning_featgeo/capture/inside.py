@@ -75,12 +75,12 @@ class Inside:
 
 def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -> None:
     """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
-    if not one.given or one.enters:
+    if not one.given or one.enters or not _is_plain(one.given[0]):
         return
     outer = one.given[0]
     for given in (*args, *kwargs.values()):
         given = _as_long(given, outer) if isinstance(given, PackedSequence) else given
-        if type(given) is not Tensor or given.ndim == 0:
+        if type(given) is not Tensor or not _is_plain(given):
             continue
         if given is outer or (given.shape == outer.shape and _compat.address(given) == _compat.address(outer)):
             one.enters, one.inside = True, []
@@ -90,9 +90,14 @@ def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -
             one.inside.append((given, id(module), next(ORDER)))
 
 
+def _is_plain(x: Tensor) -> bool:
+    """Whether it has rows that can be asked for: nested and sparse tensors refuse."""
+    return x.layout is torch.strided and not x.is_nested and x.ndim > 0
+
+
 def _is_like(given: Tensor, outer: Tensor) -> bool:
     """Whether a tensor can be rows of another one: of its form and type, not trained through, and not the same."""
-    if any(one.layout is not torch.strided or one.is_nested for one in (given, outer)):
+    if not (_is_plain(given) and _is_plain(outer)):
         return False
     same = given.shape[1:] == outer.shape[1:] and given.dtype == outer.dtype and given.ndim == outer.ndim > 1
     return same and not given.requires_grad and _compat.address(given) not in (None, _compat.address(outer))

@@ -62,7 +62,7 @@ def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int,
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth > 1 and recording.calls:
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # kinds of tensors that refuse: the forward goes on
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # some kinds of tensors refuse to be asked
             look_inside(recording.calls[-1], args, kwargs or {}, module)
     own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
     if own and not any(_is_traced(given) for given in (*args, *(kwargs or {}).values())):

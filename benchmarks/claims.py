@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from claims_of_depth import over_smoothing, readable_depth
+from claims_of_mixtures import mixup
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -276,7 +277,7 @@ def main() -> None:
     for claim in claims:
         print(f"{claim.__name__} …", file=sys.stderr, flush=True)
         lines.append("| " + " | ".join(claim()) + " |")
-    for of_depth in (readable_depth, over_smoothing):
+    for of_depth in (readable_depth, over_smoothing, mixup):
         print(f"{of_depth.__name__} …", file=sys.stderr, flush=True)
         lines.append("| " + " | ".join(of_depth([halves(seed) for seed in range(SEEDS)])) + " |")
     text = "\n".join(lines) + "\n"

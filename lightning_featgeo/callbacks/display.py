@@ -265,6 +265,7 @@ class LoggerDisplay:
                 "lowest_density": tables.lowest_rows(shown.curves, names, shown.ids, shown.positions, title),
                 "suspect_labels": tables.suspect_labels(shown.curves, names, shown.ids, shown.positions, title),
                 "shifted_units": tables.shifted_units(shown.curves, title),
+                "units": tables.unit_table(shown.curves, title),
                 "groups": tables.group_table(shown.curves, title),
             }
             known = self._known(shown) if finished and "shown_rows" in shown.curves else None

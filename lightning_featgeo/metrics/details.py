@@ -10,6 +10,9 @@ around its rows), ``class_unit`` and ``class_unit_auroc`` (the one unit that tel
 ``suspect_samples`` and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and
 ``suspect_shares`` (of their votes, those for others than the label); ``shift_units``, ``shift_scores`` and
 ``shift_means`` of the units that have shifted most against the reference; ``group_index``, ``group_rows``,
+``unit_counts`` (d, 64), how many values of each unit lie between ``unit_edges`` (63,), and of the units worth a look
+``unit_index``, ``unit_mean``, ``unit_spread``, ``unit_quantiles`` (1, 50 and 99 %) and as far as they are known
+``unit_moves_previous``, ``unit_moves_first`` and ``unit_moves_reference``;
 ``group_accuracy`` (kNN) and ``group_offset`` (of their mean, in directions, over the spread of all rows);
 ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is none.
 """
@@ -22,7 +25,8 @@ from dataclasses import dataclass
 import torch
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional import density, dimension, long_tail
+from lightning_featgeo.metrics.accumulators.histograms import edges
+from lightning_featgeo.metrics.functional import density, dimension, histograms, long_tail
 from lightning_featgeo.metrics.functional.disagreement import suspects
 from lightning_featgeo.metrics.functional.drift import class_shifts
 from lightning_featgeo.metrics.functional.same_samples import Pair
@@ -31,6 +35,7 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 LOW_ROWS = 20
 SHIFTED_UNITS = 20
+UNIT_MOVES = ("unit_moves_previous", "unit_moves_first", "unit_moves_reference")
 _BLOCK = 2**22  # cosines at a time
 
 
@@ -70,6 +75,8 @@ def details(statistics: Statistics, asked: Details) -> dict[str, Tensor]:
                 found["class_dimension"] = _dimensions(statistics.distances, statistics.bank_labels, classes)
     if "unit_shift_scores" in computed:
         found |= _shifted(statistics)
+    if "unit_histograms" in computed:
+        found |= _of_units(statistics, computed)
     if {"vote_similarities", "vote_labels", "row_labels", "row_groups"} <= computed:
         with contextlib.suppress(Undefined):
             found |= _of_groups(statistics)
@@ -146,6 +153,23 @@ def _shifted(statistics: Statistics) -> dict[str, Tensor]:
     gap = (statistics.mean - statistics.reference_mean)[order]
     deviation = statistics.reference_covariance.diagonal()[order].sqrt()
     return {"shift_units": order, "shift_scores": scores[order], "shift_means": gap / deviation}
+
+
+def _of_units(statistics: Statistics, computed: frozenset[str]) -> dict[str, Tensor]:
+    """Every unit's histogram, and what is known of those that moved most; if none did, of those that vary least."""
+    of = statistics.unit_histograms
+    n = of.counts.sum(dim=1).clamp(min=1)
+    mean = of.sums.sum(dim=1) / n
+    spread = (of.squares / n - mean.square()).clamp(min=0).sqrt()
+    moves = {name: getattr(statistics, name) for name in UNIT_MOVES if name in computed}
+    worst = next(iter(moves.values())).nan_to_num(-1) if moves else -spread
+    order = worst.argsort(descending=True, stable=True)[:SHIFTED_UNITS]
+    return {
+        "unit_counts": of.counts.float(), "unit_edges": edges(), "unit_index": order,
+        "unit_mean": mean[order], "unit_spread": spread[order],
+        "unit_quantiles": histograms.quantiles(of, (0.01, 0.5, 0.99))[order],
+        **{name: move[order] for name, move in moves.items()},
+    }  # fmt: skip
 
 
 def _of_groups(statistics: Statistics) -> dict[str, Tensor]:

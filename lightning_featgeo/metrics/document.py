@@ -29,6 +29,7 @@ _COSTS = {
     "eigen": "one symmetric eigendecomposition a window",
     "directions": "sums over d a batch",
     "units": "sums over d a batch",
+    "histograms": "a bin for each of n·d values a batch",
     "positions": "sums over d by position and by sequence a batch",
     "codes": "the largest of d entries a row",
     "bank": "a bank of rows",
@@ -38,6 +39,7 @@ _COSTS = {
 _INPUTS = {
     "labels": "class labels",
     "head": "the head's weight",
+    "mixtures": "weights of two classes a row (mixup, CutMix)",
     "targets": "floating-point labels (regression targets)",
     "groups": "the group of each row (`groups=`)",
     "places": "tokens as rows",

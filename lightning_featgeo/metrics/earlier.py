@@ -38,7 +38,7 @@ class Earlier:
     ``neighbors``: (n, k) samples of each row's neighbours, and (n,) the rows' own. Only what some signal reads is kept.
     ``own``: rows of the window itself, for the layer that is watched next; ``rows["layer"]``: those of the layer
     before, in the same window. ``rows["anchor"]``: from outside of the run; ``no_anchor``: why there are none.
-    ``sketches``: of the last and the first window's distribution.
+    ``sketches`` and ``histograms``: of the last and the first window's distribution, and of its units.
     ``is_late``: windows have closed of which nothing was kept (the run was resumed): what comes now is not the first.
     """
 
@@ -48,6 +48,7 @@ class Earlier:
     own: Kept | None = None
     no_anchor: str = ""
     sketches: Mapping[str, Tensor] = field(default_factory=dict)  # "previous" and "first"
+    histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def then(self, neighbors: tuple[Tensor, Tensor] | None, kept: Kept | None, names: frozenset[str]) -> Earlier:
         """What stays when one more window has closed.
@@ -62,15 +63,22 @@ class Earlier:
             rows.update({"previous": kept} if names & {"previous", "best"} else {})
             rows.setdefault("first", kept) if "first" in names and not self.is_late else None
         own = kept if "layer" in names else None
-        return Earlier(neighbors or self.neighbors, rows, self.is_late, own, sketches=self.sketches)
+        return replace(self, neighbors=neighbors or self.neighbors, rows=rows, own=own, no_anchor="")
 
     def sketched(self, sketch: Tensor | None) -> Earlier:
         """With the sketch of one more window that has closed; None: it has none."""
-        kept = {name: one for name, one in self.sketches.items() if name == "first"}
-        if sketch is not None:
-            kept["previous"] = sketch
-            kept.setdefault("first", sketch) if not self.is_late else None
-        return replace(self, sketches=kept)
+        return replace(self, sketches=self._with(self.sketches, sketch))
+
+    def with_histograms(self, stacked: Tensor | None) -> Earlier:
+        """With the units' histograms of one more window that has closed; None: it has none."""
+        return replace(self, histograms=self._with(self.histograms, stacked))
+
+    def _with(self, known: Mapping[str, Tensor], one: Tensor | None) -> Mapping[str, Tensor]:
+        kept = {name: table for name, table in known.items() if name == "first"}
+        if one is not None:
+            kept["previous"] = one
+            kept.setdefault("first", one) if not self.is_late else None
+        return kept
 
     def beside(self, kept: Kept | None) -> Earlier:
         """With the rows of the layer before (None: without), and without its own, which that layer's next has had."""
@@ -99,6 +107,7 @@ class Earlier:
             },
             "is_late": self.is_late,
             "sketches": {name: sketch.cpu() for name, sketch in self.sketches.items()},
+            "histograms": {name: table.cpu() for name, table in self.histograms.items()},
         }
 
     @classmethod
@@ -118,12 +127,15 @@ class Earlier:
             _check(kept, 2, None, samples)
             _check(labels, 1, torch.int64, samples)
             rows[str(name)] = Kept(kept, samples, labels)
-        sketches = {}
-        for name, sketch in state.get("sketches", {}).items():
-            if not isinstance(sketch, torch.Tensor) or sketch.ndim != 2 or not sketch.is_floating_point():
-                raise TypeError(f"expected a sketch, got {sketch!r:.100}")
-            sketches[str(name)] = sketch
-        return cls(neighbors, rows, bool(state.get("is_late", False)), sketches=sketches)
+        tables = [_tables(state.get(name, {})) for name in ("sketches", "histograms")]
+        return cls(neighbors, rows, bool(state.get("is_late", False)), sketches=tables[0], histograms=tables[1])
+
+
+def _tables(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    for table in state.values():
+        if not isinstance(table, torch.Tensor) or table.ndim != 2 or not table.is_floating_point():
+            raise TypeError(f"expected a table of numbers, got {table!r:.100}")
+    return {str(name): table for name, table in state.items()}
 
 
 def _check(table: Any, ndim: int, dtype: torch.dtype | None, samples: Any) -> None:

@@ -204,7 +204,7 @@ class GeometryMetric(Streaming):
             result = replace(result, gaps={**result.gaps, **self.impossible, **self._not_paired})
             if other is not None:
                 result = replace(result, counts={**result.counts, "reference": other.sample_count})
-            if any(row.requires & {"earlier", "layers", "anchor", "sketches"} for row in self.chosen):
+            if any(row.requires & {"earlier", "layers", "anchor", "sketches", "past"} for row in self.chosen):
                 self._latest = statistics.as_earlier(self.kept_windows)
             return result
 

@@ -15,6 +15,7 @@ from lightning_featgeo.distributed.ranks import RankFailure, Ranks
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
+from lightning_featgeo.metrics.accumulators.histograms import HistogramAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.catalog import CATALOG
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier, Kept
@@ -142,6 +143,9 @@ class Mergeable(Metric):
             tables = 2 * 8 * bank.capacity * (self.neighbors.k + 1)  # who is whose neighbour, now and before
         if bank is not None:
             tables += len(self.kept_windows) * (bank.rows.numel() * bank.rows.element_size() + 8 * bank.capacity)
+        if isinstance(histograms := dict(self._made).get("histograms"), HistogramAccumulator):
+            past = any("past" in CATALOG[name].requires for name in self.signals or ())
+            tables += 2 * histograms.memory_bytes * past  # those of the window before and of the first
         on_a_gpu = self.device.type == "cuda"
         waiting = self._waiting.limit * (ON_A_GPU if on_a_gpu else 1) if self.dim is not None else 0
         return sum(a.memory_bytes for a in self.each_accumulator()) + 8 * len(self._counters) + tables + waiting

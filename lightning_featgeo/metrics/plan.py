@@ -13,6 +13,7 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator, ViewBan
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
+from lightning_featgeo.metrics.accumulators.histograms import HistogramAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
@@ -30,6 +31,8 @@ _REMEDIES = {
     "labels": "class labels and the first batch has none; pass labels",
     "classes": "the number of classes: give num_classes=…",
     "targets": "regression targets and the first batch has none; pass floating-point labels (labels=<key or index>)",
+    "mixtures": "rows that are mixtures of two samples: as labels a matrix (rows, classes) of weights, as mixup and "
+    "CutMix make it. Where the training step mixes: labels=<callable of the batch that returns it>",
     "views": "two views of each sample and the first batch has one",
     "groups": "the group of each row: pass groups",
     "places": 'rows that are tokens, and the first batch has one row a sample: pool="tokens" makes each token a row',
@@ -156,6 +159,7 @@ def build_accumulators(
         "directions": lambda: DirectionAccumulator(d, device),
         "codes": lambda: CodeAccumulator(d, device),
         "positions": lambda: PositionAccumulator(d, seed, device),
+        "histograms": lambda: HistogramAccumulator(d, device),
         "units": lambda: UnitAccumulator(d, device, extremes="extremes" in requires),
         "bank": lambda: BankAccumulator(d, capacity, seed, shape.dtype, device, shape.target_dim, shape.target_dtype),
         "views": lambda: ViewBankAccumulator(d, capacity, seed, shape.dtype, device),

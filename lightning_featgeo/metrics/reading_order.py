@@ -20,8 +20,9 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Scale": ("scale",),
     "Data": ("data",),
     "Groups": ("groups",),
+    "Mixtures": ("mixed",),
     "Between layers": ("layers",),
-    "Over time": ("over_time", "distribution"),
+    "Over time": ("over_time", "distribution", "unit_histograms"),
     "Against an anchor": ("anchor",),
 }
 OTHERS = "Others"

@@ -29,7 +29,8 @@ from lightning_featgeo.metrics.plan import (
 )
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.metrics.statistics.bank import BY_VOTE, LEAST_NEAR
-from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows
+from lightning_featgeo.rows.label_rows import mixtures_of
+from lightning_featgeo.rows.rows import UNLABELLED, Rows, build_rows, can_choose, finite_rows
 from lightning_featgeo.rows.waiting import PlainRows, compact, copied
 from lightning_featgeo.types import Tensor
 
@@ -57,6 +58,7 @@ class Streaming(Mergeable):
         sample_index: Tensor | None = None,
         view: int | Tensor | None = None,
         groups: Tensor | None = None,
+        mixtures: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
@@ -67,17 +69,20 @@ class Streaming(Mergeable):
                 sample are never neighbours, and its views are found by it. None: all distinct.
             view: which view, an int or one a row; single-view signals read view 0.
             groups: (n,) what should not matter (site, scanner, speaker), for ``robustness_index``.
+            mixtures: (n, C) weights of the classes that mixup or CutMix has mixed, for signals of mixed rows.
 
         Raises:
             ValueError: if a shape does not fit, or the dimension changed since the first batch.
             ConfigurationError: at the first batch, if a chosen signal can't be computed from what is given.
         """
-        if sample_index is None and view is None and groups is None and (plain := self._plain(features, labels)):
+        alone = sample_index is None and view is None and groups is None and mixtures is None
+        if alone and (plain := self._plain(features, labels)):
             self._arrived += len(features)
             self.update_rows(plain, frozenset() if labels is None else frozenset({"labels"}))
             return
         targets = labels if labels is not None and labels.is_floating_point() else None
         classes = None if targets is not None else labels
+        targets = targets if mixtures is None else mixtures_of(mixtures)
         places = None
         if sample_index is None and features.ndim == 2:  # rank r of W numbers its rows r, r + W, …
             ranks = self._ranks()
@@ -86,6 +91,7 @@ class Streaming(Mergeable):
         rows = build_rows(features, classes, sample_index, view, places, targets=targets, groups=groups)
         self._arrived += len(rows)
         present = {"labels": classes, "targets": targets, "views": view, "groups": groups}
+        present |= {} if mixtures is None else {"targets": None, "mixtures": mixtures}
         self.update_rows(rows, frozenset(name for name, given in present.items() if given is not None), owned=False)
 
     def _plain(self, features: Tensor, labels: Tensor | None) -> PlainRows | None:
@@ -266,9 +272,9 @@ class Streaming(Mergeable):
 
     def _accumulate(self, rows: Rows) -> None:
         first, chooses = rows.keep & (rows.view == 0), rows
-        finite = may_choose = _can_choose(rows.features) if "codes" in self._made else None
+        finite = may_choose = can_choose(rows.features) if "codes" in self._made else None
         if finite is None or len(self._made) > 1:
-            finite = _finite_rows(rows.features)
+            finite = finite_rows(rows.features)
         if may_choose is not None:
             chooses = replace(rows, keep=first & may_choose)
         all_views, rows = replace(rows, keep=rows.keep & finite), replace(rows, keep=first & finite)
@@ -283,18 +289,3 @@ class Streaming(Mergeable):
             if isinstance(accumulator, Accumulator):
                 fed = all_views if name == "views" else chooses if name == "codes" else rows
                 accumulator.update(fed if fed.features.device == accumulator.device else fed.to(accumulator.device))
-
-
-def _can_choose(features: Tensor) -> Tensor:
-    """(n,) whether a row's largest entry is finite: routers and heads bar entries by −∞."""
-    largest = features.amax(dim=1)  # NaN where one is
-    return largest.isfinite()
-
-
-def _finite_rows(features: Tensor) -> Tensor:
-    """(n,) whether a row holds no NaN and no infinity."""
-    if features.device.type == "cpu":  # nothing waits; a sum is twenty times as fast, and finite only if every term is
-        sums = features.sum(dim=1)
-        if bool(sums.isfinite().all()):
-            return torch.ones(len(features), dtype=torch.bool, device=features.device)
-    return features.isfinite().all(dim=1)

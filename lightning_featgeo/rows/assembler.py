@@ -156,7 +156,7 @@ class RowAssembler:
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
         fresh = None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
-        present = {"targets"} if targets is not None else set()
+        present = {"mixtures" if self.labels.kind == "soft" else "targets"} if targets is not None else set()
         present |= {"tokens"} if self.chosen_pool == "tokens" and not self._classifies_tokens(labels) else set()
         present |= {"groups"} if groups is not None else set()
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()
@@ -174,6 +174,7 @@ class RowAssembler:
             present |= {"views"} if layout.several_views else set()
             known = (origin >= 0) & (not (one.call.is_reordered or one.call.is_mixed))
             at = torch.where(known & (origin < size), origin, 0)
+            told = known | ((origin >= 0) & (self.labels.names_mixtures and not one.call.is_reordered))
             keep = part.keep
             if layout.keep is not None:
                 keep = layout.keep[part.sample] if keep is None else keep & layout.keep[part.sample]
@@ -198,7 +199,7 @@ class RowAssembler:
                 view=view,
                 position=part.position,
                 keep=keep,
-                targets=None if targets is None else targets_of(known, targets.to(device), at),
+                targets=None if targets is None else targets_of(told, targets.to(device), origin),
                 groups=None if groups is None else torch.where(known, groups.to(device)[at], UNLABELLED),
             )
             parts.append(Part(rows, layout.may_hold_first_view))

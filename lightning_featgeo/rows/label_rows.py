@@ -43,11 +43,18 @@ def labels_of(
     return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)
 
 
-def targets_of(known: Tensor, targets: Tensor, at: Tensor) -> Tensor:
+def repeats(labels: Tensor, ids: Tensor) -> bool:
+    """Whether labels repeat the input token by token, where there is a label."""
+    there = labels >= 0
+    return bool(there.any()) and bool((labels == ids)[there].all())
+
+
+def targets_of(known: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
     """Each row's target as (n, t); NaN where it can't be told."""
     table = targets[:, None] if targets.ndim == 1 else targets
-    found = table[at] if len(table) else table.new_zeros(len(at), table.shape[1])
-    return torch.where(known[:, None], found, torch.nan)
+    there = known & (origin < len(table))
+    found = table[torch.where(there, origin, 0)] if len(table) else table.new_zeros(len(origin), table.shape[1])
+    return torch.where(there[:, None], found, torch.nan)
 
 
 def one_class(matrix: Tensor, soft: bool) -> Tensor:
@@ -64,3 +71,29 @@ def one_class(matrix: Tensor, soft: bool) -> Tensor:
         high = rest.nan_to_num(nan=-torch.inf).amax(dim=1)
         alone = alone | ((high - low < ALMOST * top) & (top > high + ALMOST))
     return torch.where(alone & one, best, UNLABELLED)
+
+
+def mixtures_of(matrix: Tensor) -> Tensor:
+    """(n, 3) of each row of a matrix of weights: two classes, the lower one first, and the share of the first.
+
+    Label smoothing is taken off. In a batch of which some row is a mixture, rows of one class are mixtures of two of
+    its samples (their share is 1); NaN in rows of no or of more than two classes, and in batches without mixtures.
+    """
+    weights = matrix.double()
+    n, classes = weights.shape
+    if classes < 2 or not n:
+        return weights.new_full((n, 3), torch.nan)
+    if classes > 2:  # smoothing spreads evenly: what the smallest of all has, each has
+        weights = (weights - weights.amin(dim=1, keepdim=True)).clamp(min=0)
+    total = weights.sum(dim=1)
+    two, which = weights.topk(2, dim=1)
+    both = two.sum(dim=1)
+    fits = (total > 0) & ((total - both).abs() < 2 * ALMOST * total.clamp(min=ALMOST))
+    single = two[:, 1] < 2 * ALMOST * two[:, 0]
+    mixed = fits & ~single & ((matrix.sum(dim=1) - 1).abs() < 2 * ALMOST)
+    first, second = which.amin(dim=1), which.amax(dim=1)
+    share = torch.where(which[:, 0] == first, two[:, 0], two[:, 1]) / both.clamp(min=ALMOST)
+    alone = which[:, 0]
+    found = torch.stack([torch.where(single, alone, first), torch.where(single, alone, second)], dim=1).double()
+    found = torch.cat([found, torch.where(single, 1.0, share)[:, None]], dim=1)
+    return torch.where((fits & (mixed | single) & mixed.any())[:, None], found, torch.nan)

@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, beyond, find_labels, find_targets, select, summarize
-from lightning_featgeo.rows.label_rows import ALMOST, one_class
+from lightning_featgeo.rows.label_rows import ALMOST, mixtures_of, one_class, repeats
 from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
@@ -34,6 +34,7 @@ class LabelReader:
         groups: what the batch's groups are found by: those are no labels.
         outputs: of the head, if it is known.
         stated: whether the user gave num_classes: then labels that are found are believed.
+        reads_mixtures: whether soft labels have targets, (n, 3), as ``mixtures_of`` reads them.
         ignored: the loss shows that labels, if there are any, are not what is learned.
     """
 
@@ -43,6 +44,7 @@ class LabelReader:
     groups: Selector = None
     outputs: int | None = None
     stated: bool = True
+    reads_mixtures: bool = False
     ignored: bool = False
     kind: LabelKind | None = None
     shifted: bool | None = None
@@ -55,6 +57,11 @@ class LabelReader:
     def is_named(self) -> bool:
         """Whether the user has said where labels are, or that there are some."""
         return self.selector != "auto" or self.stated
+
+    @property
+    def names_mixtures(self) -> bool:
+        """Whether the user has said what is mixed: features may be, too."""
+        return self.kind == "soft" and self.selector != "auto"
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
         """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets; or None.
@@ -74,7 +81,8 @@ class LabelReader:
                     f"labels {summarize(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
                     "out of class signals"
                 ] = None
-                return one_class(matrix, kind == "soft"), None
+                mixtures = mixtures_of(matrix) if self.reads_mixtures and kind == "soft" else None
+                return one_class(matrix, kind == "soft"), mixtures
         labels = self._find(batch)
         if labels is None and self.selector == "auto":
             labels = self._only_one_that_fits(batch)
@@ -169,7 +177,7 @@ class LabelReader:
         if self.shifted is None and labels.shape[1] > 1:
             alike = [(p, t) for p, t in tree.tensors(batch) if t.shape == labels.shape and not t.is_floating_point()]
             home = self.home(batch)
-            self.shifted = len(alike) > 1 and any(_is_itself(labels, t) for path, t in alike if path != home)
+            self.shifted = len(alike) > 1 and any(repeats(labels, t) for path, t in alike if path != home)
         if not self.shifted:
             return labels
         self.notes[
@@ -285,9 +293,3 @@ def _place(batch: Any, part: Tensor) -> int:
 
 def _is_whole_type(value: Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-
-
-def _is_itself(labels: Tensor, ids: Tensor) -> bool:
-    """Whether labels repeat the input token by token, where there is a label."""
-    there = labels >= 0
-    return bool(there.any()) and bool((labels == ids)[there].all())

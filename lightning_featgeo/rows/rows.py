@@ -123,3 +123,18 @@ def _occurrence(sample: Tensor, view: Tensor) -> Tensor:
     result = torch.empty_like(sample)
     result[order] = step - start
     return result
+
+
+def can_choose(features: Tensor) -> Tensor:
+    """(n,) whether a row's largest entry is finite: routers and heads bar entries by −∞."""
+    largest = features.amax(dim=1)  # NaN where one is
+    return largest.isfinite()
+
+
+def finite_rows(features: Tensor) -> Tensor:
+    """(n,) whether a row holds no NaN and no infinity."""
+    if features.device.type == "cpu":  # nothing waits; a sum is twenty times as fast, and finite only if every term is
+        sums = features.sum(dim=1)
+        if bool(sums.isfinite().all()):
+            return torch.ones(len(features), dtype=torch.bool, device=features.device)
+    return features.isfinite().all(dim=1)

@@ -7,12 +7,13 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter
+from lightning_featgeo.sinks.tables import Chart, Lines, Matrix, Scatter, Units
 
 if TYPE_CHECKING:
     import numpy
     from matplotlib.figure import Figure
 
+_TOLD = {0.0: "0", 2**-6: "1/64", 2**-3: "1/8", 1.0: "1", 8.0: "8", 64.0: "64"}  # edges of bins with a number at them
 HOW_TO = "pip install matplotlib"
 
 
@@ -27,7 +28,13 @@ def drawn(chart: Chart) -> numpy.ndarray[Any, Any]:
     import numpy
 
     figure = (
-        lines(chart) if isinstance(chart, Lines) else matrix(chart) if isinstance(chart, Matrix) else scatter(chart)
+        lines(chart)
+        if isinstance(chart, Lines)
+        else matrix(chart)
+        if isinstance(chart, Matrix)
+        else scatter(chart)
+        if isinstance(chart, Scatter)
+        else units(chart)
     )
     canvas: Any = figure.canvas
     canvas.draw()
@@ -94,6 +101,25 @@ def scatter(data: Scatter) -> Figure:
     axes.set_yticks([])
     if 1 < len(groups) <= 20:
         axes.legend(fontsize=7, frameon=False, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def units(data: Units) -> Figure:
+    """A line a unit, bright where many of its values are; zero in the middle, larger values in ever wider bins."""
+    from matplotlib.colors import PowerNorm
+
+    figure, axes = _new(6.4, 6.4, data.title)
+    image = axes.imshow(
+        data.shares.numpy(), aspect="auto", origin="lower", cmap="magma",
+        norm=PowerNorm(0.5, 0, float(data.shares.max())),
+        interpolation="nearest" if len(data.shares) <= 64 else "antialiased",
+    )  # fmt: skip
+    told = [i for i, edge in enumerate(data.edges) if abs(edge) in _TOLD]
+    names = [("−" if data.edges[i] < 0 else "") + _TOLD[abs(data.edges[i])] for i in told]
+    axes.set_xticks([i + 0.5 for i in told], names, fontsize=8)
+    axes.set_xlabel("value")
+    axes.set_ylabel(data.y)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the unit's values")
     return figure
 
 

@@ -65,8 +65,10 @@ class Sink:
             self.lines(name, chart, at)
         elif isinstance(chart, Matrix):
             self.matrix(name, chart, at)
-        else:
+        elif isinstance(chart, Scatter):
             self.scatter(name, chart, at)
+        else:
+            self.picture(name, chart, at)
 
     def lines(self, name: str, chart: Lines, at: At) -> None:
         """Several lines in one chart."""

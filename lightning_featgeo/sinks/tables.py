@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lightning_featgeo.types import Tensor
 
 MAX_LINES = 12  # in one chart; older windows are thinned
+MAX_UNITS = 512  # lines in a picture of units
 MAX_POINTS = 200  # of a line
 _PARTS = {2: "head", 1: "mid", 0: "tail", -1: "–"}
 _MORE_OF_CLASSES = (
@@ -19,6 +22,11 @@ _MORE_OF_CLASSES = (
     ("class_unit", "best unit"),
     ("class_unit_auroc", "its AUROC"),
 )
+_MOVES = {
+    "unit_moves_previous": "moved since the window before",
+    "unit_moves_first": "since the first",
+    "unit_moves_reference": "from the reference",
+}
 Spectra = list[tuple[float, list[list[float]]]]
 
 
@@ -72,7 +80,17 @@ class Scatter:
     samples: list[str] = field(default_factory=list)
 
 
-Chart = Lines | Matrix | Scatter
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Histograms of all units in one picture: (u, b) shares of each one's values, and the (b − 1) edges of the bins."""
+
+    title: str
+    y: str
+    shares: Tensor
+    edges: list[float]
+
+
+Chart = Lines | Matrix | Scatter | Units
 
 
 def class_name(index: int, names: Sequence[str] | None) -> str:
@@ -156,6 +174,31 @@ def shifted_units(curves: Mapping[str, Tensor], title: str = "") -> Table | None
     return Table(["rank", "unit", "shift given the others", "shift of its mean (deviations)"], rows, title)
 
 
+def unit_table(curves: Mapping[str, Tensor], title: str = "") -> Table | None:
+    """Units that moved most; before any could, those that vary least."""
+    if "unit_index" not in curves:
+        return None
+    moves = {column: name for name, column in _MOVES.items() if name in curves}
+    columns = [curves[name].tolist() for name in (*moves.values(), "unit_mean", "unit_spread")]
+    columns += curves["unit_quantiles"].T.tolist()
+    units = curves["unit_index"].tolist()
+    rows = [[unit, *map(_number, numbers)] for unit, *numbers in zip(units, *columns, strict=True)]
+    return Table(["unit", *moves, "mean", "spread", "1 %", "50 %", "99 %"], rows, title)
+
+
+def unit_picture(curves: Mapping[str, Tensor], of: str, epoch: float) -> Units | None:
+    """What values each unit takes: a line a unit, from the lowest mean to the highest; of many, several in one."""
+    if "unit_counts" not in curves:
+        return None
+    shares = curves["unit_counts"] / curves["unit_counts"].sum(dim=1, keepdim=True).clamp(min=1)
+    middle = shares @ torch.arange(shares.shape[1], dtype=shares.dtype)
+    shares = shares[middle.argsort(stable=True)]
+    d, together = len(shares), -(-len(shares) // MAX_UNITS)
+    lines = torch.stack([part.mean(dim=0) for part in shares.split(together)])
+    words = f"{d:,} units from low to high values" + (f", {together} a line" if together > 1 else "")
+    return Units(f"Values of units, {of}, epoch {epoch:g}", words, lines, curves["unit_edges"].tolist())
+
+
 def group_table(curves: Mapping[str, Tensor], title: str = "") -> Table | None:
     """A row for each group, the worst first: by kNN accuracy."""
     if "group_index" not in curves:
@@ -177,11 +220,13 @@ def sample_id(sample: int, ids: Mapping[int, str]) -> str:
 
 def charts(
     curves: Mapping[str, Tensor], names: Sequence[str] | None, of: str, epoch: float
-) -> Iterator[tuple[str, Matrix | Lines]]:
-    """Name and chart of what a window has to draw: cosines of class means, and those of pairs of views."""
+) -> Iterator[tuple[str, Chart]]:
+    """Name and chart of what a window has to draw: cosines of class means and of pairs of views, values of units."""
     found = cosines(curves, names, f"Cosines of class means, {of}, epoch {epoch:g}")
     if found is not None:
         yield "class_cosines", found
+    if (units := unit_picture(curves, of, epoch)) is not None:
+        yield "units", units
     if "cosine_shares" in curves:
         bins = curves["cosine_shares"].shape[1]
         middle = [-1 + (2 * i + 1) / bins for i in range(bins)]

@@ -128,7 +128,8 @@ def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) 
     learns_others = reading is not None and reading.reconstructs and settings.labels == "auto" and not given
     return LabelReader(
         settings.labels, class_count(settings, stated, sources, None), settings.ignore_index, settings.groups,
-        outputs=facts.outputs(sources.head, sources.reading), stated=given, ignored=learns_others,
+        outputs=facts.outputs(sources.head, sources.reading), stated=given,
+        reads_mixtures=any("mixtures" in CATALOG[name].requires for name in settings.asked), ignored=learns_others,
     )  # fmt: skip
 
 

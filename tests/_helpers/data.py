@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from lightning_featgeo.metrics import CATALOG
 
 # Signals that one window of labelled features and a head suffice for.
-NEEDY = {"views", "targets", "groups", "places", "reference", "earlier", "sketches", "layers", "anchor"}
+NEEDY = {
+    "views",
+    "targets",
+    "groups",
+    "places",
+    "reference",
+    "earlier",
+    "sketches",
+    "past",
+    "layers",
+    "anchor",
+    "mixtures",
+}
 PLAIN = {name for name, row in CATALOG.items() if not row.requires & NEEDY}
 CLASS_SIGNALS = {name for name in PLAIN if "labels" in CATALOG[name].requires}
 

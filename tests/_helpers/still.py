@@ -15,7 +15,19 @@ from tests._helpers.models import Classifier
 TRAIN, VAL = 307, 457  # neither 2, 3 nor 4 divides them
 
 
-_LACKING = {"views", "targets", "groups", "places", "reference", "layers", "anchor", "best", "sketches"}
+_LACKING = {
+    "views",
+    "targets",
+    "groups",
+    "places",
+    "reference",
+    "layers",
+    "anchor",
+    "best",
+    "sketches",
+    "past",
+    "mixtures",
+}
 SIGNALS = [name for name, row in CATALOG.items() if not row.requires & _LACKING]
 
 

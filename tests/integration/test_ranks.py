@@ -110,6 +110,7 @@ def test_tokens_by_position_and_sketches_are_those_of_one_process() -> None:
     """The last rank has no sequence at all."""
     (alone,), every = on_ranks(1, sequences.tokens, 1), on_ranks(3, sequences.tokens, 3)
     assert alone[1]["sketch_mmd"] > 0
+    assert alone[1]["unit_drift"] > 0
     assert 0.1 < alone[0]["position_share"] < 0.9
     for found in every:
         for ours, right in zip(found, alone, strict=True):

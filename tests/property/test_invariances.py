@@ -54,9 +54,10 @@ def _shapes_are_the_same_in_every_example() -> Iterator[None]:
         yield
 
 
-OVER_TIME = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches"}}
+OVER_TIME = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches", "past"}}
 WITH_THE_HEAD = {name for name, row in CATALOG.items() if "head" in row.requires}
 OF_TOKENS = {name for name, row in CATALOG.items() if "places" in row.requires}
+OF_MIXTURES = {name for name, row in CATALOG.items() if "mixtures" in row.requires}
 BETWEEN_LAYERS = {name for name, row in CATALOG.items() if row.requires & {"layers", "anchor"}}  # of two metrics
 EVERYTHING = ("all", "alignment", "lidar")
 
@@ -94,7 +95,7 @@ def test_order_and_batches_of_rows_change_nothing(seed: int, batch: int) -> None
     straight = values_of(*data, order=torch.arange(260))
     shuffled = values_of(*data, order=order, batch=batch)
     # what those data can't have: an earlier window, a head, a power law in eight eigenvalues
-    none = {*OVER_TIME, *WITH_THE_HEAD, *BETWEEN_LAYERS, *OF_TOKENS, "alpha_req", "alpha_req_r2"}
+    none = {*OVER_TIME, *WITH_THE_HEAD, *BETWEEN_LAYERS, *OF_TOKENS, *OF_MIXTURES, "alpha_req", "alpha_req_r2"}
     assert straight.keys() == CATALOG.keys() - none
     assert shuffled == pytest.approx(straight, rel=1e-7, abs=1e-10)
 
@@ -197,11 +198,11 @@ def test_every_signal_of_one_window_is_covered_here_or_says_why_not() -> None:
     per_coordinate = {  # the axes mean something
         "best_unit_auroc", "feature_std", "dead_fraction", "firing_rate", "outlier_dims", "outlier_max",
         "unit_kurtosis", "unit_redundancy", "code_perplexity", "unused_codes", "largest_code_share", "routing_entropy",
-        "conditional_shift",
+        "conditional_shift", "unit_shift",
     }  # fmt: skip
     like_their_mean = {name for name in PLAIN if name.startswith("knn_log_density_q")} | {"alpha_req_r2"}
     counted = {"n_samples", "numerical_rank", "feature_norm"}  # a length follows the scale
     others = (
-        {"kernel_mmd", "id_ratio"} | OVER_TIME | BETWEEN_LAYERS | OF_TOKENS
+        {"kernel_mmd", "id_ratio"} | OVER_TIME | BETWEEN_LAYERS | OF_TOKENS | OF_MIXTURES
     )  # a fixed kernel; two dimensions over each other; two windows
     assert covered | per_coordinate | WITH_THE_HEAD | like_their_mean | counted | others == set(resolve("all"))

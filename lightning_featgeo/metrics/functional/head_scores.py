@@ -13,6 +13,7 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.outliers import auroc
+from lightning_featgeo.metrics.functional.ranks import spearman
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -139,18 +140,7 @@ def margin_density(head_scores: HeadScores, distances: Float[Tensor, "n k"]) -> 
     margin = head_scores.margin[usable]
     if bool(margin.isnan().any()):
         raise Undefined("the head's scores are not finite")
-    x, y = _ranks(margin), _ranks(-radius[usable])
-    x, y = x - x.mean(), y - y.mean()
-    scale = (x.square().sum() * y.square().sum()).sqrt()
-    if not scale > 0:
-        raise Undefined("all margins, or all densities, are alike")
-    return (x @ y / scale).clamp(-1, 1)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Equal values have the mean of their ranks."""
-    ordered = values.sort().values
-    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)).double() / 2
+    return spearman(margin, -radius[usable], "all margins, or all densities, are alike")
 
 
 def _mean(values: Tensor) -> Estimate:

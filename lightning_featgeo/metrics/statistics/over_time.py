@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 
 from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.metrics.accumulators.histograms import Histograms
 from lightning_featgeo.metrics.earlier import HANDED_IN, Earlier, Kept
+from lightning_featgeo.metrics.functional.histograms import unit_moves
 from lightning_featgeo.metrics.functional.same_samples import Pair, Side, paired
 from lightning_featgeo.metrics.functional.sketch import ladder, octave, sketch
 from lightning_featgeo.metrics.statistics.needs import statistic
@@ -91,16 +94,40 @@ class TimeStatistics(ReferenceStatistics):
         """Sketches (1, 2 + 2m) of this window and of the first one, at that one's bandwidth."""
         return self._sketches("first")
 
+    @statistic("histograms", "past")
+    def unit_moves_previous(self) -> Tensor:
+        """(d,) how far each unit's values have moved since the window before, over their spread; NaN without any."""
+        return self._unit_moves("previous")
+
+    @statistic("histograms", "past")
+    def unit_moves_first(self) -> Tensor:
+        """(d,) how far each unit's values have moved since the first window, over their spread; NaN without any."""
+        return self._unit_moves("first")
+
+    @statistic("histograms", "reference", "reference.histograms")
+    def unit_moves_reference(self) -> Tensor:
+        """(d,) how far each unit's values are from those of the reference, over their spread; NaN without any."""
+        return unit_moves(self.unit_histograms, self._of_reference("histograms").unit_histograms)
+
+    def _unit_moves(self, which: str) -> Tensor:
+        then = self._then(self._earlier.histograms, which, "no unit's values were kept")
+        if len(then) != self.dim:
+            raise Undefined(f"features had {len(then)} dimensions then, and have {self.dim} now")
+        return unit_moves(self.unit_histograms, Histograms.of(then.to(self.unit_histograms.counts.device)))
+
+    def _then(self, kept: Mapping[str, Tensor], which: str, or_else: str) -> Tensor:
+        if which not in kept:
+            why, kind = self._without(which)
+            raise Undefined(f"{why}, or {or_else}", kind)
+        return kept[which]
+
     @cached_property
     def sketch(self) -> Tensor:
         """(3, 2 + 2m) the rows' distribution at three bandwidths, for comparisons later on."""
         return ladder(self._bank.rows)
 
     def _sketches(self, which: str) -> tuple[Tensor, Tensor]:
-        if which not in self._earlier.sketches:
-            why, kind = self._without(which)
-            raise Undefined(f"{why}, or its rows gave no bandwidth", kind)
-        theirs = self._earlier.sketches[which]
+        theirs = self._then(self._earlier.sketches, which, "its rows gave no bandwidth")
         if (dim := int(theirs[0, 1])) != self.dim:
             raise Undefined(f"features had {dim} dimensions then, and have {self.dim} now")
         at = int(theirs[0, 0])
@@ -126,6 +153,8 @@ class TimeStatistics(ReferenceStatistics):
         earlier = self._paired_as_earlier(windows)
         if {"sketches_with_previous", "sketches_with_first"} & self._wanted:
             earlier = earlier.sketched(self._own_sketch())
+        if {"unit_moves_previous", "unit_moves_first"} & self._wanted:
+            earlier = earlier.with_histograms(self.unit_histograms.stacked() if self._count else None)
         return earlier
 
     def _paired_as_earlier(self, windows: frozenset[str]) -> Earlier:

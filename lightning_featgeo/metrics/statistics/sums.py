@@ -13,6 +13,7 @@ from lightning_featgeo.errors import GapKind, Undefined
 from lightning_featgeo.metrics.accumulators.base import state_device
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator, Codes
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator, Directions
+from lightning_featgeo.metrics.accumulators.histograms import HistogramAccumulator, Histograms
 from lightning_featgeo.metrics.accumulators.moments import ClassMoments, Moments, MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator, Positions
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator, Units
@@ -103,6 +104,11 @@ class SumStatistics:
     def positions(self) -> Positions:
         """Sums of tokens by their position, and of sequences: ``.counts``, ``.sums``, ``.contexts``, …"""
         return cast(PositionAccumulator, self._accumulators["positions"]).compute()
+
+    @statistic("histograms")
+    def unit_histograms(self) -> Histograms:
+        """(d, 64) ``.counts`` of each unit's values by bin, and their ``.sums``; ``.squares``: (d,) Σx²."""
+        return cast(HistogramAccumulator, self._accumulators["histograms"]).compute()
 
     @statistic("units")
     def unit_row_count(self) -> int:

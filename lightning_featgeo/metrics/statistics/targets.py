@@ -1,4 +1,4 @@
-"""Statistics of kept rows that have a regression target."""
+"""Statistics of kept rows that have a regression target, or are mixtures of two samples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import GapKind, Undefined
+from lightning_featgeo.metrics.functional.mixtures import Mixtures
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.types import Tensor
 
@@ -24,6 +25,16 @@ class TargetStatistics:
         if not bool(known.any()):
             raise Undefined("no row of the bank has a regression target", GapKind.NO_INPUT)
         return known
+
+    @statistic("bank", "mixtures")
+    def mixtures(self) -> Mixtures:
+        """The bank's rows that are mixtures of two samples: ``.rows`` (n, d), their classes ``.first`` and ``.second``
+        (n,) each, and ``.share`` (n,) of the first."""
+        known = self._bank.targets.isfinite().all(dim=1)
+        if not bool(known.any()):
+            raise Undefined("no row of the bank is a mixture", GapKind.NO_INPUT)
+        first, second, share = self._bank.targets[known].T
+        return Mixtures(self._bank.rows[known], first.long(), second.long(), share.double())
 
     @statistic("bank", "targets")
     def rows_with_target(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -156,6 +158,21 @@ def conditional_shift(a: Array, b: Array) -> float:
     return float(scores.mean())
 
 
+def unit_moves(a: Array, b: Array) -> float:
+    """Mean over units of the earth mover's distance of what lies in each bin, over the spread of both windows.
+
+    The area between two distribution functions over a bin is the difference of the means of all values, clipped to it.
+    """
+    steps = [m * 2.0**e for e in range(-8, 8) for m in (1.0, 1.5)][:31]
+    ends = [-np.inf, *(-x for x in reversed(steps)), 0.0, *steps, np.inf]
+    moved = np.zeros(a.shape[1])
+    for low, high in pairwise(ends):
+        inner = low if np.isfinite(low) else high
+        moved += np.abs((np.clip(a, low, high) - inner).mean(0) - (np.clip(b, low, high) - inner).mean(0))
+    spread = np.sqrt((a.var(0) + b.var(0)) / 2 + (a.mean(0) - b.mean(0)) ** 2 / 4)
+    return float((moved[spread > 0] / spread[spread > 0]).mean())
+
+
 def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array) -> dict[str, float]:
     """A window b against a reference a with labels y, under a head."""
     outside = np.r_[np.zeros(len(a)), np.ones(len(b))]
@@ -171,6 +188,7 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
         "authenticity": float((nearest[0][:, 0] > own[nearest[1][:, 0]]).mean()),
         "nc5": float(np.abs(cosines).mean()),
         "conditional_shift": conditional_shift(a, b),
+        "unit_shift": unit_moves(a, b),
     }
     spread, d = np.cov(a.T, bias=True), a.shape[1]
     if np.linalg.matrix_rank(spread) == d:

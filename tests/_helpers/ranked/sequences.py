@@ -10,11 +10,11 @@ from lightning_featgeo import GeometryMetric
 
 
 def tokens(size: int) -> list[dict[str, float]]:
-    """Two windows of token signals and sketches, of sequences that ranks share; the last rank has none of its own."""
+    """Two windows of tokens, with sketches and histograms, of sequences that ranks share; the last rank has none."""
     if size > 1:
         torch.distributed.init_process_group("gloo")
     rank, shares = int(os.environ.get("RANK", 0)), max(1, size - 1)
-    metric = GeometryMetric(["positions", "distribution"], sync_on_compute=True)
+    metric = GeometryMetric(["positions", "distribution", "unit_drift", "unit_drift_first"], sync_on_compute=True)
     generator = torch.Generator().manual_seed(0)
     place, found = torch.randn(9, 6, generator=generator), []
     for window in range(2):

@@ -155,7 +155,7 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
     metric = GeometryMetric("all")
     metric.update(torch.randn(50, 4), torch.arange(50) % 2)
     without_labels = {name for name, row in CATALOG.items() if "labels" not in row.requires}
-    over_time = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches"}}
+    over_time = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches", "past"}}
     assert set(metric.left_out) == CLASS_SIGNALS | set(CATALOG) - PLAIN - (over_time & without_labels)
     with pytest.raises(ConfigurationError, match="none of the signals"):
         GeometryMetric("neural_collapse").update(torch.randn(50, 4))

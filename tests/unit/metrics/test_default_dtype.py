@@ -31,6 +31,9 @@ def rows(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
+_OTHERS = {"targets", "mixtures", "places", "layers", "anchor"}  # that other metrics have
+
+
 def every_signal() -> dict[str, WindowResult]:
     """Two windows of a metric of classes, views, groups and a reference, and one of targets."""
     y, group = torch.repeat_interleave(torch.arange(C), ROWS), torch.arange(N) % 3
@@ -40,7 +43,7 @@ def every_signal() -> dict[str, WindowResult]:
     head.load_state_dict({"weight": rows(3, C, D), "bias": rows(4, C)})
     asked: dict[str, Any] = {"num_classes": C, "neighbors": Neighbors(k=17, knn_k=30), "head": head}
     policy = Policy(strict=True, details=Details(rows=20))
-    unlabelled = [name for name, row in CATALOG.items() if not row.requires & {"targets", "places", "layers", "anchor"}]
+    unlabelled = [name for name, row in CATALOG.items() if not row.requires & _OTHERS]
     reference = GeometryMetric(unlabelled, **asked)
     metric = GeometryMetric(unlabelled, **asked, policy=policy)
     index = torch.arange(N)
@@ -59,7 +62,14 @@ def every_signal() -> dict[str, WindowResult]:
     tokens.update(x, sample_index=index // 5)
     targets.update(x, x[:, :2] + 0.1 * rows(11, N, 2), index)
     others.update(x + rows(12, N, D), x[:, :2] + 0.1 * rows(13, N, 2), index)
-    return {"classes": found, "targets": targets.window(reference=others), "tokens": tokens.window()}
+    mixed = GeometryMetric("mixed", head=head, policy=policy)
+    share = rows(14, N, 1).sigmoid()
+    classes = torch.eye(C, dtype=torch.float32)
+    mixed.update(x, mixtures=share * classes[y] + (1 - share) * classes[y.flip(0)])
+    return {
+        "classes": found, "targets": targets.window(reference=others), "tokens": tokens.window(),
+        "mixed": mixed.window(),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -18,7 +18,7 @@ SUBSPACES = {"class_subspace_affinity"}  # of five directions: not in four dimen
 
 
 # A power law isn't fitted to four eigenvalues, there is no window before the first.
-EARLIER = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches"}}
+EARLIER = {name for name, row in CATALOG.items() if row.requires & {"earlier", "sketches", "past"}}
 NOT_HERE = {"alpha_req", "alpha_req_r2", "id_mst"} | EARLIER | TAIL | SUBSPACES  # of fewer than 64 rows, no tree
 
 

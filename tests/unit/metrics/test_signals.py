@@ -37,7 +37,7 @@ def compare(x: Tensor, y: Tensor, batch: int = 128) -> dict[str, float]:
     order = metric.accumulators["bank"].compute().samples  # of ties, and of classes too large, the first ones count
     truth = oracles.every_signal(x[order].double().numpy(), y[order].numpy(), weight, bias)
     assert set(truth) == PLAIN
-    earlier = {name for name in ours.gaps if CATALOG[name].requires & {"earlier", "sketches"}}
+    earlier = {name for name in ours.gaps if CATALOG[name].requires & {"earlier", "sketches", "past"}}
     assert set(ours.gaps) - earlier == {name for name, value in truth.items() if value is None}
     return {
         name: abs(ours.values[name] - value) / abs(value) if value else abs(ours.values[name])

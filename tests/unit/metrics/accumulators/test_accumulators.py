@@ -9,6 +9,7 @@ from lightning_featgeo.metrics.accumulators.bank import BankAccumulator
 from lightning_featgeo.metrics.accumulators.base import Accumulator
 from lightning_featgeo.metrics.accumulators.codes import CodeAccumulator
 from lightning_featgeo.metrics.accumulators.directions import DirectionAccumulator
+from lightning_featgeo.metrics.accumulators.histograms import HistogramAccumulator
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
 from lightning_featgeo.metrics.accumulators.positions import PositionAccumulator
 from lightning_featgeo.metrics.accumulators.units import UnitAccumulator
@@ -22,6 +23,7 @@ MAKE = {
     "units": lambda d: UnitAccumulator(d),
     "units with extremes": lambda d: UnitAccumulator(d, extremes=True),
     "codes": lambda d: CodeAccumulator(d),
+    "histograms": lambda d: HistogramAccumulator(d),
     "positions": lambda d: PositionAccumulator(d),
     "bank": lambda d: BankAccumulator(d, 300),
 }
@@ -86,6 +88,7 @@ def test_memory_is_fixed_and_as_documented(kind: str) -> None:
         "units": 8 * d + 8,
         "codes": 8 * d + 8,
         "units with extremes": 24 * d + 8,
+        "histograms": 1032 * d,
         "positions": 256 * (20 * d + 16) + 4 * d + 40,
         "bank": 300 * (4 * d + 32),
     }[kind]

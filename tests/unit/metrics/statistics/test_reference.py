@@ -10,7 +10,7 @@ from lightning_featgeo.metrics.functional import fidelity
 from tests._helpers import oracles
 from tests._helpers.data import digits_features, head, long_tailed
 
-ALL = ("fidelity", "ood", "knn_accuracy", "effective_rank")
+ALL = ("fidelity", "ood", "knn_accuracy", "unit_shift", "effective_rank")
 
 
 def halves() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -64,7 +64,7 @@ def test_equal_distributions_read_as_the_definitions_say() -> None:
 def test_without_a_reference_there_is_a_reason_in_its_place() -> None:
     train, val = halves()
     reference, window = metrics(train, val)
-    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy"]))
+    assert set(window.window().gaps) == set(resolve(["fidelity", "ood", "knn_accuracy", "unit_shift"]))
     assert window.window().gaps["frechet_distance"] == "no reference was given"
     assert "knn_accuracy" in window.window(reference=reference).values  # never the vote of another bank in its place
     every = GeometryMetric("all", num_classes=10)

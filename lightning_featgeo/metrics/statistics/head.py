@@ -64,6 +64,9 @@ class HeadStatistics(TargetStatistics):
 
     @statistic("bank", "labels")
     def best_class_units(self) -> tuple[Tensor, Tensor]:
-        """(C,) the unit that tells each class's rows of the bank best from others, −1 for none, and its AUROC."""
-        labels = self.labelled_row_labels
-        return activity.best_units(self.labelled_rows, labels, int(labels.max()) + 1 if len(labels) else 0)
+        """(C,) the unit that tells each class's rows best from others, −1 for none, and its AUROC: of the bank's first
+        4,096 labelled rows."""
+        labels = self.labelled_row_labels[: activity.RANKED_ROWS]
+        return activity.best_units(
+            self.labelled_rows[: activity.RANKED_ROWS], labels, int(labels.max()) + 1 if len(labels) else 0
+        )

@@ -221,7 +221,8 @@ def main() -> None:
         "",
         "`–`: undefined there (a singular covariance, too few eigenvalues, no tail, more than 1,024 units), or "
         "compared in the tests only (`neighbor_churn`, `robustness_index`, `macro_std`, "
-        "`layer_cka`, `layer_overlap`, `layer_readout`, `layer_cosine`, `subspace_novelty`, tokens by position; "
+        "`layer_cka`, `layer_overlap`, `layer_readout`, `layer_cosine`, `subspace_novelty`, tokens by position, "
+        "mixtures; `unit_drift`, which is `unit_shift` of another window; "
         "`sketch_mmd`, which is within 12 % of all pairs). "
         "`id_gride_*`: the oracle's scalar minimiser stops at 1e-8; DADApy's own values are below. "
         "`frechet_distance`: torchmetrics' formula in the coordinates of the rows' span; in all 2,048 dimensions of "

@@ -1,5 +1,6 @@
 """The catalogue's pages: complete for every row, and up to date in the repository."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,6 @@ def test_the_pages_in_the_repository_are_those_of_this_catalogue(tmp_path: Path)
     assert len(fresh) == len(CATALOG) + 1
     assert all(f"({name}.md)" in index() for name in CATALOG)
     assert (DOCS.parent / "statistics.md").read_text() == statistics(), "run: python docs/generate.py"
+    literature = runpy.run_path(str(DOCS.parent / "generate.py"))["literature"]()
+    assert (DOCS.parent / "literature.md").read_text() == literature, "run: python docs/generate.py"
+    assert all(f"](signals/{name}.md)" in literature for name in CATALOG)

@@ -90,14 +90,14 @@ def differences(x: Tensor, y: Tensor) -> dict[str, float]:
     weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
     truth = oracles.every_signal(x[order].double().numpy(), y[order].numpy(), weight, bias)
     # every second row is the reference of the others
-    signals = ["fidelity", "ood", "knn_accuracy"]
+    signals = ["fidelity", "ood", "knn_accuracy", "unit_shift"]
     reference, window = (
         fill(GeometryMetric(signals, num_classes=classes, has_reference=True, head=head), x[i::2], y[i::2])
         for i in (0, 1)
     )
     pairs = [(x[i::2].double().numpy(), y[i::2].numpy()) for i in (0, 1)]
     against = oracles.compared(*pairs[0], *pairs[1]) | oracles.against(*pairs[0], pairs[1][0], weight, bias)
-    compared = set(resolve(["fidelity", "ood"]))
+    compared = set(resolve(["fidelity", "ood", "unit_shift"]))
     found |= {k: v for k, v in window.window(reference=reference).values.items() if k in compared}
     truth |= {k: v for k, v in against.items() if k != "knn_accuracy"}
     # a second view, and two targets, made of the features

@@ -12,14 +12,24 @@ def saved(node: Any, name: str) -> Any:
 
     Nor is anything read that hooks would have to bring back: activation checkpointing would run a forward for it.
     """
-    raw = getattr(node, f"_raw_saved_{name}", None)
-    held = raw if isinstance(raw, tuple) else (raw,)
-    if any(getattr(one, "unpack_hook", None) is not None for one in held):
+    if is_hidden(node, name):
         return None
     try:
         return getattr(node, f"_saved_{name}", None)
     except RuntimeError:  # freed by a backward
         return None
+
+
+def is_hidden(node: Any, name: str) -> bool:
+    """Whether what a node keeps under a name could only be read by running its user's hooks."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    held = raw if isinstance(raw, tuple) else (raw,)
+    return any(getattr(one, "unpack_hook", None) is not None for one in held)
+
+
+def is_made_in_python(node: Any) -> bool:
+    """Whether Python has made a node: a custom function, compiled code, or a forward that is run again in backward."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
 def shape(node: Any) -> tuple[int, ...]:
@@ -29,6 +39,12 @@ def shape(node: Any) -> tuple[int, ...]:
         return tuple(made[0].shape) if made else ()
     except RuntimeError:
         return ()
+
+
+def device(node: Any) -> torch.device | None:
+    """Where what a node made is."""
+    made = getattr(node, "_input_metadata", None)
+    return getattr(made[0], "device", None) if made else None
 
 
 def axis(node: Any) -> int:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lightning_featgeo._autograd import axis_of, saved, shape
+from lightning_featgeo.capture.takes import (
+    PUTS,
+    hides_rows,
+    of_whole_rows,
+    piece_of,
+    put_rows,
+    puts_along_rows,
+    turned_table,
+)
+from lightning_featgeo.rows import tree
 from lightning_featgeo.types import Tensor
 
-_TAKES = re.compile(r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat)Backward")
-_PUTS = re.compile(r"^(IndexPut|IndexCopy|IndexAdd|Scatter|ScatterAdd)\w*Backward")
+_TAKES = re.compile(
+    r"^(Index|IndexSelect|Gather|Sort|Flip|Roll|MaskedSelect|Take|Topk|Stack|Cat|Embedding|View|UnsafeView|ReshapeAlias)"
+    r"Backward"
+)
 _STEPS = 12  # nodes with one input, such as activations and normalisation, that are looked through
 _NODES = 300  # that are looked through behind rows that were taken
 FIRST, EVERY = 3, 64  # batches in which indices are read: the first ones, then one in so many
@@ -25,6 +38,7 @@ class Taken:
     ``pieces``: which rows, one piece after the other, as indices, marks or a range; None: that can't be told.
     ``length``: how many there were to take from; None: unknown. ``of``: which rows those had been taken as before.
     ``put``: where each of them was put, in a tensor of ``size`` rows, instead. ``behind``: before another layer.
+    ``beside``: what was given to layers beside them, in whatever order: the batch's own rows, or a state of zeros.
     """
 
     pieces: tuple[Tensor | range, ...] | None
@@ -33,6 +47,20 @@ class Taken:
     size: int = 0
     of: Tensor | None = None
     behind: bool = False
+    beside: tuple[Tensor, ...] = ()
+
+    def settled(self, parts: Sequence[Tensor]) -> Taken | None:
+        """Without what lies beside: that holds no samples, or is in the same order. If it is the batch's own rows in
+        theirs (``parts``), nothing was taken: the others are rows of other samples; anything else tells nothing."""
+        index = self.rows() if self.beside else None
+        for given in self.beside:
+            alike = [one for one in parts if one.shape == given.shape and one.device == given.device]
+            if any(torch.equal(one.to(given), given) for one in alike):
+                return None
+            same = index is not None and any(torch.equal(one[index].to(given), given) for one in alike)
+            if not same and not torch.equal(given, given[:1].expand_as(given)):
+                return Taken(None, behind=self.behind)
+        return replace(self, beside=())
 
     def rows(self) -> Tensor | None:
         """(b,) which rows, in order; None: that can't be told, or they are not taken one by one."""
@@ -68,8 +96,13 @@ class Order:
         """Without a graph, whether the order can't be told; ``in_order``: rows are all of an earlier module's."""
         return self.changes and (self.behind or not in_order)
 
-    def rows(self, taken: Taken | None) -> tuple[Tensor | None, bool]:
-        """Which rows were taken, None for all of them in order; and whether that can't be told."""
+    def rows(self, taken: Taken | None, batch: Any) -> tuple[Tensor | None, bool]:
+        """Which rows were taken, None for all of them in order; and whether that can't be told.
+
+        ``batch``: what the step got; None: nobody asks any more.
+        """
+        if taken is not None and taken.beside:
+            taken = None if batch is None else taken.settled([x for _, x in tree.tensors(batch) if x.ndim])
         if taken is None:
             return None, False
         rows = taken.rows()
@@ -114,42 +147,7 @@ def _fills_rows(node: Any, child: Any) -> bool:
     name = node.name()
     if name.endswith("CopySlices") or name.startswith("MaskedScatter"):
         return shape(child)[:1] != shape(node)[:1]
-    return bool(_PUTS.match(name)) and node.next_functions[0][0] is None and puts_along_rows(node)
-
-
-def puts_along_rows(node: Any) -> bool:
-    """Whether a node that puts values into a tensor is told whole rows, and not elements or columns."""
-    if not _PUTS.match(node.name()):
-        return False
-    if node.name().startswith("IndexPut"):
-        indices = saved(node, "indices")
-        return (
-            bool(indices)
-            and indices[0] is not None
-            and indices[0].ndim == 1
-            and not any(one is not None for one in indices[1:])
-        )
-    return saved(node, "dim") == 0
-
-
-def put_rows(node: Any) -> Tensor | None:
-    """(k,) where such a node put each row; None: that can't be told without reading it."""
-    index = saved(node, "index")
-    if node.name().startswith("IndexPut"):
-        indices = saved(node, "indices")
-        index = indices[0] if indices else None
-    return _of_whole_rows(index)
-
-
-def _of_whole_rows(index: Any) -> Tensor | None:
-    """(k,) of an index that is repeated for each column, (k, …)."""
-    if not isinstance(index, Tensor) or not index.ndim:
-        return None
-    if any(step and size > 1 for step, size in zip(index.stride()[1:], index.shape[1:], strict=True)):
-        return None
-    while index.ndim > 1:
-        index = index.select(-1, 0)
-    return index
+    return bool(PUTS.match(name)) and node.next_functions[0][0] is None and puts_along_rows(node)
 
 
 def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
@@ -160,7 +158,7 @@ def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
     if not _TAKES.match(node.name()):
         return None
     if node.name().startswith("Gather"):
-        index, of = _of_whole_rows(saved(node, "index")) if saved(node, "dim") == 0 else None, saved(node, "self")
+        index, of = of_whole_rows(saved(node, "index")) if saved(node, "dim") == 0 else None, saved(node, "self")
         length = int(of.shape[0]) if isinstance(of, Tensor) else None
         return None if index is None else (node.next_functions[0][0], index, length)
     if node.name().startswith(("Stack", "Cat")):
@@ -169,6 +167,13 @@ def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
             Taken(tuple(one for _, one, _ in pieces)).rows() if all(isinstance(p[1], range) for p in pieces) else None
         )
         return (pieces[0][0], rows, pieces[0][2]) if pieces and rows is not None else None
+    if node.name().startswith(("View", "UnsafeView", "ReshapeAlias")):
+        return turned_table(node)
+    if node.name().startswith("Embedding"):
+        parent, index = node.next_functions[0][0], saved(node, "indices")
+        if parent is None or hasattr(parent, "variable") or not isinstance(index, Tensor) or index.ndim != 1:
+            return None  # a table's rows
+        return parent, index, (shape(parent) or (None,))[0]
     piece = piece_of(node, 0) if node.name().startswith("Index") else None
     if piece is None or not isinstance(piece[1], Tensor) or piece[1].ndim != 1 or piece[1].dtype == torch.bool:
         return None
@@ -198,11 +203,16 @@ def is_a_take(node: Any) -> bool:
 
 def _read(node: Any, name: str) -> Taken | None:
     """What a node took along the first axis; None: nothing."""
+    if hides_rows(node):
+        return Taken(None)
     if name.startswith("Index"):
         piece = piece_of(node, 0)
         return None if piece is None else Taken((piece[1],), piece[2])
     if name.startswith(("Stack", "Cat")):
         return _of_pieces(node) if saved(node, "dim") == 0 else None
+    if name.startswith(("Embedding", "View", "UnsafeView", "ReshapeAlias")):
+        known = taken_by(node)
+        return None if known is None else Taken((known[1],), known[2])
     if name.startswith(("Flip", "Roll")):
         dims, ndim = saved(node, "dims"), len(shape(node))
         first = dims is not None and (not dims or any(axis_of(dim, ndim) == 0 for dim in dims))
@@ -220,28 +230,3 @@ def _pieces(node: Any) -> list[tuple[Any, Tensor | range, int | None]]:
     found = [None if child is None else piece_of(child, number) for child, number in node.next_functions]
     pieces = [one for one in found if one is not None]
     return pieces if len(pieces) == len(found) and len({parent for parent, _, _ in pieces}) == 1 else []
-
-
-def piece_of(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:
-    """The tensor that a piece is of, its rows, and how many there are; None where that can't be told."""
-    name, parent = child.name(), child.next_functions[0][0]
-    sizes = saved(child, "self_sym_sizes")
-    length = int(sizes[0]) if sizes else None
-    if name.startswith("IndexBackward"):
-        indices = saved(child, "indices")
-        return None if not indices or indices[0] is None else (parent, indices[0], length)
-    if saved(child, "dim") != 0:
-        return None
-    if name.startswith("IndexSelect"):
-        return parent, saved(child, "index"), length
-    if name.startswith("Select"):
-        at = int(saved(child, "index"))
-        return parent, range(at, at + 1), length
-    if name.startswith("Unbind"):
-        return parent, range(number, number + 1), None
-    if length is not None and name.startswith("Slice"):
-        return parent, range(length)[saved(child, "start") : saved(child, "end") : saved(child, "step")], length
-    if length is not None and name.startswith("SplitBackward"):
-        size = int(saved(child, "split_size"))
-        return parent, range(length)[number * size : (number + 1) * size], length
-    return None

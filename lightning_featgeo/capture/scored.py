@@ -11,8 +11,9 @@ import torch
 
 from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.capture.loss_graph import applies
-from lightning_featgeo.capture.reordering import piece_of, put_rows, puts_along_rows, taken_by
+from lightning_featgeo.capture.reordering import taken_by
 from lightning_featgeo.capture.stash import Caught
+from lightning_featgeo.capture.takes import piece_of, put_rows, puts_along_rows
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.rows.scored_rows import UNSCORED

@@ -253,7 +253,7 @@ class Sources:
     def forget(self) -> None:
         """Stop catching, and let go of what was caught."""
         for call in (call for tap in self.taps for call in tap.calls):
-            self._order.rows(call.taken)  # of training, for an evaluation that has no graph
+            self._order.rows(call.taken, None)  # of training, for an evaluation that has no graph
         for tap in [*self.taps, *(self._scout.taps.values() if self._scout is not None else ())]:
             tap.forget()
         self.entrance.forget()
@@ -268,28 +268,28 @@ class Sources:
         self.entrance.close()
         if not self.ran_instead and not any(tap.calls for tap in self.taps):
             self.ran_instead = self.entrance.names()
-        if self._features is None:
-            taken = [self._calls(tap) for tap in self.taps]
-        else:
+        taken = [self._calls(tap, batch) for tap in self.taps]
+        if self._features is not None:
             taken = [[Call(t.detach().clone()) for t in given_features(self._features, outputs, batch)]]
         self.entrance.forget()
         return taken
 
-    def _calls(self, tap: FeatureTap) -> list[Call]:
+    def _calls(self, tap: FeatureTap, batch: Any) -> list[Call]:
         caught = tap.take()
         entered = self.entrance.of(caught, tap.module, tap.side == "input") if caught else []
-        return [self._call(one, given) for one, given in zip(caught, entered, strict=True) if one.features is not None]
+        pairs = zip(caught, entered, strict=True)
+        return [self._call(one, given, batch) for one, given in pairs if one.features is not None]
 
-    def _call(self, one: Caught, given: tuple[Tensor, ...]) -> Call:
+    def _call(self, one: Caught, given: tuple[Tensor, ...], batch: Any) -> Call:
         assert one.features is not None
-        rows, unknown = self._order.rows(one.taken)
+        rows, unknown = self._order.rows(one.taken, batch)
         rows, length = self.entrance.rows.get(one.order, (rows, one.taken.length if one.taken else None))
         no_graph = rows is None and one.taken is None and one.node is None  # as in validation
         unknown |= no_graph and self._order.is_lost(self.entrance.is_in_order(one.order))
         return Call(
             facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
             given, one.reached, rows, length, unknown or one.order in self.entrance.inside.unsure, one.is_mixed,
-            one.order not in self.entrance.unlinked, one.scored,
+            one.order not in self.entrance.unlinked and not one.is_opaque, one.scored,
         )  # fmt: skip
 
     def remove(self) -> None:

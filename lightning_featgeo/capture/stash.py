@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from lightning_featgeo import _compat
 from lightning_featgeo.capture.mixing import mixes_rows
 from lightning_featgeo.capture.reordering import Taken, taken_rows
-from lightning_featgeo.capture.taken_behind import taken_behind
+from lightning_featgeo.capture.taken_behind import is_opaque, taken_behind
 from lightning_featgeo.capture.values import plain
 from lightning_featgeo.cuda_ext.schemas import NAMESPACE
 from lightning_featgeo.types import Tensor
@@ -39,6 +39,7 @@ class Caught:
         node: of the autograd graph, that made it.
         reached: whether the loss is trained through it; None: unknown.
         taken: how rows were taken on the way, as the graph tells.
+        is_opaque: whether part of the graph tells nothing.
         is_mixed: whether rows are sums of several samples' rows, as the graph tells.
         scored: the classes that losses score its rows against, a tensor each.
     """
@@ -53,6 +54,7 @@ class Caught:
     node: Any = None
     reached: bool | None = None
     taken: Taken | None = None
+    is_opaque: bool = False
     is_mixed: bool = False
     scored: tuple[Tensor, ...] = ()
 
@@ -126,8 +128,8 @@ class Slot:
         told: dict[str, Any] = {}
         if eager:
             given: Any = value.data if isinstance(value, PackedSequence) else value
-            taken = taken_rows(given.grad_fn)
-            if taken is None and self.searches and x.ndim and given.grad_fn is not None:
+            taken, far = taken_rows(given.grad_fn), self.searches and x.ndim > 0 and given.grad_fn is not None
+            if taken is None and far:
                 taken = taken_behind(given.grad_fn, x.shape[0])
             told = {
                 "with_gradient": torch.is_grad_enabled(),
@@ -135,6 +137,7 @@ class Slot:
                 "place": _compat.address(given),
                 "node": given.grad_fn,
                 "taken": taken,
+                "is_opaque": far and is_opaque(given.grad_fn, x.shape[0]),
                 "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, self.searches),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)

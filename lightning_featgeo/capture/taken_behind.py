@@ -8,65 +8,120 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_featgeo._autograd import shape
-from lightning_featgeo.capture.reordering import Taken, is_a_take, puts_along_rows, taken_by
+from lightning_featgeo import _compat
+from lightning_featgeo._autograd import is_made_in_python, saved, shape
+from lightning_featgeo.capture.reordering import Taken, is_a_take, taken_by
+from lightning_featgeo.capture.takes import puts_along_rows
 from lightning_featgeo.types import Tensor
 
-_NODES = 400  # that are looked through
+_NODES = 1000  # that are looked through
 _JOINS = re.compile(r"^(Cat|Stack)Backward")
 _TAKES_IN = re.compile(  # nodes of what has no gradient, such as the batch: layers, and what joins two tensors
     r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm|Cat|Stack)\w*Backward"
 )
+_KEPT = ("mat1", "self", "input", "indices", "mat2")  # names under which a layer's node keeps what it was given
+
+
+@dataclass
+class _Ways:
+    """From features back: ``takes``: the nearest nodes at which all rows were taken or put. ``nodes``: those passed on
+    ways that lead to none. ``given``: what has no gradient and was given to a layer on these ways. ``joins``: whether
+    something is joined there that nobody can look at."""
+
+    takes: list[Any] = field(default_factory=list)
+    nodes: set[Any] = field(default_factory=set)
+    given: list[Tensor] = field(default_factory=list)
+    joins: bool = False
 
 
 def taken_behind(node: Any, rows: int) -> Taken | None:
     """Which rows of what entered these are, where all of them were taken, in some order, behind a layer.
 
-    None where there is no such place, or where a way from the features leads to what entered without it: pairs of
+    None where there is no such place, or where a way from the features leads without it to what was taken of: pairs of
     samples, residual connections. At one place the index is told, at two the index of both together.
 
     Args:
         node: of the autograd graph, that made the features.
         rows: of them. Indices of other lengths are of something else: edges, experts, tokens, a table's rows.
     """
-    near, passes = _next_take(node, rows)
-    if near is None or passes:
+    near = _ways(node, rows)
+    if not near.takes:
         return None
-    index, behind = _index(near, rows)
+    found = [_index(one, rows) for one in near.takes]
+    index = found[0][0]
+    sources = [source for _, source in found] if all(i is not None for i, _ in found) else _inputs_of(near.takes)
+    if _lead_to(near, sources, rows):
+        return None
     if index is None:
-        if puts_along_rows(near) and _next_take(near.next_functions[-1][0], rows)[0] is None:
+        if puts_along_rows(near.takes[0]) and not _ways(near.takes[0].next_functions[-1][0], rows).takes:
             return None  # what is put back was taken of the batch, which has no graph
         return Taken(None, behind=True)
-    far, passes = _next_take(behind, rows)
-    if far is None:
-        return Taken((index,), rows, behind=True)
-    other, rest = _index(far, rows)
-    if passes or other is None or _next_take(rest, rows)[0] is not None:
+    if near.joins or not all(_is_the_same(index, other) for other, _ in found[1:]):
         return Taken(None, behind=True)
-    return Taken((index,), rows, of=other, behind=True)
+    beside = tuple(near.given)
+    far = _ways_of([source for _, source in found], rows)
+    if not far.takes:
+        return Taken((index,), rows, behind=True, beside=beside)
+    other, rest = _index(far.takes[0], rows)
+    if len(far.takes) > 1 or far.joins or other is None or _lead_to(far, [rest], rows) or _ways(rest, rows).takes:
+        return Taken(None, behind=True)
+    return Taken((index,), rows, of=other, behind=True, beside=(*beside, *far.given))
 
 
-def _next_take(node: Any, rows: int) -> tuple[Any, bool]:
-    """The nearest node at which all rows were taken or put; and whether what entered is reached beside it."""
-    found, passes = None, False
-    waiting, seen = deque([node]), {node}
+def _ways(node: Any, rows: int) -> _Ways:
+    return _ways_of([node], rows)
+
+
+def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
+    found = _Ways()
+    waiting = deque(node for node in nodes if node is not None)
+    seen = set(waiting)
     while waiting and len(seen) < _NODES:
         at = waiting.popleft()
-        if at is None:
+        mine = shape(at)[:1] == (rows,)
+        if mine and _moves_all(at, rows):
+            found.takes.append(at)
             continue
-        if shape(at)[:1] == (rows,) and _moves_all(at, rows):
-            if found is not None and found is not at:
-                return found, True  # at two places beside each other
-            found = at
-            continue
+        if mine:
+            found.nodes.add(at)
         inputs = [child for child, _ in at.next_functions]
-        passes = passes or (None in inputs and shape(at)[:1] == (rows,) and bool(_TAKES_IN.match(at.name())))
+        if mine and _TAKES_IN.match(at.name()) and (None in inputs or at.name().startswith("Embedding")):
+            given = _given(at, rows)
+            found.given += given
+            found.joins = found.joins or not given
         fresh = [child for child in inputs if child is not None and child not in seen]
         seen.update(fresh)
         waiting.extend(fresh)
-    return found, passes
+    return found
+
+
+def _given(node: Any, rows: int) -> list[Tensor]:
+    """What a layer was given, as far as its node keeps it."""
+    kept = (saved(node, name) for name in _KEPT)
+    return [one for one in kept if isinstance(one, Tensor) and one.ndim and one.shape[0] == rows]
+
+
+def _lead_to(ways: _Ways, sources: Iterable[Any], rows: int) -> bool:
+    """Whether ways without a take lead to what was taken of: to a node of it, or to what entered it."""
+    if not ways.nodes:
+        return False
+    behind = _ways_of(sources, rows)
+    if behind.nodes & ways.nodes:
+        return True
+    places = {_compat.address(one) for one in behind.given} - {None}
+    return any(_compat.address(one) in places for one in ways.given)
+
+
+def _inputs_of(takes: Iterable[Any]) -> list[Any]:
+    return [child for take in takes for child, _ in take.next_functions]
+
+
+def _is_the_same(index: Tensor, other: Tensor | None) -> bool:
+    return other is not None and other.shape == index.shape and _compat.address(other) == _compat.address(index)
 
 
 def _moves_all(node: Any, rows: int) -> bool:
@@ -87,6 +142,19 @@ def _index(node: Any, rows: int) -> tuple[Tensor | None, Any]:
     if known is None or len(known[1]) != rows:
         return None, None
     return known[1], known[0]
+
+
+def is_opaque(node: Any, rows: int) -> bool:
+    """Whether some of the way to features is hidden: a custom function, or compiled code, that gave as many rows."""
+    waiting, seen = deque([node]), {node}
+    while waiting and len(seen) < _NODES:
+        at = waiting.popleft()
+        if is_made_in_python(at) and shape(at)[:1] == (rows,):
+            return True
+        fresh = [child for child, _ in at.next_functions if child is not None and child not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return False
 
 
 def joins_the_batch(node: Any, rows: int) -> bool:

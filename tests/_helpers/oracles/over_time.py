@@ -26,7 +26,8 @@ def cka(x: Array, y: Array) -> float:
 
 
 def leading(x: Array) -> Array:
-    """The 32 directions of largest variance, half of all, or as many as there are."""
+    """The 32 directions of largest variance, half of all, or as many as there are; of many dimensions by 1,024 rows."""
+    x = x if x.shape[1] <= 1024 else x[:1024]
     values, turn = np.linalg.svd(centred(x), full_matrices=False)[1:]
     real = int((values > values[0] * max(x.shape) * np.finfo(np.float32).eps).sum())
     return turn[: min(32, x.shape[1] // 2, real)].T

@@ -15,12 +15,12 @@ from lightning_featgeo import _autograd, _compat
 from lightning_featgeo.capture import facts, scored
 from lightning_featgeo.capture.embedding import COMPARED, Embedding
 from lightning_featgeo.capture.entrance import Entrance
+from lightning_featgeo.capture.handover import call_of
 from lightning_featgeo.capture.heads import Choice, Scout, candidates, choose_by_declaration
 from lightning_featgeo.capture.loss_graph import LossGraph, ReachedCalls, Reading
 from lightning_featgeo.capture.names import Layer
 from lightning_featgeo.capture.refusals import silent_weight
 from lightning_featgeo.capture.reordering import Order
-from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.step_outputs import FeaturesFrom, given_features
 from lightning_featgeo.capture.taps import FeatureTap, find_head
 from lightning_featgeo.capture.watched import Watched
@@ -277,20 +277,9 @@ class Sources:
     def _calls(self, tap: FeatureTap, batch: Any) -> list[Call]:
         caught = tap.take()
         entered = self.entrance.of(caught, tap.module, tap.side == "input") if caught else []
+        told = batch, self._order, self.entrance, self._virtual
         pairs = zip(caught, entered, strict=True)
-        return [self._call(one, given, batch) for one, given in pairs if one.features is not None]
-
-    def _call(self, one: Caught, given: tuple[Tensor, ...], batch: Any) -> Call:
-        assert one.features is not None
-        rows, unknown = self._order.rows(one.taken, batch)
-        rows, length = self.entrance.rows.get(one.order, (rows, one.taken.length if one.taken else None))
-        no_graph = rows is None and one.taken is None and one.node is None  # as in validation
-        unknown |= no_graph and self._order.is_lost(self.entrance.is_in_order(one.order))
-        return Call(
-            facts.without_virtual_tokens(one.features, given, self._virtual), one.real, one.with_gradient, one.state,
-            given, one.reached, rows, length, unknown or one.order in self.entrance.inside.unsure, one.is_mixed,
-            one.order not in self.entrance.unlinked and not one.is_opaque, one.scored,
-        )  # fmt: skip
+        return [call_of(one, one.features, given, *told) for one, given in pairs if one.features is not None]
 
     def remove(self) -> None:
         """Unhook everything."""

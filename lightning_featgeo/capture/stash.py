@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo.capture.joined import pieces_of
 from lightning_featgeo.capture.mixing import mixes_rows
 from lightning_featgeo.capture.reordering import Taken, taken_rows
 from lightning_featgeo.capture.taken_behind import is_opaque, taken_behind
@@ -40,6 +41,7 @@ class Caught:
         reached: whether the loss is trained through it; None: unknown.
         taken: how rows were taken on the way, as the graph tells.
         is_opaque: whether part of the graph tells nothing.
+        pieces: what entered for each of the pieces that rows were put together of.
         is_mixed: whether rows are sums of several samples' rows, as the graph tells.
         scored: the classes that losses score its rows against, a tensor each.
     """
@@ -55,6 +57,7 @@ class Caught:
     reached: bool | None = None
     taken: Taken | None = None
     is_opaque: bool = False
+    pieces: tuple[Tensor, ...] = ()
     is_mixed: bool = False
     scored: tuple[Tensor, ...] = ()
 
@@ -137,6 +140,7 @@ class Slot:
                 "place": _compat.address(given),
                 "node": given.grad_fn,
                 "taken": taken,
+                "pieces": pieces_of(given.grad_fn, x.shape[0]) if far else (),
                 "is_opaque": far and is_opaque(given.grad_fn, x.shape[0]),
                 "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, self.searches),
             }

@@ -90,7 +90,7 @@ def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
             found.nodes.add(at)
         inputs = [child for child, _ in at.next_functions]
         if mine and _TAKES_IN.match(at.name()) and (None in inputs or at.name().startswith("Embedding")):
-            given = _given(at, rows)
+            given = given_to(at, rows)
             found.given += given
             found.joins = found.joins or not given
         fresh = [child for child in inputs if child is not None and child not in seen]
@@ -99,7 +99,7 @@ def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
     return found
 
 
-def _given(node: Any, rows: int) -> list[Tensor]:
+def given_to(node: Any, rows: int) -> list[Tensor]:
     """What a layer was given, as far as its node keeps it."""
     kept = (saved(node, name) for name in _KEPT)
     return [one for one in kept if isinstance(one, Tensor) and one.ndim and one.shape[0] == rows]

@@ -118,7 +118,7 @@ class FeatureTap:
         if trained:
             self.frozen = not any(call.needs_gradient for call in trained)
         self._mixes = self._mixes or any(
-            call.is_mixed or (call.taken is not None and call.taken.behind) for call in self._slot.calls
+            call.is_mixed or call.pieces or (call.taken is not None and call.taken.behind) for call in self._slot.calls
         )
         OPEN.pop(self.key, None)
         if self._hook.is_attached and not _compat.compiles():

@@ -14,7 +14,7 @@ import torch
 
 from lightning_featgeo._autograd import saved, shape
 from lightning_featgeo.capture.reordering import Order
-from lightning_featgeo.capture.taken_behind import given_to
+from lightning_featgeo.capture.taken_behind import given_to, moves_all
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.origin import Origin
 from lightning_featgeo.rows.provenance import origin_of
@@ -43,6 +43,8 @@ def pieces_of(node: Any, rows: int) -> tuple[Tensor, ...]:
                 found = [_entered(child, length) for child, length in zip(children, lengths, strict=True)]
                 told = [one for one in found if one is not None]
                 return tuple(told) if len(told) == len(found) else ()
+        if moves_all(at, rows):
+            return ()  # put back: told by the graph, or by nobody
         fresh = [child for child in children if child not in seen]
         seen.update(fresh)
         waiting.extend(fresh)

@@ -83,7 +83,7 @@ def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
     while waiting and len(seen) < _NODES:
         at = waiting.popleft()
         mine = shape(at)[:1] == (rows,)
-        if mine and _moves_all(at, rows):
+        if mine and moves_all(at, rows):
             found.takes.append(at)
             continue
         if mine:
@@ -124,7 +124,8 @@ def _is_the_same(index: Tensor, other: Tensor | None) -> bool:
     return other is not None and other.shape == index.shape and _compat.address(other) == _compat.address(index)
 
 
-def _moves_all(node: Any, rows: int) -> bool:
+def moves_all(node: Any, rows: int) -> bool:
+    """Whether a node took or put all rows of features, in some order."""
     if puts_along_rows(node) and node.next_functions[0][0] is None:
         return True
     if not is_a_take(node):

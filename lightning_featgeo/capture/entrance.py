@@ -7,25 +7,21 @@ Hooks are there while a step runs, and gone before anybody exports, copies or pi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat, _hooks
-from lightning_featgeo._autograd import is_inside_torch_func
 from lightning_featgeo.capture.entries import Entered, Entries
 from lightning_featgeo.capture.hooks import Hook
-from lightning_featgeo.capture.inside import Inside, look_inside
-from lightning_featgeo.capture.stash import ORDER, Caught
+from lightning_featgeo.capture.inside import Inside
+from lightning_featgeo.capture.recording import RECORDING, Recording, note_after, note_before, note_inside
+from lightning_featgeo.capture.stash import Caught
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.trace import Trace
-from lightning_featgeo.capture.values import leaves
 from lightning_featgeo.rows.evidence import EVERY, FIRST
 from lightning_featgeo.rows.provenance import copied_from
 from lightning_featgeo.types import Tensor
@@ -33,72 +29,6 @@ from lightning_featgeo.types import Tensor
 SEARCHED = 3  # batches in which every module is hooked; later only those that were outermost
 SEARCHES = 4  # times that this begins anew, where a watched module runs in none of these
 _KEYS = itertools.count()
-
-
-@dataclass(slots=True)
-class Recording:
-    """Outermost calls since the batch began.
-
-    ``holds``: whether what they gave is held until the step is over. Where no call was ever given what another one
-    gave, it is not: logits of a language model would stay in memory through the optimizer's step.
-    """
-
-    calls: list[Entered] = field(default_factory=list)
-    depth: int = 0
-    used: set[int] = field(default_factory=set)
-    holds: bool = True
-    trace: Trace | None = None  # of every module, while it is not known what to watch
-    is_open: Callable[[], bool] = lambda: True
-
-
-_RECORDING: dict[int, Recording] = {}  # by an entrance's key, while a step runs
-
-
-def _before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: int, owner: int) -> None:
-    recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
-    if recording is None or id(module) != owner:
-        return
-    recording.depth += 1
-    if recording.trace is not None and recording.is_open():
-        recording.trace.begins(module, [args, kwargs or {}])
-    if recording.depth > 1 and recording.calls:
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # some kinds of tensors refuse to be asked
-            look_inside(recording.calls[-1], args, kwargs or {}, module)
-    own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
-    if own and not any(_is_traced(given) for given in (*args, *(kwargs or {}).values())):
-        packed = None
-        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-            given = [args[0]]
-        else:
-            found = [t for _, t in leaves([args, kwargs or {}])]
-            packed = next((t for t in found if isinstance(t, PackedSequence)), None)
-            parts = [t.data if isinstance(t, PackedSequence) else t for t in found]
-            given = [t for t in parts if isinstance(t, torch.Tensor) and t.ndim > 0]
-        recording.calls.append(Entered(next(ORDER), id(module), given, packed=packed))
-        recording.used.add(id(module))
-    elif recording.depth == 1:
-        recording.depth = 0  # not the step's own: what lies inside is none either, or a redirected step's own calls
-        return
-
-
-def _is_traced(given: Any) -> bool:
-    """Whether this stands for a tensor: of ``torch.fx``, or in a transform such as ``vmap``."""
-    return isinstance(given, torch.fx.Proxy) or (isinstance(given, torch.Tensor) and is_inside_torch_func(given))
-
-
-def _after(module: torch.nn.Module, *given: Any, key: int, owner: int) -> None:
-    recording = None if torch.compiler.is_compiling() else _RECORDING.get(key)
-    if recording is None or id(module) != owner or recording.depth == 0:
-        return
-    if recording.trace is not None:
-        recording.trace.ends(module, given[-1])
-    recording.depth -= 1
-    if recording.depth == 0 and recording.calls:
-        last = recording.calls[-1]
-        last.stop = next(ORDER)
-        gave = given[-1]
-        if recording.holds:
-            last.gave = [gave] if type(gave) is Tensor else [t for _, t in leaves(gave) if isinstance(t, torch.Tensor)]
 
 
 class Entrance:
@@ -117,6 +47,7 @@ class Entrance:
         self.inside = Inside()
         self._attached: list[Hook] = []
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
+        self._first: dict[int, Hook] = {}  # modules that were given the batch itself, inside of another one
         self._recording = Recording()
         self._entries: Entries | None = None  # of the calls, once the step is over
         self.rows: dict[int, tuple[Tensor, int]] = {}  # of calls without a graph: which rows of what, in order
@@ -136,16 +67,19 @@ class Entrance:
             if id(module) not in self._hooks:
                 told: dict[str, Any] = {"key": self.key, "owner": id(module)}
                 self._hooks[id(module)] = (
-                    Hook(module, functools.partial(_before, **told), before=True),
-                    Hook(module, functools.partial(_after, **told), before=False, always=True),
+                    Hook(module, functools.partial(note_before, **told), before=True),
+                    Hook(module, functools.partial(note_after, **told), before=False, always=True),
                 )
             before, after = self._hooks[id(module)]
             before.attach(first=_hooks.has_pre_hooks(module))
             after.attach()
             self._attached += (before, after)
+        for hook in () if searches else self._first.values():
+            hook.attach()
+            self._attached.append(hook)
         self._entries = None
         self.inside.begin(self.root.training)
-        self._recording = _RECORDING[self.key] = Recording(
+        self._recording = RECORDING[self.key] = Recording(
             is_open=self._is_open,
             holds=searches or len(modules) > 1 or self._links,
             trace=Trace() if traces else None,
@@ -153,7 +87,7 @@ class Entrance:
 
     def close(self) -> None:
         """The step is over: unhook. What was seen stays until the next one."""
-        if not self._attached and self.key not in _RECORDING:
+        if not self._attached and self.key not in RECORDING:
             return
         for hook in self._attached:
             hook.detach()
@@ -162,8 +96,18 @@ class Entrance:
             self._searched[self.root.training] += 1
             self._counts.add(count)
             self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
+            self._first |= {
+                id(m): Hook(m, functools.partial(note_inside, key=self.key, owner=id(m)), before=True)
+                for m in self.root.modules()
+                if id(m) in self._entering() and id(m) not in self._first
+            }
         self._attached = []
-        _RECORDING.pop(self.key, None)
+        RECORDING.pop(self.key, None)
+
+    def _entering(self) -> set[int]:
+        """Modules that were given the batch itself by a forward that may do something else: not by a plain chain."""
+        chains = {id(m) for m in self._outermost.values() if type(m).forward is torch.nn.Sequential.forward}
+        return {one.enters for one in self._recording.calls if one.module not in chains} - {0}
 
     def search_again(self) -> None:
         """The pattern of calls has changed: look for the outermost modules anew."""

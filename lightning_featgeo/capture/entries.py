@@ -27,7 +27,7 @@ class Entered:
     gave: list[Tensor] = field(default_factory=list)
     packed: PackedSequence | None = None  # of which ``given`` has the data
     inside: list[tuple[Tensor, int, int]] = field(default_factory=list)  # what modules in it got, when
-    enters: bool = False  # whether a module in it was given that itself
+    enters: int = 0  # the first module in it that was given that itself; 0: none
 
     def shown(self) -> tuple[Tensor, ...]:
         """What it was given, sequences one a row: in the order that they had when they were packed."""

@@ -24,6 +24,7 @@ from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.types import Tensor
 
 MOST = 4  # tensors that are looked at in one call
+FIRST_VAIN, EVERY_VAIN = 16, 8
 MIXED = 0.5  # share of rows that are mixtures, where it is mixing
 
 
@@ -43,6 +44,7 @@ class Inside:
     _looks: bool = True
     _moved: bool = False
     _joins: bool = False  # the batch itself is joined to features on the way
+    _vain: int = 0  # batches beyond the regular ones in which it was looked
     _stays: bool = False  # in training, nothing took rows behind the place where they were moved
 
     def begin(self, trains: bool) -> None:
@@ -56,9 +58,12 @@ class Inside:
         self.takes = self.takes or (is_taken and any(gave.grad_fn is call.node for gave in one.gave))
         origin = entries.origin(one)
         outer = origin.shown()
-        if not self._looks or not outer or (origin is one and not one.inside):
+        if not outer or (origin is one and not one.inside):
             return outer
-        for given, module, is_inside in _candidates(entries.chain(one), call.order):
+        chain = entries.chain(one)
+        if not self._looks and not self._is_new(chain):
+            return outer
+        for given, module, is_inside in _candidates(chain, call.order):
             if not _is_like(given, outer[0]) or not _is_moved_or_mixed(origin_of((given,), outer)):
                 continue
             self._joins = self._joins or (is_inside and has_graph and joins_the_batch(call.node, len(given)))
@@ -72,6 +77,13 @@ class Inside:
             return (given,)
         return outer
 
+    def _is_new(self, chain: Sequence[Entered]) -> bool:
+        """Whether a first layer was now given something else than the batch itself, which it was given before."""
+        if all(link.enters or not link.inside for link in chain):
+            return False
+        self._vain += 1  # noise that is added now and then is looked at less and less
+        return self._vain <= FIRST_VAIN or self._vain % EVERY_VAIN == 0
+
 
 def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -> None:
     """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
@@ -83,7 +95,7 @@ def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -
         if type(given) is not Tensor or not _is_plain(given):
             continue
         if given is outer or (given.shape == outer.shape and _compat.address(given) == _compat.address(outer)):
-            one.enters, one.inside = True, []
+            one.enters, one.inside = id(module), []
             return
         fresh = len(one.inside) < MOST and not (one.inside and one.inside[-1][0] is given)
         if fresh and len(given) == len(outer) > 1 and _is_like(given, outer):

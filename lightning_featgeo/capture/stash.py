@@ -84,6 +84,26 @@ class Budget:
         return True
 
 
+@dataclass
+class Pace:
+    """How many operations autograd counts from one call's features to the next one's: it shows what now runs otherwise.
+
+    A network that takes or mixes rows in some batches only runs more operations there.
+    """
+
+    last: int | None = None
+    known: set[int] = field(default_factory=set)
+
+    def is_new(self, node: Any) -> bool:
+        """Whether so many have never come between two calls."""
+        count = node._sequence_nr()
+        steps, self.last = None if self.last is None else count - self.last, count
+        if steps is None or steps in self.known or len(self.known) >= _PACES:
+            return False
+        self.known.add(steps)
+        return True
+
+
 def _always() -> bool:
     return True
 
@@ -99,6 +119,7 @@ class Slot:
     used: int = 0
     state: int = 0
     searches: bool = False
+    pace: Pace = field(default_factory=Pace)
 
     def catch(self, find: Callable[[], Any], eager: bool = True) -> None:
         """:meth:`add` what is found, and whatever goes wrong is kept for later: the user's forward goes on."""
@@ -131,7 +152,8 @@ class Slot:
         told: dict[str, Any] = {}
         if eager:
             given: Any = value.data if isinstance(value, PackedSequence) else value
-            taken, far = taken_rows(given.grad_fn), self.searches and x.ndim > 0 and given.grad_fn is not None
+            new = given.grad_fn is not None and self.pace.is_new(given.grad_fn)
+            taken, far = taken_rows(given.grad_fn), (self.searches or new) and x.ndim > 0 and given.grad_fn is not None
             if taken is None and far:
                 taken = taken_behind(given.grad_fn, x.shape[0])
             told = {
@@ -142,7 +164,7 @@ class Slot:
                 "taken": taken,
                 "pieces": pieces_of(given.grad_fn, x.shape[0]) if far else (),
                 "is_opaque": far and is_opaque(given.grad_fn, x.shape[0]),
-                "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, self.searches),
+                "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, far),
             }
         caught = Caught(next(ORDER), x.detach().clone() if keep else None, made.real, state=self.state, **told)
         self.calls.append(caught)
@@ -150,6 +172,7 @@ class Slot:
             self.budget.held.append(caught)
 
 
+_PACES = 32  # numbers of operations that are told apart
 SLOT_BYTES = 512 * 2**20  # what a tap may hold of one batch
 ORDER = itertools.count()  # of everything that is seen in a step
 OPEN: dict[int, Slot] = {}  # by a tap's key: where it catches now

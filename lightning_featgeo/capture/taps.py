@@ -20,7 +20,7 @@ import torch
 from lightning_featgeo import _compat
 from lightning_featgeo.capture import mixing
 from lightning_featgeo.capture.hooks import Hook
-from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Slot, stash
+from lightning_featgeo.capture.stash import OPEN, Budget, Caught, Pace, Slot, stash
 from lightning_featgeo.capture.values import of_input, of_output
 from lightning_featgeo.errors import ConfigurationError, near_misses
 from lightning_featgeo.types import Tensor
@@ -92,6 +92,7 @@ class FeatureTap:
         self.scoring: Any = None  # what losses of the last fit have told of the rows' labels
         self.frozen = False  # as the last training step told: no weight before it is being trained
         self._mixes, self._opened = False, 0  # whether rows were mixed in a batch, and batches so far
+        self._pace = Pace()
         self._slot = Slot()
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
@@ -132,7 +133,8 @@ class FeatureTap:
             is_open: whether a call counts, asked at each one. None: all.
         """
         self.attach()
-        self._slot = Slot(budget=budget) if is_open is None else Slot(budget=budget, is_open=is_open)
+        self._slot = Slot(budget=budget, pace=self._pace)
+        self._slot.is_open = is_open or self._slot.is_open
         self._slot.searches = self._mixes or self._opened < mixing.FIRST or self._opened % mixing.EVERY == 0
         self._opened += 1
         OPEN[self.key] = self._slot

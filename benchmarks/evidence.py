@@ -163,7 +163,8 @@ def main() -> None:
     ):
         for method in names:
             setattr(holder, method, timed(getattr(holder, method)))
-    entrance._before, entrance._after = timed(entrance._before), timed(entrance._after)
+    entrance.note_before, entrance.note_after = timed(entrance.note_before), timed(entrance.note_after)
+    entrance.note_inside = timed(entrance.note_inside)
     lines = [
         "# What evidence costs a step",
         "",

@@ -54,6 +54,11 @@ def moves(rows: Tensor | None) -> bool:
     return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
 
 
+def is_other(scored: Tensor, labels: Tensor) -> bool:
+    """Whether so few classes are the labels' that they are of other samples."""
+    return len(scored) >= LEAST and float((scored == labels).double().mean()) < 0.5
+
+
 def is_function(labels: Tensor, to: Tensor) -> bool:
     """Whether each label has one class."""
     there = labels >= 0

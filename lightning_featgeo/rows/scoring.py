@@ -26,6 +26,7 @@ from lightning_featgeo.rows.scored_rows import (
     goes_back,
     is_function,
     is_of,
+    is_other,
     maps_scored,
     moves,
     one_a_row,
@@ -33,21 +34,11 @@ from lightning_featgeo.rows.scored_rows import (
     tells,
     without_ignored,
 )
+from lightning_featgeo.rows.words import MAPPED, MOVED, OTHER_PART, OTHERS_SCORED, PENDING
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
 ALIKE = 0.75  # share of equal classes from which two targets are no two orders of the labels
-OTHER_PART = "the loss scores {part} of the batch{other}: it holds the labels"
-MAPPED = "the loss scores other numbers than the batch's labels, always the same one for each: those are the labels"
-PENDING = (
-    "the loss scores other numbers than the batch's labels: too few batches have shown which one for each, or these may"
-    " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
-)
-MOVED = (
-    "in training, these rows were in another order than the batch's labels (sorted or shuffled), which can't be "
-    "followed here: none has a label. Return the features in the batch's order from the step, and name them with "
-    "features="
-)
 
 
 @dataclass
@@ -72,6 +63,7 @@ class Scoring:
     withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
     calls: ScoredCalls = field(default_factory=ScoredCalls)
+    is_late: bool = False  # a step trained on other samples than its batch's
     turns_maps: bool = False  # whether a training step moves maps of labels, together with their images
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
@@ -89,7 +81,7 @@ class Scoring:
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
         regular = count <= FIRST or count % EVERY == 0
-        more = taken or self.calls.is_watched or self.turns_maps or self.in_place is False
+        more = taken or self.calls.is_watched or self.turns_maps or self.is_late or self.in_place is False
         more = more or self._mixtures.get(form, False) or self.made.is_watched
         return regular or (self.found and more)
 
@@ -103,7 +95,7 @@ class Scoring:
     def is_plain(self) -> bool:
         """Whether labels are those of the batch, in its order, as far as anybody knows."""
         moved = self.misled or self.followed is False or self.in_place is False
-        return not (moved or self.made.is_watched or self.calls.is_watched or self.turns_maps)
+        return not (moved or self.made.is_watched or self.calls.is_watched or self.turns_maps or self.is_late)
 
     @property
     def told(self) -> tuple[Any, ...]:
@@ -206,6 +198,9 @@ class Scoring:
             if not has_none and torch.equal(rows.sort().values, given.sort().values):
                 both = torch.ones_like(both)  # samples without a class, too, are in other places
             elif not torch.equal(rows[both].sort().values, given[both].sort().values):
+                if self._maps and one.origin is None and not self.made.is_watched and is_other(rows[both], given[both]):
+                    self.is_late, reader.notes[OTHERS_SCORED] = True, None
+                    return rows  # of other samples than the batch's: those of the step before
                 return given  # other classes: those that a user has named, or of episodes and tasks
             agrees = bool((rows == given)[both].all())
             self._set(

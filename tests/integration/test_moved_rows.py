@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import TensorDataset
 
-from lightning_featgeo.rows.scoring import MAPPED, MOVED
+from lightning_featgeo.rows.words import MAPPED, MOVED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.scored import Kept, check, run
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor
-from lightning_featgeo.rows.scoring import MAPPED, MOVED
+from lightning_featgeo.rows.words import MAPPED, MOVED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
 from tests._helpers.scored import SIGNALS, Kept, check, run

@@ -26,7 +26,7 @@ class Entered:
     stop: float = math.inf
     gave: list[Tensor] = field(default_factory=list)
     packed: PackedSequence | None = None  # of which ``given`` has the data
-    inside: list[tuple[Tensor, int, int]] = field(default_factory=list)  # what modules in it got, when
+    inside: list[tuple[Tensor, int, int, int]] = field(default_factory=list)  # what modules in it got: see ``inside``
     enters: int = 0  # the first module in it that was given that itself; 0: none
 
     def shown(self) -> tuple[Tensor, ...]:

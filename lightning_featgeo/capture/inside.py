@@ -63,8 +63,13 @@ class Inside:
         chain = entries.chain(one)
         if not self._looks and not self._is_new(chain):
             return outer
-        for given, module, is_inside in _candidates(chain, call.order):
-            if not _is_like(given, outer[0]) or not _is_moved_or_mixed(origin_of((given,), outer)):
+        for given, module, is_inside, shortest in _candidates(chain, call.order):
+            if not _is_like(given, outer[0]):
+                continue
+            origin_here = origin_of((given,), outer)
+            if shortest and (origin_here is None or origin_here.lacks_some):
+                given, origin_here = _unpacked(given, shortest, outer[0], origin_here)
+            if not _is_moved_or_mixed(origin_here):
                 continue
             self._joins = self._joins or (is_inside and has_graph and joins_the_batch(call.node, len(given)))
             if is_inside and self._joins:
@@ -91,7 +96,10 @@ def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -
         return
     outer = one.given[0]
     for given in (*args, *kwargs.values()):
-        given = _as_long(given, outer) if isinstance(given, PackedSequence) else given
+        shortest = 0
+        if isinstance(given, PackedSequence):
+            shortest = int((given.batch_sizes == given.batch_sizes[0]).sum())  # they are on the CPU
+            given = _as_long(given, outer)
         if type(given) is not Tensor or not _is_plain(given):
             continue
         if given is outer or (given.shape == outer.shape and _compat.address(given) == _compat.address(outer)):
@@ -99,7 +107,7 @@ def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -
             return
         fresh = len(one.inside) < MOST and not (one.inside and one.inside[-1][0] is given)
         if fresh and len(given) == len(outer) > 1 and _is_like(given, outer):
-            one.inside.append((given, id(module), next(ORDER)))
+            one.inside.append((given, id(module), next(ORDER), shortest))
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -122,6 +130,15 @@ def _as_long(packed: PackedSequence, outer: Tensor) -> Tensor | None:
     return pad_packed_sequence(packed, batch_first=True, total_length=outer.shape[1])[0]
 
 
+def _unpacked(given: Tensor, shortest: int, outer: Tensor, otherwise: Origin | None) -> tuple[Tensor, Origin | None]:
+    """Packed sequences whose padding was no zeros: told by as many steps as each of them has."""
+    found = origin_of((given[:, :shortest],), (outer[:, :shortest],))
+    if found is None or found.lacks_some or found.changed:
+        return given, otherwise
+    rows = outer if found.samples is None else outer[found.samples]
+    return rows, origin_of((rows,), (outer,))
+
+
 def _is_moved_or_mixed(found: Origin | None) -> bool:
     """Whether rows are another one's in another order, or most of them mixtures; augmented ones are what they were."""
     if found is None:
@@ -132,16 +149,17 @@ def _is_moved_or_mixed(found: Origin | None) -> bool:
     return not found.is_identity and not (found.changed and found.lacks_some)
 
 
-def _candidates(chain: Sequence[Entered], order: int) -> list[tuple[Tensor, int, bool]]:
-    """What modules were given on the way, the last ones first; and whether inside of another one.
+def _candidates(chain: Sequence[Entered], order: int) -> list[tuple[Tensor, int, bool, int]]:
+    """What modules were given on the way, the last ones first; whether inside of another one; the shortest sequence of
+    those that were packed.
 
     Not inside of a call in which the batch itself went into a module: then other rows are of a branch (negatives, a
     consistency loss).
     """
-    found: list[tuple[Tensor, int, bool]] = []
+    found: list[tuple[Tensor, int, bool, int]] = []
     for number, one in enumerate(chain):
         own = [] if one.enters else reversed(one.inside)
-        found += [(given, module, True) for given, module, when in own if when < order]
+        found += [(given, module, True, shortest) for given, module, when, shortest in own if when < order]
         if number < len(chain) - 1 and one.given:
-            found.append((one.given[0], one.module, False))
+            found.append((one.given[0], one.module, False, 0))
     return found[:MOST]

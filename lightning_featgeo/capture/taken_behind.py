@@ -86,7 +86,7 @@ def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
         if mine and moves_all(at, rows):
             found.takes.append(at)
             continue
-        if mine:
+        if mine and not hasattr(at, "variable"):  # parameters are shared by ways that have no sample in common
             found.nodes.add(at)
         inputs = [child for child, _ in at.next_functions]
         if mine and _TAKES_IN.match(at.name()) and (None in inputs or at.name().startswith("Embedding")):

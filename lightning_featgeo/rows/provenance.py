@@ -46,7 +46,7 @@ def origin_of(entered: Sequence[Tensor], parts: Sequence[Tensor], by_content: bo
                 return found
     for x in inputs if by_content else ():
         if x.shape[0] and not x.is_complex() and x.dtype != torch.bool:
-            found = _by_content(x, parts) or _by_correlation(x, parts) or _by_likeness(x, parts)
+            found = _by_content(x, parts) or _by_prefix(x, parts) or _by_correlation(x, parts) or _by_likeness(x, parts)
             if found is not None:
                 return found
     return None
@@ -158,6 +158,20 @@ def _by_content(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
         table, theirs = _Table([], table.sample[there], table.part[there], table.piece[there]), theirs[there]
     row, known = look_up(hashes(own), theirs)
     return _told_apart(row, known, table, m, parts, BY_CONTENT, x)
+
+
+def _by_prefix(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
+    """Sequences that were trimmed, rows that lost or got columns: by what both have of each sample, from the start."""
+    for number, part in enumerate(parts):
+        if x.ndim < 2 or part.ndim != x.ndim or part.dtype != x.dtype or part.shape[2:] != x.shape[2:]:
+            continue
+        length = min(part.shape[1], x.shape[1])
+        if part.shape[1] != x.shape[1] and 2 * length >= part.shape[1]:
+            cut = [one[:, :length] if i == number else one[:0] for i, one in enumerate(parts)]
+            found = _by_content(x[:, :length], cut)
+            if found is not None and not found.lacks_some:
+                return found
+    return None
 
 
 def _told_apart(

@@ -94,6 +94,8 @@ class WatchSettings:
                 'neighbors=Neighbors(reference_rows="all"))'
             )
         check_pool(self.pool)
+        if not (self.head is None or isinstance(self.head, str)):
+            raise ConfigurationError(f"head={self.head!r}: name one module by its path, such as head='net.fc'")
         check_spectrum_rows(self.spectrum_rows)
         self.tokens.check(self.pool)
         parse_views(self.views)

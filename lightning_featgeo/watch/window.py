@@ -249,6 +249,7 @@ def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
 
 def _did_not_run(path: str, plan: WindowPlan, instead: Sequence[str]) -> str:
     told = f"no features were caught: {path!r} did not run in {plan.name}"
+    instead = [one for one in instead if one != path]
     if instead:
         ran = ", ".join(repr(one) for one in instead[:SHOWN_MODULES])
         stages, other = ('"val"', "validation") if plan.stage == "train" else ('("train", "val")', "the training")

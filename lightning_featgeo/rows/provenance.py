@@ -166,7 +166,7 @@ def _by_prefix(x: Tensor, parts: Sequence[Tensor]) -> Origin | None:
         if x.ndim < 2 or part.ndim != x.ndim or part.dtype != x.dtype or part.shape[2:] != x.shape[2:]:
             continue
         length = min(part.shape[1], x.shape[1])
-        if part.shape[1] != x.shape[1] and 2 * length >= part.shape[1]:
+        if part.shape[1] != x.shape[1] and length:
             cut = [one[:, :length] if i == number else one[:0] for i, one in enumerate(parts)]
             found = _by_content(x[:, :length], cut)
             if found is not None and not found.lacks_some:

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, one_hot
-from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import TensorDataset
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.rows.words import BETWEEN, OTHERS_SCORED
@@ -73,23 +71,6 @@ def test_what_is_joined_behind_an_index_is_looked_at(join: Callable[..., Tensor]
         check(monitor, model, "train")
     if told != "the batch":
         assert labelled(monitor, "val") == [0, 0]
-
-
-def test_a_sorted_and_packed_embedding() -> None:
-    def step(net: Kept, tokens: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
-        long, order = lengths.sort(descending=True)
-        packed = pack_padded_sequence(net.emb(tokens)[order], long, batch_first=True)
-        h = net.keep(net.gru(packed)[1][-1], y[order])
-        return by_hand(net.head(h), y[order])
-
-    g = torch.Generator().manual_seed(0)
-    y = torch.randint(0, CLASSES, (208,), generator=g)
-    lengths = torch.randint(1, 8, (208,), generator=g)
-    tokens = torch.randint(1, 5, (208, 8), generator=g) + 4 * y[:, None]
-    model = Kept(step, emb=nn.Embedding(40, 12), gru=nn.GRU(12, 16, batch_first=True))
-    monitor = run(model, TensorDataset(tokens, lengths, y), labels=2, **SETTINGS)
-    check(monitor, model, "train")
-    assert labelled(monitor, "val") == [0, 0]
 
 
 class Permutes(torch.autograd.Function):
@@ -261,43 +242,6 @@ def test_a_step_that_trains_on_the_batch_before() -> None:
     check(monitor, model, "train")
     check(monitor, model, "val")
     assert any(OTHERS_SCORED in str(note) for one in monitor.history for note in one.notes)
-
-
-class Packs(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(10, 16, batch_first=True)
-
-    def forward(self, x: Tensor, lengths: Tensor, order: Tensor) -> Tensor:
-        return self.gru(pack_padded_sequence(x[order], lengths[order], batch_first=True))[1][-1]
-
-
-def test_packed_sequences_whose_padding_is_no_zeros() -> None:
-    def step(net: Kept, x: Tensor, lengths: Tensor, y: Tensor) -> Tensor:
-        order = lengths.argsort(descending=True)
-        return by_hand(net.head(net.keep(net.packs(x, lengths, order), y[order])), y[order])
-
-    g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(208, 6, 10, generator=g), torch.randint(0, CLASSES, (208,), generator=g)
-    lengths = torch.randint(1, 7, (208,), generator=g)
-    model = Kept(step, packs=Packs())
-    monitor = run(model, TensorDataset(x, lengths, y), labels=2, **SETTINGS)
-    check(monitor, model, "train")
-    check(monitor, model, "val")
-
-
-def test_columns_that_are_lost_or_added_and_sequences_that_are_trimmed() -> None:
-    for cut in (lambda x: x[:, :6], lambda x: torch.cat([x, torch.ones(len(x), 2)], dim=1)):
-
-        def step(net: Kept, x: Tensor, y: Tensor, cut: Any = cut) -> Tensor:
-            order = x[:, 0].argsort()
-            h = net.keep(net.one(cut(x[order])), y[order])
-            return by_hand(net.head(h), y[order])
-
-        model = Kept(step, one=layer(cut(torch.zeros(1, 10)).shape[1]))
-        monitor = run(model, blobs(), **SETTINGS)
-        check(monitor, model, "train")
-        check(monitor, model, "val")
 
 
 def test_a_list_of_heads_is_refused_with_what_to_name() -> None:

@@ -15,7 +15,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {  # heading -> groups of the catalogue
     "Codes and experts": ("codes",),
     "Tokens by position": ("positions",),
     "Against a reference": ("fidelity", "ood"),
-    "Diffusion": ("diffusion",),
+    "Diffusion and clusters": ("diffusion", "clusters"),
     "What the head says": ("head",),
     "Scale": ("scale",),
     "Data": ("data",),

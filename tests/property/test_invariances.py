@@ -28,7 +28,8 @@ INVARIANT_TO = {
         "fidelity_sym_recall robustness_index nearest_mean_accuracy linear_probe_accuracy linear_probe_r2 "
         "own_class_cosine class_variance_share class_rank class_rank_lowest neighbor_purity local_dimension_q50 "
         "local_dimension_q95 id_mst dse dsmi distance_correlation group_variance_share authenticity gaussian_auroc "
-        "gaussian_low_variance_share label_sharpness kde_bandwidth"
+        "gaussian_low_variance_share label_sharpness kde_bandwidth dse_collision cluster_count cluster_noise "
+        "gaussian_auroc_shrunk"
     ),
     "rs": (
         "rankme mean_resultant coding_rate coding_rate_reduction uniformity tolerance vmf_kappa vmf_log_density "

@@ -17,6 +17,7 @@ from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 MOST_ROWS = 1024  # decomposing 2,048 takes twelve times as long
+COLLISION_ROWS = 2048
 LEAST_ROWS = 10
 WIDE = 128  # dimensions from which on distances are taken by a product
 
@@ -54,6 +55,22 @@ def dse(diffusion: Diffusion) -> Float[Tensor, ""]:
         Undefined: with fewer than ten rows.
     """
     return _entropy(_kernel(diffusion))
+
+
+def dse_collision(diffusion: Diffusion, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Order-2 Rényi entropy in place of Shannon's, of at most 2,048 of the bank's rows, in bits, in [0, 11].
+
+    −log₂ Σ p², p as for ``dse`` and at its bandwidth: (tr A)²/‖A‖²_F of A = D^−½ G D^−½, which takes no eigenvalues,
+    so that twice the rows are taken. Never above Shannon's of the same rows; large shares weigh more in it.
+
+    Raises:
+        Undefined: with fewer than ten rows.
+    """
+    squares = diffusion.squares if len(rows) <= MOST_ROWS else squared_distances(rows[:COLLISION_ROWS])
+    kernel = _kernel(Diffusion(squares, diffusion.bandwidth))
+    sums = kernel.sum(dim=1)
+    power = (kernel.square() / (sums[:, None] * sums)).sum()
+    return ((1 / sums).sum().square() / power).log2().clamp(min=0)
 
 
 def dse_bandwidth(diffusion: Diffusion) -> Float[Tensor, ""]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import activity, diffusion, head_scores, retrieval, subspaces
+from lightning_featgeo.metrics.functional import activity, clusters, diffusion, head_scores, retrieval, subspaces
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
@@ -44,6 +44,11 @@ class HeadStatistics(TargetStatistics):
         """(m, m) squared distances of at most 1,024 rows, ``.squares``, and the median of those that are not 0,
         ``.bandwidth``."""
         return diffusion.distances_of(self._bank.rows)
+
+    @statistic("bank")
+    def row_clusters(self) -> Tensor:
+        """(m,) cluster of each of at most 1,024 rows, as HDBSCAN finds them; −1 for noise."""
+        return clusters.clusters_of(self.diffusion)
 
     @statistic("bank", "labels", "groups")
     def row_groups(self) -> Tensor:

@@ -13,6 +13,8 @@ from scipy.spatial import distance
 from scipy.spatial.distance import cdist, pdist, squareform
 from scipy.special import logsumexp
 from scipy.stats import f_oneway, kurtosis, linregress, multivariate_normal, spearmanr
+from sklearn.cluster import HDBSCAN
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
@@ -52,22 +54,25 @@ def spanning_dimension(x: Array) -> float:
     return float(1 / (1 - linregress(np.log(sizes), np.log(lengths)).slope))
 
 
-def _diffusion_entropy(x: Array, sigma: float) -> float:
+def _diffusion_entropy(x: Array, sigma: float, collision: bool = False) -> float:
     g = np.exp(-squareform(pdist(x, "sqeuclidean")) / (2 * sigma**2))
     root = np.diag(g.sum(1) ** -0.5)
     values = np.abs(np.linalg.eigvalsh(root @ g @ root))
     p = values[values > 1e-13] / values.sum()
-    return float(-(p * np.log2(p)).sum())
+    return float(-np.log2((p**2).sum()) if collision else -(p * np.log2(p)).sum())
 
 
 def diffusion(x: Array, y: NDArray[np.int64]) -> dict[str, float]:
-    x, y = centred(x)[:1024], y[:1024]
+    more, x, y = centred(x)[:2048], centred(x)[:1024], y[:1024]
     sigma = float(np.median(pdist(x)[pdist(x) > 0]))
     classes = [x[y == value] for value in np.unique(y)]
     gained = [
         len(c) / len(x) * (_diffusion_entropy(x[: len(c)], sigma) - _diffusion_entropy(c, sigma)) for c in classes
     ]
-    return {"dse": _diffusion_entropy(x, sigma), "dse_bandwidth": sigma, "dsmi": sum(gained)}
+    return {
+        "dse": _diffusion_entropy(x, sigma), "dse_bandwidth": sigma, "dsmi": sum(gained),
+        "dse_collision": _diffusion_entropy(more, sigma, collision=True),
+    }  # fmt: skip
 
 
 def heads(x: Array, weight: Array, bias: Array) -> dict[str, float]:
@@ -117,6 +122,7 @@ def rows_of(x: Array, y: NDArray[np.int64], weight: Array, bias: Array) -> dict[
         "outlier_max": float(np.abs(x).max() / np.sqrt((x**2).mean())),
         "unit_kurtosis": float(kurtosis(centred(x)[:, varies], fisher=False).mean()),
         "best_unit_auroc": best_unit_auroc(x, y),
+        **hdbscan(x),
         "kde_bandwidth": kde_bandwidth(x),
         "label_sharpness": float(np.sqrt((pdist(x[:2048]) ** 2).mean()) / unlike.min()) if unlike.min() > 0 else None,
         "unit_redundancy": 1 - clusters / int(varies.sum()),
@@ -173,6 +179,19 @@ def unit_moves(a: Array, b: Array) -> float:
     return float((moved[spread > 0] / spread[spread > 0]).mean())
 
 
+def shrunk_auroc(a: Array, b: Array) -> float:
+    """With scikit-learn's Ledoit–Wolf covariance of a."""
+    fitted = LedoitWolf().fit(a)
+    return float(roc_auc_score(np.r_[np.zeros(len(a)), np.ones(len(b))], fitted.mahalanobis(np.r_[a, b])))
+
+
+def hdbscan(x: Array) -> dict[str, float]:
+    """scikit-learn's HDBSCAN, of SciPy's distances; rounded, as equal ones decide by their last digits."""
+    apart = squareform(pdist(centred(x)[:1024])).astype("float32").astype("float64")
+    found = HDBSCAN(min_cluster_size=10, metric="precomputed", copy=True).fit(apart).labels_
+    return {"cluster_count": float(found.max() + 1), "cluster_noise": float((found < 0).mean())}
+
+
 def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array) -> dict[str, float]:
     """A window b against a reference a with labels y, under a head."""
     outside = np.r_[np.zeros(len(a)), np.ones(len(b))]
@@ -189,6 +208,7 @@ def against(a: Array, y: NDArray[np.int64], b: Array, weight: Array, bias: Array
         "nc5": float(np.abs(cosines).mean()),
         "conditional_shift": conditional_shift(a, b),
         "unit_shift": unit_moves(a, b),
+        "gaussian_auroc_shrunk": shrunk_auroc(a, b),
     }
     spread, d = np.cov(a.T, bias=True), a.shape[1]
     if np.linalg.matrix_rank(spread) == d:

@@ -36,12 +36,14 @@ def rates_by_class(
     n, dim = unit_labelled_rows.shape
     if n < 1:
         raise Undefined("no labelled row has a direction")
-    within = unit_labelled_rows.new_zeros(())
+    within, gram = unit_labelled_rows.new_zeros(()), unit_labelled_rows.new_zeros(dim, dim)
+    covered = True  # whether the classes' Gram matrices add up to that of all rows
     for _, index in by_size(row_labels, dim):
         z, size = unit_labelled_rows[index], index.shape[1]
         smaller = z.mT @ z if dim <= size else z @ z.mT
         within = within + size / n * _rate_of_gram(smaller, size, dim).sum()
-    return rate(unit_labelled_rows), within
+        covered, gram = covered and dim <= size, gram + smaller.sum(dim=0) if dim <= size else gram
+    return _rate_of_gram(gram, n, dim) if covered else rate(unit_labelled_rows), within
 
 
 def coding_rate(unit_coding_rate: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -66,10 +66,18 @@ def dse_collision(diffusion: Diffusion, rows: Float[Tensor, "n d"]) -> Float[Ten
     Raises:
         Undefined: with fewer than ten rows.
     """
-    squares = diffusion.squares if len(rows) <= MOST_ROWS else squared_distances(rows[:COLLISION_ROWS])
-    kernel = _kernel(Diffusion(squares, diffusion.bandwidth))
-    sums = kernel.sum(dim=1)
-    power = (kernel.square() / (sums[:, None] * sums)).sum()
+    first, others = rows[:MOST_ROWS], rows[MOST_ROWS:COLLISION_ROWS]
+    blocks = [_kernel(diffusion)]
+    if len(others):
+        squares = squared_distances(rows[:COLLISION_ROWS], after=len(first))
+        blocks += [_kernel(Diffusion(part, diffusion.bandwidth)) for part in squares.split(len(first), dim=1)]
+    sums = blocks[0].sum(dim=1)
+    if len(others):
+        sums = torch.cat([sums + blocks[1].sum(dim=0), blocks[1].sum(dim=1) + blocks[2].sum(dim=1)])
+    scaled = [1 / one for one in sums.split(len(first))]
+    power = scaled[0] @ blocks[0].square() @ scaled[0]
+    if len(others):
+        power = power + scaled[1] @ (2 * blocks[1].square() @ scaled[0] + blocks[2].square() @ scaled[1])
     return ((1 / sums).sum().square() / power).log2().clamp(min=0)
 
 
@@ -118,16 +126,21 @@ def _largest(labels: Tensor) -> int:
     return int(torch.bincount(labels).max())
 
 
-def squared_distances(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    """Of all pairs, in float64 from their mean; of wide rows by one product (copies then differ by round-off: 0)."""
+def squared_distances(rows: Float[Tensor, "n d"], after: int = 0) -> Float[Tensor, "m n"]:
+    """Of all pairs, in float64 from their mean; of wide rows by one product (copies then differ by round-off: 0).
+
+    ``after``: of all rows but so many at the start, with all rows.
+    """
     x = rows.double()
     x = x - x.mean(dim=0)
     if x.shape[1] <= WIDE:
-        return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return torch.cdist(x[after:], x, compute_mode="donot_use_mm_for_euclid_dist").square()
     lengths = x.square().sum(dim=1)
-    squares = lengths[:, None] + lengths - 2 * (x @ x.T)
-    floor = 64 * torch.finfo(torch.float64).eps * torch.maximum(lengths[:, None], lengths)
-    return torch.where(squares > floor, squares, 0.0).fill_diagonal_(0)
+    squares = lengths[after:, None] + lengths - 2 * (x[after:] @ x.T)
+    floor = 64 * torch.finfo(torch.float64).eps * torch.maximum(lengths[after:, None], lengths)
+    squares = torch.where(squares > floor, squares, 0.0)
+    squares.diagonal(after).fill_(0)
+    return squares
 
 
 def _kernel(diffusion: Diffusion) -> Tensor:

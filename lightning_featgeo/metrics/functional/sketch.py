@@ -19,6 +19,7 @@ from lightning_featgeo.types import Float, Tensor
 
 PROJECTIONS = 512  # fixed ones; a sketch has the cosine and the sine of each
 _MEDIAN_ROWS = 512  # whose distances the bandwidth is taken from
+SKETCH_ROWS = 4096  # of the bank
 _ROWS_AT_ONCE = 2048
 _SEED = 20_26
 

@@ -13,7 +13,7 @@ from lightning_featgeo.metrics.accumulators.histograms import Histograms
 from lightning_featgeo.metrics.earlier import HANDED_IN, Earlier, Kept
 from lightning_featgeo.metrics.functional.histograms import unit_moves
 from lightning_featgeo.metrics.functional.same_samples import Pair, Side, paired
-from lightning_featgeo.metrics.functional.sketch import ladder, octave, sketch
+from lightning_featgeo.metrics.functional.sketch import SKETCH_ROWS, ladder, sketch
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.reference import ReferenceStatistics
 from lightning_featgeo.types import Tensor
@@ -123,25 +123,37 @@ class TimeStatistics(ReferenceStatistics):
 
     @cached_property
     def sketch(self) -> Tensor:
-        """(3, 2 + 2m) the rows' distribution at three bandwidths, for comparisons later on."""
-        return ladder(self._bank.rows)
+        """(3, 2 + 2m) the distribution of at most 4,096 rows at three bandwidths, for comparisons later on."""
+        return ladder(self._sketched_rows)
+
+    @property
+    def _sketched_rows(self) -> Tensor:
+        rows: Tensor = self._bank.rows[:SKETCH_ROWS]
+        return rows
+
+    def _sketch_at(self, octave: int) -> Tensor:
+        """(1, 2 + 2m) at one bandwidth."""
+        with contextlib.suppress(Undefined):
+            there = (self.sketch[:, 0] == octave).nonzero()
+            if len(there):
+                return self.sketch[there[0]]
+        own = self.__dict__.setdefault("_sketched", {})
+        if octave not in own:
+            own[octave] = sketch(self._sketched_rows, (octave,))
+        found: Tensor = own[octave]
+        return found
 
     def _sketches(self, which: str) -> tuple[Tensor, Tensor]:
         theirs = self._then(self._earlier.sketches, which, "its rows gave no bandwidth")
         if (dim := int(theirs[0, 1])) != self.dim:
             raise Undefined(f"features had {dim} dimensions then, and have {self.dim} now")
-        at = int(theirs[0, 0])
-        own = self.__dict__.setdefault("_sketched", {})
-        if at not in own:
-            own[at] = sketch(self._bank.rows, (at,))
-        return own[at], theirs.to(own[at].device)
+        own = self._sketch_at(int(theirs[0, 0]))
+        return own, theirs.to(own.device)
 
     def _own_sketch(self) -> Tensor | None:
         """At the bandwidth of this window's own rows, for the next ones."""
         with contextlib.suppress(Undefined):
-            at = octave(self._bank.rows)
-            own = self.__dict__.setdefault("_sketched", {})
-            return own[at] if at in own else sketch(self._bank.rows, (at,))
+            return self.sketch[1:2]
         return None
 
     def as_earlier(self, windows: frozenset[str]) -> Earlier:

@@ -72,9 +72,12 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
     hidden = [path for path in found if path != name]
     line = (layers or hidden or ["encoder"])[-1]
     return ConfigurationError(
-        f"the loss reads {name + '.weight'!r} itself (a fused loss, or F.linear): the head {name!r} is never called, "
-        f"so nothing shows what goes into it. Watch the output of the module before it. Paste:\n"
-        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output"
+        f"the loss reads {name + '.weight'!r} itself (a fused loss, F.linear, or a step that torch.compile has "
+        f"compiled): the head {name!r} is never called, so nothing shows what goes into it. Watch the output of the "
+        "module before it. Paste:\n"
+        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output\n"
+        "Of a compiled step nothing is seen but what it returns:\n"
+        '  FeatureGeometryMonitor(features="z")  # the step returns {"loss": loss, "z": features}'
     )
 
 

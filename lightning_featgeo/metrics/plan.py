@@ -28,7 +28,8 @@ AUTO_SPECTRUM_ROWS = 1024
 
 # What a signal may need of the data, beyond features, and what to do where it is missing.
 _REMEDIES = {
-    "labels": "class labels and the first batch has none; pass labels",
+    "labels": "class labels and the first batch has none, or none that are one a row; pass labels (of tokens "
+    "or pixels: as (samples, places))",
     "classes": "the number of classes: give num_classes=…",
     "targets": "regression targets and the first batch has none; pass floating-point labels (labels=<key or index>)",
     "mixtures": "rows that are mixtures of two samples: as labels a matrix (rows, classes) of weights, as mixup and "

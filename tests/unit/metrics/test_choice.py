@@ -150,7 +150,10 @@ def test_groups_leave_out_what_a_run_cannot_compute_and_say_so() -> None:
         "alignment",
         "robustness_index",
     }
-    assert metric.left_out["tolerance"] == "needs class labels and the first batch has none; pass labels"
+    assert metric.left_out["tolerance"] == (
+        "needs class labels and the first batch has none, or none that are one a row; pass labels (of "
+        "tokens or pixels: as (samples, places))"
+    )
     assert metric.left_out["alignment"].startswith("needs two views")
     metric = GeometryMetric("all")
     metric.update(torch.randn(50, 4), torch.arange(50) % 2)

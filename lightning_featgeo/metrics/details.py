@@ -9,11 +9,11 @@ around its rows), ``class_unit`` and ``class_unit_auroc`` (the one unit that tel
 ``matrix_classes``, ``class_cosines`` (m, m); ``low_samples``, ``low_log_density``, ``low_labels``, ``low_dimension``;
 ``suspect_samples`` and ``suspect_labels``, with ``suspect_voted`` (the class that the neighbours vote for) and
 ``suspect_shares`` (of their votes, those for others than the label); ``shift_units``, ``shift_scores`` and
-``shift_means`` of the units that have shifted most against the reference; ``group_index``, ``group_rows``,
-``unit_counts`` (d, 64), how many values of each unit lie between ``unit_edges`` (63,), and of the units worth a look
-``unit_index``, ``unit_mean``, ``unit_spread``, ``unit_quantiles`` (1, 50 and 99 %) and as far as they are known
-``unit_moves_previous``, ``unit_moves_first`` and ``unit_moves_reference``;
-``group_accuracy`` (kNN) and ``group_offset`` (of their mean, in directions, over the spread of all rows);
+``shift_means`` of the units that have shifted most against the reference; ``unit_counts`` (d, 64), how many values of
+each unit lie between ``unit_edges`` (63,), and of the units worth a look ``unit_index``, ``unit_mean``,
+``unit_spread``, ``unit_quantiles`` (1, 50 and 99 %) and as far as they are known ``unit_moves_previous``,
+``unit_moves_first`` and ``unit_moves_reference``; ``group_index``, ``group_rows``, ``group_accuracy`` (kNN) and
+``group_offset`` (of their mean, in directions, over the spread of all rows with a group);
 ``shown_rows``, ``shown_labels``, ``shown_samples``. NaN or −1 where there is none.
 """
 

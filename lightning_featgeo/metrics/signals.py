@@ -841,7 +841,8 @@ SIGNALS: tuple[Signal, ...] = (
            parity="scikit-learn's mutual_info_score, unit by unit"),
     Signal("sketch_mmd", sketch.sketch_mmd, ("sketches_with_previous",),
            "none", "1", "[0, 2]", "Gretton et al. 2012; Rahimi & Recht 2007", ("distribution",),
-           bias="about 2/n for independent sets of n rows, less for the same samples",
+           bias="0.4/n to 1.3/n for independent sets of n rows, by where their median distance lies between two powers "
+                "of two; less for the same samples",
            parity="scikit-learn's rbf_kernel of all rows of both windows"),
     Signal("sketch_mmd_first", sketch.sketch_mmd, ("sketches_with_first",),
            "none", "1", "[0, 2]", "Gretton et al. 2012; Rahimi & Recht 2007", ("distribution",),

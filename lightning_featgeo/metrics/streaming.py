@@ -82,6 +82,11 @@ class Streaming(Mergeable):
             return
         targets = labels if labels is not None and labels.is_floating_point() else None
         classes = None if targets is not None else labels
+        if mixtures is not None and (mixtures.ndim != 2 or len(mixtures) != len(features)):
+            raise ValueError(
+                f"mixtures must be weights of the classes, (rows, classes), got shape {tuple(mixtures.shape)} for "
+                f"{len(features)} rows"
+            )
         targets = targets if mixtures is None else mixtures_of(mixtures)
         places = None
         if sample_index is None and features.ndim == 2:  # rank r of W numbers its rows r, r + W, …

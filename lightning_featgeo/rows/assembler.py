@@ -20,7 +20,7 @@ from lightning_featgeo.rows.chosen import Chosen, refuse_parts
 from lightning_featgeo.rows.draw import by_id, drawn
 from lightning_featgeo.rows.evidence import Evidence
 from lightning_featgeo.rows.grouped import NOTE, ungrouped
-from lightning_featgeo.rows.label_rows import labels_of, targets_of
+from lightning_featgeo.rows.label_rows import fitting, labels_of, targets_of
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.masks import MaskReader
 from lightning_featgeo.rows.places import arranged
@@ -150,13 +150,13 @@ class RowAssembler:
                 refuse_parts(n, one.call, size, unknown=one.origin is None)
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
-        targets = None if targets is None or targets.shape[0] != size else targets
+        targets = fitting(targets, size, self.labels.reads_mixtures and self.role.trains and labels is not None)
         own = self._own_samples(batch, tensors, size)
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)
         fresh = None if count_fresh is None else count_fresh(size)
         parts: list[Part] = []
-        present = {"mixtures" if self.labels.kind == "soft" else "targets"} if targets is not None else set()
+        present = {self.labels.meaning} if targets is not None else set()
         present |= {"tokens"} if self.chosen_pool == "tokens" and not self._classifies_tokens(labels) else set()
         present |= {"groups"} if groups is not None else set()
         present |= {"views"} if len(layouts) > 1 and not all(one.may_hold_first_view for one in layouts) else set()

@@ -9,7 +9,8 @@ from lightning_featgeo.rows.pooling import Pooled, spread
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
-ALMOST = 1e-3  # what bf16 leaves of a sum of weights
+ALMOST = 1e-3  # of a weight
+SUM_ALMOST = 1e-2  # what bf16 leaves of a sum of weights
 
 
 def labels_of(
@@ -49,6 +50,13 @@ def repeats(labels: Tensor, ids: Tensor) -> bool:
     return bool(there.any()) and bool((labels == ids)[there].all())
 
 
+def fitting(targets: Tensor | None, size: int, mixes: bool) -> Tensor | None:
+    """Targets, if there is one a sample; where a step may mix (``mixes``) and hasn't, as many as a mixture has."""
+    if targets is None or targets.shape[0] != size:
+        return torch.full((size, 3), torch.nan, dtype=torch.float64) if mixes else None
+    return targets
+
+
 def targets_of(known: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
     """Each row's target as (n, t); NaN where it can't be told."""
     table = targets[:, None] if targets.ndim == 1 else targets
@@ -64,7 +72,7 @@ def one_class(matrix: Tensor, soft: bool) -> Tensor:
     if not soft:
         return torch.where((weights > 0).sum(dim=1) == 1, best, UNLABELLED)
     alone = top > 1 - ALMOST
-    one = (weights.sum(dim=1) - 1).abs() < ALMOST  # else there are several, or none
+    one = (weights.sum(dim=1) - 1).abs() < SUM_ALMOST  # else there are several, or none
     if matrix.shape[1] > 2:  # label smoothing spreads the rest evenly; of two classes, mixup looks the same
         rest = weights.scatter(1, best[:, None], torch.nan)
         low = rest.nan_to_num(nan=torch.inf).amin(dim=1)
@@ -79,7 +87,7 @@ def mixtures_of(matrix: Tensor) -> Tensor:
     Label smoothing is taken off. In a batch of which some row is a mixture, rows of one class are mixtures of two of
     its samples (their share is 1); NaN in rows of no or of more than two classes, and in batches without mixtures.
     """
-    weights = matrix.double()
+    given = weights = matrix.double()
     n, classes = weights.shape
     if classes < 2 or not n:
         return weights.new_full((n, 3), torch.nan)
@@ -90,10 +98,15 @@ def mixtures_of(matrix: Tensor) -> Tensor:
     both = two.sum(dim=1)
     fits = (total > 0) & ((total - both).abs() < 2 * ALMOST * total.clamp(min=ALMOST))
     single = two[:, 1] < 2 * ALMOST * two[:, 0]
-    mixed = fits & ~single & ((matrix.sum(dim=1) - 1).abs() < 2 * ALMOST)
+    mixed = fits & ~single & ((given.sum(dim=1) - 1).abs() < SUM_ALMOST)
     first, second = which.amin(dim=1), which.amax(dim=1)
     share = torch.where(which[:, 0] == first, two[:, 0], two[:, 1]) / both.clamp(min=ALMOST)
     alone = which[:, 0]
     found = torch.stack([torch.where(single, alone, first), torch.where(single, alone, second)], dim=1).double()
     found = torch.cat([found, torch.where(single, 1.0, share)[:, None]], dim=1)
     return torch.where((fits & (mixed | single) & mixed.any())[:, None], found, torch.nan)
+
+
+def is_whole_type(value: Tensor) -> bool:
+    """Whether a tensor is of integers."""
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)

@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, beyond, find_labels, find_targets, select, summarize
-from lightning_featgeo.rows.label_rows import ALMOST, mixtures_of, one_class, repeats
+from lightning_featgeo.rows.label_rows import ALMOST, SUM_ALMOST, is_whole_type, mixtures_of, one_class, repeats
 from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
@@ -61,7 +61,12 @@ class LabelReader:
     @property
     def names_mixtures(self) -> bool:
         """Whether the user has said what is mixed: features may be, too."""
-        return self.kind == "soft" and self.selector != "auto"
+        return self.reads_mixtures and self.selector != "auto"
+
+    @property
+    def meaning(self) -> str:
+        """What the second part of :meth:`read` is."""
+        return "mixtures" if self.kind in ("soft", "classes") else "targets"
 
     def read(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
         """Class of each row, (b,), (b, t) or (b, h, w), −1 where there is none; and regression targets; or None.
@@ -73,10 +78,11 @@ class LabelReader:
             return None, None
         batch = self._without_groups(batch)
         matrix = self._matrix(batch)
-        if matrix is not None and self.kind in (None, "soft", "multi-label"):
-            kind = self._kind_of(matrix) if self.kind is None else self.kind
-            if kind in ("soft", "multi-label"):
-                self.kind = kind
+        late = matrix is not None and self.kind == "classes" and self._find(batch) is None  # mixup that begins late
+        if matrix is not None and (late or self.kind in (None, "soft", "multi-label")):
+            kind = self._kind_of(matrix) if late or self.kind is None else self.kind
+            if kind == "soft" or (kind == "multi-label" and not late):
+                self.kind = self.kind if late else kind
                 self.notes[
                     f"labels {summarize(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
                     "out of class signals"
@@ -117,7 +123,7 @@ class LabelReader:
         if self.path is not None:
             try:
                 found = tree.at(batch, self.path)
-                if isinstance(found, torch.Tensor) and found.ndim == 1 and _is_whole_type(found):
+                if isinstance(found, torch.Tensor) and found.ndim == 1 and is_whole_type(found):
                     return found
             except KeyError:
                 pass
@@ -207,7 +213,7 @@ class LabelReader:
             keys = [
                 key
                 for key, v in tree.children(batch)
-                if isinstance(v, torch.Tensor) and v.ndim == 1 and _is_whole_type(v)
+                if isinstance(v, torch.Tensor) and v.ndim == 1 and is_whole_type(v)
             ]
             if keys:
                 told = f"the batch has whole numbers by sample at {', '.join(map(repr, keys))}"
@@ -222,8 +228,8 @@ class LabelReader:
     def _only_one_that_fits(self, batch: Any) -> Tensor | None:
         """Of several columns of integers, the one that alone can be classes of the head (others: indices, lengths)."""
         parts = list(batch[1:]) if isinstance(batch, (tuple, list)) else []
-        whole = [p for p in parts if isinstance(p, torch.Tensor) and p.ndim == 1 and _is_whole_type(p)]
-        if any(isinstance(p, torch.Tensor) and p.ndim > 1 and _is_whole_type(p) for p in parts):
+        whole = [p for p in parts if isinstance(p, torch.Tensor) and p.ndim == 1 and is_whole_type(p)]
+        if any(isinstance(p, torch.Tensor) and p.ndim > 1 and is_whole_type(p) for p in parts):
             return None  # labels of a sequence, and lengths
         if self.column is None and len(whole) > 1 and self.num_classes is not None and len(whole[0]):
             fitting = [i for i, p in enumerate(whole) if int(p.max()) < self.num_classes]
@@ -282,14 +288,10 @@ class LabelReader:
         in_range = ((weights >= 0) & (weights <= 1 + ALMOST)).all() & (weights > 0).any()
         if len(weights) == 0 or not bool(in_range):
             return None  # a matrix of zeros says nothing yet
-        if bool(((weights.sum(dim=1) - 1).abs() < ALMOST).all()):
+        if bool(((weights.sum(dim=1) - 1).abs() < SUM_ALMOST).all()):
             return "soft"
         return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
 
 
 def _place(batch: Any, part: Tensor) -> int:
     return next((i for i, one in enumerate(batch) if one is part), -1)
-
-
-def _is_whole_type(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)

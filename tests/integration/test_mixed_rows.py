@@ -89,3 +89,60 @@ def test_mixtures_are_read_wherever_they_are_made(where: str) -> None:
     assert {n: train.values[n] for n in SIGNALS} == pytest.approx(truth, rel=1e-5)
     assert val.values["feature_std"] > 0
     assert not set(SIGNALS) & set(val.values)
+
+
+@pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # no mixtures yet
+@pytest.mark.parametrize("signals", [["feature_std"], ["feature_std", "mixed"]])
+@pytest.mark.parametrize("mixes", ["from the second epoch on", "every second batch"])
+@pytest.mark.parametrize("where", ["batch", "inputs"])
+def test_mixup_that_begins_late_or_comes_now_and_then(where: str, mixes: str, signals: list[str]) -> None:
+    """Labels are indices in some batches and weights in others."""
+    torch.manual_seed(0)
+    model = Mixes(where)
+    batches = [0]
+
+    def mixes_now() -> bool:
+        batches[0] += 1
+        return batches[0] > 5 if mixes == "from the second epoch on" else batches[0] % 2 == 0
+
+    def collated(items: list[Any]) -> tuple[Tensor, Tensor]:
+        x, y = (torch.stack(part) for part in zip(*items, strict=True))
+        return mix(x, y) if mixes_now() else (x, y)
+
+    def step(batch: Any, batch_idx: int) -> Tensor:
+        x, t = batch
+        if where == "inputs":
+            x, t = mix(x, t) if mixes_now() else (x, t)
+        model.mixed = t
+        h = model.body(x)
+        model.told.append((h.detach(), t if t.ndim == 2 else one_hot(t, C).float(), t.ndim == 2))
+        return cross_entropy(model.head(h), t)
+
+    def labels(batch: Any) -> Tensor:
+        return model.mixed if model.training and model.mixed is not None else batch[1]
+
+    model.training_step = step  # type: ignore[method-assign]
+    monitor = FeatureGeometryMonitor(
+        signals=signals, stages=("train", "val"), num_classes=C, labels=1 if where == "batch" else labels
+    )
+    loader = DataLoader(data(), 32, shuffle=True, collate_fn=collated if where == "batch" else None)
+    trainer = L.Trainer(
+        max_epochs=2, callbacks=[monitor], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(model, loader, DataLoader(data(), 32))
+    train = [r for r in monitor.history.records if r.stage == "train"][-1]
+    of_epoch = [one for one in model.told[5:] if one[2]]
+    assert train.values["n_samples"] == 160
+    told = [one for one in model.told[5:] if where == "batch" or not one[2]]  # what the step mixes has no class
+    single = [int((t.amax(dim=1) > 1 - 1e-3).sum()) for _, t, _ in told]
+    assert train.counts["labelled"] == sum(single)
+    if "mixed" in signals:
+        two, which = torch.cat([t for _, t, _ in of_epoch]).topk(2)
+        same, first = two[:, 1] == 0, which.amin(1)
+        parts = (
+            torch.where(same, which[:, 0], first), torch.where(same, which[:, 0], which.amax(1)),
+            torch.where(which[:, 0] == first, two[:, 0], two[:, 1]),
+        )  # fmt: skip
+        truth = by_hand(torch.cat([h for h, _, _ in of_epoch]), *parts, model.head.weight)
+        assert {n: train.values[n] for n in SIGNALS} == pytest.approx(truth, rel=1e-5)

@@ -16,7 +16,7 @@ SIDE = 32  # bins on either side of zero
 BINS = 2 * SIDE
 _SMALLEST = 2.0**-8  # below it there is one bin on each side; above, two an octave, the last from 128 on
 _BELOW = (127 - 8) * 2 - 1  # twice the exponent of 2⁻⁸ and the first bit of its mantissa, as float32 has them, less one
-_BLOCK = 2**20  # values at a time
+_BLOCK = 2**17  # values at a time
 
 
 def edges() -> Float[Tensor, " b1"]:

@@ -7,11 +7,15 @@ compare; each keeps the sum of its values, so that what a bin's width hides is o
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.accumulators.histograms import Histograms, edges
 from lightning_featgeo.types import Float, Tensor
+
+_FAR = 5.0  # deviations
 
 
 def unit_distances(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
@@ -51,11 +55,13 @@ def _spread(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
 def quantiles(histograms: Histograms, levels: tuple[float, ...]) -> Float[Tensor, "d q"]:
     """Values below which these shares of each unit's lie, evenly spread within a bin about the mean of what it holds.
 
-    Off by no more than the bin is wide: a third to a half of the value.
+    Off by no more than the bin is wide: a quarter to a half of the value. In the two outermost bins, from ±128 on,
+    those of a Gaussian with the unit's mean and spread.
     """
     counts, at = histograms.counts, edges().to(histograms.counts.device)
     cumulative = counts.cumsum(dim=1)
-    wanted = torch.tensor(levels, dtype=torch.float64, device=counts.device) * cumulative[:, -1:]
+    asked = torch.tensor(levels, dtype=torch.float64, device=counts.device)
+    wanted = asked * cumulative[:, -1:]
     wanted = wanted.clamp(min=0.5)  # within the first value
     bins = (cumulative[:, None, :] < wanted[:, :, None]).sum(dim=2).clamp(max=counts.shape[1] - 1)
     held, total = counts.gather(1, bins), histograms.sums.gather(1, bins)
@@ -64,16 +70,23 @@ def quantiles(histograms: Histograms, levels: tuple[float, ...]) -> Float[Tensor
     high = torch.where(bins < len(at), at[bins.clamp(max=len(at) - 1)], mean)
     half = torch.minimum(mean - low, high - mean).clamp(min=0)  # a symmetric part of the bin, about its own mean
     half = torch.where(_spread(histograms, histograms)[:, None] > 0, half, 0)
-    inside = (wanted - (cumulative.gather(1, bins) - held)) / held.clamp(min=1)
-    return mean + (2 * inside.clamp(0, 1) - 1) * half
+    inside = ((wanted - (cumulative.gather(1, bins) - held)) / held.clamp(min=1)).clamp(0, 1)
+    within = mean + (2 * inside - 1) * half
+    normal = (math.sqrt(2) * torch.erfinv(2 * asked - 1)).clamp(-_FAR, _FAR)
+    n = cumulative[:, -1:].clamp(min=1)
+    tail = histograms.sums.sum(dim=1, keepdim=True) / n + normal * _spread(histograms, histograms)[:, None]
+    tail = torch.where(bins == 0, tail.clamp(max=float(at[0])), tail.clamp(min=float(at[-1])))
+    outside = ((bins == 0) | (bins == len(at))) & (_spread(histograms, histograms)[:, None] > 0)
+    return torch.where(outside, tail, within)
 
 
 def unit_drift(unit_moves_compared: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Mean over units of the earth mover's distance between two windows' values of the unit, over their spread.
 
     In [0, 2]: 0 for the same distributions of every unit, whatever happens between units; 2 where each unit had one
-    value in the one window and another in the other. Windows needn't have the same samples. No trust in it far from
-    zero: where all values of a unit lie in one bin (a third of the value) only its mean is compared.
+    value in the one window and another in the other. Windows needn't have the same samples. Where all values of a unit
+    lie in one bin only its mean is compared: bins are half an octave wide, and all that is above 128, or below 1/256,
+    is in one on each side of zero.
 
     Raises:
         Undefined: without another window, or if no unit varies.

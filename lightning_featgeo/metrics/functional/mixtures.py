@@ -40,11 +40,13 @@ def mixed_weight_cosine(mixtures: Mixtures, head_outputs: tuple[Float[Tensor, "c
     Raises:
         Undefined: without such a mixture, or if the head is of other classes or dimensions.
     """
-    rows, weight = _centred(mixtures, head_outputs[0])
+    rows, weight, floor = _centred(mixtures, head_outputs[0])
     same = mixtures.first == mixtures.second
-    cosine = torch.nn.functional.cosine_similarity(rows[same], weight[mixtures.first[same]], dim=1)
-    length = torch.linalg.vector_norm(rows[same], dim=1) * torch.linalg.vector_norm(weight[mixtures.first[same]], dim=1)
-    return _mean(cosine[length > 0], "no row is a mixture of two samples of one class")
+    h, w = rows[same], weight[mixtures.first[same]]
+    lengths = torch.linalg.vector_norm(h, dim=1), torch.linalg.vector_norm(w, dim=1)
+    known = (lengths[0] > floor[same]) & (lengths[1] > 0)
+    cosine = (h * w).sum(dim=1)[known] / (lengths[0] * lengths[1])[known]
+    return _mean(cosine, int(same.sum()), "a mixture of two samples of one class")
 
 
 def mixed_residual(mixtures: Mixtures, head_outputs: tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]) -> Estimate:
@@ -59,18 +61,19 @@ def mixed_residual(mixtures: Mixtures, head_outputs: tuple[Float[Tensor, "c d"],
     Raises:
         Undefined: without such a mixture, or if the head is of other classes or dimensions.
     """
-    rows, weight = _centred(mixtures, head_outputs[0])
+    rows, weight, floor = _centred(mixtures, head_outputs[0])
     apart = mixtures.first != mixtures.second
     h, a, b = rows[apart], weight[mixtures.first[apart]], weight[mixtures.second[apart]]
     one = _unit(a)
     other = b - (b * one).sum(dim=1, keepdim=True) * one
-    small = torch.linalg.vector_norm(other, dim=1) <= 1e-9 * torch.linalg.vector_norm(b, dim=1)
-    other = torch.where(small[:, None], 0, _unit(other))  # of one direction there is no plane
-    power = h.square().sum(dim=1)
+    lengths = [torch.linalg.vector_norm(vector, dim=1) for vector in (a, b, other)]
+    plane = (lengths[0] > 0) & (lengths[2] > 1e-9 * lengths[1])  # two weights in one direction make none
+    other, power = _unit(other), h.square().sum(dim=1)
     left = h - (h * one).sum(dim=1, keepdim=True) * one
     left = left - (left * other).sum(dim=1, keepdim=True) * other
-    residual = left.square().sum(dim=1)[power > 0] / power[power > 0]
-    return _mean(residual, "no row is a mixture of two classes")
+    known = plane & (power.sqrt() > floor[apart])
+    residual = left.square().sum(dim=1)[known] / power[known]
+    return _mean(residual, int(apart.sum()), "a mixture of two classes")
 
 
 def mixed_order(
@@ -84,8 +87,8 @@ def mixed_order(
         Undefined: with fewer than three mixtures of two classes, if all have one share, or if the head is of other
             classes or dimensions.
     """
-    rows, weight = _centred(mixtures, head_outputs[0])
-    apart = mixtures.first != mixtures.second
+    rows, weight, floor = _centred(mixtures, head_outputs[0])
+    apart = (mixtures.first != mixtures.second) & (torch.linalg.vector_norm(rows, dim=1) > floor)
     along = _unit(weight[mixtures.first[apart]] - weight[mixtures.second[apart]])
     read, share = (rows[apart] * along).sum(dim=1), mixtures.share[apart]
     if len(share) < 3:
@@ -93,14 +96,18 @@ def mixed_order(
     return spearman(read, share, "all mixtures of two classes have one share, or all features are alike")
 
 
-def _centred(mixtures: Mixtures, head_weight: Tensor) -> tuple[Tensor, Tensor]:
+def _centred(mixtures: Mixtures, head_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and weights from their means, in float64; and what of each row's length is round-off."""
     if head_weight.shape[1] != mixtures.rows.shape[1]:
         raise Undefined(f"the head takes {head_weight.shape[1]} dimensions, the features have {mixtures.rows.shape[1]}")
     largest = int(torch.maximum(mixtures.first, mixtures.second).max())
+    if len(head_weight) == 1:
+        raise Undefined("a head of one output has no weight for each class")
     if largest >= len(head_weight):
         raise Undefined(f"the head has {len(head_weight)} outputs, and there is a class {largest}")
     rows, weight = mixtures.rows.double(), head_weight.double()
-    return rows - rows.mean(dim=0), weight - weight.mean(dim=0)
+    floor = 4 * torch.finfo(mixtures.rows.dtype).eps * torch.linalg.vector_norm(rows, dim=1)
+    return rows - rows.mean(dim=0), weight - weight.mean(dim=0), floor
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -108,8 +115,10 @@ def _unit(vectors: Tensor) -> Tensor:
     return vectors / torch.where(length > 0, length, 1.0)
 
 
-def _mean(values: Tensor, without: str) -> Estimate:
+def _mean(values: Tensor, rows: int, what: str) -> Estimate:
     n = len(values)
     if not n:
-        raise Undefined(without)
+        raise Undefined(
+            f"no row is {what}" if not rows else f"{rows} rows are each {what}: they are all alike, or the weights are"
+        )
     return Estimate(values.mean(), values.std() / n**0.5 if n > 1 else None, n)

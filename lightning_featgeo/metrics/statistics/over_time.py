@@ -110,10 +110,11 @@ class TimeStatistics(ReferenceStatistics):
         return unit_moves(self.unit_histograms, self._of_reference("histograms").unit_histograms)
 
     def _unit_moves(self, which: str) -> Tensor:
+        own = self.unit_histograms  # also in the first window: its table and picture
         then = self._then(self._earlier.histograms, which, "no unit's values were kept")
         if len(then) != self.dim:
             raise Undefined(f"features had {len(then)} dimensions then, and have {self.dim} now")
-        return unit_moves(self.unit_histograms, Histograms.of(then.to(self.unit_histograms.counts.device)))
+        return unit_moves(own, Histograms.of(then.to(own.counts.device)))
 
     def _then(self, kept: Mapping[str, Tensor], which: str, or_else: str) -> Tensor:
         if which not in kept:

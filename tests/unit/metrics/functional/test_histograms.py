@@ -139,12 +139,20 @@ def test_quantiles_are_within_their_bins() -> None:
     theirs = np.quantile(x.numpy(), (0.01, 0.5, 0.99), axis=0).T
     spread = x.std(dim=0).numpy()[:, None]
     assert (np.abs(ours - theirs)[:18] < 0.2 * spread[:18]).all()  # the last ones reach the bin from 128 on
+    far = torch.cat([300 * rows(1, 4000, 1) / 0.01, 1000 + 10 * rows(2, 4000, 1) / 0.01], dim=1)
+    ours = quantiles(histograms(far), (0.01, 0.99)).numpy()
+    np.testing.assert_allclose(ours, np.quantile(far.numpy(), (0.01, 0.99), axis=0).T, rtol=0.1)
     constant = quantiles(histograms(torch.full((7, 2), 3.25)), (0.0, 0.5, 1.0))
     torch.testing.assert_close(constant, torch.full((2, 3), 3.25).double())
 
 
 def test_a_table_has_the_units_that_moved_most_and_a_picture_all_of_them() -> None:
     metric, x = GeometryMetric(SIGNALS, policy=Policy(details=Details())), rows(0, 300, 700)
+    metric.update(x)
+    first = tables.unit_table(metric.window().curves)  # those that vary least
+    assert first is not None
+    assert first.columns[:3] == ["unit", "mean", "spread"]
+    assert first.rows[0][2] <= first.rows[-1][2]
     for window in range(2):
         metric.reset()
         metric.update(x + torch.nn.functional.one_hot(torch.tensor(123), 700) * 1.0 * window)

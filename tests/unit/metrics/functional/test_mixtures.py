@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lightning_featgeo import ConfigurationError, GeometryMetric, Neighbors
-from lightning_featgeo.rows.label_rows import mixtures_of
+from lightning_featgeo.rows.label_rows import mixtures_of, one_class
+from lightning_featgeo.rows.labels import LabelReader
 
 C, D = 6, 20
 SIGNALS = ["mixed_weight_cosine", "mixed_residual", "mixed_order"]
@@ -35,6 +36,19 @@ def test_two_classes_and_a_share_are_read_from_weights(smoothing: float) -> None
     assert torch.equal(found[:, 0].long(), first)
     assert torch.equal(found[:, 1].long(), second)
     torch.testing.assert_close(found[:, 2], share.double(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("classes", [10, 50, 100, 1000])
+def test_weights_in_bf16_are_the_same_rows(classes: int, smoothing: float) -> None:
+    """A row of them sums to 0.99 or 1.002."""
+    y = torch.arange(2 * classes) % classes
+    weights = (one_hot(y, classes) * (1 - smoothing) + smoothing / classes).to(torch.bfloat16)
+    assert torch.equal(one_class(weights, soft=True), y)
+    g = torch.Generator().manual_seed(0)
+    other, share = torch.randperm(len(y), generator=g), (0.05 + 0.9 * torch.rand(len(y), 1, generator=g)).bfloat16()
+    assert bool(mixtures_of(share * weights + (1 - share) * weights[other]).isfinite().all())
+    assert LabelReader(num_classes=classes).read((torch.zeros(len(y), 3), weights))[1] is None
 
 
 def test_rows_of_one_class_are_mixtures_only_beside_mixtures() -> None:
@@ -108,6 +122,33 @@ def test_at_the_optimum_they_read_one_zero_and_one() -> None:
     assert found["mixed_order"] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_or_weights_that_are_all_alike_have_no_value(dtype: torch.dtype) -> None:
+    weights, *_ = mixed()
+    x, head = features()
+    alike = GeometryMetric(SIGNALS, head=head)
+    alike.update((0.1 * torch.arange(D)).to(dtype).expand(300, D), mixtures=weights)
+    found = alike.window()
+    assert found.gaps.keys() == set(SIGNALS)
+    assert "all alike" in str(found.gaps["mixed_residual"])
+    with torch.no_grad():
+        head.weight.copy_(head.weight[:1].expand(C, D))
+    flat = GeometryMetric(SIGNALS, head=head)
+    flat.update(x.to(dtype), mixtures=weights)
+    assert flat.window().gaps.keys() == set(SIGNALS)
+
+
+def test_cosines_do_not_depend_on_the_unit() -> None:
+    weights, *_ = mixed()
+    x, head = features()
+    found = []
+    for scale in (1.0, 1e-9):
+        metric = GeometryMetric(SIGNALS, head=head)
+        metric.update(scale * x.double(), mixtures=weights)
+        found.append(metric.window().values)
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
 def test_what_is_missing_is_said() -> None:
     x, head = features()
     metric = GeometryMetric(SIGNALS, head=head)
@@ -127,4 +168,6 @@ def test_what_is_missing_is_said() -> None:
     same.update(x, mixtures=torch.full((300, C), 0.0).index_fill(1, torch.tensor([0, 1]), 0.5))
     gaps = same.window().gaps
     assert "one class" in str(gaps["mixed_weight_cosine"])
+    with pytest.raises(ValueError, match="weights of the classes, \\(rows, classes\\)"):
+        GeometryMetric(SIGNALS, head=head).update(x, mixtures=torch.ones(300))
     assert "one share" in str(gaps["mixed_order"])

@@ -31,7 +31,8 @@ def layer_cka(pair: Pair) -> Float[Tensor, ""]:
     ‖XᵀY‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) of centred rows of the same samples; the layers may have different dimensions.
 
     Raises:
-        Undefined: for the first layer, without the same samples in both, or without spread in one of them.
+        Undefined: for the first layer, without the same samples in both, of samples with several rows (tokens), or
+            without spread in one of them.
     """
     return 1 - cka_drift(pair)
 
@@ -42,7 +43,8 @@ def layer_overlap(pair: Pair) -> Float[Tensor, ""]:
     About 10/n for layers that have nothing to do with each other. Of the bank's first 2,048 rows.
 
     Raises:
-        Undefined: for the first layer, without the same samples in both, or with fewer than 12 of them.
+        Undefined: for the first layer, without the same samples in both, of samples with several rows (tokens), or
+            with fewer than 12 samples.
     """
     return neighbor_overlap(pair)
 
@@ -107,7 +109,8 @@ def layer_readout(pair: Pair) -> Float[Tensor, ""]:
     the two that a linear layer could not. Of the bank's first 1,024 rows.
 
     Raises:
-        Undefined: for the first layer, without the same samples in both, or without spread in one of them.
+        Undefined: for the first layer, without the same samples in both, of samples with several rows (tokens), or
+            without spread in one of them.
     """
     return readouts(pair.then, pair.now).mean()
 
@@ -118,7 +121,8 @@ def layer_cosine(pair: Pair) -> Float[Tensor, ""]:
     Near 1 along a residual stream: each block adds little. Rows that are zero in one of the two are left out.
 
     Raises:
-        Undefined: for the first layer, if the two have different dimensions, or if all rows are zero in one of them.
+        Undefined: for the first layer, of samples with several rows (tokens), if the two have different dimensions, or
+            if all rows are zero in one of them.
     """
     there = pair.of_one_width().sides[0].there & pair.sides[1].there
     if not bool(there.any()):

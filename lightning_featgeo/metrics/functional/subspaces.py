@@ -195,6 +195,7 @@ def subspace_novelty(pair: Pair) -> Float[Tensor, ""]:
     not. Directions as for ``subspace_drift``.
 
     Raises:
-        Undefined: for the first layer, if the two have different dimensions, or without spread in one of them.
+        Undefined: for the first layer, of samples with several rows (tokens), if the two have different dimensions, or
+            without spread in one of them.
     """
     return _mean_sine(pair)

@@ -24,3 +24,8 @@ MOVED = (
     "followed here: none has a label. Return the features in the batch's order from the step, and name them with "
     "features="
 )
+
+
+def is_known(how: str) -> bool:
+    """Whether rows are known to be their samples'; before a batch nothing is said against it."""
+    return not how or how.startswith("known")

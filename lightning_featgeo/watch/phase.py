@@ -20,6 +20,7 @@ class Phase:
     Attributes:
         trained: whether a training step is done: until then a wrong setting may end the run.
         announced: whether the run has said what it watches.
+        knows_rows: whether it has said that rows are known to be their samples'.
         catching: the stage whose step is being run, None between steps.
         open: stages whose windows are being fed.
         moment: training batches so far: weights, or what else training changes, are others at another one.
@@ -28,6 +29,7 @@ class Phase:
 
     trained: bool = False
     announced: bool = False
+    knows_rows: bool = False
     catching: str | None = None
     open: set[str] = field(default_factory=set)
     moment: int = 0

@@ -197,6 +197,7 @@ class Watcher:
                 return False
             if not self.phase.trained:
                 self.phase.rows_arrived(key_of(window))
+            window.doubt(self.phase.knows_rows)
             if window.plan.logged and not self.phase.announced:
                 self.phase.announced = True
                 self._announce(window)
@@ -294,6 +295,6 @@ class Watcher:
     def _announce(self, window: Window) -> None:
         with self.guard.around("announcing what is watched", lost="the curves are not affected"):
             told = self.on_announcement(window)
+            self.phase.knows_rows = window.doubt(False)
             self.history.describe(told.header)
-            if self.ranks.rank == 0:
-                say(told.text)
+            say(told.text) if self.ranks.rank == 0 else None

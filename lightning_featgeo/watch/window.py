@@ -19,6 +19,7 @@ from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.rows.draw import hash_of
+from lightning_featgeo.rows.words import is_known
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
@@ -108,6 +109,13 @@ class Window:
         """Say something of the rows of all layers, once."""
         for part in self.layers:
             part.assembler.notes[text] = None
+
+    def doubt(self, knows: bool) -> bool:
+        """Whether rows are known to be their samples'; said where they are not, and the run has said so (``knows``)."""
+        doubtful = [part.assembler for part in self.layers if not is_known(part.assembler.evidence.summary)]
+        for made in doubtful if knows else ():
+            made.notes[f"rows of {self.plan.name} are {made.evidence.summary}"] = None
+        return not doubtful
 
     def catch_up(self) -> None:
         """Add the rows that wait."""

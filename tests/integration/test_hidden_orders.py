@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, one_hot
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 
 from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
-from lightning_featgeo.rows.words import BETWEEN, OTHERS_SCORED
+from lightning_featgeo.rows.words import BETWEEN, IN_ORDER, KNOWN, OTHERS_SCORED
 from tests._helpers.blobs import CLASSES, blobs
+from tests._helpers.models import trainer
 from tests._helpers.scored import Kept, check, run
 from tests._helpers.typed import unchecked
 
@@ -247,3 +249,19 @@ def test_a_step_that_trains_on_the_batch_before() -> None:
 def test_a_list_of_heads_is_refused_with_what_to_name() -> None:
     with unchecked(), pytest.raises(ConfigurationError, match="name one module by its path"):
         FeatureGeometryMonitor(head=["a", "b"])  # type: ignore[arg-type]
+
+
+def test_validation_says_where_less_is_known_of_its_rows() -> None:
+    """In training the batch itself enters, in validation something that is no copy of it."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        x = x if net.trainer.training else torch.randn(len(x), 10) @ torch.randn(10, 10)
+        return cross_entropy(net.head(net.keep(net.one(x), y)), y)
+
+    monitor = FeatureGeometryMonitor(signals=["feature_std"], stages=("train", "val"), num_classes=CLASSES)
+    data = DataLoader(blobs(), 16)
+    trainer(monitor, max_epochs=1, num_sanity_val_steps=0).fit(Kept(step, one=layer(10)), data, data)
+    assert monitor.history.run["rows"] == [KNOWN]
+    notes = {one.stage: [str(note) for note in one.notes] for one in list(monitor.history)[:2]}
+    assert f"rows of val are {IN_ORDER}" in notes["val"]
+    assert not any("rows of" in note for note in notes["train"])

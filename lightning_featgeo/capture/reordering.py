@@ -14,6 +14,7 @@ from lightning_featgeo.capture.takes import (
     PUTS,
     hides_rows,
     of_whole_rows,
+    permuted,
     piece_of,
     put_rows,
     puts_along_rows,
@@ -155,6 +156,8 @@ def taken_by(node: Any) -> tuple[Any, Tensor, int | None] | None:
 
     None: nothing, or that can't be told without reading it.
     """
+    if node.name().startswith("MmBackward"):
+        return permuted(node)
     if not _TAKES.match(node.name()):
         return None
     if node.name().startswith("Gather"):

@@ -128,6 +128,8 @@ def moves_all(node: Any, rows: int) -> bool:
     """Whether a node took or put all rows of features, in some order."""
     if puts_along_rows(node) and node.next_functions[0][0] is None:
         return True
+    if node.name().startswith("MmBackward"):
+        return taken_by(node) is not None
     if not is_a_take(node):
         return False
     parents = [child for child, _ in node.next_functions if child is not None]

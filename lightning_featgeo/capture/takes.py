@@ -98,3 +98,16 @@ def piece_of(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] 
         size = int(saved(child, "split_size"))
         return parent, range(length)[number * size : (number + 1) * size], length
     return None
+
+
+def permuted(node: Any) -> tuple[Any, Tensor, int] | None:
+    """Rows that were multiplied by a matrix of a permutation; None for any other one, such as a graph's. Reads it."""
+    matrix = saved(node, "self") if node.next_functions[0][0] is None else None
+    rows = (shape(node) or (0,))[0]
+    if not isinstance(matrix, Tensor) or matrix.shape != (rows, rows) or rows < 2:
+        return None
+    index = matrix.argmax(dim=1)
+    ones = torch.zeros_like(matrix).scatter_(1, index[:, None], 1)
+    if not torch.equal(ones, matrix) or len(index.unique()) < rows:
+        return None
+    return node.next_functions[1][0], index, rows

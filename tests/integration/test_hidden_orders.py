@@ -139,7 +139,18 @@ def looked_up(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return embedding(order, h), order
 
 
-@pytest.mark.parametrize("take", [interleaved, looked_up])
+def multiplied(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(h))
+    return torch.eye(len(h))[order] @ h, order
+
+
+def smoothed(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """As a graph's layer does: no permutation, and rows stay where they are."""
+    near = 0.9 * torch.eye(len(h)) + 0.1 * torch.eye(len(h))[torch.randperm(len(h))]
+    return near @ h, torch.arange(len(h))
+
+
+@pytest.mark.parametrize("take", [interleaved, looked_up, multiplied, smoothed])
 def test_other_ways_to_take_rows(take: Callable[..., tuple[Tensor, Tensor]]) -> None:
     def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
         h, order = take(net.one(x), x)
@@ -148,7 +159,10 @@ def test_other_ways_to_take_rows(take: Callable[..., tuple[Tensor, Tensor]]) -> 
     model = Kept(step, one=layer(10), two=layer(16))
     monitor = run(model, blobs(), **SETTINGS)
     check(monitor, model, "train")
-    assert labelled(monitor, "val") == [0, 0]
+    if take is smoothed:
+        check(monitor, model, "val")
+    else:
+        assert labelled(monitor, "val") == [0, 0]
 
 
 class Routes(nn.Module):

@@ -32,6 +32,12 @@ def is_made_in_python(node: Any) -> bool:
     return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
+def number(node: Any) -> int | None:
+    """How many operations autograd had counted in this thread when a node was made; None where torch doesn't say."""
+    told = getattr(node, "_sequence_nr", None)
+    return None if told is None else int(told())
+
+
 def shape(node: Any) -> tuple[int, ...]:
     """Of what a node made; () where that is not known, as of a nested tensor."""
     try:

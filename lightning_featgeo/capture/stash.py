@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_featgeo import _compat
+from lightning_featgeo._autograd import number
 from lightning_featgeo.capture.joined import pieces_of
 from lightning_featgeo.capture.mixing import mixes_rows
 from lightning_featgeo.capture.reordering import Taken, taken_rows
@@ -96,8 +97,9 @@ class Pace:
 
     def is_new(self, node: Any) -> bool:
         """Whether so many have never come between two calls."""
-        count = node._sequence_nr()
-        steps, self.last = None if self.last is None else count - self.last, count
+        count = number(node)
+        steps = None if count is None or self.last is None else count - self.last
+        self.last = count
         if steps is None or steps in self.known or len(self.known) >= _PACES:
             return False
         self.known.add(steps)

@@ -196,8 +196,7 @@ class Scout:
         heads = {name: tap for name, tap in self.taps.items() if tap.calls}
         self._refuse_silent_weights(graph, outermost)
         if graph.visible(self.found.values()):
-            reached = {name: tap for name, tap in heads.items() if graph.reaches(self.found[name], tap.calls)}
-            heads = reached or heads
+            heads = {name: tap for name, tap in heads.items() if graph.reaches(self.found[name], tap.calls)} or heads
             trained = {name: tap for name, tap in heads.items() if any(call.needs_gradient for call in tap.calls)}
             heads = trained or heads  # beside what is trained through, a probe on detached features is no head
         declared = [name for name in heads if name in self.declared]
@@ -240,10 +239,8 @@ class Scout:
                 None,
             )
         if is_suspect(last) and not reads.regresses:
-            why = (
-                f"{last!r} ran last, but its name suggests that it is not a classifier (self-supervised? then none is)"
-            )
-            raise ambiguous(self.found, why)
+            why = "its name suggests that it is not a classifier (self-supervised? then none is)"
+            raise ambiguous(self.found, f"{last!r} ran last, but {why}")
         if order.count(last) > 1:
             why = f"{last!r} ran last, {order.count(last)} times in one batch (several views, or several steps?)"
             raise ambiguous(self.found, why)
@@ -258,6 +255,9 @@ class Scout:
         if other is not None:
             path = next((n for n, p in self.root.named_parameters() if p is other), "a weight")
             owner = display_name(path.rpartition(".")[0])
+            tap = self.taps.get(owner)
+            if tap is not None and not tap.calls and graph.reads_weight(self.found[owner]):
+                raise silent_weight(owner, self.found, outermost)  # a function applies it
             holder = self.root.get_submodule(path.rpartition(".")[0])
             called = bool(owner) and not isinstance(holder, (torch.nn.Embedding, torch.nn.ParameterList))
             of = f"in {owner!r}" if owner else "of the model itself"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, linear, one_hot
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
@@ -279,3 +279,19 @@ def test_validation_says_where_less_is_known_of_its_rows() -> None:
     notes = {one.stage: [str(note) for note in one.notes] for one in list(monitor.history)[:2]}
     assert f"rows of val are {IN_ORDER}" in notes["val"]
     assert not any("rows of" in note for note in notes["train"])
+
+
+def test_a_head_that_a_function_applies_is_refused_with_a_line_that_works() -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(linear(net.keep(net.enc(x), y), net.head.weight), y)
+
+    def model() -> Kept:
+        torch.manual_seed(0)
+        return Kept(step, enc=nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 16)))
+
+    with pytest.raises(ConfigurationError) as refused:
+        run(model(), blobs(), ("train",))
+    line = next(line for line in str(refused.value).splitlines() if "layer=" in line).strip()
+    assert line.startswith("FeatureGeometryMonitor(layer='enc')")
+    kept = model()
+    check(run(kept, blobs(), ("train",), layer="enc", num_classes=CLASSES), kept, "train")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,9 @@ from lightning_featgeo.types import Tensor
 
 _NODES = 1000  # that are looked through
 _JOINS = re.compile(r"^(Cat|Stack)Backward")
-_TAKES_IN = re.compile(  # nodes of what has no gradient, such as the batch: layers, and what joins two tensors
-    r"^(Addmm|Mm|Linear|Convolution|Embedding|CudnnConvolution|MkldnnConvolution|Bmm|Cat|Stack)\w*Backward"
+_LAYERS = re.compile(  # nodes of layers
+    r"^(Addmm|Mm|Linear|Bmm|Baddbmm|(?:\w*Convolution)|(?:\w*BatchNorm)|NativeLayerNorm|NativeGroupNorm|\w*Rnn|\w*RNN)"
+    r"\w*Backward"
 )
 _KEPT = ("mat1", "self", "input", "indices", "mat2")  # names under which a layer's node keeps what it was given
 
@@ -76,21 +77,22 @@ def _ways(node: Any, rows: int) -> _Ways:
     return _ways_of([node], rows)
 
 
-def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
+def _ways_of(nodes: Iterable[Any], rows: int, through: bool = False) -> _Ways:
+    """``through``: also behind nodes at which rows were taken."""
     found = _Ways()
     waiting = deque(node for node in nodes if node is not None)
     seen = set(waiting)
     while waiting and len(seen) < _NODES:
         at = waiting.popleft()
         mine = shape(at)[:1] == (rows,)
-        if mine and moves_all(at, rows):
+        if mine and moves_all(at, rows) and not through:
             found.takes.append(at)
             continue
         if mine and not hasattr(at, "variable"):  # parameters are shared by ways that have no sample in common
             found.nodes.add(at)
         inputs = [child for child, _ in at.next_functions]
-        if mine and _TAKES_IN.match(at.name()) and (None in inputs or at.name().startswith("Embedding")):
-            given = given_to(at, rows)
+        if _takes_in(at, inputs, rows):
+            given = given_to(at, rows) or _kept(at)
             found.given += given
             found.joins = found.joins or not given
         fresh = [child for child in inputs if child is not None and child not in seen]
@@ -99,17 +101,33 @@ def _ways_of(nodes: Iterable[Any], rows: int) -> _Ways:
     return found
 
 
+def _takes_in(node: Any, inputs: Sequence[Any], rows: int) -> bool:
+    """Whether a layer was given something without a gradient: of as many rows, or of rows in another shape."""
+    name = node.name()
+    if name.startswith("Embedding"):
+        return shape(node)[:1] == (rows,)
+    found = _LAYERS.match(name)
+    if found is None:
+        return bool(_JOINS.match(name)) and None in inputs and shape(node)[:1] == (rows,)
+    at = 1 if found[1] == "Addmm" else 0  # where a layer's node has what it was given
+    return len(inputs) > at and inputs[at] is None
+
+
 def given_to(node: Any, rows: int) -> list[Tensor]:
-    """What a layer was given, as far as its node keeps it."""
+    """What a layer was given, as far as its node keeps it, if it is of so many rows."""
+    return [one for one in _kept(node) if one.shape[0] == rows]
+
+
+def _kept(node: Any) -> list[Tensor]:
     kept = (saved(node, name) for name in _KEPT)
-    return [one for one in kept if isinstance(one, Tensor) and one.ndim and one.shape[0] == rows]
+    return [one for one in kept if isinstance(one, Tensor) and one.ndim]
 
 
 def _lead_to(ways: _Ways, sources: Iterable[Any], rows: int) -> bool:
     """Whether ways without a take lead to what was taken of: to a node of it, or to what entered it."""
     if not ways.nodes:
         return False
-    behind = _ways_of(sources, rows)
+    behind = _ways_of(sources, rows, through=True)
     if behind.nodes & ways.nodes:
         return True
     places = {_compat.address(one) for one in behind.given} - {None}
@@ -133,10 +151,36 @@ def moves_all(node: Any, rows: int) -> bool:
     if not is_a_take(node):
         return False
     parents = [child for child, _ in node.next_functions if child is not None]
-    if not parents or all(hasattr(parent, "variable") for parent in parents):
-        return False  # a table's rows
+    if not parents or all(_is_table(parent) for parent in parents):
+        return False
     known = taken_by(node)
     return known is None or known[2] == rows
+
+
+def _is_table(node: Any) -> bool:
+    """Whether rows are those of a parameter: itself, normalised, or what layers make of each of its rows."""
+    waiting, seen = deque([node]), {node}
+    found = False
+    while waiting and len(seen) < _NODES:
+        at = waiting.popleft()
+        if hasattr(at, "variable"):
+            found = True
+            continue
+        if at.name().startswith("Embedding"):
+            return False  # looked up for samples
+        inputs, layer = [child for child, _ in at.next_functions], _LAYERS.match(at.name())
+        if layer is not None:
+            place = 1 if layer[1] == "Addmm" else 0
+            inputs = inputs[place : place + 1]
+        else:
+            alike = [child for child in inputs if child is not None and shape(child)[:1] == shape(node)[:1]]
+            inputs = alike or [child for child in inputs if child is not None] or [None]
+        if None in inputs:
+            return False
+        fresh = [child for child in inputs if child not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return found
 
 
 def _index(node: Any, rows: int) -> tuple[Tensor | None, Any]:

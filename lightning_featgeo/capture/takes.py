@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo._autograd import axis_of, device, is_hidden, saved, shape
+from lightning_featgeo._autograd import axis, axis_of, device, is_hidden, saved, shape
 from lightning_featgeo.types import Tensor
 
 PUTS = re.compile(r"^(IndexPut|IndexCopy|IndexAdd|Scatter|ScatterAdd)\w*Backward")
@@ -68,7 +68,12 @@ def turned_table(node: Any) -> tuple[Any, Tensor, int] | None:
 
 def hides_rows(node: Any) -> bool:
     """Whether a node took rows of features by an index that can't be read, as in activation checkpointing."""
-    if not any(is_hidden(node, name) for name in ("indices", "index")):
+    if node.name().startswith("IndexBackward"):
+        indices: Any = getattr(node, "_raw_saved_indices", ())
+        hidden = bool(indices) and getattr(indices[0], "unpack_hook", None) is not None  # of columns, the first is none
+    else:
+        hidden = any(is_hidden(node, name) for name in ("indices", "index")) and axis(node) == 0
+    if not hidden:
         return False
     parent = node.next_functions[0][0]
     of_a_table = parent is None or hasattr(parent, "variable")

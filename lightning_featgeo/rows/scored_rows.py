@@ -54,9 +54,10 @@ def moves(rows: Tensor | None) -> bool:
     return rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device))
 
 
-def is_other(scored: Tensor, labels: Tensor) -> bool:
-    """Whether so few classes are the labels' that they are of other samples."""
-    return len(scored) >= LEAST and float((scored == labels).double().mean()) < 0.5
+def is_of_before(scored: Tensor, before: Tensor | None) -> bool:
+    """Whether classes are the labels of the batch before, one by one."""
+    fits = before is not None and before.shape == scored.shape and before.ndim == 1 and len(scored) >= LEAST
+    return fits and before is not None and torch.equal(before.to(scored), scored)
 
 
 def is_function(labels: Tensor, to: Tensor) -> bool:

@@ -26,7 +26,7 @@ from lightning_featgeo.rows.scored_rows import (
     goes_back,
     is_function,
     is_of,
-    is_other,
+    is_of_before,
     maps_scored,
     moves,
     one_a_row,
@@ -69,6 +69,8 @@ class Scoring:
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
     _labels: Tensor | None = None  # of the batch that is read, as it has them
+    _trained: Tensor | None = None  # of the last batch that was trained on
+    _before: Tensor | None = None  # and of the one before it
     _maps: bool = False  # whether they are one a sample, and nobody has said which ones
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
@@ -157,6 +159,8 @@ class Scoring:
         if self._maps and labels is not None and not trains and self.made.table is not None and reader.scored is None:
             reader.scored = self.made.are_classes(labels)
         self._labels = labels
+        if trains:
+            self._before, self._trained = self._trained, labels
         if self.in_place and self.misled:
             calls = [replace(one, rows=None, rows_of=None, is_reordered=False, in_place=True) for one in calls]
         return list(calls), labels
@@ -198,7 +202,7 @@ class Scoring:
             if not has_none and torch.equal(rows.sort().values, given.sort().values):
                 both = torch.ones_like(both)  # samples without a class, too, are in other places
             elif not torch.equal(rows[both].sort().values, given[both].sort().values):
-                if self._maps and one.origin is None and not self.made.is_watched and is_other(rows[both], given[both]):
+                if self._maps and one.origin is None and is_of_before(rows, self._before):
                     self.is_late, reader.notes[OTHERS_SCORED] = True, None
                     return rows  # of other samples than the batch's: those of the step before
                 return given  # other classes: those that a user has named, or of episodes and tasks

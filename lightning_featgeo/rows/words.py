@@ -16,8 +16,8 @@ PENDING = (
     " be such numbers already. Labels are left out; a function says what they are: labels=lambda batch: batch[1] - 1"
 )
 OTHERS_SCORED = (
-    "the loss scores other classes than the batch has, and what entered the network is no copy of the batch (the one "
-    "before?): rows have the classes that the loss scores"
+    "the loss scores the labels of the batch before, and what entered the network is no copy of this batch: rows have "
+    "the classes that the loss scores"
 )
 MOVED = (
     "in training, these rows were in another order than the batch's labels (sorted or shuffled), which can't be "

@@ -1,0 +1,93 @@
+"""Ordinary networks that take rows on the way and leave them in the batch's order, under a loss that keeps no classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import TensorDataset
+
+from tests._helpers.blobs import CLASSES, blobs
+from tests._helpers.scored import Kept, check, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+SETTINGS: dict[str, Any] = {"head": "head", "num_classes": CLASSES}
+
+
+def by_hand(logits: Tensor, y: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
+
+
+def layer(before: int, after: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(before, after), nn.Tanh())
+
+
+def experts_beside_a_residual(net: Kept, x: Tensor) -> Tensor:
+    h = net.one(x)
+    chosen = h[:, 0] > 0
+    order = torch.cat([chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]])
+    first, second = h[order].split([int(chosen.sum()), int((~chosen).sum())])
+    parts = torch.cat([net.a(first), net.b(second)])
+    return net.two(h + torch.zeros_like(h).index_add(0, order, parts))
+
+
+def a_graph_of_as_many_edges_as_nodes(net: Kept, x: Tensor) -> Tensor:
+    h, source = net.one(x), torch.arange(len(x))
+    return net.two(h + torch.zeros_like(h).index_add(0, (source + 1) % len(h), h[source]))
+
+
+def a_normalised_table_of_as_many_entries_as_rows(net: Kept, x: Tensor) -> Tensor:
+    return net.two(net.one(net.norm(x)) + net.table((x[:, 0] > 0).long()))
+
+
+def columns_under_checkpointing(net: Kept, x: Tensor) -> Tensor:
+    columns = torch.arange(16).flip(0)
+    return checkpoint(lambda x: net.two(net.one(x)[:, columns].index_select(1, columns)), x, use_reentrant=False)
+
+
+def other_rows_as_context_of_normalised_ones(net: Kept, x: Tensor) -> Tensor:
+    return net.two(net.one(net.norm(x)) + 0.1 * net.a(x)[torch.randperm(len(x))])
+
+
+NETWORKS = [
+    experts_beside_a_residual, a_graph_of_as_many_edges_as_nodes, a_normalised_table_of_as_many_entries_as_rows,
+    columns_under_checkpointing, other_rows_as_context_of_normalised_ones,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rows_have_their_own_labels(network: Callable[[Kept, Tensor], Tensor]) -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        return by_hand(net.head(net.keep(network(net, x), y)), y)
+
+    torch.manual_seed(0)
+    layers = {name: layer(10 if name == "one" else 16) for name in ("one", "two", "b")}
+    layers["a"] = layer(10 if network is other_rows_as_context_of_normalised_ones else 16)
+    model = Kept(step, **layers, norm=nn.BatchNorm1d(10), table=spectral_norm(nn.Embedding(16, 16)))
+    monitor = run(model, blobs(), **SETTINGS)
+    check(monitor, model, "train")
+    check(monitor, model, "val")
+
+
+def test_noisy_targets_of_augmented_samples_leave_labels_as_they_are() -> None:
+    """What entered is no copy of the batch, and the loss mostly scores other classes: not those of the batch before."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        if net.trainer.training:
+            x = torch.stack([torch.rot90(one, int(torch.randint(1, 4, ())), (0, 1)) for one in x])
+        target = (y + torch.randint(1, CLASSES, y.shape)) % CLASSES if net.trainer.training else y
+        return cross_entropy(net.head(net.keep(net.one(x.flatten(1)), y)), target)
+
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(0, CLASSES, (208,), generator=g)
+    x = 2 * torch.randn(CLASSES, 6, 6, generator=g)[y] + torch.randn(208, 6, 6, generator=g)
+    model = Kept(step, one=layer(36))
+    monitor = run(model, TensorDataset(x, y), num_classes=CLASSES)
+    check(monitor, model, "train")
+    check(monitor, model, "val")

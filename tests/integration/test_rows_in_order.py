@@ -1,4 +1,4 @@
-"""Ordinary networks that take rows on the way and leave them in the batch's order, under a loss that keeps no classes."""
+"""Ordinary networks that take rows on the way and leave them in order, under a loss that keeps no classes."""
 
 from __future__ import annotations
 

@@ -76,8 +76,7 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
         f"compiled): the head {name!r} is never called, so nothing shows what goes into it. Watch the output of the "
         "module before it. Paste:\n"
         f"  FeatureGeometryMonitor(layer={line!r})  # features = its output\n"
-        "Of a compiled step nothing is seen but what it returns:\n"
-        '  FeatureGeometryMonitor(features="z")  # the step returns {"loss": loss, "z": features}'
+        "Of a step that is compiled as a whole nothing is seen but what it returns: name that with features="
     )
 
 

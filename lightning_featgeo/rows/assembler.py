@@ -150,7 +150,7 @@ class RowAssembler:
                 refuse_parts(n, one.call, size, unknown=one.origin is None)
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
-        targets = fitting(targets, size, self.labels.reads_mixtures and self.role.trains and labels is not None)
+        targets = fitting(targets, size, self.labels.awaits_mixtures and self.role.trains and labels is not None)
         own = self._own_samples(batch, tensors, size)
         device = pooled[0].rows.device if pooled else torch.device("cpu")
         layouts = self._layouts(found, inputs, size, batch, device, labels is not None)

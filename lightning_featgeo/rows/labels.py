@@ -35,6 +35,7 @@ class LabelReader:
         outputs: of the head, if it is known.
         stated: whether the user gave num_classes: then labels that are found are believed.
         reads_mixtures: whether soft labels have targets, (n, 3), as ``mixtures_of`` reads them.
+        awaits_mixtures: also where the first batch has none: they were asked for.
         ignored: the loss shows that labels, if there are any, are not what is learned.
     """
 
@@ -45,6 +46,7 @@ class LabelReader:
     outputs: int | None = None
     stated: bool = True
     reads_mixtures: bool = False
+    awaits_mixtures: bool = False
     ignored: bool = False
     kind: LabelKind | None = None
     shifted: bool | None = None
@@ -87,7 +89,8 @@ class LabelReader:
                     f"labels {summarize(matrix)} are {kind}: rows of one class have it, mixtures of classes are left "
                     "out of class signals"
                 ] = None
-                mixtures = mixtures_of(matrix) if self.reads_mixtures and kind == "soft" else None
+                self.awaits_mixtures |= not late and self.reads_mixtures and kind == "soft"
+                mixtures = mixtures_of(matrix) if self.awaits_mixtures and kind == "soft" else None
                 return one_class(matrix, kind == "soft"), mixtures
         labels = self._find(batch)
         if labels is None and self.selector == "auto":

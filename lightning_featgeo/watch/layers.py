@@ -13,7 +13,7 @@ import torch
 from lightning_featgeo.capture import facts
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.errors import ConfigurationError
-from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals
+from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, named_signals, names
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
@@ -129,8 +129,16 @@ def label_reader(settings: WatchSettings, stated: int | None, sources: Sources) 
     return LabelReader(
         settings.labels, class_count(settings, stated, sources, None), settings.ignore_index, settings.groups,
         outputs=facts.outputs(sources.head, sources.reading), stated=given,
-        reads_mixtures=any("mixtures" in CATALOG[name].requires for name in settings.asked), ignored=learns_others,
+        reads_mixtures=any("mixtures" in CATALOG[name].requires for name in settings.asked),
+        awaits_mixtures=_asks_for_mixtures(settings), ignored=learns_others,
     )  # fmt: skip
+
+
+def _asks_for_mixtures(settings: WatchSettings) -> bool:
+    """Whether signals of mixtures, or their group, were asked for by name: then a run mixes, if not from the start."""
+    given = names(settings.signals)
+    asked = {given} if isinstance(given, str) else {*given}
+    return "mixed" in asked or any("mixtures" in CATALOG[name].requires for name in asked if name in CATALOG)
 
 
 def asks_for(settings: WatchSettings, need: str) -> bool:

@@ -28,8 +28,9 @@ def call_of(
         entrance: what this one has.
         virtual: tokens that an adapter has put before each sequence.
     """
-    given = joined(one.pieces, given, batch, order)
+    given, is_lost = joined(one.pieces, one.own_layers, given, batch, order)
     rows, unknown = order.rows(one.taken, batch)
+    unknown |= is_lost
     if one.taken is not None and given and any(_is_same(given[0], beside) for beside in one.taken.beside):
         rows, unknown = None, False  # what entered is what lies beside the index: in the order of these rows already
     rows, length = entrance.rows.get(one.order, (rows, one.taken.length if one.taken else None))

@@ -43,6 +43,7 @@ class Caught:
         taken: how rows were taken on the way, as the graph tells.
         is_opaque: whether part of the graph tells nothing.
         pieces: what entered for each of the pieces that rows were put together of.
+        own_layers: whether they went through different layers.
         is_mixed: whether rows are sums of several samples' rows, as the graph tells.
         scored: the classes that losses score its rows against, a tensor each.
     """
@@ -59,6 +60,7 @@ class Caught:
     taken: Taken | None = None
     is_opaque: bool = False
     pieces: tuple[Tensor, ...] = ()
+    own_layers: bool = False
     is_mixed: bool = False
     scored: tuple[Tensor, ...] = ()
 
@@ -158,13 +160,15 @@ class Slot:
             taken, far = taken_rows(given.grad_fn), (self.searches or new) and x.ndim > 0 and given.grad_fn is not None
             if taken is None and far:
                 taken = taken_behind(given.grad_fn, x.shape[0])
+            pieces, own = pieces_of(given.grad_fn, x.shape[0]) if far else ((), False)
             told = {
                 "with_gradient": torch.is_grad_enabled(),
                 "needs_gradient": given.requires_grad,
                 "place": _compat.address(given),
                 "node": given.grad_fn,
                 "taken": taken,
-                "pieces": pieces_of(given.grad_fn, x.shape[0]) if far else (),
+                "pieces": pieces,
+                "own_layers": own,
                 "is_opaque": far and is_opaque(given.grad_fn, x.shape[0]),
                 "is_mixed": mixes_rows(given.grad_fn, x.shape[0] if x.ndim else 0, far),
             }

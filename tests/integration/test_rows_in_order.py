@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
+from lightning_featgeo import GeometryMetric
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.scored import Kept, check, run
 
@@ -89,5 +90,42 @@ def test_noisy_targets_of_augmented_samples_leave_labels_as_they_are() -> None:
     x = 2 * torch.randn(CLASSES, 6, 6, generator=g)[y] + torch.randn(208, 6, 6, generator=g)
     model = Kept(step, one=layer(36))
     monitor = run(model, TensorDataset(x, y), num_classes=CLASSES)
+    check(monitor, model, "train")
+    check(monitor, model, "val")
+
+
+@pytest.mark.parametrize("changed", ["standardised", "noisy"])
+def test_pieces_of_changed_samples_in_encoders_of_their_own(changed: str) -> None:
+    """In batches in which they are recognised by likeness each row has its sample's label, in others none has."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        x = (x - x.mean(0)) / x.std(0) if changed == "standardised" else x + 0.01 * torch.randn_like(x)
+        first = x[:, 0] > 0
+        y = torch.cat([y[first], y[~first]])
+        h = net.two(torch.cat([net.one(x[first]), net.other(x[~first])]))
+        return by_hand(net.head(net.keep(h, y)), y)
+
+    model = Kept(step, one=layer(10), other=layer(10), two=layer(16))
+    monitor = run(model, blobs(), **SETTINGS)
+    assert all(one.counts["labelled"] == 0 for one in monitor.history if one.stage == "val")
+    if changed == "noisy":
+        check(monitor, model, "train")
+    else:
+        by_place = GeometryMetric(["nc1"], num_classes=CLASSES)
+        for rows, y in model.kept["train"]:
+            by_place.update(rows, y)
+        right = by_place.window().values["nc1"]
+        found = [one for one in monitor.history if one.stage == "train"][-1]
+        assert found.values.get("nc1", right) == pytest.approx(right, rel=0.2)  # of some batches, or of all
+
+
+def test_chunks_of_augmented_samples_in_one_encoder_are_in_order() -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        x = (x - x.mean(0)) / x.std(0)
+        h = net.two(torch.cat([net.one(part) for part in x.chunk(3)]))
+        return by_hand(net.head(net.keep(h, y)), y)
+
+    model = Kept(step, one=layer(10), two=layer(16))
+    monitor = run(model, blobs(), **SETTINGS)
     check(monitor, model, "train")
     check(monitor, model, "val")

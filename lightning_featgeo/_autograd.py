@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,9 +24,27 @@ def saved(node: Any, name: str) -> Any:
 
 def is_hidden(node: Any, name: str) -> bool:
     """Whether what a node keeps under a name could only be read by running its user's hooks."""
-    raw = getattr(node, f"_raw_saved_{name}", None)
-    held = raw if isinstance(raw, tuple) else (raw,)
-    return any(getattr(one, "unpack_hook", None) is not None for one in held)
+    return any(getattr(one, "unpack_hook", None) is not None for one in held(node, name))
+
+
+def held(node: Any, name: str) -> tuple[Any, ...]:
+    """What a node keeps under a name as it keeps it, not unpacked; () where it has let go of it."""
+    try:
+        raw = getattr(node, f"_raw_saved_{name}", ())
+    except RuntimeError:  # freed by a backward
+        return ()
+    return raw if isinstance(raw, tuple) else (raw,)
+
+
+def behind(node: Any, most: int) -> Iterator[Any]:
+    """A node and those that it was made of, the nearest first; ``most``: how many are looked up."""
+    waiting, seen = deque([node]), {node}
+    while waiting and len(seen) <= most:
+        at = waiting.popleft()
+        yield at
+        fresh = [child for child, _ in at.next_functions if child is not None and child not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
 
 
 def is_made_in_python(node: Any) -> bool:

@@ -96,10 +96,11 @@ class Entrance:
             self._searched[self.root.training] += 1
             self._counts.add(count)
             self._outermost.update((id(m), m) for m in self.root.modules() if id(m) in self._recording.used)
+            fresh = self._entering() - self._first.keys()
             self._first |= {
                 id(m): Hook(m, functools.partial(note_inside, key=self.key, owner=id(m)), before=True)
-                for m in self.root.modules()
-                if id(m) in self._entering() and id(m) not in self._first
+                for m in (self.root.modules() if fresh else ())
+                if id(m) in fresh
             }
         self._attached = []
         RECORDING.pop(self.key, None)

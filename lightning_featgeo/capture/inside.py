@@ -7,6 +7,7 @@ another order, or mixtures of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from lightning_featgeo.rows.provenance import origin_of
 from lightning_featgeo.types import Tensor
 
 MOST = 4  # tensors that are looked at in one call
-FIRST_VAIN, EVERY_VAIN = 16, 8
+FIRST_VAIN, EVERY_VAIN = 16, 8  # batches beyond the regular ones that are looked at, then one in so many
 MIXED = 0.5  # share of rows that are mixtures, where it is mixing
 
 
@@ -92,6 +93,11 @@ class Inside:
 
 def look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -> None:
     """Keep what a module inside is given, if it may be the batch's rows in another order, or mixed."""
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # some kinds of tensors refuse to be asked
+        _look_inside(one, args, kwargs, module)
+
+
+def _look_inside(one: Entered, args: Any, kwargs: Any, module: torch.nn.Module) -> None:
     if not one.given or one.enters or not _is_plain(one.given[0]):
         return
     outer = one.given[0]

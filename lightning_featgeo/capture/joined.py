@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo._autograd import saved, shape
+from lightning_featgeo._autograd import behind, saved, shape
 from lightning_featgeo.capture.reordering import Order
 from lightning_featgeo.capture.taken_behind import given_to, moves_all
 from lightning_featgeo.rows import tree
@@ -56,15 +56,10 @@ def pieces_of(node: Any, rows: int) -> tuple[tuple[Tensor, ...], bool]:
 
 def _entered(node: Any, rows: int) -> tuple[Tensor, int] | None:
     """What the first layer behind a piece was given: of as many rows; and which layer that is."""
-    waiting, seen = deque([node]), {node}
-    while waiting and len(seen) < _NODES:
-        at = waiting.popleft()
+    for at in behind(node, _NODES):
         enters = any(child is None for child, _ in at.next_functions) or at.name().startswith("Embedding")
         if enters and shape(at)[:1] == (rows,) and (given := given_to(at, rows)):
             return given[0], _layer(at)
-        fresh = [child for child, _ in at.next_functions if child is not None and child not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
     return None
 
 
@@ -98,8 +93,10 @@ def joined(
     whole = torch.cat([x.detach() for x in pieces])
     parts = [x for _, x in tree.tensors(batch) if x.ndim]
     before: Sequence[Tensor] = given[:1] if given and len(given[0]) == len(whole) else parts
-    found, in_batch = origin_of((whole,), before), origin_of((whole,), parts)
-    moved = _is_another_order(found, whole, before, own) and _is_another_order(in_batch, whole, parts, own)
+    found = origin_of((whole,), before)
+    moved = _is_another_order(found, whole, before, own)
+    if moved and before is not parts:
+        moved = _is_another_order(origin_of((whole,), parts), whole, parts, own)
     in_order = found is not None and found.is_identity
     lost = own and not moved and not in_order and any(len(part) == len(whole) for part in parts)
     if moved or lost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,8 +47,7 @@ def note_before(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: 
     if recording.trace is not None and recording.is_open():
         recording.trace.begins(module, [args, kwargs or {}])
     if recording.depth > 1 and recording.calls:
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # some kinds of tensors refuse to be asked
-            look_inside(recording.calls[-1], args, kwargs or {}, module)
+        look_inside(recording.calls[-1], args, kwargs or {}, module)
     own = recording.depth == 1 and recording.is_open() and not _compat.is_redirected(module)
     if own and not any(_is_traced(given) for given in (*args, *(kwargs or {}).values())):
         packed = None
@@ -92,5 +90,4 @@ def note_inside(module: torch.nn.Module, args: Any, kwargs: Any = None, *, key: 
     """A module runs that was given the batch itself before, inside of an outermost call."""
     recording = None if torch.compiler.is_compiling() else RECORDING.get(key)
     if recording is not None and id(module) == owner and recording.depth and recording.calls:
-        with contextlib.suppress(RuntimeError, NotImplementedError):
-            look_inside(recording.calls[-1], args, kwargs or {}, module)
+        look_inside(recording.calls[-1], args, kwargs or {}, module)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo._autograd import is_made_in_python, saved, shape
+from lightning_featgeo._autograd import behind, is_made_in_python, saved, shape
 from lightning_featgeo.capture.reordering import Taken, is_a_take, taken_by
 from lightning_featgeo.capture.takes import puts_along_rows
 from lightning_featgeo.types import Tensor
@@ -127,10 +127,10 @@ def _lead_to(ways: _Ways, sources: Iterable[Any], rows: int) -> bool:
     """Whether ways without a take lead to what was taken of: to a node of it, or to what entered it."""
     if not ways.nodes:
         return False
-    behind = _ways_of(sources, rows, through=True)
-    if behind.nodes & ways.nodes:
+    reached = _ways_of(sources, rows, through=True)
+    if reached.nodes & ways.nodes:
         return True
-    places = {_compat.address(one) for one in behind.given} - {None}
+    places = {_compat.address(one) for one in reached.given} - {None}
     return any(_compat.address(one) in places for one in ways.given)
 
 
@@ -193,26 +193,13 @@ def _index(node: Any, rows: int) -> tuple[Tensor | None, Any]:
 
 def is_opaque(node: Any, rows: int) -> bool:
     """Whether some of the way to features is hidden: a custom function, or compiled code, that gave as many rows."""
-    waiting, seen = deque([node]), {node}
-    while waiting and len(seen) < _NODES:
-        at = waiting.popleft()
-        if is_made_in_python(at) and shape(at)[:1] == (rows,):
-            return True
-        fresh = [child for child, _ in at.next_functions if child is not None and child not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return False
+    return any(is_made_in_python(at) and shape(at)[:1] == (rows,) for at in behind(node, _NODES))
 
 
 def joins_the_batch(node: Any, rows: int) -> bool:
     """Whether what has no graph, such as the batch itself, is joined to features on the way to these."""
-    waiting, seen = deque([node]), {node}
-    while waiting and len(seen) < _NODES:
-        at = waiting.popleft()
-        inputs = [child for child, _ in at.next_functions]
-        if None in inputs and _JOINS.match(at.name()) and shape(at)[:1] == (rows,):
-            return True
-        fresh = [child for child in inputs if child is not None and child not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return False
+    return any(
+        bool(_JOINS.match(at.name())) and any(child is None for child, _ in at.next_functions)
+        and shape(at)[:1] == (rows,)
+        for at in behind(node, _NODES)
+    )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo._autograd import axis, axis_of, device, is_hidden, saved, shape
+from lightning_featgeo._autograd import axis, axis_of, device, held, is_hidden, saved, shape
 from lightning_featgeo.types import Tensor
 
+_MOST_PERMUTED = 4096  # rows of a batch; a larger matrix is a graph's, and would be read for nothing
 PUTS = re.compile(r"^(IndexPut|IndexCopy|IndexAdd|Scatter|ScatterAdd)\w*Backward")
 
 
@@ -69,8 +70,8 @@ def turned_table(node: Any) -> tuple[Any, Tensor, int] | None:
 def hides_rows(node: Any) -> bool:
     """Whether a node took rows of features by an index that can't be read, as in activation checkpointing."""
     if node.name().startswith("IndexBackward"):
-        indices: Any = getattr(node, "_raw_saved_indices", ())
-        hidden = bool(indices) and getattr(indices[0], "unpack_hook", None) is not None  # of columns, the first is none
+        first = held(node, "indices")[:1]  # of columns, it is none
+        hidden = any(getattr(one, "unpack_hook", None) is not None for one in first)
     else:
         hidden = any(is_hidden(node, name) for name in ("indices", "index")) and axis(node) == 0
     if not hidden:
@@ -109,7 +110,7 @@ def permuted(node: Any) -> tuple[Any, Tensor, int] | None:
     """Rows that were multiplied by a matrix of a permutation; None for any other one, such as a graph's. Reads it."""
     matrix = saved(node, "self") if node.next_functions[0][0] is None else None
     rows = (shape(node) or (0,))[0]
-    if not isinstance(matrix, Tensor) or matrix.shape != (rows, rows) or rows < 2:
+    if not isinstance(matrix, Tensor) or matrix.shape != (rows, rows) or not 2 <= rows <= _MOST_PERMUTED:
         return None
     index = matrix.argmax(dim=1)
     ones = torch.zeros_like(matrix).scatter_(1, index[:, None], 1)

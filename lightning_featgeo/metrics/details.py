@@ -160,7 +160,7 @@ def _of_units(statistics: Statistics, computed: frozenset[str]) -> dict[str, Ten
     of = statistics.unit_histograms
     n = of.counts.sum(dim=1).clamp(min=1)
     mean = of.sums.sum(dim=1) / n
-    spread = (of.squares / n - mean.square()).clamp(min=0).sqrt()
+    spread = histograms.spread_of(of, of)
     moves = {name: getattr(statistics, name) for name in UNIT_MOVES if name in computed}
     worst = next(iter(moves.values())).nan_to_num(-1) if moves else -spread
     order = worst.argsort(descending=True, stable=True)[:SHIFTED_UNITS]

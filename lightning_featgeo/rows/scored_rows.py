@@ -56,8 +56,9 @@ def moves(rows: Tensor | None) -> bool:
 
 def is_of_before(scored: Tensor, before: Tensor | None) -> bool:
     """Whether classes are the labels of the batch before, one by one."""
-    fits = before is not None and before.shape == scored.shape and before.ndim == 1 and len(scored) >= LEAST
-    return fits and before is not None and torch.equal(before.to(scored), scored)
+    if before is None or before.shape != scored.shape or before.ndim != 1 or len(scored) < LEAST:
+        return False
+    return torch.equal(before.to(scored), scored)
 
 
 def is_function(labels: Tensor, to: Tensor) -> bool:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
@@ -49,6 +50,20 @@ class Kept(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def by_hand(logits: Tensor, y: Tensor) -> Tensor:
+    """A loss that keeps no classes."""
+    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
+
+
+def layer(before: int, after: int = 16) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(before, after), nn.Tanh())
+
+
+def labelled(monitor: FeatureGeometryMonitor, stage: str) -> list[int]:
+    """Rows with a label, by window."""
+    return [one.counts["labelled"] for one in monitor.history if one.stage == stage]
 
 
 def run(model: Kept, data: TensorDataset, stages: Any = ("train", "val"), **settings: Any) -> FeatureGeometryMonitor:

@@ -7,21 +7,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import TensorDataset
 
 from lightning_featgeo.rows.calls import MIXED
 from lightning_featgeo.rows.scored_calls import ONE_OF_THEM, SOME_OF_THEM
 from tests._helpers.blobs import CLASSES, blobs
-from tests._helpers.scored import Kept, check, run
+from tests._helpers.scored import Kept, by_hand, check, labelled, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
-
-
-def by_hand(logits: Tensor, y: Tensor) -> Tensor:
-    """A loss that keeps no classes."""
-    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
 
 
 class Mixup(nn.Module):
@@ -64,10 +59,6 @@ class Recurrent(nn.Module):
         ordered, self.order = lengths.sort(descending=True)
         self.h = self.gru(pack_padded_sequence(x[self.order], ordered.cpu(), batch_first=True))[1][0]
         return self.head(self.h)[self.order.argsort()]
-
-
-def labelled(monitor: Any, stage: str) -> list[int]:
-    return [one.counts["labelled"] for one in monitor.history if one.stage == stage]
 
 
 def test_mixtures_by_a_module_have_no_class() -> None:

@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from tests._helpers.blobs import CLASSES, blobs
-from tests._helpers.scored import Kept, check, run
+from tests._helpers.scored import Kept, by_hand, check, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
-
-
-def by_hand(logits: Tensor, y: Tensor) -> Tensor:
-    """A loss that keeps no classes."""
-    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
 
 
 class Branched(nn.Module):

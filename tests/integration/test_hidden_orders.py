@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, linear, one_hot
+from torch.nn.functional import cross_entropy, embedding, linear, one_hot
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
@@ -16,24 +16,11 @@ from lightning_featgeo import ConfigurationError, FeatureGeometryMonitor
 from lightning_featgeo.rows.words import BETWEEN, IN_ORDER, KNOWN, OTHERS_SCORED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
-from tests._helpers.scored import Kept, check, run
+from tests._helpers.scored import Kept, by_hand, check, labelled, layer, run
 from tests._helpers.typed import unchecked
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
 SETTINGS: dict[str, Any] = {"head": "head", "num_classes": CLASSES}
-
-
-def by_hand(logits: Tensor, y: Tensor) -> Tensor:
-    """A loss that keeps no classes."""
-    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
-
-
-def layer(before: int, after: int = 16) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(before, after), nn.Tanh())
-
-
-def labelled(monitor: FeatureGeometryMonitor, stage: str) -> list[int]:
-    return [one.counts["labelled"] for one in monitor.history if one.stage == stage]
 
 
 def cell(net: Kept, h: Tensor, x: Tensor, order: Tensor) -> Tensor:
@@ -262,7 +249,7 @@ def test_a_step_that_trains_on_the_batch_before() -> None:
 
 def test_a_list_of_heads_is_refused_with_what_to_name() -> None:
     with unchecked(), pytest.raises(ConfigurationError, match="name one module by its path"):
-        FeatureGeometryMonitor(head=["a", "b"])  # type: ignore[arg-type]
+        FeatureGeometryMonitor(head=["a", "b"])  # type: ignore[arg-type]  # what is refused
 
 
 def test_validation_says_where_less_is_known_of_its_rows() -> None:

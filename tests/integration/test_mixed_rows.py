@@ -121,7 +121,7 @@ def test_mixup_that_begins_late_or_comes_now_and_then(where: str, mixes: str, si
     def labels(batch: Any) -> Tensor:
         return model.mixed if model.training and model.mixed is not None else batch[1]
 
-    model.training_step = step  # type: ignore[method-assign]
+    model.training_step = step  # type: ignore[method-assign]  # another one for this test
     monitor = FeatureGeometryMonitor(
         signals=signals, stages=("train", "val"), num_classes=C, labels=1 if where == "batch" else labels
     )

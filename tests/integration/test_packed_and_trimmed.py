@@ -7,29 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor
 from tests._helpers.blobs import CLASSES, blobs
-from tests._helpers.scored import Kept, check, run
+from tests._helpers.scored import Kept, by_hand, check, labelled, layer, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
 SETTINGS: dict[str, Any] = {"head": "head", "num_classes": CLASSES}
-
-
-def by_hand(logits: Tensor, y: Tensor) -> Tensor:
-    """A loss that keeps no classes."""
-    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
-
-
-def layer(before: int, after: int = 16) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(before, after), nn.Tanh())
-
-
-def labelled(monitor: FeatureGeometryMonitor, stage: str) -> list[int]:
-    return [one.counts["labelled"] for one in monitor.history if one.stage == stage]
 
 
 def test_a_sorted_and_packed_embedding() -> None:

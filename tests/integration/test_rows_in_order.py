@@ -8,25 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from lightning_featgeo import GeometryMetric
 from tests._helpers.blobs import CLASSES, blobs
-from tests._helpers.scored import Kept, check, run
+from tests._helpers.scored import Kept, by_hand, check, layer, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
 SETTINGS: dict[str, Any] = {"head": "head", "num_classes": CLASSES}
-
-
-def by_hand(logits: Tensor, y: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, one_hot(y, CLASSES).float())
-
-
-def layer(before: int, after: int = 16) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(before, after), nn.Tanh())
 
 
 def experts_beside_a_residual(net: Kept, x: Tensor) -> Tensor:

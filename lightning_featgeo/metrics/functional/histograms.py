@@ -39,11 +39,11 @@ def unit_distances(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
 
 def unit_moves(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
     """:func:`unit_distances` over the spread of both windows' values together, in [0, 2]; NaN of units without any."""
-    spread = _spread(one, other)
+    spread = spread_of(one, other)
     return torch.where(spread > 0, (unit_distances(one, other) / spread).clamp(max=2), torch.nan)
 
 
-def _spread(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
+def spread_of(one: Histograms, other: Histograms) -> Float[Tensor, " d"]:
     """Standard deviation of the two windows' values, each window half of them; 0 where only rounding is left."""
     n, m = one.counts.sum(dim=1), other.counts.sum(dim=1)
     power = one.squares / n + other.squares / m
@@ -69,14 +69,15 @@ def quantiles(histograms: Histograms, levels: tuple[float, ...]) -> Float[Tensor
     low = torch.where(bins > 0, at[(bins - 1).clamp(min=0)], mean)
     high = torch.where(bins < len(at), at[bins.clamp(max=len(at) - 1)], mean)
     half = torch.minimum(mean - low, high - mean).clamp(min=0)  # a symmetric part of the bin, about its own mean
-    half = torch.where(_spread(histograms, histograms)[:, None] > 0, half, 0)
+    spread = spread_of(histograms, histograms)[:, None]
+    half = torch.where(spread > 0, half, 0)
     inside = ((wanted - (cumulative.gather(1, bins) - held)) / held.clamp(min=1)).clamp(0, 1)
     within = mean + (2 * inside - 1) * half
     normal = (math.sqrt(2) * torch.erfinv(2 * asked - 1)).clamp(-_FAR, _FAR)
     n = cumulative[:, -1:].clamp(min=1)
-    tail = histograms.sums.sum(dim=1, keepdim=True) / n + normal * _spread(histograms, histograms)[:, None]
+    tail = histograms.sums.sum(dim=1, keepdim=True) / n + normal * spread
     tail = torch.where(bins == 0, tail.clamp(max=float(at[0])), tail.clamp(min=float(at[-1])))
-    outside = ((bins == 0) | (bins == len(at))) & (_spread(histograms, histograms)[:, None] > 0)
+    outside = ((bins == 0) | (bins == len(at))) & (spread > 0)
     return torch.where(outside, tail, within)
 
 

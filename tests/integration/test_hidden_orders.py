@@ -42,8 +42,14 @@ def beside(net: Kept, h: Tensor, x: Tensor, order: Tensor) -> Tensor:
     return net.cond(x) + 0.3 * h
 
 
+def beside_a_copy(net: Kept, h: Tensor, x: Tensor, order: Tensor) -> Tensor:
+    """The same of a copy, which only its numbers show."""
+    return beside(net, h, x.clone(), order)
+
+
 @pytest.mark.parametrize(
-    ("join", "told"), [(cell, "order"), (scaled, "order"), (noise, "nothing"), (beside, "the batch")]
+    ("join", "told"),
+    [(cell, "order"), (scaled, "order"), (noise, "nothing"), (beside, "the batch"), (beside_a_copy, "the batch")],
 )
 def test_what_is_joined_behind_an_index_is_looked_at(join: Callable[..., Tensor], told: str) -> None:
     def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_featgeo import GeometryMetric
 from tests._helpers.blobs import CLASSES, blobs
-from tests._helpers.scored import Kept, by_hand, check, layer, run
+from tests._helpers.scored import Kept, by_hand, check, labelled, layer, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
 SETTINGS: dict[str, Any] = {"head": "head", "num_classes": CLASSES}
@@ -44,13 +44,17 @@ def columns_under_checkpointing(net: Kept, x: Tensor) -> Tensor:
     return checkpoint(lambda x: net.two(net.one(x)[:, columns].index_select(1, columns)), x, use_reentrant=False)
 
 
+def a_normalised_table_under_checkpointing(net: Kept, x: Tensor) -> Tensor:
+    return checkpoint(lambda x: net.two(net.one(x) + net.table((x[:, 0] > 0).long())), x, use_reentrant=False)
+
+
 def other_rows_as_context_of_normalised_ones(net: Kept, x: Tensor) -> Tensor:
     return net.two(net.one(net.norm(x)) + 0.1 * net.a(x)[torch.randperm(len(x))])
 
 
 NETWORKS = [
     experts_beside_a_residual, a_graph_of_as_many_edges_as_nodes, a_normalised_table_of_as_many_entries_as_rows,
-    columns_under_checkpointing, other_rows_as_context_of_normalised_ones,
+    a_normalised_table_under_checkpointing, columns_under_checkpointing, other_rows_as_context_of_normalised_ones,
 ]  # fmt: skip
 
 
@@ -109,6 +113,20 @@ def test_pieces_of_changed_samples_in_encoders_of_their_own(changed: str) -> Non
         right = by_place.window().values["nc1"]
         found = [one for one in monitor.history if one.stage == "train"][-1]
         assert found.values.get("nc1", right) == pytest.approx(right, rel=0.2)  # of some batches, or of all
+
+
+def test_pieces_of_what_resembles_nothing_have_no_label_in_encoders_of_their_own() -> None:
+    turn = torch.linalg.qr(torch.randn(10, 10, generator=torch.Generator().manual_seed(5))).Q
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        x = torch.sin(3 * x @ turn)
+        first = x[:, 0] > 0
+        y = torch.cat([y[first], y[~first]])
+        h = net.two(torch.cat([net.one(x[first]), net.other(x[~first])]))
+        return by_hand(net.head(net.keep(h, y)), y)
+
+    monitor = run(Kept(step, one=layer(10), other=layer(10), two=layer(16)), blobs(), **SETTINGS)
+    assert labelled(monitor, "train") == labelled(monitor, "val") == [0, 0]
 
 
 def test_chunks_of_augmented_samples_in_one_encoder_are_in_order() -> None:

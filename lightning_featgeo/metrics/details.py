@@ -30,6 +30,7 @@ from lightning_featgeo.metrics.functional import density, dimension, histograms,
 from lightning_featgeo.metrics.functional.disagreement import suspects
 from lightning_featgeo.metrics.functional.drift import class_shifts
 from lightning_featgeo.metrics.functional.same_samples import Pair
+from lightning_featgeo.metrics.functional.votes import voted_classes
 from lightning_featgeo.metrics.statistics.statistics import Statistics
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -176,7 +177,7 @@ def _of_groups(statistics: Statistics) -> dict[str, Tensor]:
     """Of each group that labelled rows have: their number, kNN accuracy, and how far their mean is from all rows'."""
     groups, rows = statistics.row_groups, statistics.unit_labelled_rows
     voted = statistics.vote_similarities, statistics.vote_labels, statistics.row_labels, statistics.knn_t
-    right = (density.voted_classes(*voted) == statistics.row_labels).double()
+    right = (voted_classes(*voted) == statistics.row_labels).double()
     known, place = groups[groups >= 0].unique(return_inverse=True)
     if not len(known):
         return {}
@@ -234,7 +235,7 @@ def _nearest(unit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
 
 def _accuracy(similarities: Tensor, votes: Tensor, labels: Tensor, knn_t: float, missing: Tensor) -> Tensor:
     try:
-        right = (density.voted_classes(similarities, votes, labels, knn_t) == labels).to(missing.dtype)
+        right = (voted_classes(similarities, votes, labels, knn_t) == labels).to(missing.dtype)
     except Undefined:
         return missing.clone()
     known = labels < len(missing)

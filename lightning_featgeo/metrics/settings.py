@@ -10,7 +10,7 @@ import torch
 
 from lightning_featgeo.errors import ConfigurationError
 from lightning_featgeo.metrics.details import Details
-from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE
+from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning_featgeo.errors import Gap, GapKind, Note, NoteKind
 from lightning_featgeo.history import sketches
 from lightning_featgeo.history.layouts import is_due
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
-from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE
+from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.assembler import RowAssembler

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -22,6 +23,11 @@ from lightning_featgeo.rows.rows import UNLABELLED, Rows
 from lightning_featgeo.types import Bool, Float, Int64, Tensor
 
 
+def picked(rows: Tensor, which: Bool[Tensor, " n"]) -> Tensor:
+    """Some of the rows; where it is all of them, themselves: there may be little room."""
+    return rows if bool(which.all()) else rows[which]
+
+
 @dataclass(frozen=True)
 class Bank:
     """Frozen result: the kept rows in order of priority, so that arrival order leaves no trace."""
@@ -32,10 +38,11 @@ class Bank:
     groups: Int64[Tensor, " n"]
     targets: Float[Tensor, "n t"]
 
-    @property
+    @cached_property
     def has_direction(self) -> Bool[Tensor, " n"]:
         """Rows that are not zero."""
-        return (self.rows != 0).any(dim=1)
+        least, largest = self.rows.aminmax(dim=1)
+        return (least < 0) | (largest > 0)
 
     @property
     def can_vote(self) -> Bool[Tensor, " n"]:
@@ -44,7 +51,7 @@ class Bank:
 
     def unit(self, which: Bool[Tensor, " n"]) -> Float[Tensor, "m d"]:
         """Some of the rows, L2-normalised in float64."""
-        rows = self.rows[which].double()
+        rows = picked(self.rows, which).to(torch.float64, copy=True)
         rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # in place: there may be little room
         return rows
 

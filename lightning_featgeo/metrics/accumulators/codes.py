@@ -46,12 +46,16 @@ class CodeAccumulator(Accumulator):
         """Add rows."""
         x, d = rows.features, len(self.counts)
         largest = x.amax(dim=1, keepdim=True)
-        chooses = rows.keep & (x.amin(dim=1) < largest[:, 0])
-        place = torch.arange(d, device=x.device)
-        first = torch.where(x == largest, place, d - 1).amin(dim=1)  # argmax promises no order among equal ones
+        is_largest = x == largest
+        chooses = rows.keep & ~is_largest.all(dim=1)
+        place = torch.arange(d, device=x.device, dtype=torch.int32)
+        first = torch.where(is_largest, place, d - 1).amin(dim=1)  # argmax promises no order among equal ones
         self.counts.index_add_(0, first, chooses.to(self.counts.dtype))  # bincount would wait for a GPU
-        shares = torch.softmax(x.double(), dim=1)
-        self.entropy += torch.where(chooses, torch.special.entr(shares).sum(dim=1), 0.0).sum()
+        below = (x.double() - largest).clamp_(min=-1000)  # of which exp is 0, as of −inf
+        weights = below.exp()
+        mass = weights.sum(dim=1)
+        entropy = mass.log() - weights.mul_(below).sum(dim=1) / mass
+        self.entropy += torch.where(chooses, entropy, 0.0).sum()
 
     def _merge(self, other: Mapping[str, Tensor]) -> None:
         self.counts += other["counts"]

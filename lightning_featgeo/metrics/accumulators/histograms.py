@@ -28,8 +28,9 @@ def edges() -> Float[Tensor, " b1"]:
 def bin_of(values: Tensor) -> Int64[Tensor, ...]:
     """In [0, 64), by the leading bits of the numbers themselves: the same on every device."""
     bits = values.float().contiguous().view(torch.int32)
-    away = ((bits & 0x7FFFFFFF) >> 22).sub_(_BELOW).clamp_(0, SIDE - 1)
-    return torch.where(bits < 0, SIDE - 1 - away, SIDE + away).long()  # −0.0 is the largest of the negative ones
+    away = (bits & 0x7FFFFFFF).bitwise_right_shift_(22).sub_(_BELOW).clamp_(0, SIDE - 1)
+    away ^= bits >> 31  # of negative ones, −0.0 the largest, −1 − away
+    return away.add_(SIDE).long()
 
 
 @dataclass(frozen=True)

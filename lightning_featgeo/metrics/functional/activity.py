@@ -13,7 +13,8 @@ from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.types import Float, Int64, Tensor
 
 RANKED_ROWS = 4096  # for the best unit of each class, and for fourth moments
-_UNITS_AT_ONCE = 2**21  # numbers that are ranked at a time
+_UNITS_AT_ONCE = 2**18  # numbers that are ranked at a time
+_IN_CACHE = 2**18  # numbers that are looked at several times
 REDUNDANT = 0.95  # correlation from which on two units are one
 
 
@@ -91,15 +92,22 @@ def unit_kurtosis(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """
     if len(rows) < 2:
         raise Undefined(f"needs 2 rows, got {len(rows)}")
-    x = rows[:RANKED_ROWS].double()
+    rows = rows[:RANKED_ROWS]
+    fourth = torch.cat([_fourth_moments(part.double()) for part in rows.split(max(1, _IN_CACHE // len(rows)), dim=1)])
+    varies = fourth.isfinite()
+    if not bool(varies.any()):
+        raise Undefined("no unit varies")
+    return fourth[varies].mean()
+
+
+def _fourth_moments(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """Of each unit, centred, over its squared variance; NaN where it does not vary."""
     largest = x.abs().amax(dim=0)
     x = x - x.mean(dim=0)
     variance = x.square().mean(dim=0)
     varies = variance > (1e-12 * largest).square()  # round-off of the mean is no movement
-    if not bool(varies.any()):
-        raise Undefined("no unit varies")
-    x = x[:, varies] / variance[varies].sqrt()  # of length one: fourth powers keep to the range of numbers
-    return x.square().square().mean(dim=0).mean()
+    x /= torch.where(varies, variance, torch.nan).sqrt()  # of length one: fourth powers keep to the range of numbers
+    return x.square_().square_().mean(dim=0)
 
 
 def unit_redundancy(covariance: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
@@ -165,14 +173,13 @@ def best_units(
 
 def _ranks_in_order(ordered: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
     """Ranks of sorted values, from 1; ties share theirs."""
-    at = torch.arange(ordered.shape[1], device=ordered.device).expand_as(ordered)
-    differs = ordered[:, 1:] != ordered[:, :-1]
-    first, last = torch.zeros_like(at), torch.full_like(at, ordered.shape[1] - 1)
-    first[:, 1:] = torch.where(differs, at[:, 1:], 0)
-    last[:, :-1] = torch.where(differs, at[:, :-1], ordered.shape[1] - 1)
-    first = first.cummax(dim=1).values
-    last = last.flip(1).cummin(dim=1).values.flip(1)
-    return (first + last).double() / 2 + 1
+    differs = torch.zeros_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[:, 1:], ordered[:, :-1], out=differs[:, 1:])
+    place = differs.cumsum(dim=1)  # of each value among the different ones
+    size = torch.zeros(len(ordered), int(place.max()) + 1, dtype=torch.int64, device=ordered.device)
+    size.scatter_add_(1, place, torch.ones_like(place))
+    middle = (2 * size.cumsum(dim=1) - size + 1).double() / 2
+    return middle.gather(1, place)
 
 
 def best_unit_auroc(best_class_units: tuple[Int64[Tensor, " c"], Float[Tensor, " c"]]) -> Float[Tensor, ""]:

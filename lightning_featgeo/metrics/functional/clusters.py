@@ -32,7 +32,7 @@ def clusters_of(diffusion: Diffusion) -> Int64[Tensor, " m"]:
     from sklearn.cluster import HDBSCAN
 
     distances: Any = diffusion.squares.sqrt().float().double().cpu().numpy()  # rounded: equal ones stay equal
-    found = HDBSCAN(min_cluster_size=LEAST, metric="precomputed", copy=True).fit(distances).labels_
+    found = HDBSCAN(min_cluster_size=LEAST, metric="precomputed", copy=False).fit(distances).labels_
     return torch.from_numpy(found.astype("int64"))
 
 

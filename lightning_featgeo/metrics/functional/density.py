@@ -1,6 +1,6 @@
 """Density and neighbourhood signals: how crowded features are and whether neighbours share a class.
 
-Loftsgaarden & Quesenberry (1965); Wu et al. (2018, arXiv 1805.01978); Wang & Isola (2020, arXiv 2005.10242).
+Loftsgaarden & Quesenberry (1965); Wang & Isola (2020, arXiv 2005.10242).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from lightning_featgeo.metrics.functional.same_samples import paired
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
-VOTES_AT_ONCE = 2**22  # rows × classes: 32 MiB
-VOTE_TEMPERATURE = 0.07
 UNIFORMITY_SCALE = 2.0
 
 
@@ -117,59 +115,6 @@ def hubness(neighbor_indices: Int64[Tensor, "n k"]) -> Float[Tensor, ""]:
     if not deviation > 0:
         raise Undefined("every row is a neighbour equally often: the counts have no spread")
     return (away / deviation).pow(3).mean()
-
-
-def knn_accuracy(
-    vote_similarities: Float[Tensor, "n k"],
-    vote_labels: Int64[Tensor, "n k"],
-    row_labels: Int64[Tensor, " n"],
-    knn_t: float = VOTE_TEMPERATURE,
-) -> Estimate:
-    """Accuracy of a vote among the k nearest labelled rows, weight exp(cos/t) with t = 0.07, in [0, 1].
-
-    The voters are the rows of the reference if there is one, else the other rows of the bank (leave-one-out); k is 200,
-    or the average number of rows a class has among them if that is less: more would be outvoted by other classes.
-
-    Args:
-        vote_similarities: cosine to each neighbour; −inf where there is none.
-        vote_labels: class of each neighbour.
-        row_labels: class of each row.
-        knn_t: the temperature t.
-
-    Returns:
-        The share of rows voted right, its binomial standard error, and the number of rows. Ties go to the lower class.
-
-    Raises:
-        Undefined: without a labelled row that has a labelled neighbour of another sample, or without the reference.
-    """
-    n = row_labels.numel()
-    right = (voted_classes(vote_similarities, vote_labels, row_labels, knn_t) == row_labels).double().mean()
-    return Estimate(right, (right * (1 - right) / n).sqrt(), n)
-
-
-def voted_classes(
-    vote_similarities: Float[Tensor, "n k"],
-    vote_labels: Int64[Tensor, "n k"],
-    row_labels: Int64[Tensor, " n"],
-    knn_t: float = VOTE_TEMPERATURE,
-) -> Int64[Tensor, " n"]:
-    """The class that each row's neighbours vote for; arguments and errors as in :func:`knn_accuracy`."""
-    n = row_labels.numel()
-    if n < 1 or vote_similarities.shape[1] == 0:
-        raise Undefined("no labelled row has a direction")
-    best = vote_similarities.max(dim=1, keepdim=True).values
-    if not bool(best.isfinite().all()):
-        raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp((vote_similarities - best) / knn_t).double()  # a common factor changes no vote
-    classes, voted = vote_labels.clamp(min=0).unique(return_inverse=True)  # ascending, so that ties go to the lower one
-    step = max(1, VOTES_AT_ONCE // len(classes))
-    best_of = [
-        torch.zeros(len(some), len(classes), dtype=torch.float64, device=some.device)
-        .scatter_add_(1, of, some)
-        .argmax(dim=1)
-        for some, of in zip(weights.split(step), voted.split(step), strict=True)
-    ]
-    return classes[torch.cat(best_of)]
 
 
 def uniformity(kernel_sums: Float[Tensor, " n"], kernel_counts: Int64[Tensor, " n"]) -> Float[Tensor, ""]:

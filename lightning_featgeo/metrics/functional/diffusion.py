@@ -13,20 +13,24 @@ from typing import NamedTuple
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.ranks import median
 from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
 
 MOST_ROWS = 1024  # decomposing 2,048 takes twelve times as long
 COLLISION_ROWS = 2048
 LEAST_ROWS = 10
+_ROWS_AT_ONCE = 128  # whose distances to all a cache holds
 WIDE = 128  # dimensions from which on distances are taken by a product
 
 
 class Diffusion(NamedTuple):
-    """(m, m) squared distances of rows, and the bandwidth: the median of the distances that are not 0, or 0."""
+    """(m, m) squared distances of rows, the bandwidth: the median of the distances that are not 0, or 0, and the kernel
+    exp(−‖x−y‖²/2σ²) of that bandwidth; of rows that are all the same, ones."""
 
     squares: Float[Tensor, "m m"]
     bandwidth: Float[Tensor, ""]
+    kernel: Float[Tensor, "m m"]
 
 
 def distances_of(rows: Float[Tensor, "n d"]) -> Diffusion:
@@ -39,10 +43,9 @@ def distances_of(rows: Float[Tensor, "n d"]) -> Diffusion:
         raise Undefined(f"needs {LEAST_ROWS} rows, got {len(rows)}")
     squares = squared_distances(rows[:MOST_ROWS])
     upper = squares[torch.ones_like(squares, dtype=torch.bool).triu(1)]
-    apart = upper[upper > 0].sqrt().sort().values
-    if not len(apart):
-        return Diffusion(squares, squares.new_zeros(()))
-    return Diffusion(squares, (apart[(len(apart) - 1) // 2] + apart[len(apart) // 2]) / 2)
+    apart = upper[upper > 0].sqrt()
+    bandwidth = median(apart) if len(apart) else squares.new_zeros(())
+    return Diffusion(squares, bandwidth, _kernel(squares, bandwidth))
 
 
 def dse(diffusion: Diffusion) -> Float[Tensor, ""]:
@@ -54,7 +57,7 @@ def dse(diffusion: Diffusion) -> Float[Tensor, ""]:
     Raises:
         Undefined: with fewer than ten rows.
     """
-    return _entropy(_kernel(diffusion))
+    return _entropy(diffusion.kernel)
 
 
 def dse_collision(diffusion: Diffusion, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -67,10 +70,10 @@ def dse_collision(diffusion: Diffusion, rows: Float[Tensor, "n d"]) -> Float[Ten
         Undefined: with fewer than ten rows.
     """
     first, others = rows[:MOST_ROWS], rows[MOST_ROWS:COLLISION_ROWS]
-    blocks = [_kernel(diffusion)]
+    blocks = [diffusion.kernel]
     if len(others):
         squares = squared_distances(rows[:COLLISION_ROWS], after=len(first))
-        blocks += [_kernel(Diffusion(part, diffusion.bandwidth)) for part in squares.split(len(first), dim=1)]
+        blocks += _kernel(squares, diffusion.bandwidth).split(len(first), dim=1)
     sums = blocks[0].sum(dim=1)
     if len(others):
         sums = torch.cat([sums + blocks[1].sum(dim=0), blocks[1].sum(dim=1) + blocks[2].sum(dim=1)])
@@ -110,7 +113,7 @@ def dsmi(diffusion: Diffusion, bank_labels: Int64[Tensor, " n"]) -> Float[Tensor
         raise Undefined(f"needs 2 classes among the bank's first {MOST_ROWS:,} rows, found {len(classes)}")
     if int(counts.max()) < 2:
         raise Undefined("no class has two labelled rows among those that are compared")
-    kernel = _kernel(diffusion)[known][:, known]
+    kernel = diffusion.kernel[known][:, known]
     labels = labels[known]
     found = kernel.new_zeros(())
     for _, index in by_size(labels, _largest(labels)):
@@ -136,24 +139,26 @@ def squared_distances(rows: Float[Tensor, "n d"], after: int = 0) -> Float[Tenso
     if x.shape[1] <= WIDE:
         return torch.cdist(x[after:], x, compute_mode="donot_use_mm_for_euclid_dist").square()
     lengths = x.square().sum(dim=1)
-    squares = lengths[after:, None] + lengths - 2 * (x[after:] @ x.T)
-    floor = 64 * torch.finfo(torch.float64).eps * torch.maximum(lengths[after:, None], lengths)
-    squares = torch.where(squares > floor, squares, 0.0)
-    squares.diagonal(after).fill_(0)
-    return squares
+    parts = []
+    for some, length in zip(x[after:].split(_ROWS_AT_ONCE), lengths[after:].split(_ROWS_AT_ONCE), strict=True):
+        squares = (length[:, None] + lengths).addmm_(some, x.T, alpha=-2)
+        floor = torch.maximum(length[:, None], lengths).mul_(64 * torch.finfo(torch.float64).eps)
+        parts.append(squares.masked_fill_(squares <= floor, 0.0))
+    found = torch.cat(parts) if parts else x.new_zeros(0, len(x))
+    found.diagonal(after).fill_(0)
+    return found
 
 
-def _kernel(diffusion: Diffusion) -> Tensor:
-    """G; of rows that are all the same, ones."""
-    if not diffusion.bandwidth > 0:
-        return torch.ones_like(diffusion.squares)
-    return torch.exp(-diffusion.squares / (2 * diffusion.bandwidth.square()))
+def _kernel(squares: Tensor, bandwidth: Tensor) -> Tensor:
+    if not bandwidth > 0:
+        return torch.ones_like(squares)
+    return (squares * (-0.5 / bandwidth.square())).exp_()
 
 
 def _entropy(kernel: Tensor) -> Tensor:
     """In bits, of one matrix or of each of several."""
     root = kernel.sum(dim=-1).rsqrt()
-    values = torch.linalg.eigvalsh(root[..., :, None] * kernel * root[..., None, :]).abs()
+    values = torch.linalg.eigvalsh((root[..., :, None] * kernel).mul_(root[..., None, :])).abs()
     size = kernel.shape[-1]
     floor = size * torch.finfo(torch.float64).eps * values.amax(dim=-1, keepdim=True)
     values = torch.where(values > floor, values, 0.0)  # a repeated row has no state of its own, and round-off none

@@ -15,6 +15,7 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.duplicates import apart
+from lightning_featgeo.metrics.functional.roots import root
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
 
@@ -179,12 +180,7 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
     low, high = 1e-4, 1.0
     while score(high) > 0 and high < 1e8:
         low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if score(middle) > 0 else (low, middle)
-        if high - low <= 1e-14 * high:
-            break
-    d = (low + high) / 2
+    d = root(lambda at: -score(at), low, high, 1e-14 * high)
     growth = torch.expm1(d * log_mu)
     curvature = torch.where(
         log_mu > 0, log_mu.square() * torch.exp(d * log_mu) / torch.where(growth > 0, growth, 1.0).square(), 1.0 / d**2

@@ -10,7 +10,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
+from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE, vote_weights, voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -52,14 +52,13 @@ def disagreements(
     knn_t: float = VOTE_TEMPERATURE,
 ) -> Float[Tensor, " n"]:
     """The share of each row; arguments and errors as in :func:`label_disagreement`."""
-    if not row_labels.numel() or not vote_similarities.shape[1]:
+    if not row_labels.numel():
         raise Undefined("no labelled row has a direction")
-    best = vote_similarities.max(dim=1, keepdim=True).values
-    if not bool(best.isfinite().all()):
-        raise Undefined("some labelled rows have no neighbour from another sample")
-    weights = torch.exp((vote_similarities - best) / knn_t).double()
-    others = torch.where(vote_labels == row_labels[:, None], 0.0, weights)
-    return others.sum(dim=1) / weights.sum(dim=1)
+    shares = []
+    for part, weights in vote_weights(vote_similarities, knn_t):
+        others = torch.where(vote_labels[part] == row_labels[part, None], 0.0, weights)
+        shares.append(others.sum(dim=1) / weights.sum(dim=1))
+    return torch.cat(shares)
 
 
 def suspects(
@@ -92,11 +91,11 @@ def label_sharpness(labelled_rows: Float[Tensor, "n d"], labelled_row_labels: In
     Raises:
         Undefined: with rows of fewer than two classes, or where two rows of different classes are the same.
     """
-    x, y = labelled_rows[:SHARP_ROWS].double(), labelled_row_labels[:SHARP_ROWS]
+    rows, y = labelled_rows[:SHARP_ROWS], labelled_row_labels[:SHARP_ROWS]
     if not len(y) or bool((y == y[0]).all()):
         raise Undefined("needs labelled rows of two classes")
-    nearest = ops.knn(x, x, 1, query_groups=y, reference_groups=y)[0].min()
+    nearest = ops.knn(rows, rows, 1, query_groups=y, reference_groups=y)[0].min()
     if not nearest > 0:
         raise Undefined("two rows of different classes are the same: labels change between them without a distance")
-    n = len(x)
+    n, x = len(rows), rows.double()
     return (2 * n / (n - 1) * (x - x.mean(dim=0)).square().sum(dim=1).mean()).sqrt() / nearest

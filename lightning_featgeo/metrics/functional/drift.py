@@ -13,8 +13,8 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.functional.same_samples import Pair
+from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 

@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from lightning_featgeo.metrics.functional.ranks import lower_median
 from lightning_featgeo.types import Bool, Float, Tensor
 
 NEAR = 1e-3  # of the distance to the k-th neighbour, at most
@@ -35,7 +36,7 @@ def near_duplicates(distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
     far = torch.where(r.isfinite(), r, 0.0).amax(dim=1, keepdim=True) if r.shape[1] else r.new_zeros(len(r), 1)
     if r.shape[1] < 2 or not bool((far > 0).any()):
         return torch.zeros_like(r, dtype=torch.bool)
-    usual = _median(far[far > 0])
+    usual = lower_median(far[far > 0])
 
     def nearer_than(t: float) -> Tensor:
         return (r > 0) & ((r < t * far) | (far < t * usual))
@@ -44,14 +45,9 @@ def near_duplicates(distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
         return torch.zeros_like(r, dtype=torch.bool)
     place = torch.arange(1, r.shape[1], device=r.device)
     spacings = (place * (r[:, 1:] / r[:, :-1]).log())[(r[:, :-1] > 0) & r[:, 1:].isfinite()]
-    middle = float(_median(spacings)) if spacings.numel() else 0.0
+    middle = float(lower_median(spacings)) if spacings.numel() else 0.0
     d = max(1.0, math.log(2) / middle) if middle > 0 else math.inf
     return nearer_than(min(NEAR, (BY_CHANCE / (r.shape[0] * (r.shape[1] - 1))) ** (1 / d)))
-
-
-def _median(values: Tensor) -> Tensor:
-    """The lower one; ``Tensor.median`` is an error on GPUs under deterministic algorithms."""
-    return values.sort().values[(values.numel() - 1) // 2]
 
 
 def apart(distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:

@@ -46,11 +46,20 @@ def scores_of(rows: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], bias: Fl
         rows.new_zeros(0, dtype=torch.float64), rows.new_zeros(0, dtype=torch.float64),
         rows.new_zeros(0, 2, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64, device=rows.device),
     )  # fmt: skip
-    margin = torch.empty(n, dtype=torch.float64, device=rows.device)
-    for part in torch.arange(n, device=rows.device).split(classes):
-        first, second = (weight[index[part, i]].double() for i in (0, 1))
-        apart = torch.linalg.vector_norm(first - second, dim=1)
-        margin[part] = (best[part, 0] - best[part, 1]) / torch.where(apart == 0, torch.inf, apart)
+    pairs, pair = (index[:, 0] * len(weight) + index[:, 1]).unique(return_inverse=True)
+    apart = (
+        torch.cat(
+            [
+                torch.linalg.vector_norm(
+                    weight[part // len(weight)].double() - weight[part % len(weight)].double(), dim=1
+                )
+                for part in pairs.split(classes)
+            ]
+        )
+        if n
+        else best.new_zeros(0)
+    )
+    margin = (best[:, 0] - best[:, 1]) / torch.where(apart == 0, torch.inf, apart)[pair]
     return HeadScores(total, entropy, margin)
 
 

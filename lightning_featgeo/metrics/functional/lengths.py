@@ -8,6 +8,8 @@ from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
+_ELEMENTS = 2**18  # of float64 numbers at a time, which a cache holds
+
 
 def feature_norm(rows: Float[Tensor, "n d"]) -> Estimate:
     """Mean Euclidean length of the bank's rows, ≥ 0, in the features' own units.
@@ -38,7 +40,8 @@ def feature_norm_cv(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def _lengths(rows: Tensor, least: int) -> Tensor:
     if len(rows) < least:
         raise Undefined(f"needs {least} rows, got {len(rows)}")
-    return torch.linalg.vector_norm(rows.double(), dim=1)
+    parts = rows.split(max(1, _ELEMENTS // max(1, rows.shape[1])))
+    return torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])
 
 
 def own_class_cosine(
@@ -65,13 +68,17 @@ def own_class_cosine(
     if int(used.sum()) < 2:
         raise Undefined(f"needs 2 classes with at least 2 rows each, found {int(used.sum())}")
     centre = class_means[used].mean(dim=0)
-    known = used[labelled_row_labels]
-    row = classified_rows[known].double() - centre
-    mean = (class_means - centre)[labelled_row_labels[known]]
-    lengths = torch.linalg.vector_norm(row, dim=1) * torch.linalg.vector_norm(mean, dim=1)
-    there = lengths > 0
-    n = int(there.sum())
+    means = class_means - centre
+    mean_lengths = torch.linalg.vector_norm(means, dim=1)
+    cosines = [torch.zeros(0, dtype=torch.float64, device=means.device)]
+    step = max(1, _ELEMENTS // max(1, means.shape[1]))
+    for rows, labels in zip(classified_rows.split(step), labelled_row_labels.split(step), strict=True):
+        row = rows.double() - centre
+        lengths = torch.linalg.vector_norm(row, dim=1) * mean_lengths[labels]
+        there = used[labels] & (lengths > 0)
+        cosines.append(((row * means[labels]).sum(dim=1)[there] / lengths[there]).clamp(-1, 1))
+    cosine = torch.cat(cosines)
+    n = len(cosine)
     if not n:
         raise Undefined("no labelled row, or no class mean, is off the centre of the classes")
-    cosine = ((row * mean).sum(dim=1)[there] / lengths[there]).clamp(-1, 1)
     return Estimate(cosine.mean(), cosine.std() / n**0.5 if n > 1 else None, n)

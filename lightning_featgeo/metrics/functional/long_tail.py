@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.coding import half_log_det
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.metrics.functional.segments import by_size
 from lightning_featgeo.types import Float, Int64, Tensor
@@ -73,9 +74,7 @@ def log_volume(rows: Float[Tensor, "*k m d"]) -> Float[Tensor, "*k"]:
     """½ ln det(I + d/m·ZᵀZ) of rows centred on their own mean, in nats, ≥ 0; of one class, or of each of k."""
     z = rows.double() - rows.double().mean(dim=-2, keepdim=True)
     m, d = z.shape[-2:]
-    gram = z @ z.mT if m < d else z.mT @ z
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return 0.5 * torch.linalg.slogdet(eye + d / m * gram).logabsdet
+    return half_log_det(d / m * (z @ z.mT if m < d else z.mT @ z))
 
 
 def class_volume_tail_gap(

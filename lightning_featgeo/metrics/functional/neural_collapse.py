@@ -18,6 +18,8 @@ from lightning_featgeo.metrics.functional.pairs import mean_over_distances, mean
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
+_ELEMENTS = 2**18  # of float64 numbers at a time, which a cache holds
+
 MIN_ROWS = 2
 
 
@@ -241,13 +243,15 @@ def nc4(
     if n == 0:
         raise Undefined("no labelled row is in the bank")
     origin = class_means[used].mean(dim=0)
-    rows, means = labelled_rows.double() - origin, class_means - origin
-    weight = head_weight.double()
-    scores, products = (rows @ torch.cat([weight, means]).T).split(len(means), dim=1)  # one pass over the rows
-    predicted = (scores + (weight @ origin + head_bias.double())).argmax(dim=1)
-    squared = means.square().sum(dim=1) - 2 * products  # ‖x‖² is the same for every class
-    nearest = squared.masked_fill(~used, torch.inf).argmin(dim=1)
-    share = (predicted != nearest).double().mean()
+    means, weight = class_means - origin, head_weight.double()
+    both, bias = torch.cat([weight, means]).T, weight @ origin + head_bias.double()
+    differ = torch.zeros((), dtype=torch.int64, device=means.device)
+    for rows in labelled_rows.split(max(1, _ELEMENTS // max(both.shape))):
+        scores, products = ((rows.double() - origin) @ both).split(len(means), dim=1)  # one pass over the rows
+        predicted = (scores + bias).argmax(dim=1)
+        squared = means.square().sum(dim=1) - 2 * products  # ‖x‖² is the same for every class
+        differ += (predicted != squared.masked_fill(~used, torch.inf).argmin(dim=1)).sum()
+    share = differ.double() / n
     return Estimate(share, (share * (1 - share) / n).sqrt(), n)
 
 

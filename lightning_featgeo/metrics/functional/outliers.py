@@ -177,11 +177,15 @@ def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"
     n, m = inside_scores.numel(), outside_scores.numel()
     if not (n and m):
         raise Undefined(f"needs scores inside and outside, got {n} and {m}")
-    ordered = inside_scores.double().sort().values
-    out = outside_scores.double().contiguous()
-    below = torch.searchsorted(ordered, out, right=False)
-    up_to = torch.searchsorted(ordered, out, right=True)
-    area = ((below + up_to).double() / 2).mean() / n
+    few, many = inside_scores.double(), outside_scores.double()
+    few, many = (few, many) if n <= m else (many, few)
+    ordered, many = few.sort().values, many.contiguous()
+    below = torch.searchsorted(ordered, many)  # of the few, those less than each of the many
+    tied = ordered[below.clamp(max=len(ordered) - 1)] == many
+    twice = 2 * below.sum()
+    if bool(tied.any()):
+        twice += (torch.searchsorted(ordered, many[tied], right=True) - below[tied]).sum()
+    area = (twice if n <= m else 2 * n * m - twice).double() / 2 / (n * m)
     q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)
     return Estimate(area, variance.clamp(min=0).sqrt(), n + m)

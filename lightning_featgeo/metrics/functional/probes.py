@@ -12,7 +12,7 @@ from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
-_BLOCK = 4096  # rows at a time
+_BLOCK = 512  # rows at a time, of which a cache holds many numbers
 RIDGE = 1e-3  # of the scatter's average eigenvalue
 
 Probe = tuple[Tensor, Tensor]  # (C, d) weight and (C,) bias; a bias of −inf where the class has no row

@@ -19,6 +19,7 @@ BINS = 64  # of histograms of cosines, over [−1, 1]
 GROUP_QUERIES = 2048  # rows that look for others of their group
 GROUP_NEAR = 10
 _BLOCK = 512  # queries at a time
+_IN_CACHE = 2**17  # neighbours that are looked at several times
 _ROUNDING = 1e-12  # of a cosine: copies are exactly as near
 
 
@@ -52,8 +53,8 @@ def recall_at(
     there = own_voters > 0
     if not bool(there.any()):
         raise Undefined("no row has another one of its class to be found")
-    hits = (near_labels == row_labels[:, None]) & near_similarities.isfinite()
-    return _mean(hits[there, :k].any(dim=1).double())
+    hits = (near_labels[:, :k] == row_labels[:, None]) & (near_similarities[:, :k] > -torch.inf)
+    return _mean(hits[there].any(dim=1).double())
 
 
 def map_at_k(
@@ -82,7 +83,7 @@ def map_at_k(
     there = own_voters > 0
     if not bool(there.any()):
         raise Undefined("no row has another one of its class to be found")
-    right = (near_labels == row_labels[:, None]) & near_similarities.isfinite()
+    right = (near_labels == row_labels[:, None]) & (near_similarities > -torch.inf)
     return _mean(_average_precision(right[there], own_voters[there]))
 
 
@@ -163,11 +164,10 @@ def _with_others(hits: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def _average_precision(right: Tensor, there: Tensor) -> Tensor:
     """Of (n, k) hits, nearest first, where (n,) could be found."""
-    right = right.double()
     k = right.shape[1]
-    rank = torch.arange(1, k + 1, device=right.device, dtype=right.dtype)
-    precision = right.long().cumsum(dim=1) / rank
-    return (precision * right).sum(dim=1) / there.clamp(max=k)
+    share = 1 / torch.arange(1, k + 1, device=right.device, dtype=torch.float64)
+    sums = [(some.cumsum(dim=1) * some).double() @ share for some in right.split(max(1, _IN_CACHE // max(1, k)))]
+    return torch.cat(sums) / there.clamp(max=k)
 
 
 def pair_recall_at(view_rows: Float[Tensor, "s q d"], *, k: int) -> Estimate:

@@ -8,7 +8,7 @@ import torch
 
 from lightning_featgeo.types import Int64, Tensor
 
-_ELEMENTS = 2**22  # of float64 numbers in a batch of matrices: 32 MiB
+_ELEMENTS = 2**20  # of float64 numbers in a batch of matrices: 8 MiB, which is not asked of the system anew
 
 
 def by_size(labels: Int64[Tensor, " n"], dim: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -16,7 +16,7 @@ def by_size(labels: Int64[Tensor, " n"], dim: int, most: int | None = None) -> I
 
     Args:
         labels: class of each row.
-        dim: of a row: so many classes are handed out at a time as fit into 32 MiB.
+        dim: of a row: so many classes are handed out at a time as fit into 8 MiB.
         most: rows of a class; the first ones count. None: all.
     """
     order = labels.argsort(stable=True)

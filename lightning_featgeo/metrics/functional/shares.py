@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.density import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
+from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.types import Float, Int64, Tensor
 
 

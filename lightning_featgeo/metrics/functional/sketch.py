@@ -15,12 +15,13 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.ranks import lower_median
 from lightning_featgeo.types import Float, Tensor
 
 PROJECTIONS = 512  # fixed ones; a sketch has the cosine and the sine of each
 _MEDIAN_ROWS = 512  # whose distances the bandwidth is taken from
 SKETCH_ROWS = 4096  # of the bank
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE = 256  # whose angles a cache holds
 _SEED = 20_26
 
 
@@ -57,8 +58,7 @@ def octave(rows: Float[Tensor, "n d"]) -> int:
     x = rows[:_MEDIAN_ROWS].double()
     if len(x) < 2:
         raise Undefined(f"needs 2 rows, got {len(x)}")
-    distances = torch.pdist(x - x.mean(dim=0)).sort().values  # a median is no deterministic op on a GPU
-    middle = float(distances[(len(distances) - 1) // 2])
+    middle = float(lower_median(torch.pdist(x - x.mean(dim=0))))
     if not 0 < middle < math.inf:
         raise Undefined("half of the rows are the same, or not finite: their distances give no bandwidth")
     return round(math.log2(middle))
@@ -68,11 +68,18 @@ def sketch(rows: Float[Tensor, "n d"], octaves: tuple[int, ...]) -> Float[Tensor
     """A line for each bandwidth 2ᵏ: k and d, then the means over rows of cos(w·x/2ᵏ) and of sin(w·x/2ᵏ)."""
     w = projections(rows.shape[1]).to(rows.device)
     lines = torch.zeros(len(octaves), 2 + 2 * w.shape[1], dtype=torch.float64, device=rows.device)
+    widest_first = sorted(zip(octaves, lines, strict=True), key=lambda each: -each[0])
     for part in rows.split(_ROWS_AT_ONCE):
         turned = part.double() @ w
-        for line, k in zip(lines, octaves, strict=True):
-            phase = turned * 2.0**-k
-            line[2:] += torch.cat([phase.cos().sum(dim=0), phase.sin().sum(dim=0)])
+        before, cosine, sine = math.inf, turned, turned
+        for k, line in widest_first:
+            if before == k + 1:  # twice the angle: no other sines and cosines to be found
+                cosine, sine = 1 - 2 * sine.square(), 2 * sine * cosine
+            else:
+                phase = turned * 2.0**-k
+                cosine, sine = phase.cos(), phase.sin()
+            line[2:] += torch.cat([cosine.sum(dim=0), sine.sum(dim=0)])
+            before = k
     lines[:, 2:] /= max(len(rows), 1)
     lines[:, 0], lines[:, 1] = torch.tensor(octaves, dtype=torch.float64, device=rows.device), rows.shape[1]
     return lines

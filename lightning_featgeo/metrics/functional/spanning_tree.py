@@ -7,18 +7,21 @@ Birdal et al. (2021), "Intrinsic Dimension, Persistent Homology and Generalizati
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.diffusion import squared_distances
+from lightning_featgeo.metrics.functional.diffusion import Diffusion
 from lightning_featgeo.types import Float, Tensor
 
-MOST_ROWS = 1024
 LEAST_ROWS = 64
 STEPS = 7  # sizes from all rows down to an eighth, each 1/√2 of the one before
 
 
-def id_mst(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+def id_mst(diffusion: Diffusion) -> Float[Tensor, ""]:
     """d = 1/(1 − m), m the slope of ln Σ(edges) on ln n over seven nested subsets of at most 1,024 rows; > 0.
 
     A tree of n rows of a d-dimensional set has a length that grows as n^((d−1)/d). Less biased by noise than
@@ -28,32 +31,30 @@ def id_mst(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         Undefined: with fewer than 64 rows, if they are the same, or if the tree grows as fast as the rows (no finite
             dimension).
     """
-    n = min(len(rows), MOST_ROWS)
+    n = len(diffusion.squares)
     if n < LEAST_ROWS:
-        raise Undefined(f"needs {LEAST_ROWS} rows, got {len(rows)}")
-    distances = squared_distances(rows[:n]).sqrt().cpu()  # a step for each row, and each a wait on a device
+        raise Undefined(f"needs {LEAST_ROWS} rows, got {n}")
+    distances = diffusion.squares.sqrt().cpu().numpy()  # a step for each row, and each a wait on a device
     sizes = [round(n * 2 ** (-step / 2)) for step in range(STEPS)]
-    lengths = torch.stack([_tree(distances[:size, :size]) for size in sizes])
+    lengths = torch.tensor([_tree(distances[:size, :size]) for size in sizes], dtype=torch.float64)
     if not bool((lengths > 0).all()):
         raise Undefined("the rows are the same")
     x, y = torch.tensor(sizes, dtype=torch.float64).log(), lengths.log()
     slope = ((x - x.mean()) @ (y - y.mean())) / (x - x.mean()).square().sum()
     if not slope < 1:
         raise Undefined("the tree grows as fast as the number of rows: no finite dimension")
-    return (1 / (1 - slope)).to(rows.device)
+    return (1 / (1 - slope)).to(diffusion.squares.device)
 
 
-def _tree(distances: Tensor) -> Tensor:
+def _tree(distances: NDArray[np.float64]) -> float:
     """Length of the minimal spanning tree, by Prim's algorithm: the nearest row outside joins next."""
-    nearest = distances[0].clone()
-    nearest[0] = torch.inf
-    joined, total = [0], []
-    outside = torch.ones(len(distances), dtype=torch.bool)
-    outside[0] = False
+    joined = np.zeros(len(distances))
+    joined[0] = np.inf
+    nearest, edges = np.maximum(distances[0], joined), []
     for _ in range(len(distances) - 1):
-        edge, row = nearest.min(dim=0)
-        total.append(edge)
-        joined.append(int(row))
-        outside[row] = False
-        nearest = torch.where(outside, torch.minimum(nearest, distances[row]), torch.inf)
-    return torch.stack(total).sum()
+        row = nearest.argmin()
+        edges.append(nearest[row])
+        joined[row] = np.inf
+        np.minimum(nearest, distances[row], out=nearest)
+        np.maximum(nearest, joined, out=nearest)
+    return math.fsum(edges)

@@ -12,13 +12,14 @@ from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.cuda_ext.self_search import SelfNeighbors
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator
+from lightning_featgeo.metrics.accumulators.bank import Bank, BankAccumulator, ViewBankAccumulator, picked
 from lightning_featgeo.metrics.functional import (
     coding,
     density,
     dimension,
     duplicates,
     retrieval,
+    verification,
 )
 from lightning_featgeo.metrics.statistics import shared_search
 from lightning_featgeo.metrics.statistics.head import HeadStatistics
@@ -133,6 +134,13 @@ class BankStatistics(HeadStatistics):
         return self._bank.unit(self._voters)
 
     @statistic("bank", "labels")
+    def verification_pairs(self) -> verification.Pairs:
+        """(p,) and (q,) cosines of pairs of one class, ``.within``, and of two, ``.between``, with their classes: of
+        the first 1,024 of them."""
+        three = (self.unit_labelled_rows, self.row_labels, self.row_samples)
+        return verification.pairs_of(*(each[: verification.PAIRS] for each in three))
+
+    @statistic("bank", "labels")
     def row_labels(self) -> Tensor:
         """(n,) classes of the labelled rows that have a direction."""
         return self._bank.labels[self._voters]
@@ -158,7 +166,7 @@ class BankStatistics(HeadStatistics):
     @statistic("bank", "labels")
     def labelled_rows(self) -> Tensor:
         """(n, d) the bank's labelled rows."""
-        return self._bank.rows[self._bank.labels >= 0]
+        return picked(self._bank.rows, self._bank.labels >= 0)
 
     @statistic("bank", "moments", "labels")
     def classified_rows(self) -> Tensor:
@@ -264,8 +272,8 @@ class BankStatistics(HeadStatistics):
         found = self._search
         if self.row_labels.numel() and int(self.row_labels.unique(return_counts=True)[1].max()) < 2:
             raise Undefined("no class has two labelled rows: nobody of a row's own class could vote")
-        chords, voted = found.chords[self._voters], found.voted[self._voters]
-        return 1 - chords.square() / 2, self._bank.labels[voted.clamp(min=0)]
+        chords, voted = picked(found.chords, self._voters), picked(found.voted, self._voters)
+        return chords.square().mul_(-0.5).add_(1), self._bank.labels.clamp(min=0)[voted.clamp(min=0)]
 
     @statistic("bank")
     def kernel_sums(self) -> Tensor:

@@ -280,10 +280,9 @@ class ReferenceStatistics(SpectrumStatistics):
             counts = self._voter_counts
             lacking = int(self.row_labels.max()) + 1 - len(counts)
             return torch.nn.functional.pad(counts, (0, max(0, lacking)))[self.row_labels]
-        own = torch.unique(
-            torch.stack([self.row_labels, self.row_samples]), dim=1, return_inverse=True, return_counts=True
-        )
-        return torch.bincount(self.row_labels)[self.row_labels] - own[2][own[1]]
+        samples, sample = self.row_samples.unique(return_inverse=True)
+        _, place, counts = (self.row_labels * len(samples) + sample).unique(return_inverse=True, return_counts=True)
+        return torch.bincount(self.row_labels)[self.row_labels] - counts[place]
 
     @statistic("moments", "labels")
     def frequency(self) -> Tensor:

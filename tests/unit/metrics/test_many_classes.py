@@ -2,14 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_featgeo import GeometryMetric, Neighbors
-from lightning_featgeo.metrics.functional.coding import rate, rates_by_class
-from lightning_featgeo.metrics.functional.density import voted_classes
+from lightning_featgeo.metrics.functional.coding import half_log_det, rate, rates_by_class
 from lightning_featgeo.metrics.functional.long_tail import log_volume
 from lightning_featgeo.metrics.functional.segments import by_size
+from lightning_featgeo.metrics.functional.votes import voted_classes
 from lightning_featgeo.metrics.statistics.sums import MOST_CLASSES
 
 SIGNALS = ["nc1", "nc1_ratio", "cdnv", "nc2_equiangle", "nc2_equinorm", "gnc2", "nc3", "effective_rank", "feature_std"]
@@ -160,6 +161,15 @@ def test_class_by_class_measures_are_those_of_a_loop() -> None:
     assert log_volume(unit[:20].reshape(4, 5, 12)).tolist() == pytest.approx(
         [float(log_volume(part)) for part in unit[:20].split(5)], rel=1e-12
     )
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6, 1e12])
+def test_volumes_at_any_scale(scale: float) -> None:
+    torch.manual_seed(0)
+    z = scale * torch.randn(5, 40, 6).double() @ torch.randn(6, 20).double()  # of rank 6: the others are round-off
+    expected = np.log1p(np.linalg.svd(z.numpy(), compute_uv=False)[:, :6] ** 2).sum(axis=1) / 2
+    assert half_log_det(z.mT @ z).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    assert float(half_log_det((z.mT @ z)[0])) == pytest.approx(expected[0], rel=1e-6)
 
 
 def test_votes_for_many_classes_take_little_memory() -> None:

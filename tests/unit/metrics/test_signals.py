@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_featgeo import GeometryMetric, Neighbors
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics import CATALOG
-from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread
+from lightning_featgeo.metrics.functional import density, dimension, neural_collapse, spectrum, spread, votes
 from tests._helpers import oracles
 from tests._helpers.data import (
     PLAIN,
@@ -181,11 +181,11 @@ COUNTS = torch.tensor([5, 5, 5])
         (lambda: density.knn_log_density(torch.ones(1)), "fewer than 2 rows"),
         (lambda: density.uniformity(torch.zeros(3), torch.zeros(3, dtype=torch.int64)), "two rows"),
         (
-            lambda: density.knn_accuracy(torch.ones(0, 1), torch.ones(0, 1, dtype=torch.int64), torch.arange(0)),
+            lambda: votes.knn_accuracy(torch.ones(0, 1), torch.ones(0, 1, dtype=torch.int64), torch.arange(0)),
             "no labelled row has a direction",
         ),
         (
-            lambda: density.knn_accuracy(
+            lambda: votes.knn_accuracy(
                 torch.full((2, 1), -torch.inf), torch.ones(2, 1, dtype=torch.int64), torch.tensor([1, 1])
             ),
             "no neighbour from another sample",

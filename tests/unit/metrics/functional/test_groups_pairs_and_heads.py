@@ -132,7 +132,7 @@ def test_a_spanning_tree_finds_dimensions_that_noise_hides_from_two_neighbours()
     assert abs(values["id_mst"] - 3.0) < 0.7
     assert values["id_two_nn"] > 1.8 * values["id_mst"]
     five = torch.rand(1000, 5, generator=g)
-    assert float(spanning_tree.id_mst(five)) == pytest.approx(5, abs=0.8)
+    assert float(spanning_tree.id_mst(diffusion.distances_of(five))) == pytest.approx(5, abs=0.8)
 
 
 def test_units_that_repeat_one_another_count_once() -> None:
@@ -173,7 +173,7 @@ def test_a_class_on_a_line_is_the_lowest_rank() -> None:
         (lambda: lengths.feature_norm_cv(torch.zeros(5, 3)), "every row is zero"),
         (lambda: diffusion.distances_of(torch.randn(5, 3)), "needs 10 rows"),
         (lambda: diffusion.dsmi(diffusion.distances_of(torch.randn(20, 3)), torch.zeros(20).long()), "needs 2 classes"),
-        (lambda: spanning_tree.id_mst(torch.zeros(100, 3)), "the rows are the same"),
+        (lambda: spanning_tree.id_mst(diffusion.distances_of(torch.zeros(100, 3))), "the rows are the same"),
         (
             lambda: shares.group_variance_share(torch.randn(9, 2), torch.full((9,), -1)),
             "needs 2 groups with at least 2 rows each, found 0",

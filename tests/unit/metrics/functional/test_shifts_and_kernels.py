@@ -6,6 +6,7 @@ import torch
 from lightning_featgeo import GeometryMetric
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.details import Details
+from lightning_featgeo.metrics.functional.diffusion import distances_of
 from lightning_featgeo.metrics.functional.kde import kde_bandwidth
 from lightning_featgeo.metrics.functional.shifts import unit_shifts
 from lightning_featgeo.metrics.settings import Policy
@@ -63,13 +64,13 @@ def test_groups_have_a_table_the_worst_first() -> None:
 @pytest.mark.parametrize("d", [2, 10, 100])
 def test_the_bandwidth_is_where_ten_rows_carry_a_density(d: int) -> None:
     x = torch.randn(600, d, generator=torch.Generator().manual_seed(d))
-    found = float(kde_bandwidth(x))
+    found = float(kde_bandwidth(distances_of(x)))
     assert found == pytest.approx(others.kde_bandwidth(x.double().numpy()), rel=1e-6)
-    assert found == pytest.approx(float(kde_bandwidth(50 * x + 1000)), rel=1e-3)  # of any scale and place
+    assert found == pytest.approx(float(kde_bandwidth(distances_of(50 * x + 1000))), rel=1e-3)  # of any scale and place
 
 
 def test_a_bandwidth_needs_rows_that_differ() -> None:
     with pytest.raises(Undefined, match="needs 22 rows"):
-        kde_bandwidth(torch.randn(21, 4))
+        kde_bandwidth(distances_of(torch.randn(21, 4)))
     with pytest.raises(Undefined, match="half of the rows are the same"):
-        kde_bandwidth(torch.ones(50, 4))
+        kde_bandwidth(distances_of(torch.ones(50, 4)))

@@ -10,7 +10,8 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
-from lightning_featgeo.types import Float, Int64, Tensor
+from lightning_featgeo.metrics.functional.ranks import sort_keys
+from lightning_featgeo.types import Float, Int32, Int64, Tensor
 
 RANKED_ROWS = 4096  # for the best unit of each class, and for fourth moments
 _UNITS_AT_ONCE = 2**18  # numbers that are ranked at a time
@@ -154,7 +155,7 @@ def best_units(
     unit = torch.full_like(present, -1)
     step = max(1, _UNITS_AT_ONCE // max(n, 1))
     for start in range(0, d, step) if n else ():
-        x = labelled_rows[:, start : start + step].T.contiguous()
+        x = sort_keys(labelled_rows[:, start : start + step].T)
         ordered, order = x.sort(dim=1)
         ranks = _ranks_in_order(ordered)
         sums = ranks.new_zeros(len(x), len(present)).scatter_add_(1, place[order], ranks).T
@@ -171,7 +172,7 @@ def best_units(
     return which, every
 
 
-def _ranks_in_order(ordered: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
+def _ranks_in_order(ordered: Int32[Tensor, "d n"] | Int64[Tensor, "d n"]) -> Float[Tensor, "d n"]:
     """Ranks of sorted values, from 1; ties share theirs."""
     differs = torch.zeros_like(ordered, dtype=torch.bool)
     torch.ne(ordered[:, 1:], ordered[:, :-1], out=differs[:, 1:])

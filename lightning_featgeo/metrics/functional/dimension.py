@@ -15,6 +15,7 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.duplicates import apart
+from lightning_featgeo.metrics.functional.ranks import ascending
 from lightning_featgeo.metrics.functional.roots import root
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Tensor
@@ -81,7 +82,7 @@ def _log_ratios(distances: Tensor) -> tuple[Tensor, int]:
         raise Undefined(
             f"needs 3 rows with 2 distinct neighbours (near-duplicates are not), {n} of {len(distances)} rows have them"
         )
-    return mu.log().sort().values[:kept], n
+    return ascending(mu.log())[:kept], n
 
 
 def inverse_local_dimensions(distances: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:

@@ -12,6 +12,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.ranks import ascending
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
@@ -177,15 +178,12 @@ def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"
     n, m = inside_scores.numel(), outside_scores.numel()
     if not (n and m):
         raise Undefined(f"needs scores inside and outside, got {n} and {m}")
-    few, many = inside_scores.double(), outside_scores.double()
-    few, many = (few, many) if n <= m else (many, few)
-    ordered, many = few.sort().values, many.contiguous()
-    below = torch.searchsorted(ordered, many)  # of the few, those less than each of the many
-    tied = ordered[below.clamp(max=len(ordered) - 1)] == many
-    twice = 2 * below.sum()
-    if bool(tied.any()):
-        twice += (torch.searchsorted(ordered, many[tied], right=True) - below[tied]).sum()
-    area = (twice if n <= m else 2 * n * m - twice).double() / 2 / (n * m)
+    few, many = (inside_scores, outside_scores) if n <= m else (outside_scores, inside_scores)
+    few, many = ascending(few), ascending(many)
+    twice = (
+        torch.searchsorted(many, few) + torch.searchsorted(many, few, right=True)
+    ).sum()  # of the many, those below
+    area = (2 * n * m - twice if n <= m else twice).double() / 2 / (n * m)
     q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)
     return Estimate(area, variance.clamp(min=0).sqrt(), n + m)

@@ -15,6 +15,7 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.diffusion import squared_distances
 from lightning_featgeo.metrics.functional.ranks import lower_median
 from lightning_featgeo.types import Float, Tensor
 
@@ -55,10 +56,10 @@ def octave(rows: Float[Tensor, "n d"]) -> int:
     Raises:
         Undefined: with fewer than two rows, or if half of them are the same.
     """
-    x = rows[:_MEDIAN_ROWS].double()
-    if len(x) < 2:
-        raise Undefined(f"needs 2 rows, got {len(x)}")
-    middle = float(lower_median(torch.pdist(x - x.mean(dim=0))))
+    if len(rows) < 2:
+        raise Undefined(f"needs 2 rows, got {len(rows)}")
+    squares = squared_distances(rows[:_MEDIAN_ROWS])
+    middle = float(lower_median(squares[torch.ones_like(squares, dtype=torch.bool).triu(1)]).sqrt())
     if not 0 < middle < math.inf:
         raise Undefined("half of the rows are the same, or not finite: their distances give no bandwidth")
     return round(math.log2(middle))

@@ -13,14 +13,14 @@ import torch
 
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
-from lightning_featgeo.metrics.functional.same_samples import Pair
+from lightning_featgeo.metrics.functional.same_samples import ANCHORS, Pair
 from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
-ANCHORS = 128
 QUERIES = 512  # rows that look up the old ones
 UNITS = 1024  # that are matched with each other: the assignment takes their cube
+_IN_CACHE = 2**18  # numbers that are looked at several times
 _SPARED = 1e-6  # of a cosine: rounding is no difference
 
 
@@ -72,10 +72,14 @@ def anchor_drift(pair: Pair) -> Estimate:
     Raises:
         Undefined: without the same samples in the other window, or without two rows that are not zero.
     """
-    now, then = _chosen(pair, pair.sides[0].there & pair.sides[1].there)
+    there = pair.sides[0].there & pair.sides[1].there
+    if bool(there.all()):
+        now, then = (side.anchor_cosines for side in pair.sides)
+    else:
+        now, then = (rows[there] @ rows[there][:ANCHORS].T for rows in pair.directions)
     if len(now) < 2:
         raise Undefined("fewer than two samples are not zero in both windows")
-    change = (now @ now[:ANCHORS].T - then @ then[:ANCHORS].T).abs()
+    change = (now - then).abs_()
     change[: change.shape[1]].fill_diagonal_(0)
     own = torch.arange(len(now), device=now.device) < change.shape[1]
     moved = change.sum(dim=1) / (change.shape[1] - own.double())
@@ -130,22 +134,25 @@ def class_shifts(pair: Pair, labels: Int64[Tensor, " n"]) -> tuple[Float[Tensor,
     known = labels >= 0
     if not bool(known.any()):
         raise Undefined("no row has a label")
-    everyone = bool(known.all())
-    now, then = (t.double() if everyone else t[known].double() for t in (pair.now, pair.then))
     y = labels[known]
     counts = torch.bincount(y)
     used = counts >= 2
     if not bool(used.any()):
         raise Undefined("no class has two rows")
     pair.of_one_width()
-    means = [
-        torch.zeros(len(counts), t.shape[1], dtype=t.dtype, device=t.device).index_add_(0, y, t)
-        / counts.clamp(min=1)[:, None]
-        for t in (now, then)
-    ]
-    within = (then - means[1][y])[used[y]].square().sum(dim=1).mean().sqrt()
+    step = max(1, _IN_CACHE // pair.now.shape[1])
+    means = []
+    for rows in (pair.now, pair.then):
+        sums = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64, device=rows.device)
+        for some, of in zip(rows.split(step), labels.split(step), strict=True):
+            sums.index_add_(0, of.clamp(min=0), torch.where((of >= 0)[:, None], some.double(), 0.0))
+        means.append(sums / counts.clamp(min=1)[:, None])
+    within = torch.zeros((), dtype=torch.float64, device=sums.device)
+    for some, of in zip(pair.then.split(step), labels.split(step), strict=True):
+        counted = (of >= 0) & used[of.clamp(min=0)]
+        within += (some.double() - means[1][of.clamp(min=0)]).square_().sum(dim=1).mul_(counted).sum()
     moved = torch.linalg.vector_norm(means[0] - means[1], dim=1)
-    return torch.where(used, moved, torch.nan), within
+    return torch.where(used, moved, torch.nan), (within / counts[used].sum()).sqrt()
 
 
 def compatibility(pair: Pair, labels: Int64[Tensor, " n"], voters: int, knn_t: float = VOTE_TEMPERATURE) -> Estimate:

@@ -8,10 +8,12 @@ from functools import cached_property
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.diffusion import squared_distances
 from lightning_featgeo.types import Float, Int64, Tensor
 
 SAME_SAMPLES = 0.99  # share of samples that two windows must have in common
 DISTANCES = 512  # rows whose distances to each other are compared
+ANCHORS = 128  # rows to which cosines are compared
 
 
 def paired(
@@ -51,6 +53,7 @@ class Side:
 
     def __init__(self, rows: Float[Tensor, "n d"], known: dict[str, Tensor] | None = None) -> None:
         self.rows, self.known = rows, {} if known is None else known
+        self.power = rows.new_zeros((), dtype=torch.float64)  # Σ‖x‖² before centring, of ``centred`` once that is there
 
     @cached_property
     def centred(self) -> Tensor:
@@ -59,13 +62,20 @@ class Side:
         Raises:
             Undefined: if all rows are the same.
         """
-        x = self.rows.double()
+        x = self.rows.to(torch.float64, copy=True)
         size = torch.linalg.vector_norm(x)
-        x = x - x.mean(dim=0)
+        x -= x.mean(dim=0)
         length = torch.linalg.vector_norm(x)
         if len(x) < 2 or not length > 1e-12 * size:
             raise Undefined("the features of one of the two windows have no spread")
+        self.power = (size / length).square()
         return x.div_(length)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """(r, r) products of the centred rows' units with each other, summed over rows, r = min(n, d)."""
+        x = self.core
+        return x.T @ x
 
     @cached_property
     def core(self) -> Tensor:
@@ -77,15 +87,21 @@ class Side:
     def product_length(self) -> Tensor:
         """‖XᵀX‖_F of the centred rows X, which is also ‖XXᵀ‖_F."""
         if "product_length" not in self.known:
-            x = self.core  # as one product with itself: rows that have not moved have a drift of exactly 0
-            self.known["product_length"] = torch.linalg.matrix_norm(x.T @ x)
+            # as one product with itself: rows that have not moved have a drift of exactly 0
+            self.known["product_length"] = torch.linalg.matrix_norm(self.gram)
         return self.known["product_length"]
 
     @cached_property
     def directions(self) -> Tensor:
         """(n, d) rows of length 1; zero rows stay zero."""
-        x = self.rows.double()
-        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-300)
+        x = self.rows.to(torch.float64, copy=True)
+        x /= torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-300)
+        return x
+
+    @cached_property
+    def anchor_cosines(self) -> Tensor:
+        """(n, a) cosines of all rows to the first 128."""
+        return self.directions @ self.directions[:ANCHORS].T
 
     @cached_property
     def distances(self) -> Tensor:
@@ -94,7 +110,8 @@ class Side:
         Raises:
             Undefined: if all of them are the same.
         """
-        found = torch.pdist(self.centred[:DISTANCES])
+        squares = squared_distances(self.centred[:DISTANCES])
+        found = squares[torch.ones_like(squares, dtype=torch.bool).triu(1)].sqrt()
         found = found - found.mean()
         length = torch.linalg.vector_norm(found)
         if not length > 0:
@@ -104,7 +121,8 @@ class Side:
     @cached_property
     def there(self) -> Tensor:
         """(n,) rows that are not zero."""
-        return (self.rows != 0).any(dim=1)
+        least, largest = self.rows.aminmax(dim=1)
+        return (least < 0) | (largest > 0)
 
 
 class Pair:

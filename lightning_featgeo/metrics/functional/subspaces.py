@@ -144,14 +144,20 @@ def leading_directions(rows: Float[Tensor, "n d"], most: int = LEADING) -> Float
     n, d = x.shape
     if n < 2 or not bool(x.isfinite().all()):
         return x.new_zeros(d, 0)
+    power = x.square().sum()
     x = x - x.mean(dim=0)
-    values, vectors = torch.linalg.eigh(x.T @ x if d <= n else x @ x.T)
-    size, exact = max(n, d), torch.finfo(torch.float64).eps  # a product's own round-off, where rows are as exact
-    rounded = values[-1] * max((size * torch.finfo(rows.dtype).eps) ** 2, 4 * size * exact)
-    floor = torch.maximum(rounded, 1e-24 * rows[: len(x)].double().square().sum())  # of the mean, too
-    k = min(most, int((values > floor).sum()))
-    vectors = vectors[:, len(values) - k :].flip(1)
+    vectors = _leading(x.T @ x if d <= n else x @ x.T, power, max(n, d), rows.dtype, most)
     return vectors if d <= n else torch.linalg.qr(x.T @ vectors).Q
+
+
+def _leading(gram: Tensor, power: Tensor, size: int, dtype: torch.dtype, most: int) -> Tensor:
+    """Eigenvectors of the largest eigenvalues, as many as stand above round-off; ``power``: of rows not centred."""
+    values, vectors = torch.linalg.eigh(gram)
+    exact = torch.finfo(torch.float64).eps  # a product's own round-off, where rows are as exact
+    rounded = values[-1] * max((size * torch.finfo(dtype).eps) ** 2, 4 * size * exact)
+    floor = torch.maximum(rounded, 1e-24 * power)  # of the mean, too
+    k = min(most, int((values > floor).sum()))
+    return vectors[:, len(values) - k :].flip(1)
 
 
 def _mean_sine(pair: Pair) -> Tensor:
@@ -171,7 +177,11 @@ def _mean_sine(pair: Pair) -> Tensor:
 
 def _known_directions(side: Side, most: int) -> Tensor:
     if "leading" not in side.known:
-        side.known["leading"] = leading_directions(side.rows, most)
+        n, d = side.rows.shape
+        if d <= min(n, LEADING_ROWS):
+            side.known["leading"] = _leading(side.gram, side.power, n, side.rows.dtype, most)
+        else:
+            side.known["leading"] = leading_directions(side.rows, most)
     return side.known["leading"]
 
 

@@ -139,6 +139,12 @@ class LightningRun:
     def open(self, stage: str) -> None:
         """Begin the stage's windows, one a loader."""
         names = self.names(stage)
+        if (
+            stage == "val"
+            and self.guard.tells
+            and (told := lightning.miscounted_names(self.trainer, self.settings.loader_names))
+        ):
+            self.guard.warn(told, told)
         for number in range(len(names)) if stage != "train" else ():
             self.watcher.loader_starts((stage, number), lightning.loader_of(self.trainer, stage, number))
         ranks, scoring = self.watcher.ranks, self.watcher.sources.watched.scoring

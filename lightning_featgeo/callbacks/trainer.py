@@ -117,6 +117,21 @@ def stage_names(trainer: Trainer, stage: str, loader_names: Any) -> list[str]:
     return names
 
 
+def miscounted_names(trainer: Trainer, loader_names: Sequence[str] | None) -> str | None:
+    """What ``loader_names=`` gets wrong about the validation's loaders. Those of ``test`` may be others."""
+    loaders = getattr(trainer, "val_dataloaders", None)
+    if not loader_names or loaders is None or _compat.loads_together(trainer, "val"):
+        return None
+    names, count = list(loader_names), len(stage_names(trainer, "val", loader_names))
+    told = f"loader_names= has {len(names)}, validation has {count} loader{'s' * (count > 1)}"
+    if len(names) > count:
+        return f"{told}: {', '.join(map(repr, names[count:]))} will have no curves"
+    if len(names) < count:
+        others = stage_names(trainer, "val", loader_names)[len(names) :]
+        return f"{told}: the others are logged as {', '.join(others)}"
+    return None
+
+
 def _of_loader(stage: str, key: str) -> str:
     """What a loader's key in a dict is called in logged names: never as the windows of another stage are."""
     name = segment(key)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_two_windows_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"would be logged as val_1, val_1.*loader_names="):
         trainer(monitor).fit(model, data(80), [data(40), data(40)])
     assert trainer().global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("clean",), "has 1, validation has 2 loaders: the others are logged as val_1 "),
+        (("clean", "noisy", "hard"), "has 3, validation has 2 loaders: 'hard' will have no curves "),
+        (("clean", "noisy"), None),
+    ],
+)
+def test_names_of_more_or_fewer_loaders_are_told(names: tuple[str, ...], told: str | None) -> None:
+    monitor = FeatureGeometryMonitor(signals=["n_samples"], loader_names=names, on_error="raise")
+    run = trainer(monitor, max_epochs=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(Classifier(), data(80), [data(80), data(40)])
+    found = [str(w.message) for w in caught if "loader_names" in str(w.message)]
+    assert len(found) == (0 if told is None else 1)  # once, though validation ran several times
+    assert told is None or told in found[0]
 
 
 def test_a_loader_that_is_gone_is_not_logged_again() -> None:

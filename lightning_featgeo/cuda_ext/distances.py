@@ -14,6 +14,7 @@ from torch import Tensor
 
 _GOLDEN = -7046029254386353131  # 2**64 over the golden ratio, as a signed number
 TILE_ELEMENTS = 2**21  # 16 MiB of float64 distances at a time: about what stays in a cache
+_IN_CACHE = 2**17  # numbers that a CPU reads once and converts without asking for memory
 EPS = torch.finfo(torch.float64).eps
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a floating-point number of so many bytes
 
@@ -61,7 +62,8 @@ def frame(rows: Tensor, others: Tensor | None, most: int) -> tuple[Tensor, Tenso
 def mean_row(rows: Tensor) -> Tensor:
     """(d,) mean in float64; a matrix of that type is never made (``mean(dtype=torch.float64)`` makes one)."""
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for part in rows.split(max(1, TILE_ELEMENTS // max(1, rows.shape[1]))):
+    most = _IN_CACHE if rows.device.type == "cpu" else TILE_ELEMENTS
+    for part in rows.split(max(1, most // max(1, rows.shape[1]))):
         total += part.double().sum(dim=0)
     return total / max(len(rows), 1)
 

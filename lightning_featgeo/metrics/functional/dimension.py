@@ -181,7 +181,7 @@ def id_gride(distances: Float[Tensor, "n k"], n1: int) -> Estimate:
     low, high = 1e-4, 1.0
     while score(high) > 0 and high < 1e8:
         low, high = high, 2 * high
-    d = root(lambda at: -score(at), low, high, 1e-14 * high)
+    d = high if score(high) > 0 else root(lambda at: -score(at), low, high, 1e-14 * high)
     growth = torch.expm1(d * log_mu)
     curvature = torch.where(
         log_mu > 0, log_mu.square() * torch.exp(d * log_mu) / torch.where(growth > 0, growth, 1.0).square(), 1.0 / d**2

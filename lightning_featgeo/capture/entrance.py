@@ -45,6 +45,7 @@ class Entrance:
         self._links, self._counts = False, set[int]()  # whether a call was given what another gave; calls in a batch
         self._outermost: dict[int, torch.nn.Module] = {}
         self.inside = Inside()
+        self._began = set[int]()  # modules with which what a graph linked began
         self._attached: list[Hook] = []
         self._hooks: dict[int, tuple[Hook, Hook]] = {}
         self._first: dict[int, Hook] = {}  # modules that were given the batch itself, inside of another one
@@ -165,7 +166,13 @@ class Entrance:
                 self._links = True
             else:
                 made = entries.maker(call.place, call.node, call.order)
-                given, linked = _behind(call, index, len(calls), last, sources) if made is None else ((), True)
+                if made is not None and call.node is not None:
+                    self._began.add(entries.origin(made).module)
+                known = self._began_with(sources, call)
+                if known and made is not None and entries.origin(made).module not in self._began:
+                    made = None  # without a graph, the chain is torn where a step changes what a module gave
+                of = known or sources
+                given, linked = _behind(call, index, len(calls), last, of) if made is None else ((), True)
                 given = given if made is None else self.inside.entered(entries, made, call)
                 self._links = self._links or linked
                 if holding is not None and not given:  # no module before it: the batch itself, or stored features
@@ -175,6 +182,13 @@ class Entrance:
                     self.unlinked.add(call.order)
             last = call.order
         return found
+
+    def _began_with(self, sources: list[Entered], call: Caught) -> list[Entered]:
+        """Without a graph, the one call of a module with which the network begins; []: there is none, or several."""
+        if call.node is not None:
+            return []
+        known = [one for one in sources if one.module in self._began and one.stop < call.order]
+        return known if len(known) == 1 else []
 
     def is_in_order(self, order: int) -> bool:
         """Whether a call's rows are all of an earlier module's, which did not take them itself, in order."""

@@ -40,6 +40,7 @@ class Taken:
     ``length``: how many there were to take from; None: unknown. ``of``: which rows those had been taken as before.
     ``put``: where each of them was put, in a tensor of ``size`` rows, instead. ``behind``: before another layer.
     ``beside``: what was given to layers beside them, in whatever order: the batch's own rows, or a state of zeros.
+    ``for_good``: by an index of whole rows that no other one undoes.
     """
 
     pieces: tuple[Tensor | range, ...] | None
@@ -49,6 +50,7 @@ class Taken:
     of: Tensor | None = None
     behind: bool = False
     beside: tuple[Tensor, ...] = ()
+    for_good: bool = False
 
     def settled(self, parts: Sequence[Tensor]) -> Taken | None:
         """Without what lies beside: that holds no samples, or is in the same order. If it is the batch's own rows in
@@ -86,16 +88,17 @@ def _as_indices(piece: Tensor | range, device: torch.device | None) -> Tensor:
 class Order:
     """Whether rows come in another order, or others of them, than what entered: looked at once a batch is over.
 
-    ``behind``: before another layer, which two modules that are compared with each other don't show.
+    ``behind``: before another layer, which two modules that are compared with each other don't show. ``in_place``: all
+    rows are taken by an index there, which has left them where they were so far; of another loader's it may not.
     """
 
     def __init__(self) -> None:
-        self.changes = self.behind = False
+        self.changes = self.behind = self.in_place = False
         self._looked = 0
 
     def is_lost(self, in_order: bool) -> bool:
         """Without a graph, whether the order can't be told; ``in_order``: rows are all of an earlier module's."""
-        return self.changes and (self.behind or not in_order)
+        return self.in_place or (self.changes and (self.behind or not in_order))
 
     def rows(self, taken: Taken | None, batch: Any) -> tuple[Tensor | None, bool]:
         """Which rows were taken, None for all of them in order; and whether that can't be told.
@@ -114,6 +117,7 @@ class Order:
             self.changes = not torch.equal(rows, torch.arange(len(rows), device=rows.device))
         self._looked += 1
         self.behind = self.behind or (self.changes and taken.behind)
+        self.in_place = not self.changes and taken.for_good
         return (rows if self.changes else None), False
 
 

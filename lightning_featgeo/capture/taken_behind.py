@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lightning_featgeo import _compat
-from lightning_featgeo._autograd import behind, is_made_in_python, saved, shape
+from lightning_featgeo._autograd import axis, behind, is_made_in_python, saved, shape
 from lightning_featgeo.capture.reordering import Taken, is_a_take, taken_by
 from lightning_featgeo.capture.takes import puts_along_rows
 from lightning_featgeo.types import Tensor
@@ -66,7 +68,7 @@ def taken_behind(node: Any, rows: int) -> Taken | None:
     beside = tuple(near.given)
     far = _ways_of([source for _, source in found], rows)
     if not far.takes:
-        return Taken((index,), rows, behind=True, beside=beside)
+        return Taken((index,), rows, behind=True, beside=beside, for_good=_is_for_good(node, near.takes, rows))
     other, rest = _index(far.takes[0], rows)
     if len(far.takes) > 1 or far.joins or other is None or _lead_to(far, [rest], rows) or _ways(rest, rows).takes:
         return Taken(None, behind=True)
@@ -136,6 +138,26 @@ def _lead_to(ways: _Ways, sources: Iterable[Any], rows: int) -> bool:
 
 def _inputs_of(takes: Iterable[Any]) -> list[Any]:
     return [child for take in takes for child, _ in take.next_functions]
+
+
+def _is_for_good(node: Any, takes: Sequence[Any], rows: int) -> bool:
+    """Whether whole rows were taken, one by one, and no index of as many puts them back along another axis."""
+    for take in takes:
+        indices = (saved(take, "indices") or ()) if take.name().startswith("IndexBackward") else ()
+        if indices and (indices[0].dtype == torch.bool or sum(one is not None for one in indices) > 1):
+            return False  # marks; or a place in each row, such as the last token's
+    return not any(shape(at)[1:2] == (rows,) and _indexes_columns(at, rows) for at in behind(node, _NODES))
+
+
+def _indexes_columns(node: Any, rows: int) -> bool:
+    if node.name().startswith("IndexSelectBackward"):
+        index = saved(node, "index") if axis(node) == 1 else None
+    elif node.name().startswith("IndexBackward"):
+        first, *others = saved(node, "indices") or [None]
+        index = others[0] if others and first is None else None
+    else:
+        return False
+    return isinstance(index, Tensor) and index.numel() == rows
 
 
 def _is_the_same(index: Tensor, other: Tensor | None) -> bool:

@@ -171,6 +171,9 @@ class Scoring:
         if not trains:
             moved = self.in_place is False or self.turned
             lost = self.in_place is not True and (self.followed is False or (moved and not one.origin))
+            seen = self.turned or self.misled or one.call.rows is not None or one.call.is_linked
+            if self._trained is not None and not seen:  # who knows whether rows are put back
+                lost = lost or (one.origin is not None and one.origin.span is None and goes_back(one.origin.samples))
             lost = lost or (self.turns_maps and (one.origin is None or one.origin.changed))
             waits = self.made.is_pending or (self.made.table is not None and reader.scored is None)
             self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""

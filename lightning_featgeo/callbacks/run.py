@@ -77,6 +77,7 @@ class LightningRun:
         self.closed: set[str] = set()  # stages of which a window has closed
         self.lacking: set[tuple[str, int]] = set()  # loaders whose batches lack what was asked for
         self.awaits_validation = self.validated = False  # what runs in the first one: see ``embedding_stages``
+        self._opened_at = 0  # training batches that were before the training window
         self._uncharged = 0.0  # seconds that showing the last windows took: the next one's price holds them
         self.resolved: dict[tuple[str, int], tuple[str, ...]] = {}  # by loader: what "auto" came to in its first batch
         try:
@@ -155,6 +156,7 @@ class LightningRun:
     def open_windows(self, stage: str, plans: list[WindowPlan]) -> None:
         """Begin windows of these plans."""
         self.watcher.open(stage, plans, self.trainer.global_step)
+        self._opened_at = self.phase.moment if stage == "train" else self._opened_at
         if self.anchors is not None:
             with self.guard.around("giving windows what they are compared with", lost="those curves are gaps"):
                 self.anchors.opened(self.watcher.of_stage(stage))
@@ -195,7 +197,9 @@ class LightningRun:
         self.watcher.loader_starts(("train", 0), lightning.loader_of(self.trainer, "train", 0), from_start)
 
     def steps_open(self) -> int:
-        """Optimiser steps since the training window began."""
+        """Optimiser steps since the training window began; batches where processes may step differently, by hand."""
+        if self.watcher.ranks.several and not self.pl_module.automatic_optimization:
+            return self.phase.moment - self._opened_at
         window = self.open_train_window()
         return 0 if window is None else int(self.trainer.global_step) - window.start_step
 

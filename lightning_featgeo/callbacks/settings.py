@@ -88,7 +88,8 @@ class Windows:
 
     Args:
         every_n_epochs: a window every so many epochs.
-        every_n_train_steps: training windows of so many optimiser steps instead of epochs.
+        every_n_train_steps: training windows of so many optimiser steps instead of epochs; of so many batches where
+            several processes optimise by hand (``automatic_optimization = False``), as they may step differently.
         every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
             by a hash: the rest costs next to nothing. Validation is always watched whole.
         best: name of the metric, as the run logs it ("val_loss"), that tells which window was the best so far: signals

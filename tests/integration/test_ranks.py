@@ -141,6 +141,12 @@ def test_a_rank_that_fails_turns_the_window_into_a_gap_on_all(where: str) -> Non
     assert any("no room" in said for said in every[0]["said"])
 
 
+def test_ranks_that_step_differently_close_the_same_windows() -> None:
+    first, last = on_ranks(2, callbacks.windows_of_steps_that_differ, 2, limit=240)
+    assert first == last
+    assert len(first) == 8  # of two of eight batches each, in two epochs
+
+
 def test_all_ranks_stop_in_the_same_epoch() -> None:
     every = on_ranks(2, callbacks.stopping, 2)
     assert every[0] == every[1]

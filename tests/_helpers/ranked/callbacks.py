@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold
+from lightning_featgeo import FeatureGeometryMonitor, GeometryEarlyStopping, Threshold, Windows
 from tests._helpers.models import Classifier
 from tests._helpers.ranked import several
 from tests._helpers.still import SIGNALS, digit_loaders, still, told
@@ -77,3 +78,34 @@ def stock(size: int) -> dict[str, Any]:
         "csv": [p.read_text() for p in folder.rglob("metrics.csv")],
         "histories": len(list(folder.rglob("*.jsonl"))),
     }
+
+
+class ByHand(Classifier):
+    """Optimises by hand, each rank for itself; the last one steps in two of three batches only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.global_rank == self.trainer.world_size - 1 and batch_idx % 3 == 1:
+            return None
+        optimizer: Any = self.optimizers()
+        wrapped: Any = self.trainer.model
+        with wrapped.no_sync():
+            loss = super().training_step(batch, batch_idx)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
+def windows_of_steps_that_differ(size: int) -> list[tuple[str, float]]:
+    """Stage and epoch of each record."""
+    x, y = torch.randn(64, 64), torch.arange(64) % 10
+    monitor = FeatureGeometryMonitor(
+        signals=["n_samples"], stages=("train",), windows=Windows(every_n_train_steps=2), on_error="raise"
+    )
+    run = several(size, monitor, max_epochs=2, use_distributed_sampler=False)
+    run.fit(ByHand(), DataLoader(TensorDataset(x, y), 8))
+    return [(one.stage, one.epoch) for one in monitor.history]

@@ -68,24 +68,26 @@ class Scoring:
     _losses: dict[Hashable, int] = field(default_factory=dict)
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
+    _again: int = 0  # losses of this epoch that are still to be looked at
     _labels: Tensor | None = None  # of the batch that is read, as it has them
     _trained: Tensor | None = None  # of the last batch that was trained on
     _before: Tensor | None = None  # and of the one before it
     _maps: bool = False  # whether they are one a sample, and nobody has said which ones
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
-        """Whether to look at the loss that comes.
-
-        Args:
-            taken: rows were taken on the way to the head.
-            form: of the loss, such as one term or two: of each one, the first are looked at.
-        """
+        """Whether to look at the loss that comes. ``taken``: rows were taken on the way to the head. ``form``: of the
+        loss, such as one term or two: of each one, the first are looked at."""
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
-        regular = count <= FIRST or count % EVERY == 0
+        regular = count <= FIRST or count % EVERY == 0 or self._again > 0
+        self._again = max(0, self._again - 1)
         more = taken or self.calls.is_watched or self.turns_maps or self.is_late or self.in_place is False
         more = more or self._mixtures.get(form, False) or self.made.is_watched
         return regular or (self.found and more)
+
+    def begin_epoch(self) -> None:
+        """Loaders may have another order from now on: the first losses are looked at anew."""
+        self._again = FIRST
 
     @property
     def wants_more(self) -> bool:

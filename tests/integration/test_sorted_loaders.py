@@ -92,3 +92,36 @@ def test_validation_has_the_right_labels_or_none(features: Any, sorts: bool) -> 
         assert "order" in str(last.gaps["nc1"])
     else:
         check(monitor, model, "val")
+
+
+class Curriculum(torch.utils.data.Sampler[int]):
+    """The shortest samples first in the first epoch, any order later."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths, self.epoch = lengths, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Any:
+        self.epoch += 1
+        if self.epoch == 1:
+            return iter(sorted(range(len(self)), key=lambda one: -self.lengths[one]))
+        return iter(torch.randperm(len(self), generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+def test_an_order_that_begins_with_the_second_epoch_is_seen() -> None:
+    """The embedding is frozen: no graph shows that its rows are sorted; the loss does, of which each epoch's first ones
+    are looked at."""
+
+    def step(net: Kept, *batch: Tensor) -> Tensor:
+        rows, y = sorted_behind(net, *batch)
+        return cross_entropy(net.head(net.keep(rows, y)), y)
+
+    torch.manual_seed(0)
+    model = Kept(step, embed=nn.Embedding(WORDS, 16).requires_grad_(False), rnn=nn.GRU(16, 16, batch_first=True))
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, stages=("train",), labels=2, on_error="raise")
+    samples = sentences(160)
+    loader: Any = DataLoader(samples, 16, sampler=Curriculum([one[1] for one in samples]), collate_fn=together)  # type: ignore[arg-type]
+    trainer(monitor, max_epochs=3).fit(model, loader)
+    check(monitor, model, "train")

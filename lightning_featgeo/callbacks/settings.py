@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_featgeo.callbacks import probe_sets
+from lightning_featgeo.callbacks.probe_sets import ProbeSet, named
 from lightning_featgeo.capture.names import segment, unique_segments
 from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
@@ -224,9 +224,9 @@ class MonitorSettings(WatchSettings):
                     f'signals=["classifier", "{group}"]'
                 )
 
-    def _check_probe_sets(self, loaders: Sequence[str]) -> dict[str, probe_sets.ProbeSet]:
+    def _check_probe_sets(self, loaders: Sequence[str]) -> dict[str, ProbeSet]:
         """As they are run; what they can't be together with is refused."""
-        sets = probe_sets.named(self.probe_sets, [*STAGES, *loaders])
+        sets = named(self.probe_sets, [*STAGES, *loaders])
         object.__setattr__(self, "probe_sets", sets or None)
         if sets and self.features is not None:
             raise ConfigurationError(

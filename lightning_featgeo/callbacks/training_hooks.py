@@ -31,7 +31,6 @@ class TrainingHooks(Callback):
         run.keep_metrics(float(trainer.current_epoch))  # of the epoch before
         run.publisher.forget_stale()
         run.train_loader_starts()
-        run.watcher.sources.watched.scoring.begin_epoch()
         if self.settings.windows.every_n_train_steps is None:
             run.open_if_due("train")
 

@@ -117,7 +117,7 @@ class Order:
             self.changes = not torch.equal(rows, torch.arange(len(rows), device=rows.device))
         self._looked += 1
         self.behind = self.behind or (self.changes and taken.behind)
-        self.in_place = not self.changes and taken.for_good
+        self.in_place = not self.changes and (self.in_place or taken.for_good)
         return (rows if self.changes else None), False
 
 

@@ -33,12 +33,14 @@ _KEPT = ("mat1", "self", "input", "indices", "mat2")  # names under which a laye
 class _Ways:
     """From features back: ``takes``: the nearest nodes at which all rows were taken or put. ``nodes``: those passed on
     ways that lead to none. ``given``: what has no gradient and was given to a layer on these ways. ``joins``: whether
-    something is joined there that nobody can look at."""
+    something is joined there that nobody can look at. ``turned``: whether rows were put in some order there that lie
+    along the second axis, as of a recurrent network's last states."""
 
     takes: list[Any] = field(default_factory=list)
     nodes: set[Any] = field(default_factory=set)
     given: list[Tensor] = field(default_factory=list)
     joins: bool = False
+    turned: bool = False
 
 
 def taken_behind(node: Any, rows: int) -> Taken | None:
@@ -68,7 +70,7 @@ def taken_behind(node: Any, rows: int) -> Taken | None:
     beside = tuple(near.given)
     far = _ways_of([source for _, source in found], rows)
     if not far.takes:
-        return Taken((index,), rows, behind=True, beside=beside, for_good=_is_for_good(node, near.takes, rows))
+        return Taken((index,), rows, behind=True, beside=beside, for_good=_is_for_good(near))
     other, rest = _index(far.takes[0], rows)
     if len(far.takes) > 1 or far.joins or other is None or _lead_to(far, [rest], rows) or _ways(rest, rows).takes:
         return Taken(None, behind=True)
@@ -92,6 +94,7 @@ def _ways_of(nodes: Iterable[Any], rows: int, through: bool = False) -> _Ways:
             continue
         if mine and not hasattr(at, "variable"):  # parameters are shared by ways that have no sample in common
             found.nodes.add(at)
+        found.turned = found.turned or _indexes_columns(at, rows)
         inputs = [child for child, _ in at.next_functions]
         if _takes_in(at, inputs, rows):
             given = given_to(at, rows) or _kept(at)
@@ -140,16 +143,19 @@ def _inputs_of(takes: Iterable[Any]) -> list[Any]:
     return [child for take in takes for child, _ in take.next_functions]
 
 
-def _is_for_good(node: Any, takes: Sequence[Any], rows: int) -> bool:
+def _is_for_good(near: _Ways) -> bool:
     """Whether whole rows were taken, one by one, and no index of as many puts them back along another axis."""
-    for take in takes:
+    for take in near.takes:
         indices = (saved(take, "indices") or ()) if take.name().startswith("IndexBackward") else ()
         if indices and (indices[0].dtype == torch.bool or sum(one is not None for one in indices) > 1):
             return False  # marks; or a place in each row, such as the last token's
-    return not any(shape(at)[1:2] == (rows,) and _indexes_columns(at, rows) for at in behind(node, _NODES))
+    return not near.turned
 
 
 def _indexes_columns(node: Any, rows: int) -> bool:
+    """Whether the second axis is of rows, and they were put in some order."""
+    if shape(node)[1:2] != (rows,):
+        return False
     if node.name().startswith("IndexSelectBackward"):
         index = saved(node, "index") if axis(node) == 1 else None
     elif node.name().startswith("IndexBackward"):

@@ -119,13 +119,13 @@ class Watcher:
                         part.metric.use_head(self.sources.head)
 
     def loader_starts(self, key: Key, loader: Any, from_start: bool = True) -> None:
-        """A window's loader begins anew: from here on, samples are counted to tell repeats from others.
+        """A window's loader, None if it can't be told, begins anew: samples are counted to tell repeats from others.
 
-        Args:
-            key: stage and number of the window that is fed from it, now or later.
-            loader: the loader, None if it can't be told.
-            from_start: False: nobody saw it begin (a resumed epoch), so that nobody knows where it is.
+        ``key``: stage and number of the window that is fed from it, now or later. ``from_start``: False: nobody saw it
+        begin (a resumed epoch), so that nobody knows where it is.
         """
+        if key[0] == "train":
+            self.sources.watched.scoring.begin_epoch()
         if not self.ranks.several:
             return  # nothing is repeated to even out ranks
         self.shards[key] = shard = Shard.of(loader, self.ranks)

@@ -19,7 +19,7 @@ LENGTH = 7
 WORDS = 1 + CLASSES * 8
 
 
-def sentences(n: int) -> list[tuple[Tensor, int, int]]:
+def sentences(n: int) -> Any:
     generator = torch.Generator().manual_seed(n)
     y = torch.randint(CLASSES, (n,), generator=generator)
     length = torch.randint(3, LENGTH + 1, (n,), generator=generator)
@@ -82,8 +82,8 @@ def test_validation_has_the_right_labels_or_none(features: Any, sorts: bool) -> 
         middle=nn.Sequential(nn.Linear(16, 16)),
     )
     monitor = FeatureGeometryMonitor(signals=SIGNALS, stages=("train", "val"), labels=2, on_error="raise")
-    training = DataLoader(sentences(96), 16, shuffle=True, collate_fn=by_length if sorts else together)  # type: ignore[arg-type, var-annotated]
-    trainer(monitor, max_epochs=2).fit(model, training, DataLoader(sentences(80), 16, collate_fn=together))  # type: ignore[arg-type]
+    training: Any = DataLoader(sentences(96), 16, shuffle=True, collate_fn=by_length if sorts else together)
+    trainer(monitor, max_epochs=2).fit(model, training, DataLoader(sentences(80), 16, collate_fn=together))
     check(monitor, model, "train")
     shows_none = sorts or features is sorted_behind  # in validation nothing tells the order behind a layer
     if features in (sorted_behind, sorted_before) and shows_none:
@@ -122,6 +122,6 @@ def test_an_order_that_begins_with_the_second_epoch_is_seen() -> None:
     model = Kept(step, embed=nn.Embedding(WORDS, 16).requires_grad_(False), rnn=nn.GRU(16, 16, batch_first=True))
     monitor = FeatureGeometryMonitor(signals=SIGNALS, stages=("train",), labels=2, on_error="raise")
     samples = sentences(160)
-    loader: Any = DataLoader(samples, 16, sampler=Curriculum([one[1] for one in samples]), collate_fn=together)  # type: ignore[arg-type]
+    loader: Any = DataLoader(samples, 16, sampler=Curriculum([one[1] for one in samples]), collate_fn=together)
     trainer(monitor, max_epochs=3).fit(model, loader)
     check(monitor, model, "train")

@@ -11,11 +11,10 @@ import torch
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.neural_collapse import MIN_ROWS
 from lightning_featgeo.metrics.functional.ranks import sort_keys
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.types import Float, Int32, Int64, Tensor
 
 RANKED_ROWS = 4096  # for the best unit of each class, and for fourth moments
-_UNITS_AT_ONCE = 2**18  # numbers that are ranked at a time
-_IN_CACHE = 2**18  # numbers that are looked at several times
 REDUNDANT = 0.95  # correlation from which on two units are one
 
 
@@ -94,7 +93,7 @@ def unit_kurtosis(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     if len(rows) < 2:
         raise Undefined(f"needs 2 rows, got {len(rows)}")
     rows = rows[:RANKED_ROWS]
-    fourth = torch.cat([_fourth_moments(part.double()) for part in rows.split(max(1, _IN_CACHE // len(rows)), dim=1)])
+    fourth = torch.cat([_fourth_moments(part.double()) for part in rows.split(at_once(len(rows)), dim=1)])
     varies = fourth.isfinite()
     if not bool(varies.any()):
         raise Undefined("no unit varies")
@@ -153,7 +152,7 @@ def best_units(
     present, place, counts = labelled_row_labels.unique(return_inverse=True, return_counts=True)
     found = labelled_rows.new_full((len(present),), -1.0, dtype=torch.float64)
     unit = torch.full_like(present, -1)
-    step = max(1, _UNITS_AT_ONCE // max(n, 1))
+    step = at_once(n)
     for start in range(0, d, step) if n else ():
         x = sort_keys(labelled_rows[:, start : start + step].T)
         ordered, order = x.sort(dim=1)

@@ -14,7 +14,7 @@ from lightning_featgeo.types import Float, Int64, Tensor
 
 EPSILON_SQUARED = 0.5
 _BLOCK = 128  # rows of products at a time
-_SEEN = 1e-6
+_SEEN = 1e-6  # of round-off, beside the ones of I + G
 
 
 def rate(unit: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

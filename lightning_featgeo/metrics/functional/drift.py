@@ -14,13 +14,13 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.same_samples import ANCHORS, Pair
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE, voted_classes
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
 QUERIES = 512  # rows that look up the old ones
 UNITS = 1024  # that are matched with each other: the assignment takes their cube
-_IN_CACHE = 2**18  # numbers that are looked at several times
 _SPARED = 1e-6  # of a cosine: rounding is no difference
 
 
@@ -140,7 +140,7 @@ def class_shifts(pair: Pair, labels: Int64[Tensor, " n"]) -> tuple[Float[Tensor,
     if not bool(used.any()):
         raise Undefined("no class has two rows")
     pair.of_one_width()
-    step = max(1, _IN_CACHE // pair.now.shape[1])
+    step = at_once(pair.now.shape[1])
     means = []
     for rows in (pair.now, pair.then):
         sums = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64, device=rows.device)

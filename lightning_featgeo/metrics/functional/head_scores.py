@@ -39,7 +39,7 @@ def scores_of(rows: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], bias: Fl
     """
     if len(weight) < 2:
         raise Undefined("the head has one output: it scores no classes")
-    n, d = rows.shape
+    d = rows.shape[1]
     classes = max(2, _ELEMENTS // max(d, 1))
     found = [_scores(part.double(), weight, bias, classes) for part in rows.split(max(1, _ELEMENTS // classes))]
     total, entropy, best, index = (torch.cat(parts) for parts in zip(*found, strict=True)) if found else (
@@ -47,18 +47,10 @@ def scores_of(rows: Float[Tensor, "n d"], weight: Float[Tensor, "c d"], bias: Fl
         rows.new_zeros(0, 2, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64, device=rows.device),
     )  # fmt: skip
     pairs, pair = (index[:, 0] * len(weight) + index[:, 1]).unique(return_inverse=True)
-    apart = (
-        torch.cat(
-            [
-                torch.linalg.vector_norm(
-                    weight[part // len(weight)].double() - weight[part % len(weight)].double(), dim=1
-                )
-                for part in pairs.split(classes)
-            ]
-        )
-        if n
-        else best.new_zeros(0)
-    )
+    apart = torch.zeros(len(pairs), dtype=torch.float64, device=rows.device)
+    for part in torch.arange(len(pairs), device=rows.device).split(classes):
+        first, second = (weight[at].double() for at in (pairs[part] // len(weight), pairs[part] % len(weight)))
+        apart[part] = torch.linalg.vector_norm(first - second, dim=1)
     margin = (best[:, 0] - best[:, 1]) / torch.where(apart == 0, torch.inf, apart)[pair]
     return HeadScores(total, entropy, margin)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
-
-_ELEMENTS = 2**18  # of float64 numbers at a time, which a cache holds
 
 
 def feature_norm(rows: Float[Tensor, "n d"]) -> Estimate:
@@ -40,7 +39,7 @@ def feature_norm_cv(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 def _lengths(rows: Tensor, least: int) -> Tensor:
     if len(rows) < least:
         raise Undefined(f"needs {least} rows, got {len(rows)}")
-    parts = rows.split(max(1, _ELEMENTS // max(1, rows.shape[1])))
+    parts = rows.split(at_once(rows.shape[1]))
     return torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])
 
 
@@ -71,7 +70,7 @@ def own_class_cosine(
     means = class_means - centre
     mean_lengths = torch.linalg.vector_norm(means, dim=1)
     cosines = [torch.zeros(0, dtype=torch.float64, device=means.device)]
-    step = max(1, _ELEMENTS // max(1, means.shape[1]))
+    step = at_once(means.shape[1])
     for rows, labels in zip(classified_rows.split(step), labelled_row_labels.split(step), strict=True):
         row = rows.double() - centre
         lengths = torch.linalg.vector_norm(row, dim=1) * mean_lengths[labels]

@@ -15,10 +15,9 @@ import torch
 
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.pairs import mean_over_distances, mean_over_pairs
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
-
-_ELEMENTS = 2**18  # of float64 numbers at a time, which a cache holds
 
 MIN_ROWS = 2
 
@@ -246,7 +245,7 @@ def nc4(
     means, weight = class_means - origin, head_weight.double()
     both, bias = torch.cat([weight, means]).T, weight @ origin + head_bias.double()
     differ = torch.zeros((), dtype=torch.int64, device=means.device)
-    for rows in labelled_rows.split(max(1, _ELEMENTS // max(both.shape))):
+    for rows in labelled_rows.split(at_once(max(both.shape))):
         scores, products = ((rows.double() - origin) @ both).split(len(means), dim=1)  # one pass over the rows
         predicted = (scores + bias).argmax(dim=1)
         squared = means.square().sum(dim=1) - 2 * products  # ‖x‖² is the same for every class

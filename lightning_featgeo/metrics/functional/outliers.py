@@ -180,9 +180,8 @@ def auroc(inside_scores: Float[Tensor, " n"], outside_scores: Float[Tensor, " m"
         raise Undefined(f"needs scores inside and outside, got {n} and {m}")
     few, many = (inside_scores, outside_scores) if n <= m else (outside_scores, inside_scores)
     few, many = ascending(few), ascending(many)
-    twice = (
-        torch.searchsorted(many, few) + torch.searchsorted(many, few, right=True)
-    ).sum()  # of the many, those below
+    below, up_to = (torch.searchsorted(many, few, right=right) for right in (False, True))  # of the many
+    twice = (below + up_to).sum()
     area = (2 * n * m - twice if n <= m else twice).double() / 2 / (n * m)
     q1, q2 = area / (2 - area), 2 * area.square() / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area.square()) + (n - 1) * (q2 - area.square())) / (n * m)

@@ -11,6 +11,7 @@ import torch
 from lightning_featgeo.cuda_ext import ops
 from lightning_featgeo.errors import Undefined
 from lightning_featgeo.metrics.functional.outliers import auroc
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Bool, Float, Int64, Tensor
 
@@ -19,7 +20,6 @@ BINS = 64  # of histograms of cosines, over [−1, 1]
 GROUP_QUERIES = 2048  # rows that look for others of their group
 GROUP_NEAR = 10
 _BLOCK = 512  # queries at a time
-_IN_CACHE = 2**17  # neighbours that are looked at several times
 _ROUNDING = 1e-12  # of a cosine: copies are exactly as near
 
 
@@ -166,7 +166,7 @@ def _average_precision(right: Tensor, there: Tensor) -> Tensor:
     """Of (n, k) hits, nearest first, where (n,) could be found."""
     k = right.shape[1]
     share = 1 / torch.arange(1, k + 1, device=right.device, dtype=torch.float64)
-    sums = [(some.cumsum(dim=1) * some).double() @ share for some in right.split(max(1, _IN_CACHE // max(1, k)))]
+    sums = [(some.cumsum(dim=1) * some).double() @ share for some in right.split(at_once(k))]
     return torch.cat(sums) / there.clamp(max=k)
 
 

@@ -53,23 +53,30 @@ class Side:
 
     def __init__(self, rows: Float[Tensor, "n d"], known: dict[str, Tensor] | None = None) -> None:
         self.rows, self.known = rows, {} if known is None else known
-        self.power = rows.new_zeros((), dtype=torch.float64)  # Σ‖x‖² before centring, of ``centred`` once that is there
 
-    @cached_property
+    @property
     def centred(self) -> Tensor:
         """(n, d) in float64, scaled to length 1 as a whole.
 
         Raises:
             Undefined: if all rows are the same.
         """
+        return self._scaled[0]
+
+    @property
+    def power(self) -> Tensor:
+        """Σ‖x‖² of the same rows before they were centred."""
+        return self._scaled[1]
+
+    @cached_property
+    def _scaled(self) -> tuple[Tensor, Tensor]:
         x = self.rows.to(torch.float64, copy=True)
         size = torch.linalg.vector_norm(x)
         x -= x.mean(dim=0)
         length = torch.linalg.vector_norm(x)
         if len(x) < 2 or not length > 1e-12 * size:
             raise Undefined("the features of one of the two windows have no spread")
-        self.power = (size / length).square()
-        return x.div_(length)
+        return x.div_(length), (size / length).square()
 
     @cached_property
     def gram(self) -> Tensor:

@@ -8,7 +8,13 @@ import torch
 
 from lightning_featgeo.types import Int64, Tensor
 
+_IN_CACHE = 2**18  # float64 numbers: 2 MiB
 _ELEMENTS = 2**20  # of float64 numbers in a batch of matrices: 8 MiB, which is not asked of the system anew
+
+
+def at_once(width: int) -> int:
+    """How many rows of so many numbers are looked at together, so that a cache holds them in float64."""
+    return max(1, _IN_CACHE // max(1, width))
 
 
 def by_size(labels: Int64[Tensor, " n"], dim: int, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

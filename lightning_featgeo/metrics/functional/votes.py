@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import torch
 
 from lightning_featgeo.errors import Undefined
+from lightning_featgeo.metrics.functional.segments import at_once
 from lightning_featgeo.metrics.results import Estimate
 from lightning_featgeo.types import Float, Int64, Tensor
 
-VOTES_AT_ONCE = 2**18  # rows × classes, or × votes: what a cache holds
 VOTE_TEMPERATURE = 0.07
 
 
@@ -84,6 +84,6 @@ def vote_weights(
     best = vote_similarities.amax(dim=1, keepdim=True)
     if not bool(best.isfinite().all()):
         raise Undefined("some labelled rows have no neighbour from another sample")
-    step = max(1, VOTES_AT_ONCE // max(width, k))
+    step = at_once(max(width, k))
     for part in (slice(start, start + step) for start in range(0, n, step)):
         yield part, torch.exp((vote_similarities[part] - best[part]) / knn_t).double()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_featgeo.errors import GapKind, Undefined
-from lightning_featgeo.metrics.functional import activity, clusters, diffusion, head_scores, retrieval, subspaces
+from lightning_featgeo.metrics.functional import activity, clusters, diffusion, retrieval, subspaces
+from lightning_featgeo.metrics.functional.head_scores import HeadScores, scores_of
 from lightning_featgeo.metrics.statistics.needs import statistic
 from lightning_featgeo.metrics.statistics.targets import TargetStatistics
 from lightning_featgeo.types import Tensor
@@ -21,7 +22,7 @@ class HeadStatistics(TargetStatistics):
     _voters: Any
 
     @statistic("bank", "head", "labels")
-    def head_scores(self) -> head_scores.HeadScores:
+    def head_scores(self) -> HeadScores:
         """(n,) each, of the head's outputs z for the bank's rows: ``.total`` ln Σ exp(z), ``.entropy`` of the softmax,
         and ``.margin``, the distance to the nearest decision boundary."""
         if not bool((self._bank.labels >= 0).any()):
@@ -29,15 +30,15 @@ class HeadStatistics(TargetStatistics):
         return self.head_scores_of_any
 
     @statistic("bank", "head")
-    def head_scores_of_any(self) -> head_scores.HeadScores:
+    def head_scores_of_any(self) -> HeadScores:
         """The same, whether or not rows have classes."""
         return self._head_scores(self._bank.rows)
 
-    def _head_scores(self, rows: Tensor) -> head_scores.HeadScores:
+    def _head_scores(self, rows: Tensor) -> HeadScores:
         weight, bias = self.head_outputs
         if weight.shape[1] != self.dim:
             raise Undefined(f"the head takes {weight.shape[1]} dimensions, the features have {self.dim}")
-        return head_scores.scores_of(rows, weight, bias)
+        return scores_of(rows, weight, bias)
 
     @statistic("bank")
     def diffusion(self) -> diffusion.Diffusion:

@@ -20,7 +20,7 @@ def begin(run: LightningRun, batch: Any, number: int) -> None:
         batch: as the step is given it.
         number: of the batch in its epoch; with the first one, it is seen whether anything before the head trains.
     """
-    if ("train", 0) not in run.watcher.shards:
+    if run.watcher.ranks.several and ("train", 0) not in run.watcher.shards:
         run.train_loader_starts(from_start=False)
     window = run.open_train_window()
     taken = window is not None and window.takes(f"{run.trainer.current_epoch}/{number}")

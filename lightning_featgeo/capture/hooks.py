@@ -27,14 +27,14 @@ class Hook:
         self.module, self.function, self.before, self.always = module, function, before, always
         self.is_attached = False
         self._handle: RemovableHandle | None = None
-        self._flags: tuple[bool, ...] = ()
+        self._place: _hooks.Place | None = None
 
     def attach(self, first: bool = False) -> None:
         """Hook the module; does nothing if it is hooked. ``first``: before the hooks that it has."""
         if self.is_attached:
             return
         self.is_attached = True
-        if self._handle is not None and _hooks.put_back(self.module, self._handle, self.function, self._flags, first):
+        if self._place is not None and self._place.put(self.function, self.module, self.before, first):
             return
         if self.before:
             self._handle = self.module.register_forward_pre_hook(self.function, with_kwargs=True, prepend=first)
@@ -42,10 +42,12 @@ class Hook:
             self._handle = self.module.register_forward_hook(
                 self.function, with_kwargs=True, prepend=first, always_call=self.always
             )
-        self._flags = _hooks.flags_of(self._handle)
+        self._place = _hooks.place_of(self._handle)
 
     def detach(self) -> None:
         """Unhook."""
-        if self._handle is not None and self.is_attached:
+        if self.is_attached and self._place is not None:
+            self._place.take()
+        elif self.is_attached and self._handle is not None:
             self._handle.remove()
         self.is_attached = False

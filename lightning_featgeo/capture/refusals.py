@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.capture.taps import display_name
 from lightning_featgeo.capture.widths import in_width, out_width
 from lightning_featgeo.errors import ConfigurationError
@@ -71,12 +72,14 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
     layers = [path for path in outermost if path != name and not path.startswith(name + ".")]
     hidden = [path for path in found if path != name]
     line = (layers or hidden or ["encoder"])[-1]
+    ways, last = "a fused loss or F.linear", ""
+    if _compat.compiles():
+        ways = "a fused loss, F.linear, or a step that torch.compile has compiled"
+        last = "\nOf a step that is compiled as a whole nothing is seen but what it returns: name that with features="
     return ConfigurationError(
-        f"the loss reads {name + '.weight'!r} itself (a fused loss, F.linear, or a step that torch.compile has "
-        f"compiled): the head {name!r} is never called, so nothing shows what goes into it. Watch the output of the "
-        "module before it. Paste:\n"
-        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output\n"
-        "Of a step that is compiled as a whole nothing is seen but what it returns: name that with features="
+        f"the loss reads {name + '.weight'!r} itself ({ways}): the head {name!r} is never called, so nothing shows "
+        "what goes into it. Watch the output of the module before it. Paste:\n"
+        f"  FeatureGeometryMonitor(layer={line!r})  # features = its output{last}"
     )
 
 

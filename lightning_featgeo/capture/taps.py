@@ -94,6 +94,7 @@ class FeatureTap:
         self._mixes, self._opened = False, 0  # whether rows were mixed in a batch, and batches so far
         self._pace = Pace()
         self._slot = Slot()
+        self._rests = True  # nothing was caught since it was last told to
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(
                 f"{self.name!r} is a TorchScript module, which takes no hook: watch the module around it with layer=, "
@@ -115,6 +116,9 @@ class FeatureTap:
 
     def rest(self) -> None:
         """No step runs: unhook, unless compiled code has seen the hook."""
+        if self._rests:
+            return
+        self._rests = True
         trained = [call for call in self._slot.calls if call.with_gradient]
         if trained:
             self.frozen = not any(call.needs_gradient for call in trained)
@@ -133,6 +137,7 @@ class FeatureTap:
             is_open: whether a call counts, asked at each one. None: all.
         """
         self.attach()
+        self._rests = False
         self._slot = Slot(budget=budget, pace=self._pace)
         self._slot.is_open = is_open or self._slot.is_open
         self._slot.searches = self._mixes or self._opened < mixing.FIRST or self._opened % mixing.EVERY == 0
@@ -157,6 +162,7 @@ class FeatureTap:
     def resume(self) -> None:
         """Go on catching behind what there is: the weights may be others now."""
         self._slot.state += 1
+        self._rests = False
         OPEN[self.key] = self._slot
 
     @property

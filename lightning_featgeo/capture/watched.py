@@ -49,8 +49,10 @@ class Watched:
     def scoring(self) -> Scoring:
         """What losses have told of the head's rows; an evaluation after a fit goes on with it."""
         for tap in self.of_head():
-            known = (one.scoring for one in (tap, *self._known) if one.module is tap.module and one.scoring is not None)
-            self._scoring = tap.scoring = next(known, self._scoring)
+            if tap.scoring is None:
+                known = (one.scoring for one in self._known if one.module is tap.module and one.scoring is not None)
+                tap.scoring = next(known, self._scoring)
+            self._scoring = tap.scoring
         return self._scoring
 
     def forget_scoring(self) -> None:

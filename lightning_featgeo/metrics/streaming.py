@@ -138,9 +138,11 @@ class Streaming(Mergeable):
             raise ValueError(f"targets had {self._target_width} columns in the first batch and have {width} now")
         if not rows.features.shape[0]:
             return
-        if not self._waiting.admits(rows):
+        admitted = self._waiting.admits(rows)
+        if not admitted:
             self.catch_up()
-        waits = self._begun and self._waiting.admits(rows)  # the same rows are added together in every window
+            admitted = self._waiting.admits(rows)
+        waits = self._begun and admitted  # the same rows are added together in every window
         if waits:
             rows = compact(rows) if owned or isinstance(rows, PlainRows) else copied(rows)
         self._waiting.add(rows)

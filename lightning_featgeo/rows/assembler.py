@@ -147,7 +147,7 @@ class RowAssembler:
         inputs = [p.inputs for p in pooled]
         if self.layouts.said.is_auto:
             for one, n in zip(found, inputs, strict=True):
-                refuse_parts(n, one.call, size, unknown=one.origin is None)
+                refuse_parts(n, one.call, size, one.origin is None, ranks.size)
         if self.layouts.is_flattened(inputs, size, labels):
             size, (labels, targets, groups) = self.layouts.once_a_sample(size, labels, targets, groups)
         targets = fitting(targets, size, self.labels.awaits_mixtures and self.role.trains and labels is not None)

@@ -192,7 +192,7 @@ def first_view(one: Chosen) -> Chosen | None:
     return replace(one, keep=keep if one.keep is None else keep & one.keep, view=0) if bool(keep.any()) else None
 
 
-def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False) -> None:
+def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False, processes: int = 1) -> None:
     """Features that are several a sample, and nobody knows what they are.
 
     Args:
@@ -200,6 +200,7 @@ def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False) -> N
         call: that brought them.
         size: samples in the batch.
         unknown: whether nothing shows whose rows they are, though what entered was seen.
+        processes: that train together: rows may be those of all of them.
 
     Raises:
         ConfigurationError: with the lines that say what they are.
@@ -210,6 +211,10 @@ def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False) -> N
         return
     k = inputs // size
     came = f"{size} samples entered the network" if entered == size else f"the batch has {size} samples"
+    all_of_them = (
+        f"\nIf the rows of all {k} processes are put together for the head (all_gather), none of these lines is right: "
+        "name the layer before that with layer="
+    )
     raise ConfigurationError(
         f"{came} and {inputs} rows of features came out: {k} a sample, which may be regions, frames, windows or "
         f"tokens of it, or views made on the way. Say which:\n"
@@ -217,4 +222,5 @@ def refuse_parts(inputs: int, call: Call, size: int, unknown: bool = False) -> N
         f"  FeatureGeometryMonitor(views='b v')  # {k} views of a sample next to each other\n"
         f"  FeatureGeometryMonitor(views=None)  # parts: each row counts by itself, without a label\n"
         f"or watch a layer that keeps a sample's parts on an axis of their own, with layer= and pool="
+        f"{all_of_them if k == processes else ''}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from lightning_featgeo.rows.batches import summarize
@@ -42,6 +44,17 @@ def labels_of(
         return torch.full_like(origin, UNLABELLED)
     known = (origin >= 0) & (origin < len(labels)) if bounded else origin >= 0
     return torch.where(known, labels[origin.clamp(0, len(labels) - 1)], UNLABELLED)
+
+
+def kind_of_matrix(matrix: Tensor) -> Literal["soft", "multi-label"] | None:
+    """Whether a matrix holds weights of classes, which add up to one, or marks of 0 and 1; None: neither."""
+    weights = matrix.float()
+    in_range = ((weights >= 0) & (weights <= 1 + ALMOST)).all() & (weights > 0).any()
+    if len(weights) == 0 or not bool(in_range):
+        return None  # a matrix of zeros says nothing yet
+    if bool(((weights.sum(dim=1) - 1).abs() < SUM_ALMOST).all()):
+        return "soft"
+    return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
 
 
 def repeats(labels: Tensor, ids: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.batches import Selector, beyond, find_labels, find_targets, select, summarize
-from lightning_featgeo.rows.label_rows import ALMOST, SUM_ALMOST, is_whole_type, mixtures_of, one_class, repeats
+from lightning_featgeo.rows.label_rows import is_whole_type, kind_of_matrix, mixtures_of, one_class, repeats
 from lightning_featgeo.rows.label_search import LABEL_KEYS, is_list_of_samples, label_parts
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
@@ -82,7 +82,7 @@ class LabelReader:
         matrix = self._matrix(batch)
         late = matrix is not None and self.kind == "classes" and self._find(batch) is None  # mixup that begins late
         if matrix is not None and (late or self.kind in (None, "soft", "multi-label")):
-            kind = self._kind_of(matrix) if late or self.kind is None else self.kind
+            kind = kind_of_matrix(matrix) if late or self.kind is None else self.kind
             if kind == "soft" or (kind == "multi-label" and not late):
                 self.kind = self.kind if late else kind
                 self.notes[
@@ -284,16 +284,6 @@ class LabelReader:
             if isinstance(v, torch.Tensor) and v.ndim == 2 and v.shape[1] == self.num_classes and not v.is_complex()
         ]
         return fitting[0] if len(fitting) == 1 else None
-
-    def _kind_of(self, matrix: Tensor) -> LabelKind | None:
-        """Looked at once: weights that add up to one, or marks of 0 and 1."""
-        weights = matrix.float()
-        in_range = ((weights >= 0) & (weights <= 1 + ALMOST)).all() & (weights > 0).any()
-        if len(weights) == 0 or not bool(in_range):
-            return None  # a matrix of zeros says nothing yet
-        if bool(((weights.sum(dim=1) - 1).abs() < SUM_ALMOST).all()):
-            return "soft"
-        return "multi-label" if bool(((weights == 0) | (weights == 1)).all()) else None
 
 
 def _place(batch: Any, part: Tensor) -> int:

@@ -28,6 +28,7 @@ class Remade:
         self._rows = self._batches = self._changes = 0
         self.grew = False  # whether the last batch had a label that none before had
         self._merges = False  # whether two labels of one batch became one class
+        self._makes_others = False  # whether a label is not the class that is scored
 
     @property
     def _is_shown(self) -> bool:
@@ -46,7 +47,7 @@ class Remade:
     @property
     def is_watched(self) -> bool:
         """Whether each batch is to be looked at: labels are not what is scored."""
-        return not self.varies and any(label != to for label, to in self._pairs.items())
+        return self._makes_others and not self.varies
 
     def learn(self, labels: Tensor, scored: Tensor) -> None:
         """From one batch, (n,) each, −1 where there is none: a label may be made to have no class."""
@@ -75,6 +76,7 @@ class Remade:
             self._pairs, self._rows, self._batches = {}, 0, 0
         self.grew = not set(fresh) <= set(self._pairs)
         self._pairs.update(fresh)
+        self._makes_others = any(label != to for label, to in self._pairs.items())
         self._rows += int(there.sum())
         self._batches += 1
 
@@ -85,6 +87,7 @@ class Remade:
             for label, to in (table or {}).items():
                 varies = varies or pairs.setdefault(label, to) != to
         self.varies, self._pairs = varies, pairs or self._pairs
+        self._makes_others = any(label != to for label, to in self._pairs.items())
         self._rows, self._batches = max(self._rows, REPEATS * len(pairs)), max(self._batches, REPEATS if pairs else 0)
 
     def of(self, labels: Tensor, are_classes: bool | None) -> Tensor:

@@ -19,7 +19,8 @@ from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.assembler import RowAssembler
-from lightning_featgeo.rows.batches import find_groups, find_mask, summarize
+from lightning_featgeo.rows.batches import find_groups, find_mask, select, summarize
+from lightning_featgeo.rows.label_rows import kind_of_matrix
 from lightning_featgeo.rows.labels import LabelReader
 from lightning_featgeo.rows.role import Role
 from lightning_featgeo.watch.plan import WindowPlan
@@ -111,6 +112,15 @@ def _may_be_labels(batch: Any) -> bool:
     return len(whole) > (0 if tree.is_mapping(batch) else 1)
 
 
+def _may_be_weights(settings: WatchSettings, batch: Any) -> bool:
+    """Whether a matrix could be soft labels of as many classes as the head has, which is still to be found."""
+    named = settings.labels is not None and settings.labels != "auto"
+    found = [select(batch, settings.labels, "labels")] if named else [x for _, x in tree.tensors(batch)]
+    tables = [x for x in found if isinstance(x, torch.Tensor) and x.layout is torch.strided and not x.is_nested]
+    kinds = [kind_of_matrix(x) for x in tables if x.ndim == 2 and x.shape[1] > 1 and not x.is_complex()]
+    return "soft" in kinds or (named and "multi-label" in kinds)
+
+
 def served_signals(settings: WatchSettings) -> tuple[str, ...]:
     """Signals whose reference a window is, where one of these settings is named as the reference."""
     return PRESETS["classifier"] if settings.signals == "auto" else settings.asked
@@ -194,6 +204,12 @@ def check_batch(settings: WatchSettings, batch: Any, stated: int | None, sources
     find_groups(batch, settings.groups)
     asked = named_signals(settings.signals)
     waits = sources.scouting and settings.labels == "auto" and targets is None and _may_be_labels(batch)
+    waits = waits or (
+        sources.scouting
+        and class_count(settings, stated, sources, None) is None
+        and labels is None
+        and _may_be_weights(settings, batch)
+    )
     for lack, missing, what in (
         ("targets", targets is None, "regression targets"),
         ("labels", labels is None, "class labels"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lightning_featgeo import _compat
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Gap, Note, NoteKind
 from lightning_featgeo.history.record import Record
@@ -265,9 +266,10 @@ def _did_not_run(path: str, plan: WindowPlan, instead: Sequence[str]) -> str:
             f"{told}; {ran} did. Paste FeatureGeometryMonitor(layer={instead[-1]!r}) to watch what runs there, or "
             f"FeatureGeometryMonitor(stages={stages}) to watch {other}"
         )
-    return told + (
-        ". If the model was compiled and called before fit, compile it anew; if this stage uses another part of the "
-        "model, name a layer that runs in it, or watch the training: stages=('train', 'val')"
+    compiled = " If the model was compiled and called before fit, compile it anew." if _compat.compiles() else ""
+    return (
+        f"{told}.{compiled} If this stage uses another part of the model, name a layer that runs in it, or watch the "
+        "training: stages=('train', 'val')"
     )
 
 

@@ -55,6 +55,39 @@ def test_labels_of_one_class_in_any_form_are_that_class(labels: Tensor, plain: R
     assert found.counts == plain.counts
 
 
+class Two(Quiet):
+    """Two layers that could be the head: only the loss shows which one it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = torch.nn.Linear(64, 10)
+        self.first = torch.nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.parametrize("given", ["auto", 1])
+@pytest.mark.parametrize("labels", [0.9 * EYE + 0.01, EYE.float()], ids=["smoothed", "one-hot floats"])
+def test_soft_labels_wait_for_the_head_that_says_how_many_classes_there_are(labels: Tensor, given: Any) -> None:
+    found = []
+    for target in (Y, labels):
+        loader = DataLoader(TensorDataset(X, target), 64)
+        monitor = FeatureGeometryMonitor(signals=SIGNALS, labels=given, on_error="raise")
+        trainer(monitor, max_epochs=1).fit(Two(), loader, loader)
+        found.append(monitor.history.records[-1].values)
+    assert found[0] == found[1]
+    assert {"nc1", "knn_accuracy"} <= found[0].keys()
+
+
+@pytest.mark.parametrize("table", [2 * torch.rand(400, 10), torch.zeros(400, 10)], ids=["numbers", "zeros"])
+def test_tables_that_are_no_soft_labels_are_still_refused(table: Tensor) -> None:
+    loader = DataLoader(TensorDataset(X, table), 64)
+    with pytest.raises(ConfigurationError, match="need class labels and the batch has none"):
+        trainer(FeatureGeometryMonitor(signals=SIGNALS), max_epochs=1).fit(Two(), loader, loader)
+
+
 def test_mixtures_are_left_out_of_class_signals_and_counted() -> None:
     mixed = torch.arange(400) % 4 == 0
     soft = torch.where(mixed[:, None], 0.7 * EYE + 0.3 * EYE.roll(1, 1), EYE.float())

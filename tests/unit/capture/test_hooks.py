@@ -73,7 +73,7 @@ def test_a_module_that_got_new_dicts_is_hooked_anew(before: bool) -> None:
 
 
 def test_where_torch_keeps_hooks_otherwise_they_are_registered_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_hooks, "flags_of", lambda handle: ())
+    monkeypatch.setattr(_hooks, "place_of", lambda handle: None)
     module, hook, seen = seen_by(before=True)
     for _ in range(3):
         hook.attach()

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, relu
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo import FeatureGeometryMonitor, Windows
 from lightning_featgeo.metrics.catalog import PRESETS
 
 try:
@@ -37,6 +37,9 @@ try:
     _DEFAULT_CALLBACK_REGISTRY.clear()
 except ImportError:
     RankMe = OnlineKNN = None
+
+
+BESIDE = Windows(close="background")
 
 
 class Block(nn.Module):
@@ -182,6 +185,8 @@ def compare(
             ("plain", [], data),
             ("with the monitor", [monitor], data),
             ("with the monitor on training rows too", [FeatureGeometryMonitor(stages=("train", "val"))], data),
+            ("with the monitor, beside training", [FeatureGeometryMonitor(windows=BESIDE)], data),
+            ("with both, beside training", [FeatureGeometryMonitor(stages=("train", "val"), windows=BESIDE)], data),
             ("with RankMe and OnlineKNN", peers(d, kept), [Batches(loader) for loader in data]),
         ):
             if case.startswith("with RankMe") and not callbacks:

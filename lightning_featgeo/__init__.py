@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from lightning_featgeo.alarms import ChangePoint, Decline, Drop, GeneralizationGap, Peak, Plateau, Rule, Threshold
     from lightning_featgeo.callbacks import FeatureGeometryMonitor, GeometryAlarm, GeometryEarlyStopping
     from lightning_featgeo.callbacks.probe_sets import ProbeSet
-    from lightning_featgeo.callbacks.settings import Display, Windows
+    from lightning_featgeo.callbacks.settings import Display
+    from lightning_featgeo.callbacks.windows import Windows
     from lightning_featgeo.errors import ConfigurationError, FeatureGeometryWarning
     from lightning_featgeo.history.history import History
     from lightning_featgeo.metrics import GeometryMetric
@@ -67,7 +68,7 @@ _MODULES = {
     "Rule": "alarms",
     "Threshold": "alarms",
     "Tokens": "rows.pooling",
-    "Windows": "callbacks.settings",
+    "Windows": "callbacks.windows",
     "catalog": "metrics.document",
 }
 

@@ -23,6 +23,7 @@ from lightning_featgeo.history.layouts import Layout
 from lightning_featgeo.history.logged import Logged
 from lightning_featgeo.history.record import Record, checked_event, checked_record, plain_gap, read_gap
 from lightning_featgeo.metrics.earlier import NOTHING, Earlier
+from lightning_featgeo.watch import pending
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.samplers import stateful
 from lightning_featgeo.watch.watcher import Watcher
@@ -50,12 +51,19 @@ class Saved:
     classes: int | None = None
     earlier: dict[str, Earlier] = field(default_factory=dict)
     open: dict[str, Any] | None = None
+    pending: list[dict[str, Any]] = field(default_factory=list)  # windows that were being computed
 
     def earlier_of(self, plan: WindowPlan, index: int) -> Earlier:
         """What a layer's next window is compared with; where nothing was kept of earlier ones, it is told so."""
         found = self.earlier.get(f"{plan.stage}/{plan.number}/{index}", NOTHING)
         is_late = "first" not in found.rows and any(record.stage == plan.name for record in self.records)
         return replace(found, is_late=True) if is_late else found
+
+    def add_earlier(self, window: Window) -> None:
+        """A window was closed since: the next one is compared with it."""
+        for index, part in enumerate(window.layers):
+            if part.metric.earlier is not NOTHING:
+                self.earlier[_name(window, index)] = part.metric.earlier
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> Saved | None:
@@ -107,6 +115,7 @@ class Saved:
         return cls(
             windows, records, events, metrics, layouts, layers, bool(state.get("outputs", False)), dims,
             known[0] if known else None, dict(pairs), optional(state.get("open"), mapping) if layers else None,
+            [mapping(one) for one in items(state.get("pending", []))] if layers else [],
         )  # fmt: skip
 
     def check(self, layers: list[str], dims: list[int | None], classes: int | None) -> None:
@@ -126,6 +135,10 @@ class Saved:
             raise ConfigurationError(
                 f"the checkpoint's curves are of {self.classes} classes, this run's of {classes}. {_WAY_OUT}"
             )
+
+
+def _name(window: Window, index: int) -> str:
+    return f"{window.plan.stage}/{window.plan.number}/{index}"
 
 
 def _record(given: Any) -> Record:
@@ -192,6 +205,8 @@ def state_of(run: Any) -> dict[str, Any]:
         window = run.open_train_window()
         if window is not None:
             found["open"] = open_state(run.trainer, run.watcher, window)
+        if run.background is not None:
+            found["pending"] = [pending.state_of(job) for job in run.background.jobs]
     return found
 
 
@@ -213,7 +228,7 @@ def run_state(watcher: Watcher) -> dict[str, Any]:
     for window in watcher.windows.values():
         for index, part in enumerate(window.layers):
             if part.metric.earlier is not NOTHING:
-                earlier[f"{window.plan.stage}/{window.plan.number}/{index}"] = part.metric.earlier.state()
+                earlier[_name(window, index)] = part.metric.earlier.state()
     return {
         "layers": watcher.paths,
         "outputs": watcher.sources.watched.outputs,

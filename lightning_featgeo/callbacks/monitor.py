@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import checkpointing, embedding_stages, stock_monitors, words
+from lightning_featgeo.callbacks import checkpointing, closing, embedding_stages, stock_monitors, words
 from lightning_featgeo.callbacks.checkpointing import Saved
 from lightning_featgeo.callbacks.first_batches import check
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
@@ -96,6 +96,7 @@ class FeatureGeometryMonitor(TrainingHooks):
         stock_monitors.check_names(trainer)
         if self._run is not None:
             self._run.try_out()
+            closing.go_on(self._run)
             checkpointing.go_on(self._run)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> LightningRun:
@@ -147,6 +148,7 @@ class FeatureGeometryMonitor(TrainingHooks):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unhook also when the run dies; the history is on disk already. A checkpoint may still be written."""
         if self._run is not None and self._run.fits and self._run.trainer is trainer:
+            closing.publish_alone(self._run)
             self.history.end(f"died of {explain(exception)}"[:500])
         self.teardown(trainer, pl_module, "exception")
 

@@ -6,11 +6,10 @@ Catching, streaming, closing and announcing are done by ``watch.watcher``; the c
 from __future__ import annotations
 
 import functools
-import time
 from typing import Any
 
 from lightning_featgeo import _compat
-from lightning_featgeo.callbacks import embedding_stages, own_metrics, plans, publishing, stock_monitors, words
+from lightning_featgeo.callbacks import closing, embedding_stages, own_metrics, plans, publishing, stock_monitors, words
 from lightning_featgeo.callbacks import trainer as lightning
 from lightning_featgeo.callbacks.anchoring import Anchors
 from lightning_featgeo.callbacks.checkpointing import Saved
@@ -18,7 +17,7 @@ from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.probe_windows import STAGE, ProbeSets, check_order
 from lightning_featgeo.callbacks.settings import MonitorSettings
-from lightning_featgeo.callbacks.stoppers import UNWATCHED, Stoppers
+from lightning_featgeo.callbacks.stoppers import Stoppers
 from lightning_featgeo.capture.sources import Sources
 from lightning_featgeo.capture.taps import FeatureTap
 from lightning_featgeo.capture.widths import known_class_count
@@ -28,6 +27,7 @@ from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows.batches import inputs_of
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.announcement import say
+from lightning_featgeo.watch.background import Background
 from lightning_featgeo.watch.layers import class_count
 from lightning_featgeo.watch.plan import WindowPlan
 from lightning_featgeo.watch.watcher import Watcher
@@ -69,6 +69,7 @@ class LightningRun:
         )
         self.guard, self.phase = self.watcher.guard, self.watcher.phase
         self.watcher.make_layers = functools.partial(plans.layers_of, self)
+        self.background = Background(self.watcher) if self.fits and settings.windows.close == "background" else None
         self.probe_sets = ProbeSets(self, settings.probe_sets or {})
         self.watcher.on_announcement = functools.partial(words.announcement, self)
         self.stoppers = Stoppers(trainer, self.guard)
@@ -278,15 +279,12 @@ class LightningRun:
         self._uncharged = 0.0
         epoch, step = lightning.fractional_epoch(self.trainer), int(self.trainer.global_step)
         lightning.fail_if_cut(windows, self.trainer, stage)
+        if self.background is not None:
+            closing.begin(self, stage, first_number, epoch, step)
+            return len(windows)
         reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         closed = self.watcher.close(windows, first_number, epoch, step, reference)
-        begin = time.perf_counter()
-        judged = self.stoppers.judge(closed) if self.stoppers.stoppers else [UNWATCHED] * len(closed)
-        for one, (due, state) in zip(closed, judged, strict=True):
-            self.publisher.publish(self.pl_module, one, inside_epoch, due, state)
-        if self.display.sinks:
-            self.display.finish_windows([window.plan.name for window in windows])
-        self._uncharged = time.perf_counter() - begin
+        self._uncharged = closing.publish(self, windows, closed, inside_epoch)
         return len(windows)
 
     def keep_metrics(self, epoch: float) -> None:
@@ -297,4 +295,6 @@ class LightningRun:
         """Show what is left to show, and unhook everything."""
         with self.guard.around("showing the last window"):
             self.display.close(self.history.path, report=self.fits)
+        if self.background is not None:
+            self.background.finish()
         self.watcher.sources.remove()

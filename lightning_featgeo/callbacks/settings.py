@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_featgeo.callbacks.probe_sets import ProbeSet, named
+from lightning_featgeo.callbacks.windows import USUAL_WINDOWS, Windows
 from lightning_featgeo.capture.names import segment, unique_segments
 from lightning_featgeo.capture.step_outputs import FeaturesFrom
 from lightning_featgeo.errors import ConfigurationError, near_misses
-from lightning_featgeo.metrics.catalog import CATALOG, named_signals
+from lightning_featgeo.metrics.catalog import CATALOG, SHIPPED, named_signals
 from lightning_featgeo.rows.batches import Selector
-from lightning_featgeo.watch.feature_files import check_path
 from lightning_featgeo.watch.layouts import MOST_ROWS
-from lightning_featgeo.watch.settings import WatchSettings, check_between, check_whole
+from lightning_featgeo.watch.settings import WatchSettings, check_between
 
 MEDIA = ("first", "all", "none")
 FILES = (True, False, "history")
@@ -81,73 +79,6 @@ USUAL_DISPLAY = Display()
 
 
 @dataclass(frozen=True)
-class Windows:
-    """How often windows are made, of how much of training, and what they are compared with over time.
-
-    ``FeatureGeometryMonitor(windows=Windows(every_n_epochs=5))``.
-
-    Args:
-        every_n_epochs: a window every so many epochs.
-        every_n_train_steps: training windows of so many optimiser steps instead of epochs; of so many batches where
-            several processes optimise by hand (``automatic_optimization = False``), as they may step differently.
-        every_n_batches: of a training window's batches, the first and one in so many of the others are watched, chosen
-            by a hash: the rest costs next to nothing. Validation is always watched whole.
-        best: name of the metric, as the run logs it ("val_loss"), that tells which window was the best so far: signals
-            whose names end in ``_best`` compare with it.
-        best_mode: "min" or "max": whether the lowest or the highest value is best.
-        anchor: what signals whose names end in ``_anchor`` compare the first validation loader's windows with (of
-            training, where there is no validation): a file of features (``.npz``, ``.npy``, ``.pt``), a checkpoint of
-            another run (``.ckpt``), a model that is not trained, or a function ``batch -> (samples, e) features``. A
-            model is called as a probe set's is, on the same batches, at a price of its own. By name of the window:
-            ``{"val": "old_index.npz", "clean": teacher}``.
-
-    Raises:
-        ConfigurationError: if a number is below 1 or not whole, or the anchor is no such thing.
-    """
-
-    every_n_epochs: int = 1
-    every_n_train_steps: int | None = None
-    every_n_batches: int = 1
-    best: str | None = None
-    best_mode: Literal["min", "max"] = "min"
-    anchor: Any = None
-
-    def __post_init__(self) -> None:
-        numbers = ("every_n_epochs", "every_n_train_steps", "every_n_batches")
-        given = {**{name: getattr(self, name) for name in numbers}, numbers[1]: self.every_n_train_steps or 1}
-        check_whole(**given)
-        if None in given.values() or self.every_n_train_steps == 0 or min(given.values()) < 1:
-            raise ConfigurationError("every_n_epochs, every_n_train_steps and every_n_batches must be at least 1")
-        if self.best_mode not in ("min", "max"):
-            raise ConfigurationError(f'Windows(best_mode={self.best_mode!r}): choose "min" or "max"')
-        self._check_anchors()
-
-    @property
-    def anchors(self) -> dict[str | None, Any]:
-        """By name of the window: the path of a file, a model or a function; None: of the first loader."""
-        if self.anchor is None:
-            return {}
-        given = self.anchor if isinstance(self.anchor, Mapping) else {None: self.anchor}
-        return {
-            None if name is None else segment(str(name)): Path(one) if isinstance(one, (str, os.PathLike)) else one
-            for name, one in given.items()
-        }
-
-    def _check_anchors(self) -> None:
-        for one in self.anchors.values():
-            if isinstance(one, Path):
-                check_path(one)
-            elif not callable(one):
-                raise ConfigurationError(
-                    f'Windows(anchor={type(one).__name__}): give the path of a file, as in anchor="features.npz", a '
-                    "model, or a function of the batch"
-                )
-
-
-USUAL_WINDOWS = Windows()
-
-
-@dataclass(frozen=True)
 class MonitorSettings(WatchSettings):
     """What the monitor was asked to do, checked when it is built.
 
@@ -196,6 +127,7 @@ class MonitorSettings(WatchSettings):
             )
         self._check_reference(list(self._check_probe_sets(loaders)))
         self._check_compared_over_time()
+        self._check_background()
         self._check_headline()
         if self.layer is not None and self.features is not None:
             raise ConfigurationError("give layer= or features=, not both: each says where the features come from")
@@ -207,6 +139,20 @@ class MonitorSettings(WatchSettings):
                 f"every_n_batches={one_in} leaves out batches of training windows, and there are none: "
                 'add "train" to stages=. Validation is always watched whole'
             )
+
+    def _check_background(self) -> None:
+        """Beside training nothing can be computed that reads what training changes, or runs code of the user's."""
+        own = [name for name in self.asked if name not in SHIPPED]
+        for given, what in (
+            (self.reference is not None, "reference="), (self.probe_sets, "probe_sets="),
+            (self.windows.best, "Windows(best=…)"), (self.windows.anchors, "Windows(anchor=…)"),
+            (own, f"signals of your own ({', '.join(own)}), which may use random numbers that training draws"),
+        ):  # fmt: skip
+            if given and self.windows.close == "background":
+                raise ConfigurationError(
+                    f'Windows(close="background") computes windows beside training, and not together with {what}: '
+                    "leave out one of the two"
+                )
 
     def _check_compared_over_time(self) -> None:
         named = named_signals(self.signals)

@@ -60,16 +60,31 @@ def check_names(trainer: Trainer) -> None:
                     f"two FeatureGeometryMonitors would both log {name!r}, and Lightning would average them; watch "
                     'several layers with one monitor: FeatureGeometryMonitor(layer=["a", "b"])'
                 )
+    late = {name for ours in callbacks if _computes_beside(ours) for name in ours.known_geometry_names()}
     not_set_up = trainer.val_dataloaders is None and trainer.enable_validation
     for watcher, name in watchers(trainer):
         of_a_loader = re.sub(r"^(featgeo\w*)/(?!train/)[^/]+/", r"\1/val/", name) if not_set_up else name
-        if name not in known and of_a_loader not in known:
-            who = type(getattr(watcher, "scheduler", watcher)).__name__
+        if {name, of_a_loader} & late and not hasattr(watcher, "geometry_names"):
             raise ConfigurationError(
-                f"{who}(monitor={name!r}) watches a name that this run never logs.{near_misses(name, list(known))} "
-                "Change monitor=…, or add the signal to FeatureGeometryMonitor(signals=[…]) "
-                "and its stage to stages=(…)"
+                f"{_called(watcher)}(monitor={name!r}) looks when a window has closed, and with "
+                'Windows(close="background") there is no value yet: leave out close=, or monitor another metric'
             )
+        if name not in known and of_a_loader not in known:
+            raise ConfigurationError(
+                f"{_called(watcher)}(monitor={name!r}) watches a name that this run never logs."
+                f"{near_misses(name, list(known))} Change monitor=…, or add the signal to "
+                "FeatureGeometryMonitor(signals=[…]) and its stage to stages=(…)"
+            )
+
+
+def _computes_beside(callback: Any) -> bool:
+    """Whether this is a monitor whose values come later than others look."""
+    windows = getattr(getattr(callback, "settings", None), "windows", None)
+    return getattr(windows, "close", "") == "background" and hasattr(callback, "known_geometry_names")
+
+
+def _called(watcher: Any) -> str:
+    return type(getattr(watcher, "scheduler", watcher)).__name__
 
 
 def let_gaps_pass(trainer: Trainer) -> list[Callable[[], None]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from lightning_featgeo.callbacks import checkpointing, train_batches
+from lightning_featgeo.callbacks import checkpointing, closing, train_batches
 from lightning_featgeo.callbacks.first_batches import check
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
 from lightning_featgeo.callbacks.run import LightningRun
@@ -39,6 +39,8 @@ class TrainingHooks(Callback):
         run = self._run
         if run is None:
             return
+        if run.background is not None:
+            closing.publish_computed(run)
         check(run, "train", 0, batch)
         if not run.is_open("train") and (self.settings.windows.every_n_train_steps is not None or batch_idx == 0):
             run.open_if_due("train")  # after a resume, Lightning may leave out on_train_epoch_start
@@ -75,6 +77,11 @@ class TrainingHooks(Callback):
         run.phase.trained, run.phase.moment = True, run.phase.moment + 1
         if steps is not None and run.is_open("train") and run.steps_open() >= steps:
             self._close("train", inside_epoch=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is still being computed is waited for."""
+        if self._run is not None:
+            closing.publish_computed(self._run, wait=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the epoch's training window."""

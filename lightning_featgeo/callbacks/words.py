@@ -22,6 +22,7 @@ def announcement(run: Any, window: Window) -> Announcement:
         name=lightning.run_name(run.trainer), doing=str(run.trainer.state.fn.value),
     )  # fmt: skip
     told.more = {"alarms": [str(name) for stopper in run.stoppers.stoppers for name in stopper.watched]}
+    told.copies = run.background is not None
     run.display.describe(told.header)
     return told
 

@@ -12,6 +12,7 @@ import torch
 from lightning_featgeo._autograd import axis_of, saved, shape
 from lightning_featgeo.capture.takes import (
     PUTS,
+    adds_up,
     hides_rows,
     of_whole_rows,
     permuted,
@@ -136,7 +137,7 @@ def taken_rows(node: Any) -> Taken | None:
             if found is not None:
                 return Taken(None) if _is_taken_of_taken(node) else found
         inputs = [child for child, _ in node.next_functions if child is not None]
-        if len(inputs) != 1:
+        if len(inputs) != 1 or adds_up(node):
             return None
         if _fills_rows(node, inputs[0]):
             index = put_rows(node)

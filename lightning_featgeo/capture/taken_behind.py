@@ -17,7 +17,7 @@ import torch
 from lightning_featgeo import _compat
 from lightning_featgeo._autograd import axis, behind, is_made_in_python, saved, shape
 from lightning_featgeo.capture.reordering import Taken, is_a_take, taken_by
-from lightning_featgeo.capture.takes import puts_along_rows
+from lightning_featgeo.capture.takes import adds_up, puts_along_rows
 from lightning_featgeo.types import Tensor
 
 _NODES = 1000  # that are looked through
@@ -173,7 +173,7 @@ def _is_the_same(index: Tensor, other: Tensor | None) -> bool:
 def moves_all(node: Any, rows: int) -> bool:
     """Whether a node took or put all rows of features, in some order."""
     if puts_along_rows(node) and node.next_functions[0][0] is None:
-        return True
+        return not adds_up(node)
     if node.name().startswith("MmBackward"):
         return taken_by(node) is not None
     if not is_a_take(node):

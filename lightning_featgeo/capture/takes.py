@@ -12,6 +12,7 @@ from lightning_featgeo.types import Tensor
 
 _MOST_PERMUTED = 4096  # rows of a batch; a larger matrix is a graph's, and would be read for nothing
 PUTS = re.compile(r"^(IndexPut|IndexCopy|IndexAdd|Scatter|ScatterAdd)\w*Backward")
+_SUMS = re.compile(r"^(IndexAdd|IndexReduce|ScatterAdd|ScatterReduce)\w*Backward")
 
 
 def puts_along_rows(node: Any) -> bool:
@@ -27,6 +28,12 @@ def puts_along_rows(node: Any) -> bool:
             and not any(one is not None for one in indices[1:])
         )
     return saved(node, "dim") == 0
+
+
+def adds_up(node: Any) -> bool:
+    """Whether a node adds up so many rows into others, as messages of a graph are at its nodes: no order of rows."""
+    index = saved(node, "index") if _SUMS.match(node.name()) else None
+    return isinstance(index, Tensor) and index.ndim > 0 and shape(node)[:1] != (len(index),)
 
 
 def put_rows(node: Any) -> Tensor | None:

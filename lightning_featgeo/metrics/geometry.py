@@ -117,7 +117,8 @@ class GeometryMetric(Streaming):
         return self._owner_says[0]
 
     @property
-    def _head(self) -> torch.nn.Module | None:
+    def head(self) -> torch.nn.Module | None:
+        """The classifier."""
         return self._owner_says[1]
 
     def use_head(self, head: torch.nn.Module | None) -> None:
@@ -189,7 +190,7 @@ class GeometryMetric(Streaming):
         other = None if reference is None else reference._statistics()
         if reference is not None and other is None:
             no_reference = "the reference has seen no rows"
-        head = self._head
+        head = self.head
         if head is not None and any("head" in row.requires for row in self.chosen):
             head = whole_head(head, self.policy.head_root)
         statistics = self._statistics(other, no_reference, head)
@@ -231,7 +232,7 @@ class GeometryMetric(Streaming):
             self.neighbors.k,
             self.neighbors.knn_k,
             self.neighbors.knn_t,
-            self._head if head is None else head,
+            self.head if head is None else head,
             int(self._counters["seen"]),
             frozenset(need for row in self.chosen for need in row.needs),
             reference,

@@ -94,7 +94,7 @@ class Mergeable(Metric):
         dim, agreed = known[0]
         if any(mine != (dim, agreed) for mine in known):
             raise RankFailure(f"ranks watch different things: {'; '.join(dict.fromkeys(map(str, known)))}")
-        target = self._twin() if keep else self
+        target = self.twin() if keep else self
         ranks.attempt(lambda: target._rebuild({"dim": dim, "settings": agreed}) if self.dim is None else None)
         for name in sorted(target.accumulators):
             accumulator = target.accumulators[name]
@@ -106,10 +106,11 @@ class Mergeable(Metric):
             counter.fill_(max(values) if name == "largest_label" else sum(values))
         return target
 
-    def _twin(self: M) -> M:
-        """A metric of the same settings that shares no state tensor which merging replaces."""
-        twin = copy.copy(self)
-        twin.__dict__["_modules"] = {"accumulators": torch.nn.ModuleDict(dict(self.accumulators))}
+    def twin(self: M, owned: bool = False) -> M:
+        """A metric of the same settings that shares no state tensor which merging replaces; ``owned``: none at all."""
+        twin, made = copy.copy(self), dict(self.accumulators)
+        made = copy.deepcopy(made) if owned else made
+        twin.__dict__["_modules"] = {"accumulators": torch.nn.ModuleDict(made)}
         twin._waiting = Waiting(self._waiting.limit)
         twin._counters = {name: counter.clone() for name, counter in self._counters.items()}
         return twin
@@ -166,6 +167,10 @@ class Mergeable(Metric):
         """Take rows from outside of the run, which this window's are compared with; None: there are none, and why."""
         self._earlier = self._earlier.anchored(kept, why_not)
         self._latest = None if self._latest is None else self._latest.anchored(kept, why_not)
+
+    def go_on_from(self, computed: Mergeable) -> None:
+        """The window before was computed by another metric (see ``snapshot``): the next one is compared with it."""
+        self._earlier, self._latest = computed._latest or computed._earlier, None
 
     def last_was_best(self) -> None:
         """The window that was computed last is the best so far: later ones are compared with it, too."""

@@ -223,7 +223,7 @@ class Streaming(Mergeable):
 
     @property
     @abstractmethod
-    def _head(self) -> torch.nn.Module | None:
+    def head(self) -> torch.nn.Module | None:
         """The classifier."""
 
     @abstractmethod
@@ -250,7 +250,7 @@ class Streaming(Mergeable):
         if asked is None:
             unknown = "labels" in here and "classes" not in here and rows.label.numel() > 0
             largest = int(rows.label.max()) if unknown else None
-            name, why = choose_preset(missing, "tokens" in present, self._head is not None, largest)
+            name, why = choose_preset(missing, "tokens" in present, self.head is not None, largest)
             also = tuple(one for one in self.policy.also if one not in PRESETS[name])
             asked, self.preset, self._named = (*PRESETS[name], *also), f"{name}: {why}", self._named | set(also)
         tolerated = self.policy.tolerated or frozenset()

@@ -92,6 +92,7 @@ class Announcement:
         self.memory_bytes = sum(part.metric.memory_bytes for part in window.layers) + held
         self.name, self.doing = name, doing
         self.more: dict[str, Any] = {}  # that only an engine knows
+        self.copies = False  # whether closed windows are computed beside training
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -142,6 +143,8 @@ class Announcement:
         if self.held:
             parts.append(f"{mebibytes(self.held)} for the reference")
         parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")
+        if self.copies:
+            parts.append(f"{mebibytes(sum(m.memory_bytes for m in metrics))} for a copy, computed beside training")
         if self.ranks > 1:
             merging = max(m.sync_bytes(self.ranks, bool(self.window.plan.serves)) for m in metrics) + 2 * self.held
             parts.append(f"per process ({self.ranks} processes); {mebibytes(merging)} more while they merge")

@@ -30,16 +30,16 @@ class Price:
             windows: of one stage.
             closed: what came of them.
         """
-        if self._said or not windows or not closed:
+        records = {(one.record.stage, one.record.window): one.record.seconds for one in closed}
+        streaming, total = sum(window.seconds for window in windows), sum(records.values())
+        if self._said or not windows or total < WORTH_SAYING:
             return None
         stage, now = windows[0].plan.stage, time.perf_counter()
         before, self._closed[stage] = self._closed.get(stage), now
         if before is None:  # the first one also sets things up
             return None
-        records = {(one.record.stage, one.record.window): one.record.seconds for one in closed}
-        streaming, total = sum(window.seconds for window in windows), sum(records.values())
         share = total / max(now - before, 1e-9)
-        if total < WORTH_SAYING or share < MUCH:
+        if share < MUCH:
             return None
         self._said = True
         rows = 2 * streaming > total
@@ -56,6 +56,8 @@ def _ways(windows: Sequence[Window], rows: bool) -> list[str]:
         ways.append(f"windows=Windows(every_n_batches={8 * windows[0].plan.every_n_batches}) watches fewer batches")
     if not rows and any(_searches_much(window) for window in windows):
         ways.append(f"neighbors=Neighbors(bank_size={FEWER_ROWS}) searches neighbours among fewer rows")
+    if not rows and windows[0].plan.reference is None:
+        ways.append('windows=Windows(close="background") computes them beside training')
     return [
         *ways,
         "signals=[…] with fewer names computes less",

@@ -114,6 +114,17 @@ class SampleIds:
                     self._known[number] = str(name)[:LONGEST]
         self._waiting.clear()
 
+    def snapshot(self, ranks: Ranks) -> SampleIds:
+        """These of all ranks as they are now, in memory of their own. A collective."""
+        try:
+            self._settle(ranks)
+        except Exception as error:  # before the collective below: other ranks wait there
+            self._fail(error)
+        made = SampleIds(self.key)
+        for theirs in ranks.gather(dict(self._known)):
+            made._known |= theirs
+        return made
+
     def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
         """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""
         try:

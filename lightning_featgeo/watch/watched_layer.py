@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_featgeo.distributed.ranks import RankFailure, Ranks
@@ -15,6 +16,7 @@ from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS
 from lightning_featgeo.metrics.functional.votes import VOTE_TEMPERATURE
 from lightning_featgeo.metrics.geometry import GeometryMetric
 from lightning_featgeo.metrics.results import WindowResult
+from lightning_featgeo.metrics.snapshot import snapshot
 from lightning_featgeo.rows.assembler import RowAssembler
 from lightning_featgeo.rows.calls import Call
 from lightning_featgeo.types import Tensor
@@ -110,6 +112,21 @@ class WatchedLayer:
             if piece.may_hold_first_view or self.metric.reads_views:
                 self.metric.update_rows(piece.given, made.present)
         return made.samples
+
+    def snapshot(self, ranks: Ranks) -> WatchedLayer:
+        """This layer's share of the window as it is now, in memory of its own; all ranks must call it."""
+        made = copy.copy(self.assembler)
+        made.notes, made.evidence = dict(made.notes), copy.copy(made.evidence)
+        failed, metric = self.failed, self.metric
+        try:
+            if failed is None or ranks.several:
+                metric = snapshot(self.metric, ranks, self.failed)
+        except RankFailure as failure:
+            failed = failure.gap
+        copied = replace(self, assembler=made, metric=metric, failed=failed, noted=set(self.noted))
+        self.new_notes()  # the copy will say them
+        self.ran = False
+        return copied
 
     def result(self, compared: Compared, ranks: Ranks, last: bool, if_empty: str) -> WindowResult:
         """Its numbers, or gaps if it failed on any rank.

@@ -17,7 +17,6 @@ from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.distributed.sharding import whole
 from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.history import History
-from lightning_featgeo.metrics.catalog import PRESETS
 from lightning_featgeo.metrics.settings import Policy
 from lightning_featgeo.rows import versions
 from lightning_featgeo.rows.calls import Call
@@ -31,11 +30,11 @@ from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, learn_labels, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
-from lightning_featgeo.watch.price import WORTH_SAYING, Price
+from lightning_featgeo.watch.price import Price
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.window import Window, compared_with, counted, key_of
+from lightning_featgeo.watch.window import Window, compared_with, key_of
 
 
 class Watcher:
@@ -236,18 +235,26 @@ class Watcher:
         """Close windows that were open together; with several processes, all of them must.
 
         Args:
-            closing: the windows.
-            first_number: of the first of them, within the run.
+            closing, first_number: the windows, and the number of the first of them within the run.
             epoch, step: now.
             reference: the window that they are compared with, in whatever state it is now.
         """
+        told = self.settle(closing, reference)
+        closed: list[ClosedWindow] = []
+        for number, window in enumerate(closing, first_number):
+            closed += self._close_one(window, number, epoch, step, told, reference)
+        self.tell(closing, closed)
+        return closed
+
+    def settle(self, closing: Sequence[Window], reference: Window | None = None) -> dict[Key, list[Report]]:
+        """Windows get no more rows; what each rank tells of each one, or {} where they can't be closed."""
+        told: dict[Key, list[Report]] = {}
         self.phase.open -= {window.plan.stage for window in closing}
         involved = closing if reference is None or reference in closing else [*closing, reference]
-        told: Mapping[Key, list[Report]] = {}
-        names = ", ".join(window.plan.name for window in closing)
         for window in involved:
             with self.guard.around(f"adding the last rows of {window.plan.name}", window.fail):
                 window.catch_up()
+        names = ", ".join(window.plan.name for window in closing)
         with self.guard.around(f"closing {names}", self.failing(closing[0].plan.stage)):
             if self.ranks.several or not all(window.layers for window in involved):
                 told = agree(involved, self.sources, self.ranks, self.make_layers)
@@ -256,13 +263,7 @@ class Watcher:
         for window in closing:  # taps: none with features=, one a layer else
             for part, tap in zip(window.layers, self.sources.watched.taps, strict=False):
                 part.frozen = tap.frozen
-        closed: list[ClosedWindow] = []
-        for number, window in enumerate(closing, first_number):
-            closed += self._close_one(window, number, epoch, step, told, reference)
-        for one in closed:
-            self.guard.warn_of(one.record)
-        self._tell_the_price(closing, closed)
-        return closed
+        return told
 
     def _close_one(
         self, window: Window, number: int, epoch: float, step: int, told: Mapping[Key, list[Report]],
@@ -274,19 +275,17 @@ class Watcher:
                 if isinstance(compared, Window) and not compared.plan.logged:
                     window.seconds, compared.seconds = window.seconds + compared.seconds, 0.0  # it has no record
                 return window.close(number, epoch, step, self.ranks, reports, compared, self.sources.ran_instead)
-        counts = counted(told[key_of(window)]) if told else {}
-        return closed_as_gap(window, number, epoch, step, counts, self.settings.asked or PRESETS["self_supervised"])
+        return closed_as_gap(window, number, epoch, step, told.get(key_of(window)), self.settings)
 
     @property
     def paths(self) -> list[str]:
         """The watched layers, as far as they are known."""
         return [layer.path for layer in self.sources.watched.layers]
 
-    # --- words -----------------------------------------------------------------------------------------------
-
-    def _tell_the_price(self, closing: Sequence[Window], closed: Sequence[ClosedWindow]) -> None:
-        if sum(one.record.seconds for one in closed) < WORTH_SAYING:
-            return
+    def tell(self, closing: Sequence[Window], closed: Sequence[ClosedWindow]) -> None:
+        """What closed windows lack, and what they cost."""
+        for one in closed:
+            self.guard.warn_of(one.record)
         with self.guard.around("looking at what windows cost", lost="the curves are not affected"):
             text = self.price.look(closing, closed)
             if text is not None and self.ranks.rank == 0:

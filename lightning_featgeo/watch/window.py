@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from lightning_featgeo import _compat
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import Gap, Note, NoteKind
+from lightning_featgeo.errors import Gap
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
@@ -24,6 +24,7 @@ from lightning_featgeo.rows.words import is_known
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
+from lightning_featgeo.watch.counts import counted, repeats_note
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
@@ -154,11 +155,7 @@ class Window:
             ran_instead: modules that the step called while nothing watched ran.
         """
         begin = time.perf_counter()
-        needed = min(
-            (told.needed for told in reports if told.needed is not None), default=None
-        )  # each saw its own loss
-        for part in self.layers:
-            part.failed, part.needed = self.failed or part.failed, needed
+        self._hear(reports)
         others = [reference] * len(self.layers) if isinstance(reference, Compared) else _compared(self, reference)
         last = reference is not self and not self.plan.serves
         no_batch = None if any(told.batches for told in reports) else f"no batch arrived in {self.plan.name}"
@@ -194,6 +191,21 @@ class Window:
         # what fails here must fail on all ranks: stoppers and loggers take the same records everywhere
         return ranks.attempt(records) if ranks.several else records()
 
+    def snapshot(self, ranks: Ranks, reports: Sequence[Report]) -> Window:
+        """The window as it is now, of all ranks, in memory of its own: rank 0 can close it alone, beside what goes on.
+
+        All ranks must call it.
+        """
+        self._hear(reports)
+        layers = [part.snapshot(ranks) for part in self.layers]
+        ids = None if self.ids is None else self.ids.snapshot(ranks)
+        return replace(self, layers=layers, ids=ids, shard=None, anchor=None)
+
+    def _hear(self, reports: Sequence[Report]) -> None:
+        needed = [told.needed for told in reports if told.needed is not None]
+        for part in self.layers:
+            part.failed, part.needed = self.failed or part.failed, min(needed, default=None)  # each saw its own loss
+
     def _record(
         self, part: WatchedLayer, result: WindowResult, number: int, epoch: float, step: int, counts: Mapping[str, int],
         price: tuple[float, float],
@@ -216,34 +228,6 @@ class Window:
             facts=part.facts,
             **kept_curves(result.curves, number),
         )
-
-
-def counted(reports: Sequence[Report]) -> dict[str, int]:
-    """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
-    counts = {"batches": sum(told.batches for told in reports), "padded": sum(told.repeats for told in reports)}
-    if not all(told.drops_repeats for told in reports) and len(reports) > 1:
-        bounds, lengths = {told.bound for told in reports}, {told.length for told in reports}
-        samples, bound, length = sum(told.samples for told in reports), reports[0].bound, reports[0].length
-        if bounds == {bound} and bound is not None:
-            counts["repeated"] = bound
-        elif lengths == {None}:
-            counts["repeated"] = samples
-        elif lengths == {length} and length is not None:  # else each rank has a data set of its own
-            counts["repeated"] = max(0, samples - length)
-    return {name: count for name, count in counts.items() if count or name == "batches"}
-
-
-def repeats_note(repeated: int | None) -> list[Note]:
-    """What to say of samples that may have come twice."""
-    if not repeated:
-        return []
-    return [
-        Note(
-            NoteKind.REPEATS,
-            f"up to {repeated} samples may have been counted twice: this loader's sampler is not one that is known to "
-            "repeat samples only at its end (torch's DistributedSampler, read in order)",
-        )
-    ]
 
 
 def _compared(window: Window, reference: Window) -> list[Compared]:

@@ -52,7 +52,43 @@ def other_rows_as_context_of_normalised_ones(net: Kept, x: Tensor) -> Tensor:
     return net.two(net.one(net.norm(x)) + 0.1 * net.a(x)[torch.randperm(len(x))])
 
 
+def edges(nodes: int) -> tuple[Tensor, Tensor]:
+    """From and to, with one from each node to itself."""
+    own, g = torch.arange(nodes), torch.Generator().manual_seed(nodes)
+    more = torch.randint(nodes, (2, 2 * nodes), generator=g)
+    return torch.cat([own, more[0]]), torch.cat([own, more[1]])
+
+
+def messages_added_up(net: Kept, x: Tensor) -> Tensor:
+    h, (source, target) = net.one(x), edges(len(x))
+    return net.two(torch.zeros_like(h).index_add(0, target, h[source]))
+
+
+def messages_scattered(net: Kept, x: Tensor) -> Tensor:
+    h, (source, target) = net.one(x), edges(len(x))
+    return net.two(torch.zeros_like(h).scatter_add(0, target[:, None].expand(-1, 16), h[source]).relu())
+
+
+def the_largest_messages(net: Kept, x: Tensor) -> Tensor:
+    h, (source, target) = net.one(x), edges(len(x))
+    messages = h.index_select(0, source)
+    return net.two(torch.zeros_like(h).scatter_reduce(0, target[:, None].expand(-1, 16), messages, "amax"))
+
+
+def messages_twice(net: Kept, x: Tensor) -> Tensor:
+    h, (source, target) = net.one(x), edges(len(x))
+    for one in (net.two, net.b):
+        h = one(torch.zeros_like(h).index_add(0, target, h[source]))
+    return h
+
+
+def messages_right_before_the_head(net: Kept, x: Tensor) -> Tensor:
+    h, (source, target) = net.two(net.one(x)), edges(len(x))
+    return torch.zeros_like(h).index_add(0, target, h[source])
+
+
 NETWORKS = [
+    messages_added_up, messages_scattered, the_largest_messages, messages_right_before_the_head, messages_twice,
     experts_beside_a_residual, a_graph_of_as_many_edges_as_nodes, a_normalised_table_of_as_many_entries_as_rows,
     a_normalised_table_under_checkpointing, columns_under_checkpointing, other_rows_as_context_of_normalised_ones,
 ]  # fmt: skip

@@ -1,0 +1,165 @@
+"""Windows that are computed beside training: on a copy, by one thread, one after the other, and handed out later.
+
+Everything that processes do together is done as the window closes, by the thread that trains: its rows are merged and
+copied. What is left needs rank 0 alone. It is handed out where all ranks ask for it, in the order of closing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.watch.gaps import closed_as_gap
+from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report
+from lightning_featgeo.watch.watched_layer import WatchedLayer
+from lightning_featgeo.watch.watcher import Watcher
+from lightning_featgeo.watch.window import Window, key_of
+
+
+@dataclass
+class Job:
+    """A window that was closed and is not handed out yet.
+
+    Attributes:
+        window: that goes on; ``layers``: its own, as it was closed.
+        copy: of what it held then; it takes what fails from now on.
+        number, epoch, step: of it.
+        reports: of all ranks; None: it could not be closed.
+        ran_instead: see ``Window.close``.
+        seconds, share: what training has waited for.
+        future: on rank 0, what is computed; None: nothing is to be.
+    """
+
+    window: Window
+    layers: list[WatchedLayer]
+    copy: Window
+    number: int
+    epoch: float
+    step: int
+    reports: list[Report] | None
+    ran_instead: Sequence[str]
+    seconds: float = 0.0
+    share: float = 0.0
+    future: Future[list[ClosedWindow]] | None = None
+
+
+class Background:
+    """The windows of one run that are being computed.
+
+    Args:
+        watcher: that streams into them.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher, self.ranks, self.guard = watcher, watcher.ranks, watcher.guard
+        self.jobs: deque[Job] = deque()
+        self._worker = ThreadPoolExecutor(1, "featgeo")  # never two at once
+
+    def begin(self, closing: Sequence[Window], first_number: int, epoch: float, step: int) -> None:
+        """Close windows that were open together, and compute them from now on. All ranks must call it.
+
+        Args: those of ``Watcher.close``.
+        """
+        told = self.watcher.settle(closing)
+        for number, window in enumerate(closing, first_number):
+            begin, reports = time.perf_counter(), told.get(key_of(window))
+            ran_instead = list(self.watcher.sources.ran_instead)
+            copy = replace(window, layers=list(window.layers), ids=None, anchor=None)
+            job = Job(window, list(window.layers), copy, number, epoch, step, reports, ran_instead)
+            if reports is not None and window.layers:
+                with self.guard.around(f"copying the {window.plan.name} window", copy.fail):
+                    job.copy = window.snapshot(self.ranks, reports)
+                    if self.ranks.rank == 0:
+                        job.future = self._worker.submit(_compute, job, _event(job.copy))
+            self.jobs.append(job)
+            now = time.perf_counter()
+            job.seconds = window.seconds + now - begin
+            job.share = min(1.0, job.seconds / max(now - window.started, 1e-9))
+
+    def holds(self, stage: str) -> bool:
+        """Whether a window of this stage is not handed out yet."""
+        return any(job.window.plan.stage == stage for job in self.jobs)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the oldest window is computed, in a run of one process: several must not look at their own clocks."""
+        if self.ranks.several or not self.jobs:
+            return False
+        future = self.jobs[0].future
+        return future is None or future.done()
+
+    def take(self, together: bool = True) -> tuple[Window, list[ClosedWindow]]:
+        """The oldest window; waits for it. All ranks must call it.
+
+        Args:
+            together: False: for this rank alone, as others may have died; only rank 0 has values then.
+        """
+        job = self.jobs.popleft()
+        closed: list[ClosedWindow] | None = None
+        if job.future is not None:
+            with self.guard.around(f"computing the {job.copy.plan.name} window", job.copy.fail):
+                closed = [_priced(one, job) for one in job.future.result()]
+                self._go_on(job)
+        if self.ranks.several and together:
+            bare = None if closed is None else [one._replace(curves={}) for one in closed]
+            bare, failed = self.ranks.share((bare, job.copy.failed))
+            closed, job.copy.failed = closed or bare, failed
+        if closed is None:
+            closed = closed_as_gap(job.copy, job.number, job.epoch, job.step, job.reports, self.watcher.settings)
+        self.watcher.tell([job.copy], closed)
+        return job.copy, closed
+
+    def _go_on(self, job: Job) -> None:
+        """The next window of these layers is compared with this one, unless others are watched by now."""
+        if len(job.window.layers) == len(job.layers):
+            for now, then, computed in zip(job.window.layers, job.layers, job.copy.layers, strict=True):
+                if now is then and computed.failed is None:
+                    now.metric.go_on_from(computed.metric)
+
+    def finish(self) -> None:
+        """Nothing more is computed; what was not handed out is let go of."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self.jobs.clear()
+
+
+def _compute(job: Job, ready: Any) -> list[ClosedWindow]:
+    with _side_stream(job.copy, ready):
+        return job.copy.close(
+            job.number, job.epoch, job.step, Ranks.alone(), job.reports or [], Compared(), job.ran_instead
+        )
+
+
+def _priced(one: ClosedWindow, job: Job) -> ClosedWindow:
+    """With what training has waited for, and not the time that was spent beside it."""
+    return one._replace(record=replace(one.record, seconds=job.seconds, share=job.share))
+
+
+def _device(window: Window) -> torch.device:
+    return window.layers[0].metric.state_device if window.layers else torch.device("cpu")
+
+
+def _event(window: Window) -> Any:
+    """When the copy is there, on a GPU."""
+    return torch.cuda.current_stream(_device(window)).record_event() if _device(window).type == "cuda" else None
+
+
+@contextlib.contextmanager
+def _side_stream(window: Window, ready: Any) -> Iterator[None]:
+    """On a GPU, a stream of its own that begins when the copy is there: training's work does not wait behind it."""
+    if ready is None:
+        yield
+        return
+    device = _device(window)
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        stream.wait_event(ready)
+        yield
+        stream.synchronize()

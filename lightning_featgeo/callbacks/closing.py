@@ -1,34 +1,11 @@
-"""What comes of closed windows: stoppers are asked, records published; at once, or later where they are computed
-beside training."""
+"""Windows that are computed beside training: begun as they close, published later, finished when the run ends."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
-from lightning_featgeo.callbacks.stoppers import UNWATCHED
+from lightning_featgeo.callbacks.publishing import publish
 from lightning_featgeo.watch import pending
-from lightning_featgeo.watch.plan import ClosedWindow
-from lightning_featgeo.watch.window import Window
-
-
-def publish(run: Any, windows: Sequence[Window], closed: Sequence[ClosedWindow], inside_epoch: bool) -> float:
-    """Ask the stoppers of windows that have closed together, and send the records on; returns the seconds it took.
-
-    Args:
-        run: the ``LightningRun``.
-        windows: of one stage.
-        closed: what came of them.
-        inside_epoch: see ``Publisher.publish``.
-    """
-    begin = time.perf_counter()
-    judged = run.stoppers.judge(closed) if run.stoppers.stoppers else [UNWATCHED] * len(closed)
-    for one, (due, state) in zip(closed, judged, strict=True):
-        run.publisher.publish(run.pl_module, one, inside_epoch, due, state)
-    if run.display.sinks:
-        run.display.finish_windows([window.plan.name for window in windows])
-    return time.perf_counter() - begin
 
 
 def publish_computed(run: Any, wait: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,12 +14,14 @@ from lightning_featgeo.alarms import Alarm
 from lightning_featgeo.callbacks.display import LoggerDisplay
 from lightning_featgeo.callbacks.early_stopping import GeometryEarlyStopping
 from lightning_featgeo.callbacks.lightning_types import LightningModule, Trainer
+from lightning_featgeo.callbacks.stoppers import UNWATCHED
 from lightning_featgeo.history.history import History
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import CATALOG, COUNT_SIGNAL, PRESETS, Signals, resolve
 from lightning_featgeo.sinks import ALARM, EPOCH, At, sinks_of
 from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.plan import ClosedWindow
+from lightning_featgeo.watch.window import Window
 
 DIAGNOSTICS = (
     COUNT_SIGNAL,
@@ -226,6 +229,24 @@ class Publisher:
         self.display.note(key, alarm.line, At(record.epoch, _compat.logging_step(self.trainer)))
         if alerts:
             self.display.alert(f"featgeo: {alarm.title}", alarm.report, failure=alarm.is_failure)
+
+
+def publish(run: Any, windows: Sequence[Window], closed: Sequence[ClosedWindow], inside_epoch: bool) -> float:
+    """Ask the stoppers of windows that have closed together, and send the records on; returns the seconds it took.
+
+    Args:
+        run: the ``LightningRun``.
+        windows: of one stage.
+        closed: what came of them.
+        inside_epoch: see ``Publisher.publish``.
+    """
+    begin = time.perf_counter()
+    judged = run.stoppers.judge(closed) if run.stoppers.stoppers else [UNWATCHED] * len(closed)
+    for one, (due, state) in zip(closed, judged, strict=True):
+        run.publisher.publish(run.pl_module, one, inside_epoch, due, state)
+    if run.display.sinks:
+        run.display.finish_windows([window.plan.name for window in windows])
+    return time.perf_counter() - begin
 
 
 def _dtype(pl_module: LightningModule) -> torch.dtype:

@@ -284,7 +284,7 @@ class LightningRun:
             return len(windows)
         reference = self.watcher.named(self.settings.reference) if self.settings.reference else None
         closed = self.watcher.close(windows, first_number, epoch, step, reference)
-        self._uncharged = closing.publish(self, windows, closed, inside_epoch)
+        self._uncharged = publishing.publish(self, windows, closed, inside_epoch)
         return len(windows)
 
     def keep_metrics(self, epoch: float) -> None:

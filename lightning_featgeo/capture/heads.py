@@ -47,6 +47,7 @@ _CONVOLUTIONS = (
     torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
     torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
 )  # fmt: skip
+_UNHOOKED = (torch.nn.Embedding, torch.nn.ParameterList, torch.jit.ScriptModule)  # or whose call is no head's
 
 
 def _is_candidate(module: torch.nn.Module) -> bool:
@@ -258,8 +259,7 @@ class Scout:
             tap = self.taps.get(owner)
             if tap is not None and not tap.calls and graph.reads_weight(self.found[owner]):
                 raise silent_weight(owner, self.found, outermost)  # a function applies it
-            holder = self.root.get_submodule(path.rpartition(".")[0])
-            called = bool(owner) and not isinstance(holder, (torch.nn.Embedding, torch.nn.ParameterList))
+            called = bool(owner) and not isinstance(self.root.get_submodule(path.rpartition(".")[0]), _UNHOOKED)
             of = f"in {owner!r}" if owner else "of the model itself"
             matrix = not called and other.ndim > 1  # a matrix that no module applies: it may well be the classifier
             raise ambiguous(

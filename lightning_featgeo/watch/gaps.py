@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from lightning_featgeo.errors import Gap, GapKind
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.catalog import PRESETS
-from lightning_featgeo.watch.counts import counted
 from lightning_featgeo.watch.plan import ClosedWindow, Report
 from lightning_featgeo.watch.settings import WatchSettings
-from lightning_featgeo.watch.window import Window
+from lightning_featgeo.watch.window import Window, counted
 
 
 def closed_as_gap(

@@ -32,14 +32,14 @@ class Price:
         """
         records = {(one.record.stage, one.record.window): one.record.seconds for one in closed}
         streaming, total = sum(window.seconds for window in windows), sum(records.values())
-        if self._said or not windows or total < WORTH_SAYING:
+        if self._said or not windows or not closed:
             return None
         stage, now = windows[0].plan.stage, time.perf_counter()
         before, self._closed[stage] = self._closed.get(stage), now
         if before is None:  # the first one also sets things up
             return None
         share = total / max(now - before, 1e-9)
-        if share < MUCH:
+        if total < WORTH_SAYING or share < MUCH:
             return None
         self._said = True
         rows = 2 * streaming > total

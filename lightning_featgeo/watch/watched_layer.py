@@ -25,7 +25,10 @@ from lightning_featgeo.watch.samplers import Shard
 
 SPECTRUM_POINTS = 48  # eigenvalues that the history keeps of a window
 
-FROZEN = "no weight before this layer is being trained (a frozen backbone), so its features can't move"
+FROZEN = (
+    "no weight before this layer is being trained (a frozen backbone): its features move by statistics of "
+    "normalisation layers at most"
+)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from lightning_featgeo.watch.guard import Guard
 from lightning_featgeo.watch.layers import check_batch, learn_labels, watched_layers
 from lightning_featgeo.watch.phase import Phase
 from lightning_featgeo.watch.plan import ClosedWindow, Report, WindowPlan
-from lightning_featgeo.watch.price import Price
+from lightning_featgeo.watch.price import WORTH_SAYING, Price
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.settings import WatchSettings
@@ -254,8 +254,7 @@ class Watcher:
         for window in involved:
             with self.guard.around(f"adding the last rows of {window.plan.name}", window.fail):
                 window.catch_up()
-        names = ", ".join(window.plan.name for window in closing)
-        with self.guard.around(f"closing {names}", self.failing(closing[0].plan.stage)):
+        with self.guard.around(f"closing windows of {closing[0].plan.stage}", self.failing(closing[0].plan.stage)):
             if self.ranks.several or not all(window.layers for window in involved):
                 told = agree(involved, self.sources, self.ranks, self.make_layers)
             else:
@@ -286,6 +285,8 @@ class Watcher:
         """What closed windows lack, and what they cost."""
         for one in closed:
             self.guard.warn_of(one.record)
+        if sum(one.record.seconds for one in closed) < WORTH_SAYING:
+            return
         with self.guard.around("looking at what windows cost", lost="the curves are not affected"):
             text = self.price.look(closing, closed)
             if text is not None and self.ranks.rank == 0:

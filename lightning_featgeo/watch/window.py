@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from lightning_featgeo import _compat
 from lightning_featgeo.distributed.ranks import Ranks
-from lightning_featgeo.errors import Gap
+from lightning_featgeo.errors import Gap, Note, NoteKind
 from lightning_featgeo.history.record import Record
 from lightning_featgeo.metrics.results import WindowResult
 from lightning_featgeo.rows.calls import Call
@@ -24,13 +23,11 @@ from lightning_featgeo.rows.words import is_known
 from lightning_featgeo.types import Tensor
 from lightning_featgeo.watch.anchors import Anchor
 from lightning_featgeo.watch.between_layers import RowsOfLayers
-from lightning_featgeo.watch.counts import counted, repeats_note
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report, WindowPlan
+from lightning_featgeo.watch.reasons import did_not_run
 from lightning_featgeo.watch.sample_ids import SampleIds
 from lightning_featgeo.watch.samplers import Shard
 from lightning_featgeo.watch.watched_layer import WatchedLayer, kept_curves
-
-SHOWN_MODULES = 5  # names in a message
 
 
 @dataclass
@@ -164,7 +161,7 @@ class Window:
         for part, other in zip(self.layers, others, strict=True):
             if rows is not None:
                 rows.give(part)
-            why = no_batch or _did_not_run(part.path, self.plan, ran_instead)
+            why = no_batch or ("" if part.ran else did_not_run(part.path, self.plan, ran_instead))
             results.append(part.result(other, ranks, last, why))
             if rows is not None:
                 rows.take(part)
@@ -230,6 +227,34 @@ class Window:
         )
 
 
+def counted(reports: Sequence[Report]) -> dict[str, int]:
+    """Batches of all ranks; and samples that came twice: ``padded`` were left out, of ``repeated`` nobody knows."""
+    counts = {"batches": sum(told.batches for told in reports), "padded": sum(told.repeats for told in reports)}
+    if not all(told.drops_repeats for told in reports) and len(reports) > 1:
+        bounds, lengths = {told.bound for told in reports}, {told.length for told in reports}
+        samples, bound, length = sum(told.samples for told in reports), reports[0].bound, reports[0].length
+        if bounds == {bound} and bound is not None:
+            counts["repeated"] = bound
+        elif lengths == {None}:
+            counts["repeated"] = samples
+        elif lengths == {length} and length is not None:  # else each rank has a data set of its own
+            counts["repeated"] = max(0, samples - length)
+    return {name: count for name, count in counts.items() if count or name == "batches"}
+
+
+def repeats_note(repeated: int | None) -> list[Note]:
+    """What to say of samples that may have come twice."""
+    if not repeated:
+        return []
+    return [
+        Note(
+            NoteKind.REPEATS,
+            f"up to {repeated} samples may have been counted twice: this loader's sampler is not one that is known to "
+            "repeat samples only at its end (torch's DistributedSampler, read in order)",
+        )
+    ]
+
+
 def _compared(window: Window, reference: Window) -> list[Compared]:
     why_not = f"the reference {window.plan.reference!r} has seen no rows"
     return [Compared(part.metric, why_not) for part in reference.layers]
@@ -238,23 +263,6 @@ def _compared(window: Window, reference: Window) -> list[Compared]:
 def _shown_samples(curves: Mapping[str, Tensor]) -> Tensor | None:
     asked = [curves[name] for name in ("low_samples", "suspect_samples", "shown_samples") if name in curves]
     return torch.cat(asked) if asked else None
-
-
-def _did_not_run(path: str, plan: WindowPlan, instead: Sequence[str]) -> str:
-    told = f"no features were caught: {path!r} did not run in {plan.name}"
-    instead = [one for one in instead if one != path]
-    if instead:
-        ran = ", ".join(repr(one) for one in instead[:SHOWN_MODULES])
-        stages, other = ('"val"', "validation") if plan.stage == "train" else ('("train", "val")', "the training")
-        return (
-            f"{told}; {ran} did. Paste FeatureGeometryMonitor(layer={instead[-1]!r}) to watch what runs there, or "
-            f"FeatureGeometryMonitor(stages={stages}) to watch {other}"
-        )
-    compiled = " If the model was compiled and called before fit, compile it anew." if _compat.compiles() else ""
-    return (
-        f"{told}.{compiled} If this stage uses another part of the model, name a layer that runs in it, or watch the "
-        "training: stages=('train', 'val')"
-    )
 
 
 def key_of(window: Window) -> tuple[str, int]:

@@ -58,6 +58,15 @@ class Fused(OfLoss):
         return cross_entropy(linear(self.encoder(x), self.head.weight, self.head.bias), y)
 
 
+class Scripted(OfLoss):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = mlp(12, 16, 8), torch.jit.script(nn.Linear(8, 4))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self.head(self.encoder(x)), y)
+
+
 class TwoHeads(OfLoss):
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +175,7 @@ REFUSED: dict[str, tuple[type[OfLoss], Tensor, dict[str, Any]]] = {
     "cosine": (Cosine, X, {}),
     "fused": (Fused, X, {}),
     "fused, and named": (Fused, X, {"head": "head"}),
+    "scripted": (Scripted, X, {}),
     "two heads": (TwoHeads, X, {}),
     "autoencoder": (Autoencoder, X, {}),
     "variational autoencoder": (Variational, X, {}),

@@ -205,8 +205,9 @@ def state_of(run: Any) -> dict[str, Any]:
         window = run.open_train_window()
         if window is not None:
             found["open"] = open_state(run.trainer, run.watcher, window)
-        if run.background is not None:
-            found["pending"] = [pending.state_of(job) for job in run.background.jobs]
+        waiting = [] if run.saved is None else run.saved.pending  # of a checkpoint, not yet taken up
+        computed = [] if run.background is None else [pending.state_of(job) for job in run.background.jobs]
+        found.update({"pending": [*waiting, *computed]} if waiting or computed else {})
     return found
 
 

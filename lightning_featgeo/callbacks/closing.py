@@ -25,20 +25,28 @@ def begin(run: Any, stage: str, first_number: int, epoch: float, step: int) -> N
     here."""
     while run.background.holds(stage):
         _publish_next(run)
-    run.background.begin(run.watcher.of_stage(stage), first_number, epoch, step)
+    windows = run.watcher.of_stage(stage)
+    run.background.begin(windows, first_number, epoch, step)
+    for window in windows:  # what whoever looks now would take for its values
+        run.publisher.forget_stale(f"featgeo/{window.plan.name}/")
 
 
 def go_on(run: Any) -> None:
     """Of windows that were being computed when the checkpoint was written, the curves; before training goes on."""
-    for state in run.saved.pending if run.saved is not None else ():
-        with run.guard.around("computing a window of before the checkpoint", lost="it has no values"):
-            window, closed = pending.computed(run.watcher, state, run.trainer.strategy.root_device)
-            run.saved.add_earlier(window)
-            publish(run, [window], closed, inside_epoch=True)
+    while run.saved is not None and run.saved.pending:
+        window = pending.window_of(run.saved.pending[0])
+        with run.guard.around("computing a window of before the checkpoint", window.fail):
+            pending.fill(window, run.watcher, run.saved.pending[0], run.trainer.strategy.root_device)
+        closed = pending.close(window, run.watcher, run.saved.pending.pop(0))
+        run.saved.add_earlier(window)
+        publish(run, [window], closed, inside_epoch=True)
 
 
 def publish_alone(run: Any) -> None:
     """The run has died: what is being computed is written down by this process, without the others."""
+    if not run.watcher.ranks.several:
+        with run.guard.around("writing down the last windows", lost="they are lost"):
+            go_on(run)
     while run.background is not None and run.background.jobs:
         with run.guard.around("writing down the last windows", lost="they are lost"):
             window, closed = run.background.take(together=False)

@@ -142,6 +142,7 @@ class FeatureGeometryMonitor(TrainingHooks):
         """The history says that the run has finished."""
         if self._run is not None:
             self._run.keep_metrics(float(trainer.current_epoch))
+            closing.go_on(self._run)  # where nothing was left to train
             self.history.end("finished")
             words.of_end_of_fit(self._run)
 

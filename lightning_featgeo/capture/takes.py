@@ -90,7 +90,7 @@ def hides_rows(node: Any) -> bool:
 
 def piece_of(child: Any, number: int) -> tuple[Any, Tensor | range, int | None] | None:
     """The tensor that a piece is of, its rows, and how many there are; None where that can't be told."""
-    name, parent = child.name(), child.next_functions[0][0]
+    name, parent = child.name(), next((parent for parent, _ in child.next_functions), None)
     sizes = saved(child, "self_sym_sizes")
     length = int(sizes[0]) if sizes else None
     if name.startswith("IndexBackward"):
@@ -117,7 +117,12 @@ def permuted(node: Any) -> tuple[Any, Tensor, int] | None:
     """Rows that were multiplied by a matrix of a permutation; None for any other one, such as a graph's. Reads it."""
     matrix = saved(node, "self") if node.next_functions[0][0] is None else None
     rows = (shape(node) or (0,))[0]
-    if not isinstance(matrix, Tensor) or matrix.shape != (rows, rows) or not 2 <= rows <= _MOST_PERMUTED:
+    if (
+        not isinstance(matrix, Tensor)
+        or matrix.layout is not torch.strided
+        or matrix.shape != (rows, rows)
+        or not 2 <= rows <= _MOST_PERMUTED
+    ):
         return None
     index = matrix.argmax(dim=1)
     ones = torch.zeros_like(matrix).scatter_(1, index[:, None], 1)

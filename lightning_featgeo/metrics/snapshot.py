@@ -36,15 +36,20 @@ def snapshot(metric: GeometryMetric, ranks: Ranks, failure: Gap | None = None) -
         read = metric.head is not None and any("head" in row.requires for row in merged.chosen)
         head: Any = whole_head(metric.head, metric.policy.head_root) if read and metric.head is not None else None
         made = ranks.attempt(lambda: merged.twin(owned=True) if merged is metric and ranks.rank == 0 else merged.twin())
-        made.use_head(head if head is None or hasattr(head, "base_layer") else _Weights(head))
+        made.use_head(head if head is None or hasattr(head, "base_layer") else Head(**weights(head)))
     return made
 
 
-class _Weights(torch.nn.Module):
-    """What signals read of a head, as it is now."""
+class Head(torch.nn.Module):
+    """What signals read of a head, as it was at one moment."""
 
-    def __init__(self, head: Any) -> None:
+    def __init__(self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        for name in ("weight", "bias"):
-            one = getattr(head, name, None)
-            self.register_buffer(name, one.detach().clone() if isinstance(one, torch.Tensor) else None)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+def weights(head: Any) -> dict[str, torch.Tensor]:
+    """Copies of what signals read of a head; {}: it has nothing of that."""
+    found = {name: getattr(head, name, None) for name in ("weight", "bias")}
+    return {name: one.detach().clone() for name, one in found.items() if isinstance(one, torch.Tensor)}

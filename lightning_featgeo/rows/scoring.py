@@ -263,7 +263,8 @@ class Scoring:
 
     def _look(self, scored: Tensor, labels: Tensor, batch: Any, reader: LabelReader) -> Tensor:
         if scored.shape != labels.shape:
-            return labels
+            found = self._find(scored, batch, reader) if reader.selector == "auto" else None
+            return labels if found is None else found
         scored = without_ignored(scored, reader.ignore_index)
         place = without_ignored(labels.to(scored.dtype), reader.ignore_index)
         is_same = torch.equal(place, scored)
@@ -274,11 +275,9 @@ class Scoring:
             self._set(in_place=True if is_same and self.in_place is not False else self.in_place)
             return labels
         found = None if is_same else self._find(scored, batch, reader)
-        if found is not None:
-            return found
         if is_same:
             self._set(in_place=self.in_place is not False)
-        return labels
+        return labels if found is None else found
 
     def _find(self, scored: Tensor, batch: Any, reader: LabelReader) -> Tensor | None:
         """The part of the batch that is what the loss scores."""

@@ -19,8 +19,8 @@ def of_stage(
 ) -> tuple[Tensor, str] | None:
     """(size,) booleans, true at the stage's own samples, and why; None: all are.
 
-    Two conventions of graph libraries: a boolean vector that is called after the stage (``val_mask``), and a sampled
-    neighbourhood, of which the first ``batch_size`` nodes were asked for (``input_id`` says which).
+    Two conventions of graph libraries: a sampled neighbourhood, of which the first ``batch_size`` nodes were asked for
+    (``input_id`` says which); else a boolean vector that is called after the stage (``val_mask``).
 
     Args:
         batch: what the step got.
@@ -34,13 +34,13 @@ def of_stage(
     if selector != "auto":
         marked = select(batch, selector, "mask")
         return (marked != 0, f"mask={selector!r}") if _marks(marked, size, anything=True) else None
-    for path, marked in tensors:
-        if path and path[-1] in _MASKS.get(stage, ()) and _marks(marked, size):
-            return marked, repr(path[-1])
     named = dict(tree.children(batch)) if tree.is_mapping(batch) else {}
     seeds, asked = named.get("batch_size"), named.get("input_id")
     if isinstance(seeds, int) and isinstance(asked, torch.Tensor) and asked.shape[:1] == (seeds,) and 0 < seeds < size:
         return torch.arange(size) < seeds, "'batch_size' (the nodes that were sampled for)"
+    for path, marked in tensors:
+        if path and path[-1] in _MASKS.get(stage, ()) and _marks(marked, size):
+            return marked, repr(path[-1])
     return None
 
 

@@ -39,6 +39,8 @@ def children(value: Any) -> list[tuple[str | int, Any]]:
     if isinstance(value, (*_PLAIN, torch.Tensor, torch.nn.Module, torch.fx.Proxy, type)):  # asked, a proxy would answer
         return []
     try:
+        if _is_a_graph(value):
+            return [(_name(key), part) for key, part in value.to_dict().items()]
         if is_mapping(value):
             return [(key, value[key]) for key in list(value.keys())]
         if callable(value):  # a function; a graph of PyTorch Geometric is called too, and is a mapping first
@@ -54,6 +56,18 @@ def children(value: Any) -> list[tuple[str | int, Any]]:
         return [(name, getattr(value, name)) for name in held if not name.startswith("_") and hasattr(value, name)]
     except Exception:  # a container of the user's that can't be read now
         return []
+
+
+def _is_a_graph(value: Any) -> bool:
+    """Whether this is one of PyTorch Geometric's: its ``keys()`` come in any order, and what is asked for is made."""
+    return any(kind.__module__.partition(".")[0] == "torch_geometric" for kind in type(value).__mro__) and callable(
+        getattr(value, "to_dict", None)
+    )
+
+
+def _name(key: Any) -> str | int:
+    """Edges of several kinds are called by three names."""
+    return "__".join(map(str, key)) if isinstance(key, tuple) else key
 
 
 def is_sequence(value: Any) -> bool:

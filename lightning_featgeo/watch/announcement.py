@@ -144,7 +144,7 @@ class Announcement:
             parts.append(f"{mebibytes(self.held)} for the reference")
         parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")
         if self.copies:
-            parts.append(f"{mebibytes(sum(m.memory_bytes for m in metrics))} for a copy, computed beside training")
+            parts.append("as much again for copies while they are computed beside training")
         if self.ranks > 1:
             merging = max(m.sync_bytes(self.ranks, bool(self.window.plan.serves)) for m in metrics) + 2 * self.held
             parts.append(f"per process ({self.ranks} processes); {mebibytes(merging)} more while they merge")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
+from lightning_featgeo.errors import Gap, GapKind, explain
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report
 from lightning_featgeo.watch.watched_layer import WatchedLayer
@@ -34,7 +35,7 @@ class Job:
         number, epoch, step: of it.
         reports: of all ranks; None: it could not be closed.
         ran_instead: see ``Window.close``.
-        seconds, share: what training has waited for.
+        seconds, span: that training has waited for it, and from its opening to its closing.
         future: on rank 0, what is computed; None: nothing is to be.
     """
 
@@ -47,7 +48,7 @@ class Job:
     reports: list[Report] | None
     ran_instead: Sequence[str]
     seconds: float = 0.0
-    share: float = 0.0
+    span: float = 1.0
     future: Future[list[ClosedWindow]] | None = None
 
 
@@ -60,8 +61,10 @@ class Background:
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher, self.ranks, self.guard = watcher, watcher.ranks, watcher.guard
+        watcher.price.beside = True
         self.jobs: deque[Job] = deque()
         self._worker = ThreadPoolExecutor(1, "featgeo")  # never two at once
+        self._waited = 0.0  # seconds that training has waited since windows were closed last
 
     def begin(self, closing: Sequence[Window], first_number: int, epoch: float, step: int) -> None:
         """Close windows that were open together, and compute them from now on. All ranks must call it.
@@ -80,9 +83,10 @@ class Background:
                     if self.ranks.rank == 0:
                         job.future = self._worker.submit(_compute, job, _event(job.copy))
             self.jobs.append(job)
-            now = time.perf_counter()
-            job.seconds = window.seconds + now - begin
-            job.share = min(1.0, job.seconds / max(now - window.started, 1e-9))
+            job.seconds = window.seconds + time.perf_counter() - begin
+            job.span = max(time.perf_counter() - window.started, 1e-9)
+        self.watcher.tell(closing, self._waited + sum(job.seconds for job in list(self.jobs)[-len(closing) :]))
+        self._waited = 0.0
 
     def holds(self, stage: str) -> bool:
         """Whether a window of this stage is not handed out yet."""
@@ -102,20 +106,38 @@ class Background:
         Args:
             together: False: for this rank alone, as others may have died; only rank 0 has values then.
         """
-        job = self.jobs.popleft()
+        job, begin = self.jobs[0], time.perf_counter()
         closed: list[ClosedWindow] | None = None
-        if job.future is not None:
-            with self.guard.around(f"computing the {job.copy.plan.name} window", job.copy.fail):
-                closed = [_priced(one, job) for one in job.future.result()]
+        with self._failing(job):
+            if job.future is not None:
+                closed = job.future.result()
                 self._go_on(job)
+        waited = time.perf_counter() - begin
+        self._waited, job.seconds = self._waited + waited, job.seconds + waited
+        closed = None if closed is None else [_priced(one, job) for one in closed]
         if self.ranks.several and together:
             bare = None if closed is None else [one._replace(curves={}) for one in closed]
             bare, failed = self.ranks.share((bare, job.copy.failed))
             closed, job.copy.failed = closed or bare, failed
+        self.jobs.popleft()  # not before: a wait may be interrupted, and begun anew
         if closed is None:
             closed = closed_as_gap(job.copy, job.number, job.epoch, job.step, job.reports, self.watcher.settings)
-        self.watcher.tell([job.copy], closed)
+        for one in closed:
+            self.guard.warn_of(one.record)
         return job.copy, closed
+
+    @contextlib.contextmanager
+    def _failing(self, job: Job) -> Iterator[None]:
+        """What fails is a gap; on all ranks, so that no error is raised on one of several."""
+        doing = f"computing the {job.copy.plan.name} window"
+        if not self.ranks.several:
+            with self.guard.around(doing, job.copy.fail):
+                yield
+            return
+        try:
+            yield
+        except Exception as error:
+            job.copy.fail(Gap(GapKind.FAILED, f"rank 0: {doing} failed with {explain(error)}"))
 
     def _go_on(self, job: Job) -> None:
         """The next window of these layers is compared with this one, unless others are watched by now."""
@@ -139,7 +161,7 @@ def _compute(job: Job, ready: Any) -> list[ClosedWindow]:
 
 def _priced(one: ClosedWindow, job: Job) -> ClosedWindow:
     """With what training has waited for, and not the time that was spent beside it."""
-    return one._replace(record=replace(one.record, seconds=job.seconds, share=job.share))
+    return one._replace(record=replace(one.record, seconds=job.seconds, share=min(1.0, job.seconds / job.span)))
 
 
 def _device(window: Window) -> torch.device:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from lightning_featgeo.watch.plan import ClosedWindow
 from lightning_featgeo.watch.window import Window
 
 MUCH = 0.25  # of the time between two windows of a stage
@@ -22,23 +21,22 @@ class Price:
     def __init__(self) -> None:
         self._closed: dict[str, float] = {}  # stage -> when its windows were closed last
         self._said = False
+        self.beside = False  # whether windows are computed beside training already
 
-    def look(self, windows: Sequence[Window], closed: Sequence[ClosedWindow]) -> str | None:
+    def look(self, windows: Sequence[Window], total: float) -> str | None:
         """What to say of windows that were closed just now; None: they cost little, or it was said.
 
         Args:
             windows: of one stage.
-            closed: what came of them.
+            total: seconds that training has waited for them.
         """
-        records = {(one.record.stage, one.record.window): one.record.seconds for one in closed}
-        streaming, total = sum(window.seconds for window in windows), sum(records.values())
-        if self._said or not windows or not closed:
+        if self._said or not windows:
             return None
         stage, now = windows[0].plan.stage, time.perf_counter()
         before, self._closed[stage] = self._closed.get(stage), now
         if before is None:  # the first one also sets things up
             return None
-        share = total / max(now - before, 1e-9)
+        streaming, share = sum(window.seconds for window in windows), total / max(now - before, 1e-9)
         if total < WORTH_SAYING or share < MUCH:
             return None
         self._said = True
@@ -47,16 +45,16 @@ class Price:
             f"featgeo: {'streaming rows' if rows else 'closing windows'} of {stage} takes most of {total:.1f} s, "
             f"{share:.0%} of the time between two windows of it."
         )
-        return f"{told} To make it less: {'; '.join(_ways(windows, rows))}"
+        return f"{told} To make it less: {'; '.join(_ways(windows, rows, self.beside))}"
 
 
-def _ways(windows: Sequence[Window], rows: bool) -> list[str]:
+def _ways(windows: Sequence[Window], rows: bool, beside: bool) -> list[str]:
     ways = []
     if rows and windows[0].plan.stage == "train":
         ways.append(f"windows=Windows(every_n_batches={8 * windows[0].plan.every_n_batches}) watches fewer batches")
     if not rows and any(_searches_much(window) for window in windows):
         ways.append(f"neighbors=Neighbors(bank_size={FEWER_ROWS}) searches neighbours among fewer rows")
-    if not rows and windows[0].plan.reference is None:
+    if not (rows or beside) and windows[0].plan.reference is None:
         ways.append('windows=Windows(close="background") computes them beside training')
     return [
         *ways,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,11 +25,12 @@ class SampleIds:
 
     Args:
         key: key, index or callable into the batch; gives one id a sample, strings or integers.
+        known: ids that are known already.
     """
 
-    def __init__(self, key: Selector) -> None:
+    def __init__(self, key: Selector, known: Mapping[int, str] | None = None) -> None:
         self.key = key
-        self._known: dict[int, str] = {}
+        self._known: dict[int, str] = dict(known or {})
         self._waiting: list[tuple[int | Tensor, Any]] = []
         self.failed = False
 
@@ -120,10 +121,15 @@ class SampleIds:
             self._settle(ranks)
         except Exception as error:  # before the collective below: other ranks wait there
             self._fail(error)
-        made = SampleIds(self.key)
+        found: dict[int, str] = {}
         for theirs in ranks.gather(dict(self._known)):
-            made._known |= theirs
-        return made
+            found |= theirs
+        return SampleIds(self.key, found)
+
+    @property
+    def known(self) -> Mapping[int, str]:
+        """Ids by sample number, as far as they were read."""
+        return self._known
 
     def of(self, samples: Tensor | None, ranks: Ranks) -> dict[int, str]:
         """Ids of the samples that rank 0 asks for, from whichever rank has seen them. A collective."""

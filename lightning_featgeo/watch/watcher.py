@@ -243,7 +243,9 @@ class Watcher:
         closed: list[ClosedWindow] = []
         for number, window in enumerate(closing, first_number):
             closed += self._close_one(window, number, epoch, step, told, reference)
-        self.tell(closing, closed)
+        for one in closed:
+            self.guard.warn_of(one.record)
+        self.tell(closing, sum({one.record.window: one.record.seconds for one in closed}.values()))
         return closed
 
     def settle(self, closing: Sequence[Window], reference: Window | None = None) -> dict[Key, list[Report]]:
@@ -281,14 +283,12 @@ class Watcher:
         """The watched layers, as far as they are known."""
         return [layer.path for layer in self.sources.watched.layers]
 
-    def tell(self, closing: Sequence[Window], closed: Sequence[ClosedWindow]) -> None:
-        """What closed windows lack, and what they cost."""
-        for one in closed:
-            self.guard.warn_of(one.record)
-        if sum(one.record.seconds for one in closed) < WORTH_SAYING:
+    def tell(self, windows: Sequence[Window], total: float) -> None:
+        """What windows that have closed together cost: ``total`` seconds, where that is much."""
+        if total < WORTH_SAYING:
             return
         with self.guard.around("looking at what windows cost", lost="the curves are not affected"):
-            text = self.price.look(closing, closed)
+            text = self.price.look(windows, total)
             if text is not None and self.ranks.rank == 0:
                 say(fill(text, 2))
 

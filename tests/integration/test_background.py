@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from lightning_featgeo.watch import background
 from lightning_featgeo.watch.background import Background
 from lightning_featgeo.watch.window import Window
 from tests._helpers.interrupted import Stop, data, everyone, interrupted, model, shown, uninterrupted
-from tests._helpers.models import Classifier, loaders, strict, trainer
+from tests._helpers.models import SAFELY, Classifier, loaders, strict, trainer
 from tests._helpers.processes import on_ranks
-from tests._helpers.ranked import windows
+from tests._helpers.ranked import faults, windows
 from tests._helpers.still import SIGNALS
 from tests._helpers.typed import unchecked
 
@@ -123,6 +124,66 @@ def test_a_checkpoint_has_what_was_being_computed(tmp_path: Path, step: int, err
     whole = uninterrupted(stateful=True)
     parts = interrupted(tmp_path, True, step, error, settings=settings)
     assert sorted(shown(parts), key=lambda one: one[0]) == shown(whole)
+
+
+@pytest.mark.usefixtures("nothing_early")
+def test_a_window_of_before_the_checkpoint_reads_the_head_of_its_own_moment(tmp_path: Path) -> None:
+    settings = {"signals": ["nc3", "nc4", "effective_rank"], "stages": ("val",)}
+    whole = uninterrupted(stateful=True, settings=settings)
+    parts = interrupted(tmp_path, True, 7, settings={**settings, "windows": BESIDE})
+    assert {"nc3", "nc4"} <= whole.history.records[0].values.keys()
+    assert told(parts) == told(whole)
+
+
+@pytest.mark.usefixtures("nothing_early")
+def test_a_resumed_fit_that_has_nothing_left_to_train_has_the_last_window(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, save_last=True)
+    trainer(everyone(windows=BESIDE), keep, max_epochs=2, enable_checkpointing=True).fit(model(), *data(False))
+    monitor = everyone(windows=BESIDE)
+    again = trainer(monitor, max_epochs=2)
+    again.fit(model(), *data(False), ckpt_path=tmp_path / "last.ckpt", **SAFELY)
+    assert shown(monitor) == shown(uninterrupted())[:4]
+    again.save_checkpoint(tmp_path / "after.ckpt")
+    later = everyone(windows=BESIDE)
+    trainer(later, max_epochs=2).fit(model(), *data(False), ckpt_path=tmp_path / "after.ckpt", **SAFELY)
+    assert shown(later) == shown(monitor)
+
+
+@pytest.mark.usefixtures("nothing_early")
+def test_a_wait_that_is_interrupted_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is likeliest while a window is waited for."""
+    result, calls = Future.result, []
+
+    def interrupted_once(self: Any, *args: Any) -> Any:
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return result(self, *args)
+
+    monkeypatch.setattr(Future, "result", interrupted_once)
+    monitor = everyone(windows=BESIDE)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(monitor, max_epochs=3).fit(model(), *data(False))
+    assert [r.window for r in monitor.history] == [0, 1]
+
+
+@pytest.mark.usefixtures("nothing_early")
+def test_whoever_looks_finds_no_value_rather_than_the_window_before() -> None:
+    class Looks(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            seen.append([name for name in trainer.callback_metrics if name.startswith("featgeo/val/")])
+
+    seen: list[list[str]] = []
+    trainer(strict(windows=BESIDE), Looks(), max_epochs=3, num_sanity_val_steps=0).fit(Classifier(), *loaders())
+    assert seen == [[], [], []]
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_what_fails_on_rank_0_is_a_gap_on_all(on_error: str) -> None:
+    first, second = on_ranks(2, faults.beside_training, on_error)
+    assert first == second
+    assert [bool(values) for values, _ in first] == [True, False, True]
+    assert "MemoryError" in first[1][1]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

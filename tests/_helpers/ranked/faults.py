@@ -10,10 +10,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo import FeatureGeometryMonitor, Windows
 from lightning_featgeo.cuda_ext import ops, scan_ops
 from lightning_featgeo.metrics.accumulators.moments import MomentsAccumulator
-from lightning_featgeo.watch import watched_layer
+from lightning_featgeo.watch import background, watched_layer
 from tests._helpers.models import trainer
 from tests._helpers.ranked import several
 from tests._helpers.still import digit_loaders, still, told
@@ -42,6 +42,24 @@ def failing(size: int, where: str) -> dict[str, Any]:
         "epochs": run.current_epoch,
         "said": [str(w.message) for w in caught if "featgeo" in str(w.message)],
     }
+
+
+def beside_training(on_error: str) -> list[tuple[dict[str, float], str]]:
+    """On rank 0, the second window that is computed beside training fails."""
+    compute, calls = background._compute, [0]
+
+    def fails_once(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise MemoryError("none left")
+        return compute(*args)
+
+    background._compute = fails_once
+    monitor = FeatureGeometryMonitor(signals=["effective_rank"], windows=Windows(close="background"), on_error=on_error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        several(2, monitor, max_epochs=3).fit(still(), *digit_loaders())
+    return [(record.values, str(record.gaps.get("effective_rank", ""))) for record in monitor.history]
 
 
 _ORIGINAL: list[tuple[Any, str, Any]] = []

@@ -168,6 +168,7 @@ class RowAssembler:
                 label = labels_of(part, labels.to(device), origin, layout.origin, *known_as)
             read = label = None if label is None else one.labels(label, part.sample)
             if label is not None and self.scoring is not None:
+                self.scoring.left_out.is_told = own is not None
                 label = self.scoring.labels(one, part, label, self.labels, self.role.trains)
                 self.unlabelled = self.scoring.withheld or self.unlabelled
             present |= {"labels"} if label is not None else set()

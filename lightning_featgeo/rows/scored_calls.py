@@ -86,6 +86,9 @@ class ScoredCalls:
             entered = None if call.entered is None else tuple(x[own] if len(x) == n else x for x in call.entered)
             real = None if call.real is None else call.real[own]
             return replace(call, features=call.features[own], entered=entered, real=real, scored=(whole,))
+        some = [_as_left_out(one, whole) for one in call.scored]
+        if len(some) == 1 and some[0] is not None:
+            return replace(call, scored=(some[0],))
         whole_ones = tuple(one for one in call.scored if _scored_rows(one) is None)
         return call if len(whole_ones) == len(call.scored) else replace(call, scored=whole_ones)
 
@@ -103,6 +106,14 @@ def _scored_rows(scored: Tensor) -> Tensor | None:
         return None
     there = scored != UNSCORED
     return None if bool(there.all()) else there.nonzero().flatten()
+
+
+def _as_left_out(scored: Tensor, whole: Tensor) -> Tensor | None:
+    """Classes of the rows that a loss reads, −1 for the others, where these are the batch's own; None: they are not."""
+    own = _scored_rows(scored) if scored.shape == whole.shape else None
+    if own is None or not torch.equal(without_ignored(scored[own].to(whole), UNLABELLED), whole[own]):
+        return None
+    return torch.where(scored == UNSCORED, UNLABELLED, scored)
 
 
 def _where(scored: Tensor, whole: Tensor, rows: int) -> Tensor | None:

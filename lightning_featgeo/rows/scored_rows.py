@@ -14,6 +14,7 @@ from lightning_featgeo.types import Tensor
 
 UNSCORED = -(2**31)  # of rows that a loss does not score, beside those that it does
 LEAST = 3  # rows of a batch that can tell an order
+ALIKE = 0.75  # share of equal classes from which two targets are no two orders of the labels
 
 
 def one_a_row(call: Call) -> Tensor | None:
@@ -76,6 +77,24 @@ def goes_back(samples: Tensor | None) -> bool:
 def tells(scored: Tensor) -> bool:
     """Whether an order of these can be told from another one."""
     return len(scored) >= LEAST and bool((scored != scored[0]).any())
+
+
+def are_orders(several: Sequence[Tensor]) -> bool | None:
+    """Whether several targets of one output are orders of the same classes, as mixtures of samples have; None: they are
+    all the same, or of other rows.
+
+    Another target (a teacher's, a second task's) may have the same classes in a batch by chance, and agrees more.
+    """
+    first, *others = [t.reshape(-1) for t in several]
+    if any(t.shape != first.shape for t in others) or all(torch.equal(t, first) for t in others):
+        return None
+    alike = max(float((t == first).double().mean()) for t in others)
+    return alike < ALIKE and all(torch.equal(t.sort().values, first.sort().values) for t in others)
+
+
+def is_the_same(scored: Tensor, labels: Tensor, ignored: int) -> bool:
+    """Whether each row is scored against its own label."""
+    return torch.equal(*(without_ignored(one.to(labels), ignored) for one in (scored, labels)))
 
 
 def without_ignored(labels: Tensor, ignored: int) -> Tensor:

@@ -16,17 +16,21 @@ import torch
 from lightning_featgeo.rows import tree
 from lightning_featgeo.rows.calls import MIXED, Call
 from lightning_featgeo.rows.chosen import Chosen
+from lightning_featgeo.rows.evaluated import lost_labels
 from lightning_featgeo.rows.labels import LabelReader
+from lightning_featgeo.rows.left_out import LeftOut
 from lightning_featgeo.rows.pooling import Pooled
 from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.rows.scored_calls import ScoredCalls, scored_part
 from lightning_featgeo.rows.scored_rows import (
+    are_orders,
     called,
     goes_back,
     is_function,
     is_of,
     is_of_before,
+    is_the_same,
     maps_scored,
     moves,
     one_a_row,
@@ -34,11 +38,10 @@ from lightning_featgeo.rows.scored_rows import (
     tells,
     without_ignored,
 )
-from lightning_featgeo.rows.words import MAPPED, MOVED, OTHER_PART, OTHERS_SCORED, PENDING
+from lightning_featgeo.rows.words import MAPPED, OTHER_PART, OTHERS_SCORED, PENDING
 from lightning_featgeo.types import Tensor
 
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
-ALIKE = 0.75  # share of equal classes from which two targets are no two orders of the labels
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Scoring:
     withheld: str = ""  # why rows of an evaluation have no label
     notes: dict[str, None] = field(default_factory=dict)
     calls: ScoredCalls = field(default_factory=ScoredCalls)
+    left_out: LeftOut = field(default_factory=LeftOut)
     is_late: bool = False  # a step trained on other samples than its batch's
     turns_maps: bool = False  # whether a training step moves maps of labels, together with their images
     _losses: dict[Hashable, int] = field(default_factory=dict)
@@ -70,19 +74,19 @@ class Scoring:
     _form: Hashable = None
     _again: int = 0  # losses of this epoch that are still to be looked at
     _labels: Tensor | None = None  # of the batch that is read, as it has them
-    _trained: Tensor | None = None  # of the last batch that was trained on
+    trained: Tensor | None = None  # of the last batch that was trained on
     _before: Tensor | None = None  # and of the one before it
     _maps: bool = False  # whether they are one a sample, and nobody has said which ones
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
-        """Whether to look at the loss that comes. ``taken``: rows were taken on the way to the head. ``form``: of the
-        loss, such as one term or two: of each one, the first are looked at."""
+        """Whether to look at the loss that comes. ``taken``: rows were taken on the way to the head, or added up.
+        ``form``: of the loss, such as one term or two: of each one, the first are looked at."""
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
         regular = count <= FIRST or count % EVERY == 0 or self._again > 0
         self._again = max(0, self._again - 1)
         more = taken or self.calls.is_watched or self.turns_maps or self.is_late or self.in_place is False
-        more = more or self._mixtures.get(form, False) or self.made.is_watched
+        more = more or self._mixtures.get(form, False) or self.made.is_watched or self.left_out.is_watched
         return regular or (self.found and more)
 
     def begin_epoch(self) -> None:
@@ -99,7 +103,8 @@ class Scoring:
     def is_plain(self) -> bool:
         """Whether labels are those of the batch, in its order, as far as anybody knows."""
         moved = self.misled or self.followed is False or self.in_place is False
-        return not (moved or self.made.is_watched or self.calls.is_watched or self.turns_maps or self.is_late)
+        more = self.made.is_watched or self.calls.is_watched or self.left_out.is_watched
+        return not (moved or more or self.turns_maps or self.is_late)
 
     @property
     def told(self) -> tuple[Any, ...]:
@@ -144,8 +149,7 @@ class Scoring:
         if labels is not None and labels.ndim == 1 and reader.selector == "auto":
             part = scored_part(calls)
             if part is not None and not (part.shape == labels.shape and torch.equal(part.to(labels), labels)):
-                found = self._find(part, batch, reader)
-                labels = labels if found is None else found
+                labels = self._find(part, batch, reader, labels)
             calls = self.calls.choose(calls, labels, reader.ignore_index, trains, reader.notes)
         if labels is not None and labels.ndim > 1 and reader.selector == "auto":
             maps = maps_scored(calls, labels, reader.ignore_index) if trains else None
@@ -155,6 +159,8 @@ class Scoring:
             labels = self._find(scored, batch, reader)
         if scored is not None and labels is not None and labels.ndim == 1 and tells(scored):
             labels = self._look(scored.to(labels.device), labels, batch, reader)
+            if trains and calls[0].is_mixed and is_the_same(scored, labels, reader.ignore_index):
+                calls = [replace(calls[0], is_mixed=False)]  # whatever was added to rows, each has its own class
             if self.in_place and any(one.is_reordered or moves(one.rows) for one in calls):
                 self._set(misled=True)
         self._maps = labels is not None and labels.ndim == 1 and reader.selector == "auto"
@@ -162,7 +168,7 @@ class Scoring:
             reader.scored = self.made.are_classes(labels)
         self._labels = labels
         if trains:
-            self._before, self._trained = self._trained, labels
+            self._before, self.trained = self.trained, labels
         if self.in_place and self.misled:
             calls = [replace(one, rows=None, rows_of=None, is_reordered=False, in_place=True) for one in calls]
         return list(calls), labels
@@ -171,16 +177,10 @@ class Scoring:
         """The class of each row that the loss scored, where it told; else what the step makes of ``given``, the label
         by other evidence."""
         if not trains:
-            moved = self.in_place is False or self.turned
-            lost = self.in_place is not True and (self.followed is False or (moved and not one.origin))
-            seen = self.turned or self.misled or one.call.rows is not None or one.call.is_linked
-            if self._trained is not None and not seen:  # who knows whether rows are put back
-                lost = lost or (one.origin is not None and one.origin.span is None and goes_back(one.origin.samples))
-            lost = lost or (self.turns_maps and (one.origin is None or one.origin.changed))
+            lost = lost_labels(self, one, reader)
             waits = self.made.is_pending or (self.made.table is not None and reader.scored is None)
-            self.withheld = MOVED if lost else PENDING if waits and reader.selector == "auto" else ""
-            if lost:
-                reader.notes[MOVED] = None
+            self.withheld = lost or (PENDING if waits and reader.selector == "auto" else "")
+            reader.notes.update({lost: None} if lost else {})
             return torch.full_like(given, UNLABELLED) if lost else self._classes(given, reader.scored)
         if not self.turned and one.origin is not None and one.origin.span is None and goes_back(one.origin.samples):
             self._set(turned=True)
@@ -194,6 +194,9 @@ class Scoring:
             return self._classes(given)
         if self._maps:
             self._learn(rows, given, reader)
+            self.version += self.left_out.learn(rows, given)
+            reader.notes.update({self.left_out.note: None} if self.left_out.note else {})
+            given = self.left_out.of(rows, given)
         return self._followed(one, rows, self._classes(given), reader)
 
     def _followed(self, one: Chosen, rows: Tensor, given: Tensor, reader: LabelReader) -> Tensor:
@@ -248,23 +251,17 @@ class Scoring:
 
     def _of_several(self, call: Call, part: Pooled, given: Tensor, notes: dict[str, None]) -> Tensor:
         """Two losses of one output against two orders of the labels: the rows are mixtures of samples."""
-        first, *others = [t.reshape(-1) for t in call.scored]
-        if any(t.shape != first.shape for t in others) or len(part.rows) != part.inputs:
+        permuted = are_orders(call.scored) if len(part.rows) == part.inputs else None
+        if permuted is None:
             return given
-        if all(torch.equal(t, first) for t in others):
-            return given
-        alike = max(float((t == first).double().mean()) for t in others)
-        permuted = all(torch.equal(t.sort().values, first.sort().values) for t in others)
-        # another target (a teacher's, a second task's) may have the same classes in a batch by chance, and agrees more
-        mixed = self._mixtures[self._form] = permuted and alike < ALIKE and self._mixtures.get(self._form, True)
+        mixed = self._mixtures[self._form] = permuted and self._mixtures.get(self._form, True)
         if mixed:
             notes[MIXED] = None
         return torch.full_like(given, UNLABELLED) if mixed else given
 
     def _look(self, scored: Tensor, labels: Tensor, batch: Any, reader: LabelReader) -> Tensor:
         if scored.shape != labels.shape:
-            found = self._find(scored, batch, reader) if reader.selector == "auto" else None
-            return labels if found is None else found
+            return self._find(scored, batch, reader, labels) if reader.selector == "auto" else labels
         scored = without_ignored(scored, reader.ignore_index)
         place = without_ignored(labels.to(scored.dtype), reader.ignore_index)
         is_same = torch.equal(place, scored)
@@ -274,13 +271,13 @@ class Scoring:
         if reader.selector != "auto":  # what the user has named is believed
             self._set(in_place=True if is_same and self.in_place is not False else self.in_place)
             return labels
-        found = None if is_same else self._find(scored, batch, reader)
-        if is_same:
-            self._set(in_place=self.in_place is not False)
-        return labels if found is None else found
+        if not is_same:
+            return self._find(scored, batch, reader, labels)
+        self._set(in_place=self.in_place is not False)
+        return labels
 
-    def _find(self, scored: Tensor, batch: Any, reader: LabelReader) -> Tensor | None:
-        """The part of the batch that is what the loss scores."""
+    def _find(self, scored: Tensor, batch: Any, reader: LabelReader, otherwise: Any = None) -> Any:
+        """The part of the batch that is what the loss scores; ``otherwise`` where there is none."""
         for path, x in tree.tensors(batch) if tells(scored) else ():
             if x.shape == scored.shape and not x.is_floating_point() and torch.equal(x.to(scored), scored):
                 home = reader.home(batch)
@@ -290,7 +287,7 @@ class Scoring:
                 reader.path, reader.kind = path, "classes"
                 self._set(path=path, in_place=self.in_place is not False)
                 return x.to(torch.int64)
-        return None
+        return otherwise
 
     def _set(self, **told: Any) -> None:
         if any(getattr(self, name) != value for name, value in told.items()):

@@ -29,6 +29,7 @@ def marked(batch: Any, *rest: Any) -> list[bool] | None:
         (GRAPH, ("val", 4, "train_mask"), (~MARKS).tolist()),  # or others
         (GRAPH | {"val_mask": MARKS.float()}, ("val", 4), None),  # numbers are no marks
         (SAMPLED, ("val", 4), [True, True, True, False]),
+        (SAMPLED | {"val_mask": MARKS}, ("val", 4), [True, True, True, False]),  # neighbours come again elsewhere
         (SAMPLED | {"input_id": torch.tensor([7])}, ("val", 4), None),
         ([GRAPH["x"], MARKS], ("val", 4), None),
     ],

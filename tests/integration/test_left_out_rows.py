@@ -1,0 +1,159 @@
+"""Rows that a loss reads and leaves out, adds up, or scores against another part of the batch than the usual one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_featgeo import FeatureGeometryMonitor
+from tests._helpers.blobs import blobs
+from tests._helpers.models import OfLoss, trainer
+from tests._helpers.scored import SIGNALS, Kept, check, labelled, layer, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
+
+
+def partly(x: Tensor, y: Tensor, known: Tensor) -> TensorDataset:
+    return TensorDataset(x, y, known)
+
+
+def by_index(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    return cross_entropy(logits[known], y[known])
+
+
+def by_number(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    rows = known.nonzero().flatten()
+    return cross_entropy(logits[rows], y[rows])
+
+
+def by_ignoring(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    return cross_entropy(logits, torch.where(known, y, -100))
+
+
+LOSSES = [by_index, by_number, by_ignoring]
+
+
+def fitted(loss: Callable[..., Tensor], placeholder: bool, **settings: Any) -> tuple[FeatureGeometryMonitor, Kept]:
+    x, y = blobs().tensors
+    known = torch.rand(len(x), generator=torch.Generator().manual_seed(3)) < 0.5
+
+    def step(net: Kept, x: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        h = net.one(x)
+        if settings:
+            net.keep(h[known], y[known])
+        else:
+            net.keep(h, torch.where(known, y, -1) if placeholder else y)
+        return loss(net.head(h), y, known)
+
+    model = Kept(step, one=layer(10))
+    return run(model, TensorDataset(x, torch.where(known, y, 0) if placeholder else y, known), **settings), model
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_placeholder_is_no_class(loss: Callable[..., Tensor]) -> None:
+    monitor, model = fitted(loss, placeholder=True)
+    check(monitor, model, "train")
+    assert labelled(monitor, "val") == [0, 0]
+    gap = str(monitor.history.records[-1].gaps.get("nc1") or monitor.history.records[-2].gaps["nc1"])
+    assert "0 stands for unknown classes" in gap
+    assert "mask=" in gap
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_line_that_is_offered_has_them_in_validation_too(loss: Callable[..., Tensor]) -> None:
+    monitor, model = fitted(loss, placeholder=True, mask=2)
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_rows_of_all_labels_that_are_left_out_keep_theirs_and_it_is_said(loss: Callable[..., Tensor]) -> None:
+    monitor, model = fitted(loss, placeholder=False)
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+    notes = [str(note) for record in monitor.history for note in record.notes]
+    assert any("they count here, too" in note and "mask=" in note for note in notes)
+
+
+@pytest.mark.parametrize("other", ["the next one", "the nearest one"])
+def test_rows_with_a_neighbour_added_have_their_own_class_where_the_loss_says_so(other: str) -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        h = net.one(x)
+        near = torch.cdist(x, x).topk(2, largest=False).indices[:, 1]
+        return cross_entropy(net.head(net.keep(h + (h.roll(1, 0) if other == "the next one" else h[near]), y)), y)
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+
+
+def test_mixtures_scored_against_either_label_by_chance_have_none() -> None:
+    """One term of the loss, as above; but its classes are the rows' own in some batches only."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        h, other = net.one(x), torch.arange(len(x)).roll(1)
+        if not net.training:
+            return cross_entropy(net.head(net.keep(h, y)), y)
+        share = torch.rand(())
+        mixed = share * h + (1 - share) * h[other]
+        net.keep(mixed, y if share > 0.5 else torch.full_like(y, -1))
+        return cross_entropy(net.head(mixed), y if share > 0.5 else y[other])
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    check(monitor, model, "train")
+
+
+class Pairs(OfLoss):
+    """Classes of edges beside those of nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = layer(10), nn.Linear(16, 4)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        h = self.one(batch["x"])
+        return cross_entropy(self.head(h[batch["edges"][0]] * h[batch["edges"][1]]), batch["edge_label"])
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("settings", [{}, {"labels": "edge_label"}], ids=["found", "named"])
+def test_labels_of_another_length_than_the_usual_ones(settings: dict[str, Any]) -> None:
+    x, y = blobs().tensors
+    edges = torch.randint(len(x), (2, 90), generator=torch.Generator().manual_seed(0))
+    graph = {"x": x, "y": y, "edges": edges, "edge_label": (y[edges[0]] + y[edges[1]]) % 4}
+    monitor = FeatureGeometryMonitor(signals=SIGNALS, stages=("train", "val"), on_error="raise", **settings)
+    loader = DataLoader([graph], batch_size=None)
+    torch.manual_seed(0)
+    trainer(monitor, max_epochs=2).fit(Pairs(), loader, loader)
+    assert labelled(monitor, "train") == labelled(monitor, "val") == [90, 90]
+
+
+def test_a_product_with_a_sparse_matrix_before_the_head() -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        near = (one_hot(torch.arange(len(x)).roll(1), len(x)) + torch.eye(len(x))).to_sparse()
+        return cross_entropy(net.head(net.keep(near @ net.one(x), y)), y)
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+
+
+def test_a_row_that_is_learned_beside_those_of_the_batch() -> None:
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        h = torch.cat([net.keep(net.one(x), y), net.more.weight])
+        return cross_entropy(net.head(h)[: len(x)], y)
+
+    model = Kept(step, one=layer(10), more=nn.Embedding(1, 16))
+    monitor = run(model, blobs())
+    check(monitor, model, "train")

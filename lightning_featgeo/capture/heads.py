@@ -149,7 +149,7 @@ class Scout:
         if preferred is not None:
             self.found.pop(preferred.name, None)
         elif not self.found:
-            raise ambiguous(self.found, "the model has none that could be it", last_children(root))
+            raise ambiguous(self.found, "the model has none that could be it", *[last_children(root)] * 2)
         self.taps = {name: FeatureTap(module, name, "input", in_graph) for name, module in self.found.items()}
 
     def open(self, is_open: Callable[[], bool] | None = None) -> None:

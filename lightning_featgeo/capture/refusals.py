@@ -84,9 +84,11 @@ def silent_weight(name: str, found: Mapping[str, torch.nn.Module], outermost: Se
 
 
 def last_children(root: torch.nn.Module) -> list[str]:
-    """Path of the last of a model's own modules."""
-    scripted = torch.jit.ScriptModule
-    return [display_name(name) for name, module in root.named_children() if not isinstance(module, scripted)][-1:]
+    """Path of the last of a model's own modules, of those that have weights where there are some."""
+    own = {
+        display_name(name): one for name, one in root.named_children() if not isinstance(one, torch.jit.ScriptModule)
+    }
+    return ([name for name, one in own.items() if next(one.parameters(), None) is not None] or list(own))[-1:]
 
 
 def holder_of(root: torch.nn.Module, path: str) -> str:

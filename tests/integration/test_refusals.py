@@ -67,6 +67,26 @@ class Scripted(OfLoss):
         return cross_entropy(self.head(self.encoder(x)), y)
 
 
+class Product(nn.Module):
+    """A layer of one's own, as graph libraries have them."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(before, after) / before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+
+class Products(OfLoss):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.criterion = Product(12, 8), Product(8, 4), nn.CrossEntropyLoss()
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.criterion(self.two(self.one(x).relu()), y)
+
+
 class TwoHeads(OfLoss):
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +196,7 @@ REFUSED: dict[str, tuple[type[OfLoss], Tensor, dict[str, Any]]] = {
     "fused": (Fused, X, {}),
     "fused, and named": (Fused, X, {"head": "head"}),
     "scripted": (Scripted, X, {}),
+    "layers of one's own": (Products, X, {}),
     "two heads": (TwoHeads, X, {}),
     "autoencoder": (Autoencoder, X, {}),
     "variational autoencoder": (Variational, X, {}),

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.lightning import LightningNodeData
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GCNConv, GINConv, SAGEConv, global_mean_pool
@@ -117,4 +117,60 @@ def full(watch: Any) -> tuple[Keeper, Any]:
     keeper = of_mask()
     monitor = watch()
     trainer([monitor, keeper]).fit(Nodes(SAGEConv), datamodule=LightningNodeData(one_graph(), loader="full"))
+    return keeper, monitor
+
+
+class Tutorial(Base):
+    """The introduction's GCN as it is printed: its last convolution gives the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = GCNConv(8, 16), GCNConv(16, 3)
+
+    def loss(self, data: Any, stage: str) -> Any:
+        mask, x = data[f"{stage}_mask"], self.conv1(data.x, data.edge_index).relu()
+        return cross_entropy(self.conv2(x, data.edge_index)[mask], data.y[mask])
+
+
+@use(
+    "torch-geometric", "nodes of one graph: the introduction's GCN", then={"head": "conv2"},
+    why="the rows that the loss reads: the mask's",
+)  # fmt: skip
+def tutorial(watch: Any) -> tuple[Keeper, Any]:
+    keeper = Keeper(
+        lambda module: module.conv2,
+        lambda calls, batch: calls[0][batch.val_mask],
+        labels=lambda batch: batch.y[batch.val_mask],
+    )
+    monitor = watch()
+    data = one_graph()
+    trainer([monitor, keeper]).fit(Tutorial(), DataLoader([data]), DataLoader([data]))
+    return keeper, monitor
+
+
+class TwoKinds(Base):
+    """Papers and authors: messages from these to those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.other, self.lin = nn.Linear(8, 16), nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def loss(self, data: Any, stage: str) -> Any:
+        source, target = data["author", "writes", "paper"].edge_index
+        h = self.own(data["paper"].x).relu()
+        h = h.index_add(0, target, self.other(data["author"].x).relu()[source])
+        return cross_entropy(self.lin(h), data["paper"].y)
+
+
+@use("torch-geometric", "HeteroData: papers and their authors")
+def two_kinds(watch: Any) -> tuple[Keeper, Any]:
+    generator = torch.Generator().manual_seed(0)
+    data, y = HeteroData(), torch.arange(200) % 3
+    data["paper"].x, data["paper"].y = torch.randn(200, 8, generator=generator) + y[:, None], y
+    data["author"].x = torch.randn(50, 4, generator=generator)
+    ends = torch.randint(50, (400,), generator=generator), torch.randint(200, (400,), generator=generator)
+    data["author", "writes", "paper"].edge_index = torch.stack(ends)
+    keeper = Keeper(lambda module: module.lin, labels=lambda batch: batch["paper"].y)
+    monitor = watch()
+    trainer([monitor, keeper]).fit(TwoKinds(), DataLoader([data]), DataLoader([data]))
     return keeper, monitor

@@ -88,8 +88,13 @@ def are_orders(several: Sequence[Tensor]) -> bool | None:
     first, *others = [t.reshape(-1) for t in several]
     if any(t.shape != first.shape for t in others) or all(torch.equal(t, first) for t in others):
         return None
-    alike = max(float((t == first).double().mean()) for t in others)
-    return alike < ALIKE and all(torch.equal(t.sort().values, first.sort().values) for t in others)
+    alike = any(are_alike(t, first) for t in others)
+    return not alike and all(torch.equal(t.sort().values, first.sort().values) for t in others)
+
+
+def are_alike(classes: Tensor, others: Tensor) -> bool:
+    """Whether so many rows have the same class in both that they are no two orders of the same."""
+    return bool((classes == others).double().mean() >= ALIKE)
 
 
 def is_the_same(scored: Tensor, labels: Tensor, ignored: int) -> bool:

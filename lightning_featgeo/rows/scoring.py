@@ -24,6 +24,7 @@ from lightning_featgeo.rows.remade import Remade
 from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.rows.scored_calls import ScoredCalls, scored_part
 from lightning_featgeo.rows.scored_rows import (
+    are_alike,
     are_orders,
     called,
     goes_back,
@@ -73,6 +74,7 @@ class Scoring:
     _mixtures: dict[Hashable, bool] = field(default_factory=dict)  # form of a loss -> whether it is of mixtures
     _form: Hashable = None
     _again: int = 0  # losses of this epoch that are still to be looked at
+    _for_order: bool = False  # whether this one is looked at for that alone: the order of rows, not their classes
     _labels: Tensor | None = None  # of the batch that is read, as it has them
     trained: Tensor | None = None  # of the last batch that was trained on
     _before: Tensor | None = None  # and of the one before it
@@ -83,11 +85,12 @@ class Scoring:
         ``form``: of the loss, such as one term or two: of each one, the first are looked at."""
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
-        regular = count <= FIRST or count % EVERY == 0 or self._again > 0
+        regular, again = count <= FIRST or count % EVERY == 0, self._again > 0
         self._again = max(0, self._again - 1)
         more = taken or self.calls.is_watched or self.turns_maps or self.is_late or self.in_place is False
         more = more or self._mixtures.get(form, False) or self.made.is_watched or self.left_out.is_watched
-        return regular or (self.found and more)
+        self._for_order = again and not (regular or more)
+        return regular or again or (self.found and more)
 
     def begin_epoch(self) -> None:
         """Loaders may have another order from now on: the first losses are looked at anew."""
@@ -102,9 +105,8 @@ class Scoring:
     @property
     def is_plain(self) -> bool:
         """Whether labels are those of the batch, in its order, as far as anybody knows."""
-        moved = self.misled or self.followed is False or self.in_place is False
-        more = self.made.is_watched or self.calls.is_watched or self.left_out.is_watched
-        return not (moved or more or self.turns_maps or self.is_late)
+        watched = self.made.is_watched or self.calls.is_watched or self.left_out.is_watched or self.turns_maps
+        return not (watched or self.is_late or self.misled or self.followed is False or self.in_place is False)
 
     @property
     def told(self) -> tuple[Any, ...]:
@@ -162,7 +164,7 @@ class Scoring:
             if trains and calls[0].is_mixed and is_the_same(scored, labels, reader.ignore_index):
                 calls = [replace(calls[0], is_mixed=False)]  # whatever was added to rows, each has its own class
             if self.in_place and any(one.is_reordered or moves(one.rows) for one in calls):
-                self._set(misled=True)
+                self._set(misled=self.misled or is_the_same(scored, labels, reader.ignore_index))
         self._maps = labels is not None and labels.ndim == 1 and reader.selector == "auto"
         if self._maps and labels is not None and not trains and self.made.table is not None and reader.scored is None:
             reader.scored = self.made.are_classes(labels)
@@ -192,7 +194,7 @@ class Scoring:
         rows = None if scored is None or not len(given) else row_labels(scored, part, given, reader.ignore_index)
         if rows is None or self._labels is None:
             return self._classes(given)
-        if self._maps:
+        if self._maps and not self._for_order:
             self._learn(rows, given, reader)
             self.version += self.left_out.learn(rows, given)
             reader.notes.update({self.left_out.note: None} if self.left_out.note else {})
@@ -207,6 +209,8 @@ class Scoring:
             self._set(followed=bool((rows == given)[both].all()) and self.followed is not False)
             return rows
         if bool(both.any()):
+            if are_alike(rows[both], given[both]) and not torch.equal(rows[both], given[both]):
+                return given  # noise: a few labels were changed
             if not has_none and torch.equal(rows.sort().values, given.sort().values):
                 both = torch.ones_like(both)  # samples without a class, too, are in other places
             elif not torch.equal(rows[both].sort().values, given[both].sort().values):
@@ -266,7 +270,7 @@ class Scoring:
         place = without_ignored(labels.to(scored.dtype), reader.ignore_index)
         is_same = torch.equal(place, scored)
         if not is_same and torch.equal(place.sort().values, scored.sort().values):
-            self._set(in_place=False)
+            self._set(in_place=self.in_place if are_alike(place, scored) else False)
             return labels
         if reader.selector != "auto":  # what the user has named is believed
             self._set(in_place=True if is_same and self.in_place is not False else self.in_place)

@@ -227,3 +227,48 @@ def test_parts_of_samples_without_a_place_have_no_label() -> None:
     monitor = run(model, blobs(), views=None)
     assert {one.counts["seen"] for one in monitor.history} == {416}
     assert {one.counts["labelled"] for one in monitor.history if one.stage == "val"} == {0}
+
+
+def test_labels_that_are_changed_from_an_epoch_on_are_the_batchs_all_the_same() -> None:
+    """A few losses of each epoch are looked at, for the order of rows: not to take some batches' classes for others."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        late = net.training and net.current_epoch > 0
+        return cross_entropy(net.head(net.keep(net.one(x), y)), y // 2 if late else y)
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+
+
+def test_a_few_changed_labels_are_noise_and_no_order() -> None:
+    """By chance, they are the same classes in some batches."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        noisy = y.clone()
+        if net.training and net.global_step % 2:
+            noisy[:2] = y[:2].flip(0)
+        return cross_entropy(net.head(net.keep(net.one(x), y)), noisy)
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)
+
+
+def test_rows_that_are_drawn_again_from_an_epoch_on() -> None:
+    """As where a classifier is trained anew on balanced samples of frozen features."""
+
+    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
+        if not (net.training and net.current_epoch > 0):
+            return cross_entropy(net.head(net.keep(net.one(x), y)), y)
+        with torch.no_grad():
+            h = net.one(x)
+        drawn = torch.randint(len(x), (len(x),))
+        return cross_entropy(net.head(net.keep(h[drawn], y[drawn])), y[drawn])
+
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)

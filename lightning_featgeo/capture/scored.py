@@ -41,7 +41,7 @@ def look(scoring: Scoring, loss: Tensor, tap: FeatureTap) -> None:
         loss: whose backward begins.
         tap: of what the head is given.
     """
-    if tap.calls and scoring.is_due(any(call.taken is not None or call.is_mixed for call in tap.calls), _form(loss)):
+    if tap.calls and scoring.is_due(any(call.taken is not None for call in tap.calls), _form(loss)):
         scoring.found |= _note(loss, tap.module, tap.calls)
 
 

@@ -81,7 +81,7 @@ class Scoring:
     _maps: bool = False  # whether they are one a sample, and nobody has said which ones
 
     def is_due(self, taken: bool, form: Hashable = None) -> bool:
-        """Whether to look at the loss that comes. ``taken``: rows were taken on the way to the head, or added up.
+        """Whether to look at the loss that comes. ``taken``: rows were taken on the way to the head.
         ``form``: of the loss, such as one term or two: of each one, the first are looked at."""
         self._form = form
         count = self._losses[form] = self._losses.get(form, 0) + 1
@@ -161,8 +161,6 @@ class Scoring:
             labels = self._find(scored, batch, reader)
         if scored is not None and labels is not None and labels.ndim == 1 and tells(scored):
             labels = self._look(scored.to(labels.device), labels, batch, reader)
-            if trains and calls[0].is_mixed and is_the_same(scored, labels, reader.ignore_index):
-                calls = [replace(calls[0], is_mixed=False)]  # whatever was added to rows, each has its own class
             if self.in_place and any(one.is_reordered or moves(one.rows) for one in calls):
                 self._set(misled=self.misled or is_the_same(scored, labels, reader.ignore_index))
         self._maps = labels is not None and labels.ndim == 1 and reader.selector == "auto"

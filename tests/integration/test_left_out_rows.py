@@ -1,4 +1,4 @@
-"""Rows that a loss reads and leaves out, adds up, or scores against another part of the batch than the usual one."""
+"""Rows that a loss reads and leaves out, or scores against another part of the batch than the usual one."""
 
 from __future__ import annotations
 
@@ -79,36 +79,6 @@ def test_rows_of_all_labels_that_are_left_out_keep_theirs_and_it_is_said(loss: C
         check(monitor, model, stage)
     notes = [str(note) for record in monitor.history for note in record.notes]
     assert any("they count here, too" in note and "mask=" in note for note in notes)
-
-
-@pytest.mark.parametrize("other", ["the next one", "the nearest one"])
-def test_rows_with_a_neighbour_added_have_their_own_class_where_the_loss_says_so(other: str) -> None:
-    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
-        h = net.one(x)
-        near = torch.cdist(x, x).topk(2, largest=False).indices[:, 1]
-        return cross_entropy(net.head(net.keep(h + (h.roll(1, 0) if other == "the next one" else h[near]), y)), y)
-
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    for stage in ("train", "val"):
-        check(monitor, model, stage)
-
-
-def test_mixtures_scored_against_either_label_by_chance_have_none() -> None:
-    """One term of the loss, as above; but its classes are the rows' own in some batches only."""
-
-    def step(net: Kept, x: Tensor, y: Tensor) -> Tensor:
-        h, other = net.one(x), torch.arange(len(x)).roll(1)
-        if not net.training:
-            return cross_entropy(net.head(net.keep(h, y)), y)
-        share = torch.rand(())
-        mixed = share * h + (1 - share) * h[other]
-        net.keep(mixed, y if share > 0.5 else torch.full_like(y, -1))
-        return cross_entropy(net.head(mixed), y if share > 0.5 else y[other])
-
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    check(monitor, model, "train")
 
 
 class Pairs(OfLoss):

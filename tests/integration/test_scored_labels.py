@@ -18,7 +18,7 @@ from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.rows.words import MAPPED, MOVED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
-from tests._helpers.scored import SIGNALS, Kept, check, run
+from tests._helpers.scored import SIGNALS, Kept, check, layer, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
 

@@ -207,7 +207,7 @@ class Scoring:
             self._set(followed=bool((rows == given)[both].all()) and self.followed is not False)
             return rows
         if bool(both.any()):
-            if are_alike(rows[both], given[both]) and not torch.equal(rows[both], given[both]):
+            if self._for_order and are_alike(rows[both], given[both]) and not torch.equal(rows[both], given[both]):
                 return given  # noise: a few labels were changed
             if not has_none and torch.equal(rows.sort().values, given.sort().values):
                 both = torch.ones_like(both)  # samples without a class, too, are in other places
@@ -268,7 +268,7 @@ class Scoring:
         place = without_ignored(labels.to(scored.dtype), reader.ignore_index)
         is_same = torch.equal(place, scored)
         if not is_same and torch.equal(place.sort().values, scored.sort().values):
-            self._set(in_place=self.in_place if are_alike(place, scored) else False)
+            self._set(in_place=self.in_place if self._for_order and are_alike(place, scored) else False)
             return labels
         if reader.selector != "auto":  # what the user has named is believed
             self._set(in_place=True if is_same and self.in_place is not False else self.in_place)

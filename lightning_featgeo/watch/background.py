@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from lightning_featgeo.distributed.ranks import Ranks
 from lightning_featgeo.errors import Gap, GapKind, explain
+from lightning_featgeo.watch import price
 from lightning_featgeo.watch.gaps import closed_as_gap
 from lightning_featgeo.watch.plan import ClosedWindow, Compared, Report
 from lightning_featgeo.watch.watched_layer import WatchedLayer
@@ -64,6 +65,7 @@ class Background:
         watcher.price.beside = True
         self.jobs: deque[Job] = deque()
         self._worker = ThreadPoolExecutor(1, "featgeo")  # never two at once
+        self._shares = False  # whether that thread takes only some of the processors
         self._waited = 0.0  # seconds that training has waited since windows were closed last
 
     def begin(self, closing: Sequence[Window], first_number: int, epoch: float, step: int) -> None:
@@ -81,12 +83,22 @@ class Background:
                 with self.guard.around(f"copying the {window.plan.name} window", copy.fail):
                     job.copy = window.snapshot(self.ranks, reports)
                     if self.ranks.rank == 0:
+                        self._share_processors(_device(job.copy))
                         job.future = self._worker.submit(_compute, job, _event(job.copy))
             self.jobs.append(job)
             job.seconds = window.seconds + time.perf_counter() - begin
             job.span = max(time.perf_counter() - window.started, 1e-9)
         self.watcher.tell(closing, self._waited + sum(job.seconds for job in list(self.jobs)[-len(closing) :]))
         self._waited = 0.0
+
+    def _share_processors(self, device: torch.device) -> None:
+        """Once: on a CPU, the thread takes the processors that training leaves, at least one: two that take all of them
+        wait for each other. How many others take is told anew by the thread that trains, and stays what it was."""
+        if self._shares or device.type != "cpu":
+            return
+        self._shares, mine = True, torch.get_num_threads()
+        wait([self._worker.submit(torch.set_num_threads, max(1, price.spare_processors()))])
+        torch.set_num_threads(mine)
 
     def holds(self, stage: str) -> bool:
         """Whether a window of this stage is not handed out yet."""

@@ -5,8 +5,11 @@ Nothing is changed because of it: a curve must not depend on how fast a machine 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+
+import torch
 
 from lightning_featgeo.watch.window import Window
 
@@ -54,13 +57,20 @@ def _ways(windows: Sequence[Window], rows: bool, beside: bool) -> list[str]:
         ways.append(f"windows=Windows(every_n_batches={8 * windows[0].plan.every_n_batches}) watches fewer batches")
     if not rows and any(_searches_much(window) for window in windows):
         ways.append(f"neighbors=Neighbors(bank_size={FEWER_ROWS}) searches neighbours among fewer rows")
-    if not (rows or beside) and windows[0].plan.reference is None:
+    on_a_cpu = any(part.metric.state_device.type == "cpu" for part in windows[0].layers)
+    if not (rows or beside or (on_a_cpu and not spare_processors())) and windows[0].plan.reference is None:
         ways.append('windows=Windows(close="background") computes them beside training')
     return [
         *ways,
         "signals=[…] with fewer names computes less",
         "fewer windows (windows=Windows(every_n_epochs=…), or more steps a window)",
     ]
+
+
+def spare_processors() -> int:
+    """Those that torch's operators leave to others."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, there - torch.get_num_threads())
 
 
 def _searches_much(window: Window) -> bool:

@@ -28,7 +28,11 @@ def window(stage: str, streaming: float, every: int = 1) -> Window:
     return made
 
 
-def test_said_once_of_the_second_window_and_with_what_makes_it_less(clock: list[float]) -> None:
+@pytest.mark.parametrize("spare", [0, 1])
+def test_said_once_of_the_second_window_and_with_what_makes_it_less(
+    clock: list[float], spare: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(price, "spare_processors", lambda: spare)
     looks, val = Price(), window("val", 0.5)
     assert looks.look([val], 9.0) is None  # the first one sets things up
     clock[0] = 20.0
@@ -36,7 +40,7 @@ def test_said_once_of_the_second_window_and_with_what_makes_it_less(clock: list[
     assert told is not None
     assert "closing windows of val takes most of 8.0 s, 40% of the time" in told
     assert "bank_size=1024" in told
-    assert 'windows=Windows(close="background")' in told
+    assert ('windows=Windows(close="background")' in told) == bool(spare)
     assert "every_n_batches" not in told
     clock[0] = 40.0
     assert looks.look([val], 8.0) is None

@@ -26,7 +26,7 @@ def has_pre_hooks(module: torch.nn.Module) -> bool:
 class Place:
     """Where torch keeps a hook: taken from there and put back, it costs a step a tenth of being registered anew."""
 
-    handle: Any
+    number: int  # by which torch files it
     hooks: Any
     flagged: tuple[Any, ...]  # what says how it is called
 
@@ -34,26 +34,24 @@ class Place:
         """Put it back; False where the module keeps its hooks elsewhere now."""
         if self.hooks is not (module._forward_pre_hooks if before else module._forward_hooks):
             return False
-        number = self.handle.id
-        self.hooks[number] = function
+        self.hooks[self.number] = function
         for one in self.flagged:
-            one[number] = True
+            one[self.number] = True
         if first:
-            self.hooks.move_to_end(number, last=False)
+            self.hooks.move_to_end(self.number, last=False)
         return True
 
     def take(self) -> None:
         """Take it away."""
-        number = self.handle.id
-        self.hooks.pop(number, None)
+        self.hooks.pop(self.number, None)
         for one in self.flagged:
-            one.pop(number, None)
+            one.pop(self.number, None)
 
 
 def place_of(handle: Any) -> Place | None:
     """Where a hook is that was registered; None where its handle doesn't tell."""
     try:
         hooks, extra = handle.hooks_dict_ref(), [ref() for ref in handle.extra_dict_ref]
-        return Place(handle, hooks, tuple(one for one in extra if handle.id in one)) if handle.id in hooks else None
+        return Place(handle.id, hooks, tuple(one for one in extra if handle.id in one)) if handle.id in hooks else None
     except (AttributeError, TypeError):
         return None

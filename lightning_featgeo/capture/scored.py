@@ -118,25 +118,25 @@ def _behind(node: Any, target: Tensor) -> list[tuple[Any, Tensor]]:
             return kept
         can = index is not None and index.dtype != torch.bool and target.ndim == 1
         return [*kept, (values, target[index])] if can else []
-    taken = taken_by(node) or _marked(node)
-    if taken is None or target.ndim != 1 or shape(node)[:1] != target.shape:
+    if target.ndim != 1 or shape(node)[:1] != target.shape:
         return []
-    parent, rows, count = taken
-    if parent is None or count is None or len(rows) != len(target):
+    if (marked := _marked(node)) is not None:
+        parent, marks = marked
+        every = target.new_full((len(marks),), UNSCORED)
+        return [(parent, every.masked_scatter(marks.to(target.device), target))]
+    parent, rows, count = taken_by(node) or (None, None, None)
+    if parent is None or rows is None or count is None or not len(rows) == len(target) <= count:
         return []
-    if len(rows) < count:  # the others are not scored
-        return [(parent, target.new_full((count,), UNSCORED).index_copy(0, rows.to(target.device), target))]
-    if len(rows) != count:
-        return []
-    return [(parent, torch.empty_like(target).index_copy(0, rows.to(target.device), target))]
+    every = target.new_full((count,), UNSCORED)  # where fewer rows are taken, the others are not scored
+    return [(parent, every.index_put((rows.to(target.device),), target))]
 
 
-def _marked(node: Any) -> tuple[Any, Tensor, int | None] | None:
-    """What rows were taken of by marks of them, and which ones."""
+def _marked(node: Any) -> tuple[Any, Tensor] | None:
+    """What rows were taken of by marks of them, and the marks."""
     piece = piece_of(node, 0) if node.name().startswith("IndexBackward") else None
     if piece is None or not isinstance(piece[1], torch.Tensor) or piece[1].dtype != torch.bool or piece[1].ndim != 1:
         return None
-    return piece[0], piece[1].nonzero().flatten(), len(piece[1])
+    return piece[0], piece[1]
 
 
 def _some_rows(node: Any, number: int, target: Tensor) -> list[tuple[Any, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,9 @@ from lightning_featgeo.rows.rows import UNLABELLED
 from lightning_featgeo.types import Tensor
 
 PLACEHOLDER = (
-    "the loss leaves out rows that the batch labels {label}, and not all that it labels so: {label} stands for unknown "
-    "classes there. These rows have no label in training, and none has one where no loss tells. If a part of the batch "
-    "marks the labelled ones, name it with mask="
+    "the loss leaves out rows that the batch labels {label}, and not all that it labels so: {label} may stand for "
+    "unknown classes. These rows have no label in training, and none has one where no loss tells. If a part of the "
+    "batch marks the labelled ones, name it with mask=; if {label} is a class like others, name the labels with labels="
 )
 VARIED = (
     "the loss leaves out some rows, whose labels are like those of the others: they count here, too. If a part of the "
@@ -51,7 +52,7 @@ class LeftOut:
             return False
         labels = given[out].unique()
         self.are_varied = len(labels) > 1 or self.label not in (None, int(labels[0]))
-        self.label, self.rows = int(labels[0]), self.rows + int(out.sum())
+        self.label, self.rows = int(labels[0]), min(LEAST, self.rows + int(out.sum()))
         self.is_scored = self.is_scored or bool(((given == self.label) & (scored >= 0)).any())
         return self.note != before
 
@@ -61,6 +62,19 @@ class LeftOut:
         if self.are_varied:
             return VARIED
         return PLACEHOLDER.format(label=self.label) if self.are_placeholders else ""
+
+    @property
+    def told(self) -> tuple[int | None, bool, int, bool]:
+        """What ranks have to agree on."""
+        return self.label, self.are_varied, self.rows, self.is_scored
+
+    def agree(self, others: Sequence[tuple[int | None, bool, int, bool]]) -> None:
+        """As if this rank had seen what all of them have."""
+        labels, varied, rows, scored = zip(*others, strict=True)
+        known = [label for label in labels if label is not None]
+        self.label = known[0] if known else None
+        self.are_varied, self.is_scored = any(varied) or len(set(known)) > 1, any(scored)
+        self.rows = min(LEAST, sum(rows))
 
     def of(self, scored: Tensor, given: Tensor) -> Tensor:
         """Labels of a batch that is trained on, without placeholders."""

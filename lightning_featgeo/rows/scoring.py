@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -42,6 +42,7 @@ from lightning_featgeo.rows.scored_rows import (
 from lightning_featgeo.rows.words import MAPPED, OTHER_PART, OTHERS_SCORED, PENDING
 from lightning_featgeo.types import Tensor
 
+L = TypeVar("L", Tensor, None)
 FIRST, EVERY = 3, 64  # losses that are looked at: the first ones, then one in so many, and where rows were taken
 
 
@@ -113,18 +114,19 @@ class Scoring:
         """What ranks have to agree on."""
         made, calls = self.made, self.calls
         seen = self.misled, self.turned, made.varies, self.turns_maps, calls.had_parts, calls.is_cut
-        return self.in_place, self.followed, self.path, made.table, calls.only, seen
+        return self.in_place, self.followed, self.path, made.table, calls.only, seen, self.left_out.told
 
     def agree(self, others: Sequence[tuple[Any, ...]]) -> None:
         """All ranks read labels in one way: what some have seen is taken for all, and what they contradict is not."""
         if len(set(map(repr, others))) == 1:
             return
-        places, follows, paths, tables, only, seen = zip(*others, strict=True)
+        places, follows, paths, tables, only, seen, left_out = zip(*others, strict=True)
         misled, turned, varies, turns, parts, cut = (any(each) for each in zip(*seen, strict=True))
         in_place = None if not any(one is not None for one in places) else all(one is not False for one in places)
         followed = None if not any(one is not None for one in follows) else all(one is not False for one in follows)
         self.made.agree(tables, varies)
         self.calls.agree(only, parts, cut)
+        self.left_out.agree(left_out)
         known = {one for one in paths if one is not None}
         path = known.pop() if len(known) == 1 else None
         self._set(in_place=in_place, followed=followed, misled=misled, turned=turned, path=path, turns_maps=turns)
@@ -158,7 +160,7 @@ class Scoring:
             self.turns_maps, labels = self.turns_maps or maps is not None, labels if maps is None else maps
         scored = one_a_row(calls[0]) if len(calls) == 1 else None
         if labels is None and scored is not None and reader.selector == "auto" and not reader.ignored:
-            labels = self._find(scored, batch, reader)
+            labels = self._find(scored, batch, reader, None)
         if scored is not None and labels is not None and labels.ndim == 1 and tells(scored):
             labels = self._look(scored.to(labels.device), labels, batch, reader)
             if self.in_place and any(one.is_reordered or moves(one.rows) for one in calls):
@@ -278,7 +280,7 @@ class Scoring:
         self._set(in_place=self.in_place is not False)
         return labels
 
-    def _find(self, scored: Tensor, batch: Any, reader: LabelReader, otherwise: Any = None) -> Any:
+    def _find(self, scored: Tensor, batch: Any, reader: LabelReader, otherwise: L) -> Tensor | L:
         """The part of the batch that is what the loss scores; ``otherwise`` where there is none."""
         for path, x in tree.tensors(batch) if tells(scored) else ():
             if x.shape == scored.shape and not x.is_floating_point() and torch.equal(x.to(scored), scored):

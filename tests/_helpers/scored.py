@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor, GeometryMetric
-from tests._helpers.blobs import CLASSES
+from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
 
 SIGNALS = ["nc1", "feature_std"]
@@ -82,3 +82,11 @@ def check(monitor: FeatureGeometryMonitor, model: Kept, stage: str) -> None:
     record = [one for one in monitor.history if one.stage == stage][-1]
     assert record.counts["labelled"] == right.counts["labelled"]
     assert record.values == pytest.approx(right.values, rel=1e-5)
+
+
+def check_both(step: Callable[..., Tensor]) -> None:
+    """Train by a step of one's own, behind one layer; rows and labels are right in training and in validation."""
+    model = Kept(step, one=layer(10))
+    monitor = run(model, blobs())
+    for stage in ("train", "val"):
+        check(monitor, model, stage)

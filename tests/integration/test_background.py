@@ -256,7 +256,7 @@ def test_what_can_not_be_computed_beside_training_is_refused(settings: dict[str,
 
 def test_another_word_is_refused() -> None:
     with unchecked(), pytest.raises(ConfigurationError, match='choose "in place" or "background"'):
-        Windows(close="later")  # type: ignore[arg-type]
+        Windows(close="later")  # type: ignore[arg-type]  # what is refused
 
 
 @pytest.mark.parametrize("watcher", [EarlyStopping, ModelCheckpoint])

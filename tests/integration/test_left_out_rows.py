@@ -12,15 +12,12 @@ from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_featgeo import FeatureGeometryMonitor
+from lightning_featgeo.rows.scoring import Scoring
 from tests._helpers.blobs import blobs
 from tests._helpers.models import OfLoss, trainer
-from tests._helpers.scored import SIGNALS, Kept, check, labelled, layer, run
+from tests._helpers.scored import SIGNALS, Kept, check, check_both, labelled, layer, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")
-
-
-def partly(x: Tensor, y: Tensor, known: Tensor) -> TensorDataset:
-    return TensorDataset(x, y, known)
 
 
 def by_index(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -32,11 +29,16 @@ def by_number(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     return cross_entropy(logits[rows], y[rows])
 
 
+def from_the_end(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    rows = known.nonzero().flatten() - len(y)
+    return cross_entropy(logits[rows], y[rows])
+
+
 def by_ignoring(logits: Tensor, y: Tensor, known: Tensor) -> Tensor:
     return cross_entropy(logits, torch.where(known, y, -100))
 
 
-LOSSES = [by_index, by_number, by_ignoring]
+LOSSES = [by_index, by_number, from_the_end, by_ignoring]
 
 
 def fitted(loss: Callable[..., Tensor], placeholder: bool, **settings: Any) -> tuple[FeatureGeometryMonitor, Kept]:
@@ -61,7 +63,7 @@ def test_a_placeholder_is_no_class(loss: Callable[..., Tensor]) -> None:
     check(monitor, model, "train")
     assert labelled(monitor, "val") == [0, 0]
     gap = str(monitor.history.records[-1].gaps.get("nc1") or monitor.history.records[-2].gaps["nc1"])
-    assert "0 stands for unknown classes" in gap
+    assert "0 may stand for unknown classes" in gap
     assert "mask=" in gap
 
 
@@ -79,6 +81,24 @@ def test_rows_of_all_labels_that_are_left_out_keep_theirs_and_it_is_said(loss: C
         check(monitor, model, stage)
     notes = [str(note) for record in monitor.history for note in record.notes]
     assert any("they count here, too" in note and "mask=" in note for note in notes)
+
+
+def test_processes_agree_on_placeholders() -> None:
+    """One has seen some left out, another one that others of the label count, a third one nothing."""
+    ranks = [Scoring() for _ in range(3)]
+    ranks[0].left_out.learn(torch.tensor([-1] * 8 + [1]), torch.tensor([0] * 8 + [1]))
+    ranks[1].left_out.learn(torch.tensor([0, -1]), torch.tensor([0, 0]))
+    for _ in range(2):  # once more: nothing grows
+        told = [each.told for each in ranks]
+        for each in ranks:
+            each.agree(told)
+    assert ranks[0].told == ranks[1].told == ranks[2].told
+    assert all(each.left_out.are_placeholders for each in ranks)
+    ranks[2].left_out.learn(torch.tensor([-1]), torch.tensor([3]))
+    told = [each.told for each in ranks]
+    for each in ranks:
+        each.agree(told)
+    assert not any(each.left_out.are_placeholders for each in ranks)
 
 
 class Pairs(OfLoss):
@@ -113,10 +133,7 @@ def test_a_product_with_a_sparse_matrix_before_the_head() -> None:
         near = (one_hot(torch.arange(len(x)).roll(1), len(x)) + torch.eye(len(x))).to_sparse()
         return cross_entropy(net.head(net.keep(near @ net.one(x), y)), y)
 
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    for stage in ("train", "val"):
-        check(monitor, model, stage)
+    check_both(step)
 
 
 def test_a_row_that_is_learned_beside_those_of_the_batch() -> None:

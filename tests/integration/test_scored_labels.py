@@ -18,7 +18,7 @@ from lightning_featgeo import FeatureGeometryMonitor
 from lightning_featgeo.rows.words import MAPPED, MOVED
 from tests._helpers.blobs import CLASSES, blobs
 from tests._helpers.models import trainer
-from tests._helpers.scored import SIGNALS, Kept, check, layer, run
+from tests._helpers.scored import SIGNALS, Kept, check, check_both, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning_featgeo.errors.FeatureGeometryWarning")  # gaps, and notes
 
@@ -236,10 +236,7 @@ def test_labels_that_are_changed_from_an_epoch_on_are_the_batchs_all_the_same() 
         late = net.training and net.current_epoch > 0
         return cross_entropy(net.head(net.keep(net.one(x), y)), y // 2 if late else y)
 
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    for stage in ("train", "val"):
-        check(monitor, model, stage)
+    check_both(step)
 
 
 def test_a_few_labels_that_are_changed_from_an_epoch_on_are_noise_and_no_order() -> None:
@@ -251,10 +248,7 @@ def test_a_few_labels_that_are_changed_from_an_epoch_on_are_noise_and_no_order()
             noisy[:2] = y[:2].flip(0)
         return cross_entropy(net.head(net.keep(net.one(x), y)), noisy)
 
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    for stage in ("train", "val"):
-        check(monitor, model, stage)
+    check_both(step)
 
 
 def test_rows_that_are_drawn_again_from_an_epoch_on() -> None:
@@ -268,7 +262,4 @@ def test_rows_that_are_drawn_again_from_an_epoch_on() -> None:
         drawn = torch.randint(len(x), (len(x),))
         return cross_entropy(net.head(net.keep(h[drawn], y[drawn])), y[drawn])
 
-    model = Kept(step, one=layer(10))
-    monitor = run(model, blobs())
-    for stage in ("train", "val"):
-        check(monitor, model, stage)
+    check_both(step)

@@ -150,8 +150,7 @@ class MonitorSettings(WatchSettings):
         ):  # fmt: skip
             if given and self.windows.close == "background":
                 raise ConfigurationError(
-                    f'Windows(close="background") computes windows beside training, and not together with {what}: '
-                    "leave out one of the two"
+                    f'Windows(close="background") can\'t be combined with {what}: leave out one of the two'
                 )
 
     def _check_compared_over_time(self) -> None:

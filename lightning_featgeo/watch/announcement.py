@@ -137,14 +137,14 @@ class Announcement:
         metrics = [part.metric for part in self.seen]
         many = f" (up to {self.windows} windows)" if self.windows > 1 else ""
         parts = [f"{mebibytes(sum(m.memory_bytes for m in metrics))} a window{many} on {metrics[0].state_device}"]
+        if self.copies:
+            parts.append("as much again for copies, while these are computed beside training")
         anchor = self.window.anchor
         if anchor is not None and anchor.memory_bytes:
             parts.append(f"{mebibytes(anchor.memory_bytes)} for the anchor")
         if self.held:
             parts.append(f"{mebibytes(self.held)} for the reference")
         parts.append(f"peak extra when a window closes: {mebibytes(max(m.closing_bytes for m in metrics))}")
-        if self.copies:
-            parts.append("as much again for copies while they are computed beside training")
         if self.ranks > 1:
             merging = max(m.sync_bytes(self.ranks, bool(self.window.plan.serves)) for m in metrics) + 2 * self.held
             parts.append(f"per process ({self.ranks} processes); {mebibytes(merging)} more while they merge")

@@ -250,7 +250,7 @@ def test_evaluation_alone_is_computed_in_place() -> None:
     ],
 )
 def test_what_can_not_be_computed_beside_training_is_refused(settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"not together with .*{named}.*leave out one of the two"):
+    with pytest.raises(ConfigurationError, match=rf"can't be combined with .*{named}.*leave out one of the two"):
         FeatureGeometryMonitor(**{"windows": BESIDE, **settings})
 
 
